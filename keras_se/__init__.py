@@ -1,0 +1,54 @@
+"""Squeeze-and-Excitation for Keras.
+
+`SEBlock` is imported eagerly, so that `.keras` files which hold it load without custom objects.
+Everything else is loaded at first use: `import keras_se` costs what `import keras` costs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keras_se.layers import SEBlock
+
+if TYPE_CHECKING:
+    from keras_se.litert.convert import to_tflite
+    from keras_se.reading import find_sites, read_gates
+    from keras_se.sites import Site
+    from keras_se.surgery import Candidate, candidates, insert
+    from keras_se.verification import GateReport, verify
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Candidate": "keras_se.surgery",
+    "GateReport": "keras_se.verification",
+    "Site": "keras_se.sites",
+    "candidates": "keras_se.surgery",
+    "find_sites": "keras_se.reading",
+    "insert": "keras_se.surgery",
+    "read_gates": "keras_se.reading",
+    "to_tflite": "keras_se.litert.convert",
+    "verify": "keras_se.verification",
+}
+
+__all__ = [
+    "Candidate",
+    "GateReport",
+    "SEBlock",
+    "Site",
+    "candidates",
+    "find_sites",
+    "insert",
+    "read_gates",
+    "to_tflite",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LAZY]

@@ -1,0 +1,241 @@
+"""The commands of `keras-se`: each a thin wrapper of the function of that name.
+
+Exit codes: 0 passed, 1 judged and failed, 2 wrong use or bad input, 3 a fault of ours, 130
+interrupted. The commands are arguments of `run`, so that a package above this one can add its own.
+"""
+
+import importlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import keras_se
+from keras_se.data import load_data
+from keras_se.errors import InputError, MissingExtraError
+from keras_se.layers import gates as gates_module
+from keras_se.outputs import write_file
+from keras_se.verification import GateReport
+
+PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+_DATA_HELP = "FILE.npz with x_train, y_train, x_test, y_test (or x, y), or package.module:function."
+
+
+def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None = None) -> int:
+    """Runs one of `commands` and returns its exit code.
+
+    Args:
+        commands: The commands, by name.
+        arguments: The words of the command line, by default those of the process.
+
+    Returns:
+        0, 1, 2 or 130. A fault of ours raises.
+    """
+    group = click.Group(
+        "keras-se",
+        commands=dict(commands),
+        callback=_import_modules,
+        params=[
+            click.Option(
+                ["--import", "modules"],
+                multiple=True,
+                metavar="MODULE",
+                help="Import MODULE first: it registers custom layers and functions.",
+            ),
+        ],
+        help="Squeeze-and-Excitation for Keras: insert, read, export and prove SE gates.",
+    )
+    group = click.version_option(keras_se.__version__, prog_name="keras-se")(group)
+    try:
+        result = group.main(arguments, prog_name="keras-se", standalone_mode=False)
+        return result if isinstance(result, int) else PASSED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USE
+    except (InputError, MissingExtraError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        return WRONG_USE
+
+
+def _import_modules(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"--import takes an importable module. Received: {module!r}: {error}"
+            ) from error
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a `.keras` file in safe mode.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If there is no such file, or Keras cannot load it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            "A model must be a .keras file that Keras loads in safe mode. "
+            f"Received: {path!r}, which gives: {first_line}"
+        ) from error
+
+
+def model_bytes(model: keras.Model) -> bytes:
+    """The `.keras` file of a model, as bytes.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What `model.save` writes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        model.save(path)
+        return path.read_bytes()
+
+
+@click.command("insert")
+@click.argument("model")
+@click.argument("out")
+@click.option("--ratio", type=float, default=16, show_default=True, help="Reduction ratio.")
+@click.option("--gate", default="one_plus_tanh", show_default=True,
+              type=click.Choice(sorted(gates_module.GATES)))  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def insert_command(model: str, out: str, ratio: float, gate: str, overwrite: bool) -> None:
+    """Put an SE block after each convolution of MODEL.keras, and write OUT.keras."""
+    _check_output(out, overwrite)
+    new = keras_se.insert(load_model(model), ratio, gate=gate)
+    write_file(out, model_bytes(new), overwrite)
+    click.echo(
+        f"{out}: {len(keras_se.find_sites(new))} SE blocks, {new.count_params():,} parameters"
+    )
+
+
+@click.command("gates")
+@click.argument("model_or_tflite")
+@click.option("--data", required=True, help=_DATA_HELP)
+@click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
+def gates_command(model_or_tflite: str, data: str, tau: float) -> None:
+    """Show what the gates of MODEL.keras or FILE.tflite do on data."""
+    source: Any = model_or_tflite
+    if source.endswith(".keras"):
+        source = load_model(source)
+    x = load_data(data).x_held_out
+    sites = keras_se.find_sites(source)
+    if not sites:
+        raise InputError(
+            f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
+        )
+    values = keras_se.read_gates(source, x)
+    table = Table("site", "after", "C", "width", "gate", "mean", "spread", f"below {tau:g}")
+    for site in sites:
+        gates = values[site.name]
+        table.add_row(
+            *(site.name, site.after, str(site.channels), str(site.width), site.gate),
+            *(f"{gates.mean():.3f}", f"{np.sqrt(gates.var(axis=0).mean()):.4f}"),
+            str(int((gates.mean(axis=0) < tau).sum())),
+        )
+    Console().print(table)
+    click.echo("spread: standard deviation over samples, root mean square over channels")
+
+
+@click.command("export")
+@click.argument("model")
+@click.argument("out")
+@click.option("--format", "file_format", default="int8", show_default=True,
+              type=click.Choice(["float32", "int8"]))  # fmt: skip
+@click.option("--calibration", help="Representative inputs, for int8: " + _DATA_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def export_command(
+    model: str, out: str, file_format: str, calibration: str | None, overwrite: bool
+) -> None:
+    """Convert MODEL.keras to OUT.tflite."""
+    _check_output(out, overwrite)
+    samples = None if calibration is None else load_data(calibration).x_train
+    tflite = keras_se.to_tflite(load_model(model), file_format, samples)
+    write_file(out, tflite, overwrite)
+    click.echo(f"{out}: {file_format}, {len(tflite):,} bytes")
+
+
+@click.command("verify")
+@click.argument("model")
+@click.argument("tflite")
+@click.option("--data", required=True, help="Held-out inputs: " + _DATA_HELP)
+@click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
+@click.option("--json", "json_path", help="Also write the report to this file.")
+@click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
+def verify_command(
+    model: str, tflite: str, data: str, tau: float, json_path: str | None, overwrite: bool
+) -> int:
+    """Judge the gates of FILE.tflite against those of MODEL.keras: exit code 0 or 1."""
+    if json_path is not None:
+        _check_output(json_path, overwrite)
+    report = keras_se.verify(load_model(model), tflite, load_data(data).x_held_out, tau)
+    Console().print(report_table(os.path.basename(tflite), report))
+    click.echo(f"{tflite}: {report.verdict} ({report.samples} samples, {report.runtime})")
+    if json_path is not None:
+        write_file(json_path, report.to_json().encode(), overwrite)
+    return PASSED if report.passed else FAILED
+
+
+COMMANDS: dict[str, click.Command] = {
+    command.name or "": command
+    for command in (insert_command, gates_command, export_command, verify_command)
+}
+
+
+def report_table(title: str, report: GateReport) -> Table:
+    """A table of verdicts, a row per site.
+
+    Args:
+        title: Stands above the table.
+        report: What `verify` returned.
+
+    Returns:
+        A `rich` table.
+    """
+    columns = ("site", "gate", "C", "spread/step", "R²", "slope", "max error")
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    table.add_column("verdict")
+    for site in report.sites.values():
+        figures = (site.spread, site.r2, site.slope, site.max_error)
+        formats = (".1f", ".4f", ".3f", ".4f")
+        table.add_row(
+            *(site.name, site.gate, str(site.channels)),
+            *("-" if v is None else format(v, f) for v, f in zip(figures, formats, strict=True)),
+            site.verdict if site.verdict != "fails" else f"fails: {site.reason}",
+        )
+    return table
+
+
+def _check_output(path: str, overwrite: bool) -> None:
+    """Refuses an output that exists before any work is done for it."""
+    if os.path.exists(path) and not overwrite:
+        raise InputError(
+            f"The output must not exist yet, or --overwrite be given. Received: {path}"
+        )

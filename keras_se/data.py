@@ -1,0 +1,177 @@
+"""Data from a file or from a function, checked before any work is done on it."""
+
+import importlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_se.errors import InputError
+
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_RULE = "arrays x_train, y_train, x_test and y_test, or x and y"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images with their labels, in a training and a test part where the source has both.
+
+    Attributes:
+        source: Where it came from, for messages and reports.
+        x_train: Images, float32, shape (samples, height, width, channels), in the source's units.
+        y_train: Integer labels, shape (samples,).
+        x_test: The test images, or `None` where the source holds `x` and `y` only.
+        y_test: The test labels, or `None`.
+    """
+
+    source: str
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+
+    @property
+    def x_held_out(self) -> np.ndarray:
+        """The test images where there are some, else all images."""
+        return self.x_train if self.x_test is None else self.x_test
+
+
+def load_data(source: str) -> Data:
+    """Images and labels from `FILE.npz` or from `package.module:function`.
+
+    Args:
+        source: Path of an `.npz` file with `x_train, y_train, x_test, y_test` (or `x, y`), or the
+            name of a function without arguments that returns these arrays (as a dictionary, or as
+            a tuple in that order), or a `tf.data.Dataset` of image and label, or a pair of two.
+            Images are (N, H, W, C) or (N, H, W), uint8 or float; labels are integers.
+
+    Returns:
+        The checked `Data`.
+
+    Raises:
+        InputError: If the source cannot be read, or breaks a rule. Pickled arrays are never loaded.
+
+    Example:
+        >>> load_data("missing.npz")
+        Traceback (most recent call last):
+        ...
+        keras_se.errors.InputError: Data must be an existing .npz file or package.module:function.
+        Received: 'missing.npz'
+    """
+    if not os.path.exists(source) and _FUNCTION.fullmatch(source):
+        return _checked(source, _by_name(source, _call(source)))
+    return _checked(source, _read_npz(source))
+
+
+def _read_npz(source: str) -> dict[str, np.ndarray]:
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"Data must be an existing .npz file or package.module:function. Received: {source!r}"
+        )
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("one array, not an archive of named arrays")
+            return {name: archive[name] for name in archive.files}
+    except Exception as error:  # zip, zlib, header and pickle faults share no base class
+        raise InputError(
+            f"Data must be an .npz file with {_RULE}, without pickled objects. "
+            f"Received: {source!r}, which cannot be read: {error}"
+        ) from error
+
+
+def _call(source: str) -> Any:
+    module_name, function_name = source.split(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            "Data given as package.module:function must be importable. "
+            f"Received: {source!r}: {error}"
+        ) from error
+    try:
+        return function()
+    except Exception as error:  # the user's own code
+        raise InputError(
+            "Data given as package.module:function must be returned by a call without arguments. "
+            f"Received: {source!r}, which raises {type(error).__name__}: {error}"
+        ) from error
+
+
+def _by_name(source: str, returned: Any) -> dict[str, Any]:
+    """The arrays that a function returned, under their names."""
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    parts = returned if isinstance(returned, tuple) else (returned,)
+    if all(hasattr(part, "as_numpy_iterator") for part in parts):
+        parts = tuple(array for part in parts for array in _arrays_of(source, part))
+    elif all(isinstance(part, tuple) and len(part) == 2 for part in parts):
+        parts = tuple(array for part in parts for array in part)
+    names = {2: ("x", "y"), 4: ("x_train", "y_train", "x_test", "y_test")}.get(len(parts))
+    if names is None:
+        raise InputError(
+            f"A data function returns {_RULE}, or one or two tf.data.Datasets. "
+            f"Received: {len(parts)} values from {source!r}"
+        )
+    return dict(zip(names, parts, strict=True))
+
+
+def _arrays_of(source: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The images and the labels of a `tf.data.Dataset`, batched or not."""
+    elements = list(dataset.as_numpy_iterator())
+    if not elements or not all(isinstance(e, tuple) and len(e) == 2 for e in elements):
+        raise InputError(
+            "A tf.data.Dataset of data holds pairs of image and label. "
+            f"Received: {len(elements)} elements from {source!r}, not all of them pairs"
+        )
+    join = np.stack if np.ndim(elements[0][1]) == 0 else np.concatenate
+    return join([x for x, _ in elements]), join([y for _, y in elements])
+
+
+def _checked(source: str, arrays: Mapping[str, Any]) -> Data:
+    if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        train = _pair(source, arrays, "x_train", "y_train")
+        test = _pair(source, arrays, "x_test", "y_test")
+        if train[0].shape[1:] != test[0].shape[1:]:
+            raise InputError(
+                "x_train and x_test must hold images of one shape. "
+                f"Received: {train[0].shape[1:]} and {test[0].shape[1:]} from {source!r}"
+            )
+        return Data(source, *train, *test)
+    if {"x", "y"} <= set(arrays):
+        return Data(source, *_pair(source, arrays, "x", "y"))
+    raise InputError(f"Data must hold {_RULE}. Received: {sorted(arrays)} from {source!r}")
+
+
+def _pair(
+    source: str, arrays: Mapping[str, Any], x_name: str, y_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(arrays[x_name]), np.asarray(arrays[y_name])
+    if x.ndim not in (3, 4) or x.dtype.kind not in "uif":
+        raise InputError(
+            f"{x_name} must hold images of shape (N, H, W, C) or (N, H, W), uint8 or float. "
+            f"Received: shape {x.shape}, dtype {x.dtype} from {source!r}"
+        )
+    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and y.min() < 0):
+        raise InputError(
+            f"{y_name} must hold one integer label of at least 0 per image. "
+            f"Received: shape {y.shape}, dtype {y.dtype} from {source!r}"
+        )
+    if len(x) != len(y) or len(x) == 0:
+        raise InputError(
+            f"{x_name} and {y_name} must have the same length, above 0. "
+            f"Received: {len(x)} images and {len(y)} labels from {source!r}"
+        )
+    x = x.astype("float32")
+    if not np.isfinite(x).all():
+        raise InputError(
+            f"{x_name} must be finite. Received: {int((~np.isfinite(x)).sum())} values that are "
+            f"NaN or infinite from {source!r}"
+        )
+    return (x[..., None] if x.ndim == 3 else x), y.astype("int64")

@@ -1,0 +1,5 @@
+"""The layers of `keras_se`, imported eagerly so that Keras can load files that hold them."""
+
+from keras_se.layers.se_block import SEBlock
+
+__all__ = ["SEBlock"]

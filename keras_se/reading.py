@@ -1,0 +1,76 @@
+"""SE sites and gate values of whatever holds them: a Keras model or a TFLite file."""
+
+import os
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.errors import InputError
+from keras_se.litert.graph import TFLite, file_sites
+from keras_se.litert.runtime import file_gates
+from keras_se.sites import Site, model_gates, model_sites
+
+
+def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
+    """The SE sites of a Keras model or of a TFLite file, in topological order.
+
+    Args:
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, or the bytes
+            or the path of a TFLite file from any converter.
+
+    Returns:
+        One `Site` per gated feature map; empty if there is none.
+
+    Raises:
+        InputError: If the argument is neither, or cannot be read.
+        MissingExtraError: If a file is given and LiteRT is not installed.
+
+    Example:
+        >>> from keras_se import SEBlock
+        >>> model = keras.Sequential([keras.Input((8, 8, 16)), SEBlock(4)])
+        >>> site = find_sites(model)[0]
+        >>> site.name, site.channels, site.width, site.gate
+        ('se_1', 16, 4, 'sigmoid')
+    """
+    if isinstance(model_or_tflite, keras.Model):
+        return model_sites(model_or_tflite)
+    return file_sites(_checked(model_or_tflite))
+
+
+def read_gates(
+    model_or_tflite: keras.Model | TFLite, x: Any, batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """The gate values of every SE site for the inputs `x`.
+
+    Args:
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, or the bytes
+            or the path of a TFLite file for a batch of one.
+        x: Inputs of the model, (samples, *input shape); for a file too in the float model's units.
+        batch_size: Samples per batch of a Keras model.
+
+    Returns:
+        By site name, an array of shape (samples, channels). Empty if there is no site.
+
+    Raises:
+        InputError: If the argument is neither, or `x` does not fit it.
+        MissingExtraError: If a file is given and LiteRT is not installed.
+
+    Example:
+        >>> from keras_se import SEBlock
+        >>> model = keras.Sequential([keras.Input((8, 8, 16)), SEBlock(4)])
+        >>> read_gates(model, np.zeros((3, 8, 8, 16), "float32"))["se_1"].shape
+        (3, 16)
+    """
+    if isinstance(model_or_tflite, keras.Model):
+        return model_gates(model_or_tflite, x, batch_size)
+    return file_gates(_checked(model_or_tflite), x)
+
+
+def _checked(tflite: Any) -> TFLite:
+    if not isinstance(tflite, bytes | bytearray | str | os.PathLike):
+        raise InputError(
+            "A Keras model, or the bytes or the path of a TFLite file, is needed. "
+            f"Received: {type(tflite).__name__}"
+        )
+    return tflite

@@ -1,0 +1,38 @@
+"""Small networks whose gates move, and images for them; everything here is built once."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_se import SEBlock
+
+GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
+
+
+def build_network(gate: str, squeeze: str = "avg") -> keras.Model:
+    """Two SE sites with weights wide enough for gates that spread over ten steps and more."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    for filters in (8, 16):
+        x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
+        x = SEBlock(
+            4,
+            gate=gate,
+            squeeze=squeeze,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=1.5),
+            bias_initializer=keras.initializers.RandomNormal(stddev=0.3),
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(x))
+
+
+@pytest.fixture(scope="session")
+def networks() -> dict[str, keras.Model]:
+    return {gate: build_network(gate) for gate in GATES}
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """300 images of different brightness, so that average squeezes differ."""
+    rng = np.random.default_rng(0)
+    return (rng.random((300, 8, 8, 3)) * rng.random((300, 1, 1, 1))).astype("float32")

@@ -1,0 +1,90 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_se import SEBlock, read_gates, to_tflite
+from keras_se.errors import InputError
+from keras_se.litert.runtime import file_gates, load, predict
+
+
+def test_float32_gates_equal_keras(networks, images):
+    for model in networks.values():
+        expected = read_gates(model, images[:16])
+        gates = file_gates(to_tflite(model, "float32"), images[:16])
+        assert list(gates) == list(expected)
+        for name, values in gates.items():
+            np.testing.assert_allclose(values, expected[name], atol=1e-6)
+
+
+def test_int8_gates_are_codes_of_their_step(networks, images):
+    gates = file_gates(to_tflite(networks["sigmoid"], "int8", images[100:]), images[:16])
+    for values in gates.values():
+        codes = values * 256
+        np.testing.assert_allclose(codes, np.round(codes), atol=1e-4)
+        assert values.max() <= 255 / 256
+
+
+def test_int8_gates_are_near_the_float_ones(networks, images):
+    for model in networks.values():
+        expected = read_gates(model, images[:16])
+        gates = file_gates(to_tflite(model, "int8", images[100:]), images[:16])
+        for name, values in gates.items():
+            assert np.abs(values - expected[name]).max() < 0.05
+
+
+def test_reading_gates_does_not_change_what_the_file_computes(networks, images):
+    tflite = to_tflite(networks["one_plus_tanh"], "int8", images)
+    watched = load(tflite, preserve_all_tensors=True)
+    details = watched.get_input_details()[0]
+    scale, zero = details["quantization"]
+    plain = predict(tflite, images[:8])
+    for row, image in zip(plain, images[:8], strict=True):
+        codes = np.clip(np.round(image[None] / np.float32(scale)) + zero, -128, 127)
+        watched.set_tensor(details["index"], codes.astype("int8"))
+        watched.invoke()
+        output = watched.get_output_details()[0]
+        out_scale, out_zero = output["quantization"]
+        value = (watched.get_tensor(output["index"]).astype("float32") - out_zero) * out_scale
+        np.testing.assert_allclose(value[0], row, rtol=1e-6)
+
+
+def test_inputs_beyond_the_range_are_clipped_as_on_a_device(networks, images):
+    tflite = to_tflite(networks["sigmoid"], "int8", images)
+    top = np.full((1, 8, 8, 3), images.max(), "float32")
+    np.testing.assert_array_equal(predict(tflite, top), predict(tflite, 100 * top))
+
+
+def test_no_site_no_gates(images):
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    assert file_gates(to_tflite(model, "float32"), images[:2]) == {}
+
+
+@pytest.mark.parametrize("x", [np.ones((2, 4, 4, 3)), np.ones((0, 8, 8, 3)), np.ones(3)])
+def test_inputs_that_do_not_fit(networks, x):
+    with pytest.raises(InputError, match=r"x must have the shape \(samples, 8, 8, 3\)"):
+        file_gates(to_tflite(networks["sigmoid"], "float32"), x)
+
+
+def test_a_file_with_two_inputs_is_refused():
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((1, 2), tf.float32)
+    add = tf.function(lambda a, b: a + b, input_signature=[spec, spec])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [add.get_concrete_function()], tf.Module()
+    )
+    with pytest.raises(InputError, match=r"one input is needed\. Received: 2 inputs"):
+        predict(converter.convert(), np.ones((2, 2)))
+
+
+def test_what_the_runtime_refuses(networks):
+    tflite = to_tflite(networks["sigmoid"], "float32")
+    with pytest.raises(InputError, match=r"must load in the LiteRT runtime\. Received: 2000 bytes"):
+        load(tflite[:2000])
+
+
+def test_sequences(images):
+    model = keras.Sequential([keras.Input((8, 6)), SEBlock(2, gate="hard_sigmoid")])
+    x = np.random.default_rng(0).normal(size=(4, 8, 6)).astype("float32")
+    gates = file_gates(to_tflite(model, "float32"), x)["se_1"]
+    np.testing.assert_allclose(gates, read_gates(model, x)["se_1"], atol=1e-6)

@@ -1,0 +1,29 @@
+import sys
+
+import pytest
+
+from keras_se.errors import InputError, MissingExtraError, import_extra
+
+
+def test_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)
+
+
+def test_import_extra_returns_the_module():
+    assert import_extra("json.decoder", "litert") is sys.modules["json.decoder"]
+
+
+@pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])
+def test_import_extra_names_the_extra(module):
+    with pytest.raises(
+        MissingExtraError,
+        match=r"needs the package `no_such_package`.*pip install 'keras-se\[tuning\]'$",
+    ):
+        import_extra(module, "tuning")
+
+
+def test_import_extra_does_not_hide_a_package_that_lacks_another(tmp_path, monkeypatch):
+    (tmp_path / "half_installed.py").write_text("import no_such_dependency")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_dependency'"):
+        import_extra("half_installed", "tuning")

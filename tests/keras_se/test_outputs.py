@@ -1,0 +1,66 @@
+import pytest
+
+from keras_se.errors import InputError
+from keras_se.outputs import output_folder, write_file
+
+
+def test_folder_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "run"
+    with output_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+    assert (target / "a").read_text() == "1"
+    assert [path.name for path in target.parent.iterdir()] == ["run"]
+
+
+def test_existing_folder_is_refused_and_untouched(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a").write_text("old")
+    with (
+        pytest.raises(InputError, match=r"must not exist yet, or --overwrite be given\. Received"),
+        output_folder(tmp_path / "run"),
+    ):
+        pass
+    assert (tmp_path / "run" / "a").read_text() == "old"
+
+
+def test_overwrite_renames_aside_and_loses_nothing(tmp_path):
+    for text in ("first", "second", "third"):
+        with output_folder(tmp_path / "run", overwrite=True) as folder:
+            (folder / "a").write_text(text)
+    kept = {path.name: (path / "a").read_text() for path in tmp_path.iterdir()}
+    assert kept == {"run": "third", "run.1": "first", "run.2": "second"}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_nothing_remains_of_a_failure(tmp_path, error):
+    with output_folder(tmp_path / "run") as folder:
+        (folder / "a").write_text("old")
+
+    def fail():
+        with output_folder(tmp_path / "run", overwrite=True) as folder:
+            (folder / "a").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (tmp_path / "run" / "a").read_text() == "old"
+
+
+def test_file_is_refused_replaced_or_new(tmp_path):
+    path = tmp_path / "deep" / "a"
+    write_file(path, b"1")
+    with pytest.raises(InputError, match="must not exist yet"):
+        write_file(path, b"2")
+    assert path.read_bytes() == b"1"
+    write_file(path, b"3", overwrite=True)
+    assert path.read_bytes() == b"3"
+    assert [p.name for p in path.parent.iterdir()] == ["a"]
+
+
+def test_no_half_written_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_file(tmp_path / "a", b"1")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,140 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_se import SEBlock
+from keras_se.errors import InputError
+from keras_se.sites import model_gates, model_sites
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(5, 8, 8, 4)).astype("float32")
+
+
+def conv(name):
+    return keras.layers.Conv2D(4, 3, padding="same", name=name)
+
+
+@pytest.fixture(scope="module")
+def branched():
+    """Parallel branches, a shared block, a raw operation, gates as outputs, a nested model."""
+    inputs = keras.Input((8, 8, 4), name="image")
+    shared = SEBlock(2, name="shared")
+    left = shared(conv("left")(inputs))
+    right = SEBlock(4, gate="one_plus_tanh", name="right_se")(conv("right")(inputs))
+    x = keras.layers.Concatenate()([right, left])
+    x = conv("merge")(x)
+    x = shared(x + 3.0)
+    x, gates = SEBlock(2, name="own")(x, return_gates=True)
+    inner = keras.Sequential([keras.Input((8, 8, 4)), conv("c"), SEBlock(2, name="in")])
+    inner.name = "inner"
+    return keras.Model(inputs, [inner(x), gates])
+
+
+def test_sites_of_a_sequential_model():
+    model = keras.Sequential([keras.Input((8, 8, 4)), conv("c"), SEBlock(2), SEBlock(4)])
+    sites = model_sites(model)
+    assert [(s.name, s.channels, s.width, s.gate) for s in sites] == [
+        ("se_1", 4, 2, "sigmoid"),
+        ("se_2", 4, 1, "sigmoid"),
+    ]
+    assert sites[0].after == "c"
+    assert sites[1].after == sites[0].layer == model.layers[1].name
+
+
+def test_sites_of_a_branched_model(branched):
+    sites = {site.name: site for site in model_sites(branched)}
+    assert set(sites) == {"se_1", "se_2", "se_3", "se_4", "inner/se_1"}
+    assert {sites[f"se_{n}"].layer for n in (1, 2)} == {"shared", "right_se"}
+    assert (sites["se_3"].layer, sites["se_4"].layer) == ("shared", "own")
+    assert sites["se_4"].after == "shared"
+    assert sites["inner/se_1"].after == "c"
+
+
+def test_gates_are_the_blocks_own(branched):
+    sites, gates = model_sites(branched), model_gates(branched, X, batch_size=2)
+    assert {name: values.shape for name, values in gates.items()} == {
+        site.name: (5, 4) for site in sites
+    }
+    np.testing.assert_allclose(gates["se_4"], branched.predict(X, verbose=0)[1], atol=1e-6)
+    left = next(site.name for site in sites if site.after == "left")
+    features = keras.Model(branched.input, branched.get_layer("left").output)(X)
+    expected = branched.get_layer("shared").gates(features)
+    np.testing.assert_allclose(gates[left], expected, atol=1e-6)
+
+
+def test_reading_changes_nothing(branched):
+    config, weights = branched.get_config(), branched.get_weights()
+    output = branched.get_layer("right_se").output
+    model_gates(branched, X)
+    assert branched.get_config() == config
+    assert branched.get_layer("right_se").output is output  # still called once
+    for old, new in zip(weights, branched.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_gates_follow_the_weights():
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    before = model_gates(model, X)["se_1"]
+    model.layers[0].b2.assign(np.full(4, 3.0))
+    assert (model_gates(model, X)["se_1"] > before + 0.1).all()
+
+
+def test_a_second_call_traces_nothing(monkeypatch):
+    calls = []
+    original = SEBlock.call
+
+    @functools.wraps(original)
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SEBlock, "call", counted)
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    model_gates(model, X)
+    traced = len(calls)
+    assert traced > 0
+    model_gates(model, X)
+    assert len(calls) == traced
+
+
+def test_a_longer_model_is_read_anew():
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    assert len(model_sites(model)) == 1
+    model.add(SEBlock(2))
+    assert len(model_sites(model)) == 2
+
+
+def test_datasets_are_read_too():
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    dataset = tf.data.Dataset.from_tensor_slices(X).batch(2)
+    np.testing.assert_allclose(
+        model_gates(model, dataset)["se_1"], model_gates(model, X)["se_1"], atol=1e-6
+    )
+
+
+def test_no_site():
+    model = keras.Sequential([keras.Input((8, 8, 4)), conv("c")])
+    assert model_sites(model) == []
+    assert model_gates(model, X) == {}
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Subclassed(), "found in functional and Sequential Keras models.* Received: Subclassed"),
+        ("model", "Received: str"),
+        (keras.Sequential([SEBlock(2)]), "found in built models.* not built"),
+    ],
+)
+def test_refusals(model, message):
+    with pytest.raises(InputError, match=message):
+        model_sites(model)

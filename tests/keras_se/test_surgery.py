@@ -1,0 +1,185 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_se import SEBlock, candidates, find_sites, insert
+from keras_se.errors import InputError
+from keras_se.surgery import hold_gates
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
+
+
+def layers():
+    return [
+        keras.layers.Conv2D(8, 3, name="c1", padding="same"),
+        keras.layers.BatchNormalization(name="n1"),
+        keras.layers.ReLU(name="a1"),
+        keras.layers.Conv2D(16, 3, name="c2", activation="relu", dtype="float32"),
+        keras.layers.DepthwiseConv2D(3, name="c3"),
+        keras.layers.Activation("relu", name="a3"),
+        keras.layers.MaxPooling2D(name="pool"),
+        keras.layers.Conv2D(4, 1, name="c4", trainable=False),
+        keras.layers.BatchNormalization(name="n4"),
+        keras.layers.GlobalAveragePooling2D(name="gap"),
+        keras.layers.Dropout(0.5, name="drop"),
+        keras.layers.Dense(5, name="logits"),
+    ]
+
+
+def randomized(model):
+    model.set_weights([np.abs(RNG.normal(size=w.shape)) for w in model.get_weights()])
+    return model
+
+
+def sequential():
+    return randomized(keras.Sequential([keras.Input((8, 8, 3)), *layers()], name="plain"))
+
+
+def functional():
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    for layer in layers():
+        x = layer(x)
+    return randomized(keras.Model(inputs, x, name="plain"))
+
+
+BUILDERS = pytest.mark.parametrize("build", [sequential, functional])
+
+
+@BUILDERS
+def test_candidates(build):
+    found = [(c.name, c.after, c.channels, c.shape) for c in candidates(build())]
+    assert found == [
+        ("se_1", "a1", 8, (None, 8, 8, 8)),
+        ("se_2", "c2", 16, (None, 6, 6, 16)),
+        ("se_3", "a3", 16, (None, 4, 4, 16)),
+        ("se_4", "n4", 4, (None, 2, 2, 4)),
+    ]
+
+
+@BUILDERS
+def test_the_function_is_kept_to_the_last_bit(build):
+    model = build()
+    model.compile("sgd", "mse")
+    config, weights = model.get_config(), model.get_weights()
+    new = insert(model, ratio=4)
+    np.testing.assert_array_equal(new(X), model(X))
+    assert [site.after for site in find_sites(new)] == ["a1", "c2", "a3", "n4"]
+    assert {site.gate for site in find_sites(new)} == {"one_plus_tanh"}
+    assert type(new) is type(model)
+    assert new.name == "plain"
+    assert not new.compiled
+    assert not new.get_layer("c4").trainable
+    assert model.get_config() == config
+    for old, now in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
+@BUILDERS
+def test_without_identity_the_function_changes(build):
+    model = build()
+    new = insert(model, gate="sigmoid")
+    expected = keras.ops.convert_to_numpy(model(X))
+    difference = np.abs(keras.ops.convert_to_numpy(new(X)) - expected).max()
+    assert difference > 1e-3 * np.abs(expected).max()
+
+
+def test_a_plan_says_where_and_how():
+    plan = {"se_2": {"ratio": 2, "gate": "sigmoid"}, "se_4": {}}
+    sites = find_sites(insert(sequential(), ratio=4, plan=plan, squeeze="max"))
+    assert [(s.after, s.width, s.gate) for s in sites] == [
+        ("c2", 8, "sigmoid"),
+        ("n4", 1, "one_plus_tanh"),
+    ]
+
+
+def test_block_arguments_reach_the_blocks():
+    new = insert(sequential(), squeeze="max", identity_init=False, divisor=8)
+    block = next(layer for layer in new.layers if isinstance(layer, SEBlock))
+    assert (block.squeeze, block.identity_init, block.divisor) == ("max", False, 8)
+
+
+def test_channels_first_convolutions_get_channels_first_blocks():
+    conv = keras.layers.Conv2D(8, 1, data_format="channels_first")
+    model = keras.Sequential([keras.Input((3, 8, 8)), conv])
+    assert candidates(model)[0].channels == 8
+    assert insert(model).layers[1].data_format == "channels_first"
+
+
+def test_a_frozen_model_stays_frozen():
+    model = sequential()
+    model.trainable = False
+    assert insert(model).trainable_variables == []
+
+
+def residual():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="branch")(inputs)
+    return keras.Model(inputs, keras.layers.Add(name="sum")([inputs, x]))
+
+
+def raw():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(3, 3)(inputs) * 2.0)
+
+
+def twice():
+    conv = keras.layers.Conv2D(3, 3, padding="same", name="twice")
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, conv(conv(inputs)))
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)], name="inner")
+    return keras.Sequential([keras.Input((8, 8, 3)), inner])
+
+
+class Subclassed(keras.Model):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (residual, "one chain of layers, without branches or shared layers.* not a chain at 'sum'"),
+        (raw, "made of layers, without nested models or raw operations.*holds 'multiply"),
+        (twice, "not a chain at 'twice'"),
+        (nested, "which holds 'inner'"),
+        (lambda: Subclassed(name="mine"), "takes a built Sequential or functional model.*'mine'"),
+        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "takes a built Sequential"),
+        (
+            lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
+            "after convolutions",
+        ),
+        (lambda: insert(sequential()), "takes a model without SE blocks.*has them already"),
+    ],
+)
+def test_refusals(build, message):
+    with pytest.raises(InputError, match=message):
+        insert(build())
+
+
+def test_an_unknown_site_in_a_plan():
+    with pytest.raises(InputError, match=r"among \['se_1', .*'se_4'\]\. Received: \['se_9'\]"):
+        insert(sequential(), plan={"se_9": {}})
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid", "one_plus_tanh"])
+def test_hold_gates(gate):
+    model = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(2, gate=gate, name="se")])
+    constants = np.array([0.1, 0.5, 0.9])
+    held = hold_gates(model, {"se": constants})
+    np.testing.assert_allclose(held(X), X * constants.astype("float32"), atol=1e-5)
+    assert model.get_layer("se").w2.numpy().any()
+
+
+def test_hold_gates_at_their_limits():
+    model = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(2, name="se")])
+    gates = hold_gates(model, {"se": [0.0, 0.5, 1.0]}).get_layer("se").gates(X)
+    np.testing.assert_allclose(gates, np.tile([0.0, 0.5, 1.0], (4, 1)), atol=1e-5)
+
+
+def test_hold_gates_needs_a_bias():
+    model = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(2, use_bias=False, name="se")])
+    with pytest.raises(InputError, match=r"use_bias must be True\. Received: block 'se'"):
+        hold_gates(model, {"se": [0.1, 0.5, 0.9]})

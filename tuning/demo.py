@@ -1,0 +1,314 @@
+"""The main job once, from images to gates proven on an int8 file."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import keras_se
+from keras_se.cli import FAILED, PASSED, report_table
+from keras_se.data import load_data
+from keras_se.errors import InputError, import_extra
+from keras_se.litert.runtime import predict
+from keras_se.outputs import output_folder
+from keras_se.surgery import hold_gates
+from keras_se.verification import MIN_SAMPLES, GateReport
+from tuning.result import SearchResult, TrialRecord
+from tuning.searching import search
+from tuning.space import SESpace
+
+SPACE = SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh"))
+DIGITS = "scikit-learn's digits"
+_BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Images and labels in four parts that share no image."""
+
+    source: str
+    fit: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    classes: int
+
+    @property
+    def training(self) -> tuple[np.ndarray, np.ndarray]:
+        """All training images: those of the search, and its validation split."""
+        (x, y), (x_validation, y_validation) = self.fit, self.validation
+        return np.concatenate([x, x_validation]), np.concatenate([y, y_validation])
+
+
+@click.command("demo")
+@click.option(
+    "--directory", default="runs/demo", show_default=True, help="New folder for the files."
+)
+@click.option("--data", help="FILE.npz with x_train, y_train, x_test, y_test (or x, y), or "
+              "package.module:function; by default scikit-learn's digits.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True,
+              help="Epochs of the winner; a candidate gets a third.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--overwrite", is_flag=True, help="Rename an existing folder aside.")
+def demo_command(directory: str, data: str | None, epochs: int, seed: int, overwrite: bool) -> int:
+    """Search, train, convert and verify a small SE network on images: the whole way once.
+
+    Exit code 0 if the gates survive in the int8 file, 1 if they do not.
+    """
+    started = time.monotonic()
+    console = Console(highlight=False)
+    with output_folder(directory, overwrite) as folder:
+        passed = _run(console, folder, _load(data, seed), epochs, seed)
+    names = ", ".join(sorted(path.name for path in Path(directory).iterdir()))
+    console.print(f"Files in {directory}: {names}")
+    console.print(f"Done in {time.monotonic() - started:.0f} s.")
+    return PASSED if passed else FAILED
+
+
+def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) -> bool:
+    console.print(
+        f"Data: {split.source}; {len(split.fit[0])} images to fit, {len(split.validation[0])} to "
+        f"validate, {len(split.test[0])} to test, of shape {split.test[0].shape[1:]}"
+    )
+    result = _search(console, folder, split, max(1, epochs // 3), seed)
+    model = _train(console, split, result, epochs, seed)
+    console.print("Converting to TFLite ...")
+    files = {
+        "model_float32.tflite": keras_se.to_tflite(model, "float32"),
+        "model_int8.tflite": keras_se.to_tflite(model, "int8", _calibration(split, seed)),
+    }
+    console.print("Reading the gates from the bytes of both files ...\n")
+    x_test, y_test = split.test
+    reports = {name: keras_se.verify(model, tflite, x_test) for name, tflite in files.items()}
+    accuracy = {
+        "model.keras": _accuracy(model.predict(x_test, verbose=0), y_test),
+        **{name: _accuracy(predict(tflite, x_test), y_test) for name, tflite in files.items()},
+        "model.keras with constant gates": _accuracy_with_constant_gates(model, split),
+    }
+    _show(console, reports, accuracy)
+    model.save(folder / "model.keras")
+    for name, tflite in files.items():
+        (folder / name).write_bytes(tflite)
+    (folder / "plan.json").write_text(json.dumps(result.plan, indent=2))
+    (folder / "trials.json").write_text(result.to_json())
+    (folder / "report.json").write_text(_report(split, epochs, seed, accuracy, reports))
+    return all(report.passed for report in reports.values())
+
+
+def _load(data: str | None, seed: int) -> _Split:
+    if data is None:
+        datasets: Any = import_extra("sklearn.datasets", "tuning")
+        digits = datasets.load_digits()
+        source, parts = DIGITS, (digits.images.astype("float32")[..., None], digits.target)
+        train, test = _halves(*parts, share=0.2, seed=seed)
+    else:
+        loaded = load_data(data)
+        source, train = data, (loaded.x_train, loaded.y_train)
+        if loaded.x_test is not None and loaded.y_test is not None:
+            test = (loaded.x_test, loaded.y_test)
+        else:
+            train, test = _halves(*train, share=0.2, seed=seed)
+    if len(test[0]) < MIN_SAMPLES or len(train[0]) < 4 * MIN_SAMPLES:
+        raise InputError(
+            f"The demo needs at least {4 * MIN_SAMPLES} training and {MIN_SAMPLES} test images. "
+            f"Received: {len(train[0])} and {len(test[0])} from {source}"
+        )
+    fit, validation = _halves(*train, share=0.25, seed=seed)
+    classes = int(max(train[1].max(), test[1].max())) + 1
+    return _Split(source, fit, validation, test, classes)
+
+
+_Pair = tuple[np.ndarray, np.ndarray]
+
+
+def _halves(x: np.ndarray, y: np.ndarray, *, share: float, seed: int) -> tuple[_Pair, _Pair]:
+    """Splits off a share at random, class by class where every class has enough images."""
+    selection: Any = import_extra("sklearn.model_selection", "tuning")
+    counts = np.unique(y, return_counts=True)[1]
+    stratify = y if counts.min() >= 2 and share * len(y) >= len(counts) else None
+    x_1, x_2, y_1, y_2 = selection.train_test_split(
+        x, y, test_size=share, random_state=seed, stratify=stratify
+    )
+    return (x_1, y_1), (x_2, y_2)
+
+
+def build_network(shape: tuple[int, ...], classes: int, scale: float) -> keras.Model:
+    """The demo's base network, without SE: three convolutions, pooling, logits.
+
+    Args:
+        shape: Shape of an image, (height, width, channels).
+        classes: Number of classes.
+        scale: The value that becomes 1.
+
+    Returns:
+        A Sequential model.
+
+    Example:
+        >>> build_network((8, 8, 1), 10, 16.0).output_shape
+        (None, 10)
+    """
+    layers: list[Any] = [keras.Input(shape), keras.layers.Rescaling(1.0 / scale)]
+    for width, stride in ((16, 1 if min(shape[:2]) <= 16 else 2), (32, 2), (32, 1)):
+        layers += [
+            keras.layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),  # 0.99 needs more steps than there are
+            keras.layers.ReLU(),
+        ]
+    layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)]
+    return keras.Sequential(layers)
+
+
+def _base(split: _Split) -> keras.Model:
+    x = split.fit[0]
+    return build_network(x.shape[1:], split.classes, float(np.abs(x).max()) or 1.0)
+
+
+def _compile(model: keras.Model) -> None:
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,  # compiling each candidate costs more than it saves
+    )
+
+
+def _search(console: Console, folder: Path, split: _Split, epochs: int, seed: int) -> SearchResult:
+    console.print(
+        f"Search: {len(SPACE.ratios)} ratios x {len(SPACE.gates)} gates with keras-tuner, "
+        f"{epochs} epochs each, one seed: a screening only"
+    )
+    with _progress(console, "search", SPACE.size) as advance:
+        result = search(
+            lambda: _base(split),
+            split.fit,
+            split.validation,
+            SPACE,
+            epochs=epochs,
+            compile=_compile,
+            directory=folder / "keras_tuner",
+            batch_size=_BATCH_SIZE,
+            seed=seed,
+            on_trial=lambda record: advance(_one_line(record)),
+        )
+    table = Table("ratio", "gate", "parameters", "validation loss", "validation accuracy", "")
+    for record in result.trials:
+        loss, accuracy = (record.metrics.get(name) for name in ("val_loss", "val_accuracy"))
+        table.add_row(
+            *(str(record.settings["ratio"]), record.settings["gate"], f"{record.parameters:,}"),
+            *("failed" if value is None else f"{value:.4f}" for value in (loss, accuracy)),
+            "chosen" if record.settings == result.settings else "",
+        )
+    console.print(table)
+    return result
+
+
+def _one_line(record: TrialRecord) -> str:
+    loss = record.metrics.get("val_loss")
+    outcome = record.cause if loss is None else f"validation loss {loss:.4f}"
+    return f"ratio {record.settings['ratio']}, {record.settings['gate']}: {outcome}"
+
+
+def _train(
+    console: Console, split: _Split, result: SearchResult, epochs: int, seed: int
+) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    model = keras_se.insert(_base(split), plan=result.plan)
+    _compile(model)
+    console.print(f"Training the winner on all training images, {epochs} epochs")
+    with _progress(console, "train", epochs) as advance:
+        report = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda _, logs: advance(f"loss {logs['loss']:.4f}")
+        )
+        model.fit(
+            *split.training, batch_size=_BATCH_SIZE, epochs=epochs, verbose=0, callbacks=[report]
+        )
+    return model
+
+
+def _calibration(split: _Split, seed: int) -> np.ndarray:
+    """Up to 500 training images; the test images are never used for calibration."""
+    x = split.training[0]
+    return x[np.random.default_rng(seed).permutation(len(x))[:500]]
+
+
+def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float((logits.argmax(axis=-1) == labels).mean())
+
+
+def _accuracy_with_constant_gates(model: keras.Model, split: _Split) -> float:
+    gates = keras_se.read_gates(model, split.training[0])
+    means = {site.layer: gates[site.name].mean(axis=0) for site in keras_se.find_sites(model)}
+    held = hold_gates(model, means)
+    return _accuracy(held.predict(split.test[0], verbose=0), split.test[1])
+
+
+def _show(
+    console: Console, reports: Mapping[str, GateReport], accuracy: Mapping[str, float]
+) -> None:
+    for name, report in reports.items():
+        console.print(report_table(f"{name}, gates against model.keras", report))
+    console.print(
+        "spread/step: how far a gate moves from image to image, in steps of its code in the file "
+        "(in int8 1/256 for sigmoid, 1/128 for one_plus_tanh); below 1.5 it is 'not adaptive'.\n"
+    )
+    table = Table("model", "accuracy on test images")
+    for name, value in accuracy.items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+    values = list(accuracy.values())
+    cost = 100.0 * (values[0] - values[-1])
+    worth = "on these data adaptive gates buy nothing" if cost < 0.5 else "adaptivity matters here"
+    console.print(f"Gates held constant cost {cost:.2f} points of accuracy: {worth}.")
+    for name, report in reports.items():
+        console.print(f"{name}: {report.verdict}.")
+
+
+def _report(
+    split: _Split,
+    epochs: int,
+    seed: int,
+    accuracy: Mapping[str, float],
+    reports: Mapping[str, GateReport],
+) -> str:
+    content = {
+        "passed": all(report.passed for report in reports.values()),
+        "data": split.source,
+        "test_images": len(split.test[0]),
+        "epochs": epochs,
+        "seed": seed,
+        "accuracy": dict(accuracy),
+        "files": {name: json.loads(report.to_json()) for name, report in reports.items()},
+        "versions": {"keras_se": keras_se.__version__, "keras": keras.__version__},
+    }
+    return json.dumps(content, indent=2)
+
+
+@contextmanager
+def _progress(console: Console, label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, ten lines at most elsewhere."""
+    if not console.is_terminal:
+        steps, every = iter(range(1, total + 1)), math.ceil(total / 10)
+
+        def advance(text: str) -> None:
+            step = next(steps)
+            if step % every == 0 or step == total:
+                console.print(f"  {label} {step}/{total}: {text}")
+
+        yield advance
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("{task.fields[text]}"), console=console
+    ) as progress:
+        task = progress.add_task(label, total=total, text="")
+        yield lambda text: progress.update(task, advance=1, text=text)
