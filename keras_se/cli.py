@@ -21,7 +21,7 @@ import keras_se
 from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.layers import gates as gates_module
-from keras_se.outputs import write_file
+from keras_se.outputs import refuse_existing, write_file
 from keras_se.verification import GateReport
 
 PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -123,10 +123,12 @@ def model_bytes(model: keras.Model) -> bytes:
 @click.option("--ratio", type=float, default=16, show_default=True, help="Reduction ratio.")
 @click.option("--gate", default="one_plus_tanh", show_default=True,
               type=click.Choice(sorted(gates_module.GATES)))  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
 def insert_command(model: str, out: str, ratio: float, gate: str, overwrite: bool) -> None:
     """Put an SE block after each convolution of MODEL.keras, and write OUT.keras."""
-    _check_output(out, overwrite)
+    if not out.endswith(".keras"):
+        raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
+    refuse_existing(out, overwrite)
     new = keras_se.insert(load_model(model), ratio, gate=gate)
     write_file(out, model_bytes(new), overwrite)
     click.echo(
@@ -168,12 +170,12 @@ def gates_command(model_or_tflite: str, data: str, tau: float) -> None:
 @click.option("--format", "file_format", default="int8", show_default=True,
               type=click.Choice(["float32", "int8"]))  # fmt: skip
 @click.option("--calibration", help="Representative inputs, for int8: " + _DATA_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
 def export_command(
     model: str, out: str, file_format: str, calibration: str | None, overwrite: bool
 ) -> None:
     """Convert MODEL.keras to OUT.tflite."""
-    _check_output(out, overwrite)
+    refuse_existing(out, overwrite)
     samples = None if calibration is None else load_data(calibration).x_train
     tflite = keras_se.to_tflite(load_model(model), file_format, samples)
     write_file(out, tflite, overwrite)
@@ -186,13 +188,13 @@ def export_command(
 @click.option("--data", required=True, help="Held-out inputs: " + _DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
 @click.option("--json", "json_path", help="Also write the report to this file.")
-@click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
+@click.option("--overwrite", is_flag=True, help="Rename an existing report aside.")
 def verify_command(
     model: str, tflite: str, data: str, tau: float, json_path: str | None, overwrite: bool
 ) -> int:
     """Judge the gates of FILE.tflite against those of MODEL.keras: exit code 0 or 1."""
     if json_path is not None:
-        _check_output(json_path, overwrite)
+        refuse_existing(json_path, overwrite)
     report = keras_se.verify(load_model(model), tflite, load_data(data).x_held_out, tau)
     Console().print(report_table(os.path.basename(tflite), report))
     click.echo(f"{tflite}: {report.verdict} ({report.samples} samples, {report.runtime})")
@@ -231,11 +233,3 @@ def report_table(title: str, report: GateReport) -> Table:
             site.verdict if site.verdict != "fails" else f"fails: {site.reason}",
         )
     return table
-
-
-def _check_output(path: str, overwrite: bool) -> None:
-    """Refuses an output that exists before any work is done for it."""
-    if os.path.exists(path) and not overwrite:
-        raise InputError(
-            f"The output must not exist yet, or --overwrite be given. Received: {path}"
-        )

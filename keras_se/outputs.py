@@ -10,6 +10,25 @@ from pathlib import Path
 from keras_se.errors import InputError
 
 
+def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuses an output that exists, before any work is done for it.
+
+    Args:
+        path: The file or folder to be written.
+        overwrite: Whether it may exist.
+
+    Raises:
+        InputError: If the name is taken and `overwrite` is false.
+
+    Example:
+        >>> refuse_existing(tempfile.mkdtemp(), overwrite=True)
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise InputError(
+            f"The output must not exist yet, or --overwrite be given. Received: {path}"
+        )
+
+
 @contextmanager
 def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which gets its name only when all that it should hold is there.
@@ -30,14 +49,12 @@ def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         ...     _ = (folder / "a.txt").write_text("a")
     """
     target = Path(path)
-    _refuse_existing(target, overwrite)
+    refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield folder
-        if target.exists():
-            _refuse_existing(target, overwrite)
-            target.rename(_free_name(target))
+        _set_aside(target, overwrite)
         folder.chmod(0o755)
         folder.rename(target)
     except BaseException:
@@ -51,7 +68,7 @@ def write_file(path: str | os.PathLike[str], content: bytes, overwrite: bool = F
     Args:
         path: The file.
         content: Its bytes.
-        overwrite: Whether a file of that name may be replaced.
+        overwrite: Whether a file of that name may exist: it is renamed aside, as a folder is.
 
     Raises:
         InputError: If the name is taken and `overwrite` is false.
@@ -60,28 +77,28 @@ def write_file(path: str | os.PathLike[str], content: bytes, overwrite: bool = F
         >>> write_file(tempfile.mkdtemp() + "/a.txt", b"a")
     """
     target = Path(path)
-    _refuse_existing(target, overwrite)
+    refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
+        _set_aside(target, overwrite)
         os.chmod(name, 0o644)
-        os.replace(name, target)
+        os.rename(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 
 
-def _refuse_existing(target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise InputError(
-            f"The output must not exist yet, or --overwrite be given. Received: {target}"
-        )
+def _set_aside(target: Path, overwrite: bool) -> None:
+    refuse_existing(target, overwrite)
+    if os.path.lexists(target):
+        target.rename(_free_name(target))
 
 
 def _free_name(target: Path) -> Path:
     number = 1
-    while target.with_name(f"{target.name}.{number}").exists():
+    while os.path.lexists(target.with_name(f"{target.name}.{number}")):
         number += 1
     return target.with_name(f"{target.name}.{number}")

@@ -70,7 +70,7 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
         By site name, an array of shape (samples, channels). Empty if there is no site.
 
     Raises:
-        InputError: If the graph of the model cannot be walked.
+        InputError: If the graph of the model cannot be walked, or `x` does not fit its input.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
@@ -81,8 +81,21 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     if reader is None:
         return {}
     is_array = isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
+    if is_array and len(reader.inputs) == 1:
+        _check_shape(model, tuple(reader.inputs[0].shape), tuple(np.shape(x)))
     values = reader.predict(x, batch_size=batch_size if is_array else None, verbose=0)
     return {site.name: values[site.name] for site in sites}
+
+
+def _check_shape(
+    model: keras.Model, expected: tuple[int | None, ...], shape: tuple[int, ...]
+) -> None:
+    fits = len(shape) == len(expected) and shape[0] > 0
+    if not fits or any(e not in (None, n) for e, n in zip(expected[1:], shape[1:], strict=True)):
+        raise InputError(
+            f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
+            f"{model.name!r}. Received: x of shape {shape}"
+        )
 
 
 class _Shared(keras.layers.Layer):

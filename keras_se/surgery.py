@@ -271,7 +271,8 @@ def _units(layers: list[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _output_shapes(model: keras.Model, layers: list[Any]) -> dict[str, tuple[int | None, ...]]:
-    shapes, shape = {}, tuple(model.inputs[0].shape)
+    shapes, spec = {}, keras.KerasTensor(model.inputs[0].shape, model.inputs[0].dtype)
     for layer in layers:
-        shape = shapes[layer.name] = tuple(layer.compute_output_shape(shape))
+        spec = layer.compute_output_spec(spec)
+        shapes[layer.name] = tuple(spec.shape)
     return shapes

@@ -19,6 +19,7 @@ def main() -> None:
 def _main(arguments: list[str]) -> int:
     click.echo("keras-se: loading Keras and TensorFlow ...", err=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.path.append(os.getcwd())  # for --import and --data package.module:function
     with native_stderr_to_file() as log:
         try:
             return _run(arguments)

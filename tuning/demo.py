@@ -21,7 +21,7 @@ from keras_se.cli import FAILED, PASSED, report_table
 from keras_se.data import load_data
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.runtime import predict
-from keras_se.outputs import output_folder
+from keras_se.outputs import output_folder, refuse_existing
 from keras_se.surgery import hold_gates
 from keras_se.verification import MIN_SAMPLES, GateReport
 from tuning.result import SearchResult, TrialRecord
@@ -34,7 +34,7 @@ _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
     """Images and labels in four parts that share no image."""
 
     source: str
@@ -67,15 +67,17 @@ def demo_command(directory: str, data: str | None, epochs: int, seed: int, overw
     """
     started = time.monotonic()
     console = Console(highlight=False)
+    refuse_existing(directory, overwrite)
+    split = load_split(data, seed)
     with output_folder(directory, overwrite) as folder:
-        passed = _run(console, folder, _load(data, seed), epochs, seed)
+        passed = _run(console, folder, split, epochs, seed)
     names = ", ".join(sorted(path.name for path in Path(directory).iterdir()))
     console.print(f"Files in {directory}: {names}")
     console.print(f"Done in {time.monotonic() - started:.0f} s.")
     return PASSED if passed else FAILED
 
 
-def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) -> bool:
+def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -> bool:
     console.print(
         f"Data: {split.source}; {len(split.fit[0])} images to fit, {len(split.validation[0])} to "
         f"validate, {len(split.test[0])} to test, of shape {split.test[0].shape[1:]}"
@@ -105,7 +107,20 @@ def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) 
     return all(report.passed for report in reports.values())
 
 
-def _load(data: str | None, seed: int) -> _Split:
+def load_split(data: str | None, seed: int) -> Split:
+    """The images of the demo: 60 % to fit, 20 % to validate, 20 % to test, where it has to split.
+
+    Args:
+        data: What `load_data` takes; `None` for scikit-learn's digits.
+        seed: Seed of the random split.
+
+    Returns:
+        The parts. Test images come from the source where it has some.
+
+    Raises:
+        InputError: If the source cannot be read, or has too few images.
+        MissingExtraError: If scikit-learn is not installed.
+    """
     if data is None:
         datasets: Any = import_extra("sklearn.datasets", "tuning")
         digits = datasets.load_digits()
@@ -125,7 +140,7 @@ def _load(data: str | None, seed: int) -> _Split:
         )
     fit, validation = _halves(*train, share=0.25, seed=seed)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    return _Split(source, fit, validation, test, classes)
+    return Split(source, fit, validation, test, classes)
 
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -168,7 +183,7 @@ def build_network(shape: tuple[int, ...], classes: int, scale: float) -> keras.M
     return keras.Sequential(layers)
 
 
-def _base(split: _Split) -> keras.Model:
+def _base(split: Split) -> keras.Model:
     x = split.fit[0]
     return build_network(x.shape[1:], split.classes, float(np.abs(x).max()) or 1.0)
 
@@ -182,7 +197,7 @@ def _compile(model: keras.Model) -> None:
     )
 
 
-def _search(console: Console, folder: Path, split: _Split, epochs: int, seed: int) -> SearchResult:
+def _search(console: Console, folder: Path, split: Split, epochs: int, seed: int) -> SearchResult:
     console.print(
         f"Search: {len(SPACE.ratios)} ratios x {len(SPACE.gates)} gates with keras-tuner, "
         f"{epochs} epochs each, one seed: a screening only"
@@ -219,7 +234,7 @@ def _one_line(record: TrialRecord) -> str:
 
 
 def _train(
-    console: Console, split: _Split, result: SearchResult, epochs: int, seed: int
+    console: Console, split: Split, result: SearchResult, epochs: int, seed: int
 ) -> keras.Model:
     keras.utils.set_random_seed(seed)
     model = keras_se.insert(_base(split), plan=result.plan)
@@ -235,7 +250,7 @@ def _train(
     return model
 
 
-def _calibration(split: _Split, seed: int) -> np.ndarray:
+def _calibration(split: Split, seed: int) -> np.ndarray:
     """Up to 500 training images; the test images are never used for calibration."""
     x = split.training[0]
     return x[np.random.default_rng(seed).permutation(len(x))[:500]]
@@ -245,7 +260,7 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float((logits.argmax(axis=-1) == labels).mean())
 
 
-def _accuracy_with_constant_gates(model: keras.Model, split: _Split) -> float:
+def _accuracy_with_constant_gates(model: keras.Model, split: Split) -> float:
     gates = keras_se.read_gates(model, split.training[0])
     means = {site.layer: gates[site.name].mean(axis=0) for site in keras_se.find_sites(model)}
     held = hold_gates(model, means)
@@ -274,7 +289,7 @@ def _show(
 
 
 def _report(
-    split: _Split,
+    split: Split,
     epochs: int,
     seed: int,
     accuracy: Mapping[str, float],

@@ -55,7 +55,7 @@ def search(
         InputError: If the folder exists, or no candidate could be trained.
         MissingExtraError: If keras-tuner is not installed.
 
-    Example: see `examples/02_search.py`.
+    Example: see `examples/03_search.py`.
     """
     if Path(directory).exists():
         raise InputError(

@@ -40,11 +40,15 @@ class GridTuner(keras_tuner.Tuner):
         self._seed = seed
         self._on_trial = on_trial
         self._measured: dict[str, tuple[dict[str, float], int]] = {}
+        hp = keras_tuner.HyperParameters()
+        hypermodel.space.settings(hp)
         oracle = keras_tuner.oracles.GridSearchOracle(
-            objective=objective, max_consecutive_failed_trials=None
+            objective=objective, hyperparameters=hp, max_consecutive_failed_trials=None
         )
         parent, name = os.path.split(os.fspath(directory))
-        super().__init__(oracle, hypermodel, directory=parent, project_name=name)
+        # A tuner that is given a hypermodel builds it at once to learn the space, which is known.
+        super().__init__(oracle, directory=parent, project_name=name)
+        self.hypermodel = hypermodel
 
     def run_trial(
         self, trial: Any, data: Any, fit: Mapping[str, Any], verbose: int = 0

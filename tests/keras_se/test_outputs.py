@@ -1,7 +1,7 @@
 import pytest
 
 from keras_se.errors import InputError
-from keras_se.outputs import output_folder, write_file
+from keras_se.outputs import output_folder, refuse_existing, write_file
 
 
 def test_folder_appears_whole(tmp_path):
@@ -48,19 +48,24 @@ def test_nothing_remains_of_a_failure(tmp_path, error):
     assert (tmp_path / "run" / "a").read_text() == "old"
 
 
-def test_file_is_refused_replaced_or_new(tmp_path):
+def test_file_is_refused_or_set_aside(tmp_path):
     path = tmp_path / "deep" / "a"
     write_file(path, b"1")
     with pytest.raises(InputError, match="must not exist yet"):
         write_file(path, b"2")
     assert path.read_bytes() == b"1"
     write_file(path, b"3", overwrite=True)
-    assert path.read_bytes() == b"3"
-    assert [p.name for p in path.parent.iterdir()] == ["a"]
+    assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"a": b"3", "a.1": b"1"}
 
 
 def test_no_half_written_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("os.rename", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_file(tmp_path / "a", b"1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dangling_link_is_an_existing_output(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match="must not exist yet"):
+        refuse_existing(tmp_path / "a", overwrite=False)

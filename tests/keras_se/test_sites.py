@@ -1,4 +1,5 @@
 import functools
+import re
 
 import keras
 import numpy as np
@@ -120,6 +121,14 @@ def test_no_site():
     model = keras.Sequential([keras.Input((8, 8, 4)), conv("c")])
     assert model_sites(model) == []
     assert model_gates(model, X) == {}
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (8, 8, 4), (0, 8, 8, 4)])
+def test_inputs_that_do_not_fit(shape):
+    model = keras.Sequential([keras.Input((None, 8, 4)), SEBlock(2)], name="m")
+    rule = r"shape \(samples, None, 8, 4\) of model 'm'\. Received: x of shape "
+    with pytest.raises(InputError, match=rule + re.escape(str(shape))):
+        model_gates(model, np.zeros(shape, "float32"))
 
 
 class Subclassed(keras.Model):

@@ -1,0 +1,50 @@
+"""SE blocks put into a trained CNN: the function is kept, then trained further."""
+
+import keras
+import numpy as np
+from sklearn.datasets import load_digits
+
+import keras_se
+
+digits = load_digits()
+x, y = digits.images[..., None].astype("float32"), digits.target
+
+
+def compile_and_fit(model: keras.Model, epochs: int) -> float:
+    """Trains on the first 1400 images, and returns the accuracy on the others."""
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(x[:1400], y[:1400], epochs=epochs, verbose=0)
+    return float(model.evaluate(x[1400:], y[1400:], verbose=0, return_dict=True)["accuracy"])
+
+
+keras.utils.set_random_seed(0)
+plain = keras.Sequential(
+    [
+        keras.Input((8, 8, 1)),
+        keras.layers.Rescaling(1 / 16),
+        keras.layers.Conv2D(16, 3, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        keras.layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(10),
+    ]
+)
+print(f"plain CNN: accuracy {compile_and_fit(plain, epochs=5):.3f}")
+
+for place in keras_se.candidates(plain):
+    print(f"  a block could stand at {place.name}, after {place.after}, C={place.channels}")
+
+model = keras_se.insert(plain, ratio=4)
+before, after = plain(x[:64], training=False), model(x[:64], training=False)
+print(f"largest difference after insertion: {np.abs(before - after).max()}")
+print(f"trained further: accuracy {compile_and_fit(model, epochs=5):.3f}")
+
+only_the_last = keras_se.insert(plain, plan={"se_2": {"ratio": 8, "gate": "sigmoid"}})
+print("with a plan for one site:", [site.after for site in keras_se.find_sites(only_the_last)])

@@ -1,0 +1,48 @@
+"""A network converted to int8, and a verdict on each of its gates."""
+
+import keras
+from sklearn.datasets import load_digits
+
+import keras_se
+from keras_se import SEBlock
+
+digits = load_digits()
+x, y = digits.images[..., None].astype("float32"), digits.target
+x_train, x_test = x[:1400], x[1400:]
+
+keras.utils.set_random_seed(0)
+model = keras.Sequential(
+    [
+        keras.Input((8, 8, 1)),
+        keras.layers.Rescaling(1 / 16),
+        keras.layers.Conv2D(16, 3, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        keras.layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        SEBlock(ratio=4, gate="one_plus_tanh"),
+        keras.layers.Conv2D(32, 3, padding="same", use_bias=False),
+        keras.layers.BatchNormalization(momentum=0.9),
+        keras.layers.ReLU(),
+        SEBlock(ratio=4, gate="one_plus_tanh"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(10),
+    ]
+)
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.Adam(3e-3), loss)
+model.fit(x_train, y[:1400], epochs=10, verbose=0)
+
+for file_format in ("float32", "int8"):
+    tflite = keras_se.to_tflite(model, file_format, calibration=x_train[:300])
+    report = keras_se.verify(model, tflite, x_test)
+    print(f"{file_format}, {len(tflite):,} bytes: {report.verdict}")
+    for site in report.sites.values():
+        print(f"  {site.name}: {site.verdict}, {site.reason}; spread {site.spread:.1f} steps")
+
+dark = keras_se.to_tflite(model, "int8", calibration=0.1 * x_train[:300])
+report = keras_se.verify(model, dark, x_test)
+print(f"int8, calibrated on images that are ten times too dark: {report.verdict}")
+for site in report.sites.values():
+    print(f"  {site.name}: {site.verdict}, {site.reason}")

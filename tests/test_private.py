@@ -1,0 +1,94 @@
+"""The public API of Keras and TensorFlow only, read from the source.
+
+No `keras.src`, no `tf.keras`, no `keras_tuner.src`, no unsafe loading, and no attribute with a
+leading underscore but one of our own: an attribute that the same file defines.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.keras", "tensorflow.python")
+
+
+def faults(source):
+    tree = ast.parse(source)
+    defined = _defined(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names = [ast.unparse(node).replace("tf.", "tensorflow.")]
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if private and node.attr not in defined:
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.keyword) and node.arg == "safe_mode":
+            yield f"line {node.value.lineno}: safe_mode"
+            continue
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            names = []
+            value = node.args[1]
+            if isinstance(value, ast.Constant) and str(value.value).startswith("_"):
+                yield f"line {node.lineno}: {ast.unparse(node)}"
+        else:
+            continue
+        for name in names:
+            if any(name == m or name.startswith(f"{m}.") for m in FORBIDDEN_MODULES):
+                yield f"line {node.lineno}: {name}"
+
+
+def _defined(tree):
+    """Methods, assigned attributes of `self`, and names at module or class level."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) == "self"
+        ):
+            names.add(node.attr)
+    return names
+
+
+@pytest.mark.parametrize("folder", ["keras_se", "tuning", "examples", "benchmarks"])
+def test_only_public_api(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert list(faults(path.read_text())) == [], path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from keras.src.ops import core",
+        "import keras.src",
+        "from keras import src",
+        "import tensorflow as tf\ntf.keras.Model()",
+        "from tensorflow import keras",
+        "import keras_tuner.src.engine",
+        "model._functional",
+        "class A:\n    def f(self):\n        return self._inbound_nodes",
+        "getattr(layer, '_inbound_nodes')",
+        "keras.saving.load_model(p, safe_mode=False)",
+    ],
+)
+def test_this_guard_can_fail(source):
+    assert list(faults(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import keras\nkeras.ops.mean(1)",
+        "class A:\n    def f(self):\n        self._x = 1\n        return self._x",
+        "class A:\n    def _f(self):\n        return self._f()",
+        "import tensorflow as tf\ntf.lite.TFLiteConverter",
+    ],
+)
+def test_what_is_allowed(source):
+    assert list(faults(source)) == []
