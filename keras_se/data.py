@@ -67,6 +67,38 @@ def load_data(source: str) -> Data:
     return _checked(source, _read_npz(source))
 
 
+def finite_float32(name: str, x: Any) -> np.ndarray:
+    """Inputs of a model as a float32 array.
+
+    Args:
+        name: What the error calls them.
+        x: Integers or floats, of any shape.
+
+    Returns:
+        The same numbers as float32.
+
+    Raises:
+        InputError: If `x` is no array of numbers, or one is NaN or infinite.
+
+    Example:
+        >>> finite_float32("x", [[1, 2]])
+        array([[1., 2.]], dtype=float32)
+    """
+    try:
+        values = np.asarray(x)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name} must be an array of numbers. Received: {error}") from error
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{name} must be an array of numbers. Received: dtype {values.dtype}")
+    values = values.astype("float32")
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{name} must be finite. Received: "
+            f"{int((~np.isfinite(values)).sum())} values that are NaN or infinite"
+        )
+    return values
+
+
 def _read_npz(source: str) -> dict[str, np.ndarray]:
     path = Path(source)
     if not path.is_file():
@@ -168,10 +200,5 @@ def _pair(
             f"{x_name} and {y_name} must have the same length, above 0. "
             f"Received: {len(x)} images and {len(y)} labels from {source!r}"
         )
-    x = x.astype("float32")
-    if not np.isfinite(x).all():
-        raise InputError(
-            f"{x_name} must be finite. Received: {int((~np.isfinite(x)).sum())} values that are "
-            f"NaN or infinite from {source!r}"
-        )
+    x = finite_float32(x_name, x)
     return (x[..., None] if x.ndim == 3 else x), y.astype("int64")

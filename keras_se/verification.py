@@ -28,6 +28,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.data import finite_float32
 from keras_se.errors import InputError
 from keras_se.layers import gates as gates_module
 from keras_se.litert.convert import to_tflite
@@ -178,21 +179,14 @@ def verify(model: keras.Model, tflite: TFLite, x: Any, tau: float = 0.2) -> Gate
 
 
 def _checked_samples(x: Any) -> np.ndarray:
-    samples = np.asarray(x)
-    if samples.ndim < 2 or samples.dtype.kind not in "fiu":
+    samples = finite_float32("x", x)
+    if samples.ndim < 2:
         raise InputError(
-            "x must be a numeric array of shape (samples, *input shape). "
-            f"Received: shape {samples.shape}, dtype {samples.dtype}"
+            f"x must have the shape (samples, *input shape). Received: shape {samples.shape}"
         )
     if len(samples) < MIN_SAMPLES:
         raise InputError(
             f"verify needs at least {MIN_SAMPLES} held-out samples. Received: {len(samples)}"
-        )
-    samples = samples.astype("float32")
-    if not np.isfinite(samples).all():
-        raise InputError(
-            "x must be finite. Received: "
-            f"{int((~np.isfinite(samples)).sum())} values that are NaN or infinite"
         )
     return samples
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.data import finite_float32
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.runtime import load
 
@@ -79,17 +80,11 @@ def _calibration_samples(calibration: Any, shape: tuple[int, ...]) -> np.ndarray
             "format='int8' needs calibration data: an array of representative inputs of shape "
             f"(samples, {', '.join(map(str, shape))}). Received: calibration=None"
         )
-    samples = np.asarray(calibration)
-    if samples.shape[1:] != shape or len(samples) == 0 or samples.dtype.kind not in "fiu":
+    samples = finite_float32("calibration", calibration)
+    if samples.shape[1:] != shape or len(samples) == 0:
         raise InputError(
-            f"calibration must be a numeric array of shape (samples, {', '.join(map(str, shape))})."
-            f" Received: shape {samples.shape}, dtype {samples.dtype}"
-        )
-    samples = samples.astype("float32")
-    if not np.isfinite(samples).all():
-        raise InputError(
-            "calibration must be finite. Received: "
-            f"{int((~np.isfinite(samples)).sum())} values that are NaN or infinite"
+            f"calibration must have the shape (samples, {', '.join(map(str, shape))}). "
+            f"Received: shape {samples.shape}"
         )
     return samples
 

@@ -124,9 +124,10 @@ RELU = built(keras.layers.ReLU())
     [
         (RELU, {"format": "int4"}, r"format must be one of \['float32', 'int8'\]\. Received: fo"),
         (RELU, {}, r"needs calibration data: .* \(samples, 8, 8, 3\)\. Received: calibration=Non"),
-        (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"of shape \(samples, 8, 8, 3\)\. Receive"),
+        (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"the shape \(samples, 8, 8, 3\)\. Received"),
         (RELU, {"calibration": np.ones((0, 8, 8, 3))}, r"Received: shape \(0, 8, 8, 3\)"),
-        (RELU, {"calibration": [["a"]]}, "must be a numeric array"),
+        (RELU, {"calibration": [["a"]]}, "must be an array of numbers"),
+        (RELU, {"calibration": [[1], [1, 2]]}, "calibration must be an array of numbers"),
         (RELU, {"calibration": np.full((5, 8, 8, 3), np.nan)}, "finite. Received: 960 values"),
         ("model", {}, "takes a built keras.Model.* Received: str"),
         (keras.Sequential([SEBlock()]), {}, "takes a built keras.Model"),
