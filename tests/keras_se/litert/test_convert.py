@@ -124,7 +124,7 @@ RELU = built(keras.layers.ReLU())
     [
         (RELU, {"format": "int4"}, r"format must be one of \['float32', 'int8'\]\. Received: fo"),
         (RELU, {}, r"needs calibration data: .* \(samples, 8, 8, 3\)\. Received: calibration=Non"),
-        (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"the shape \(samples, 8, 8, 3\)\. Received"),
+        (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"the shape \(samples, 8, 8, 3\)\. Rec"),
         (RELU, {"calibration": np.ones((0, 8, 8, 3))}, r"Received: shape \(0, 8, 8, 3\)"),
         (RELU, {"calibration": [["a"]]}, "must be an array of numbers"),
         (RELU, {"calibration": [[1], [1, 2]]}, "calibration must be an array of numbers"),
