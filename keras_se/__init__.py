@@ -1,15 +1,16 @@
 """Squeeze-and-Excitation for Keras.
 
-`SEBlock` is imported eagerly, so that `.keras` files which hold it load without custom objects.
+The layers are imported eagerly, so that `.keras` files which hold them load without custom objects.
 Everything else is loaded at first use: `import keras_se` costs what `import keras` costs.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from keras_se.layers import SEBlock
+from keras_se.layers import GraphSEBlock, SEBlock
 
 if TYPE_CHECKING:
+    from keras_se import theory
     from keras_se.litert.convert import to_tflite
     from keras_se.reading import find_sites, read_gates
     from keras_se.sites import Site
@@ -26,6 +27,7 @@ _LAZY = {
     "find_sites": "keras_se.reading",
     "insert": "keras_se.surgery",
     "read_gates": "keras_se.reading",
+    "theory": "keras_se.theory",
     "to_tflite": "keras_se.litert.convert",
     "verify": "keras_se.verification",
 }
@@ -33,12 +35,14 @@ _LAZY = {
 __all__ = [
     "Candidate",
     "GateReport",
+    "GraphSEBlock",
     "SEBlock",
     "Site",
     "candidates",
     "find_sites",
     "insert",
     "read_gates",
+    "theory",
     "to_tflite",
     "verify",
 ]
@@ -47,7 +51,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    module = importlib.import_module(_LAZY[name])
+    return module if _LAZY[name] == f"{__name__}.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ interrupted. The commands are arguments of `run`, so that a package above this o
 import importlib
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from typing import Any
 import click
 import keras
 import numpy as np
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 import keras_se
 from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.layers import gates as gates_module
 from keras_se.outputs import refuse_existing, write_file
-from keras_se.verification import GateReport
+from keras_se.verification import FLOAT_STEP, NOTHING_TO_SURVIVE, GateReport
 
 PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -72,9 +75,10 @@ def _import_modules(modules: tuple[str, ...]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:  # the user's own code
             raise InputError(
-                f"--import takes an importable module. Received: {module!r}: {error}"
+                "--import takes an importable module. "
+                f"Received: {module!r}, which raises {type(error).__name__}: {error}"
             ) from error
 
 
@@ -92,13 +96,18 @@ def load_model(path: str) -> keras.Model:
     """
     if not Path(path).is_file():
         raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
+    if not path.endswith(".keras") or not zipfile.is_zipfile(path):
+        raise InputError(
+            "A model must be a .keras file, a zip archive that model.save wrote. "
+            f"Received: {path!r}, which is not"
+        )
     try:
         return keras.saving.load_model(path)
     except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            "A model must be a .keras file that Keras loads in safe mode. "
-            f"Received: {path!r}, which gives: {first_line}"
+            "A model must be a .keras file that Keras loads in safe mode, with --import for custom "
+            f"layers. Received: {path!r}, which gives: {first_line}"
         ) from error
 
 
@@ -117,7 +126,7 @@ def model_bytes(model: keras.Model) -> bytes:
         return path.read_bytes()
 
 
-@click.command("insert")
+@click.command("insert", short_help="Put SE blocks into a model.")
 @click.argument("model")
 @click.argument("out")
 @click.option("--ratio", type=float, default=16, show_default=True, help="Reduction ratio.")
@@ -130,13 +139,13 @@ def insert_command(model: str, out: str, ratio: float, gate: str, overwrite: boo
         raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
     refuse_existing(out, overwrite)
     new = keras_se.insert(load_model(model), ratio, gate=gate)
-    write_file(out, model_bytes(new), overwrite)
-    click.echo(
-        f"{out}: {len(keras_se.find_sites(new))} SE blocks, {new.count_params():,} parameters"
-    )
+    _write(out, model_bytes(new), overwrite)
+    blocks = len(keras_se.find_sites(new))
+    click.echo(f"{out}: SE blocks: {blocks}, parameters: {new.count_params():,}")
+    click.echo("It is not compiled. Train it further: fresh gates do not vary yet.")
 
 
-@click.command("gates")
+@click.command("gates", short_help="Show what gates do on data.")
 @click.argument("model_or_tflite")
 @click.option("--data", required=True, help=_DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
@@ -161,6 +170,7 @@ def gates_command(model_or_tflite: str, data: str, tau: float) -> None:
             str(int((gates.mean(axis=0) < tau).sum())),
         )
     Console().print(table)
+    click.echo(f"On {len(x)} samples.")
     click.echo("spread: standard deviation over samples, root mean square over channels")
 
 
@@ -178,11 +188,11 @@ def export_command(
     refuse_existing(out, overwrite)
     samples = None if calibration is None else load_data(calibration).x_train
     tflite = keras_se.to_tflite(load_model(model), file_format, samples)
-    write_file(out, tflite, overwrite)
+    _write(out, tflite, overwrite)
     click.echo(f"{out}: {file_format}, {len(tflite):,} bytes")
 
 
-@click.command("verify")
+@click.command("verify", short_help="Judge the gates of a .tflite file.")
 @click.argument("model")
 @click.argument("tflite")
 @click.option("--data", required=True, help="Held-out inputs: " + _DATA_HELP)
@@ -197,10 +207,19 @@ def verify_command(
         refuse_existing(json_path, overwrite)
     report = keras_se.verify(load_model(model), tflite, load_data(data).x_held_out, tau)
     Console().print(report_table(os.path.basename(tflite), report))
-    click.echo(f"{tflite}: {report.verdict} ({report.samples} samples, {report.runtime})")
+    click.echo(f"{tflite}: {report.verdict}.")
+    if report.verdict == NOTHING_TO_SURVIVE:
+        click.echo("No gate varies over these samples by more than the format can show.")
+    click.echo(f"On {report.samples} samples, {report.runtime}.")
     if json_path is not None:
-        write_file(json_path, report.to_json().encode(), overwrite)
+        _write(json_path, report.to_json().encode(), overwrite)
     return PASSED if report.passed else FAILED
+
+
+def _write(path: str, content: bytes, overwrite: bool) -> None:
+    aside = write_file(path, content, overwrite)
+    if aside is not None:
+        click.echo(f"The old {path} is now {aside}")
 
 
 COMMANDS: dict[str, click.Command] = {
@@ -209,27 +228,32 @@ COMMANDS: dict[str, click.Command] = {
 }
 
 
-def report_table(title: str, report: GateReport) -> Table:
-    """A table of verdicts, a row per site.
+def report_table(title: str, report: GateReport) -> Group:
+    """A table of verdicts, a row per site, with the reasons of those that fail below it.
 
     Args:
         title: Stands above the table.
         report: What `verify` returned.
 
     Returns:
-        A `rich` table.
+        Something that `rich` prints.
     """
-    columns = ("site", "gate", "C", "spread/step", "R²", "slope", "max error")
-    table = Table(title=title, title_justify="left")
+    columns = ("site", "gate", "C", "spread/step", "R²", "slope", "verdict")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, no_wrap=True)
-    table.add_column("verdict")
+    faults = []
     for site in report.sites.values():
-        figures = (site.spread, site.r2, site.slope, site.max_error)
-        formats = (".1f", ".4f", ".3f", ".4f")
+        spread = None if site.step == FLOAT_STEP else site.spread
         table.add_row(
             *(site.name, site.gate, str(site.channels)),
-            *("-" if v is None else format(v, f) for v, f in zip(figures, formats, strict=True)),
-            site.verdict if site.verdict != "fails" else f"fails: {site.reason}",
+            *(_figure(v, f) for v, f in ((spread, ".1f"), (site.r2, ".4f"), (site.slope, ".3f"))),
+            site.verdict,
         )
-    return table
+        if site.verdict == "fails":
+            faults.append(Text(f"{site.name} fails: {site.reason}"))
+    return Group(table, *faults)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

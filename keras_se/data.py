@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +107,9 @@ def _read_npz(source: str) -> dict[str, np.ndarray]:
             f"Data must be an existing .npz file or package.module:function. Received: {source!r}"
         )
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("one array, not an archive of named arrays")
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip archive of arrays")
+        with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:  # zip, zlib, header and pickle faults share no base class
         raise InputError(
@@ -122,14 +122,14 @@ def _call(source: str) -> Any:
     module_name, function_name = source.split(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the user's own code
         raise InputError(
             "Data given as package.module:function must be importable. "
-            f"Received: {source!r}: {error}"
+            f"Received: {source!r}, which raises {type(error).__name__}: {error}"
         ) from error
     try:
         return function()
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise InputError(
             "Data given as package.module:function must be returned by a call without arguments. "
             f"Received: {source!r}, which raises {type(error).__name__}: {error}"
@@ -156,14 +156,30 @@ def _by_name(source: str, returned: Any) -> dict[str, Any]:
 
 def _arrays_of(source: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """The images and the labels of a `tf.data.Dataset`, batched or not."""
-    elements = list(dataset.as_numpy_iterator())
+    if int(dataset.cardinality()) == -1:
+        raise InputError(
+            "A tf.data.Dataset of data must end: take(n) of it. "
+            f"Received: an infinite one from {source!r}"
+        )
+    try:
+        elements = list(dataset.as_numpy_iterator())
+    except Exception as error:  # the user's own code, through TensorFlow
+        raise InputError(
+            "A tf.data.Dataset of data must yield its elements. "
+            f"Received: {source!r}, which raises {type(error).__name__}: {error}"
+        ) from error
     if not elements or not all(isinstance(e, tuple) and len(e) == 2 for e in elements):
         raise InputError(
             "A tf.data.Dataset of data holds pairs of image and label. "
             f"Received: {len(elements)} elements from {source!r}, not all of them pairs"
         )
     join = np.stack if np.ndim(elements[0][1]) == 0 else np.concatenate
-    return join([x for x, _ in elements]), join([y for _, y in elements])
+    try:
+        return join([x for x, _ in elements]), join([y for _, y in elements])
+    except ValueError as error:
+        raise InputError(
+            f"A tf.data.Dataset of data holds images of one shape. Received: {source!r}: {error}"
+        ) from error
 
 
 def _checked(source: str, arrays: Mapping[str, Any]) -> Data:
@@ -178,13 +194,20 @@ def _checked(source: str, arrays: Mapping[str, Any]) -> Data:
         return Data(source, *train, *test)
     if {"x", "y"} <= set(arrays):
         return Data(source, *_pair(source, arrays, "x", "y"))
-    raise InputError(f"Data must hold {_RULE}. Received: {sorted(arrays)} from {source!r}")
+    raise InputError(
+        f"Data must hold {_RULE}. Received: {sorted(map(str, arrays))} from {source!r}"
+    )
 
 
 def _pair(
     source: str, arrays: Mapping[str, Any], x_name: str, y_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(arrays[x_name]), np.asarray(arrays[y_name])
+    try:
+        x, y = np.asarray(arrays[x_name]), np.asarray(arrays[y_name])
+    except ValueError as error:  # lists of different lengths
+        raise InputError(
+            f"{x_name} and {y_name} must be arrays. Received: {error} from {source!r}"
+        ) from error
     if x.ndim not in (3, 4) or x.dtype.kind not in "uif":
         raise InputError(
             f"{x_name} must hold images of shape (N, H, W, C) or (N, H, W), uint8 or float. "
@@ -192,8 +215,8 @@ def _pair(
         )
     if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and y.min() < 0):
         raise InputError(
-            f"{y_name} must hold one integer label of at least 0 per image. "
-            f"Received: shape {y.shape}, dtype {y.dtype} from {source!r}"
+            f"{y_name} must hold one integer label of at least 0 per image. Received: shape "
+            f"{y.shape}, dtype {y.dtype}, lowest {y.min() if y.size else '-'} from {source!r}"
         )
     if len(x) != len(y) or len(x) == 0:
         raise InputError(

@@ -18,14 +18,21 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
         overwrite: Whether it may exist.
 
     Raises:
-        InputError: If the name is taken and `overwrite` is false.
+        InputError: If the name is taken and `overwrite` is false, or it is the working directory or
+            one above it.
 
     Example:
         >>> refuse_existing(tempfile.mkdtemp(), overwrite=True)
     """
+    working = Path.cwd()
+    if Path(path).resolve() in (working, *working.parents):
+        raise InputError(
+            f"The output must not be the working directory or one above it. Received: {path}"
+        )
     if os.path.lexists(path) and not overwrite:
         raise InputError(
-            f"The output must not exist yet, or --overwrite be given. Received: {path}"
+            "The output must not exist yet; with overwrite it is renamed aside. "
+            f"Received: {path}, which exists"
         )
 
 
@@ -62,13 +69,18 @@ def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         raise
 
 
-def write_file(path: str | os.PathLike[str], content: bytes, overwrite: bool = False) -> None:
+def write_file(
+    path: str | os.PathLike[str], content: bytes, overwrite: bool = False
+) -> Path | None:
     """Writes a file whole or not at all.
 
     Args:
         path: The file.
         content: Its bytes.
         overwrite: Whether a file of that name may exist: it is renamed aside, as a folder is.
+
+    Returns:
+        The new name of the old file, if there was one.
 
     Raises:
         InputError: If the name is taken and `overwrite` is false.
@@ -78,26 +90,42 @@ def write_file(path: str | os.PathLike[str], content: bytes, overwrite: bool = F
     """
     target = Path(path)
     refuse_existing(target, overwrite)
+    if target.is_dir():
+        raise InputError(f"The output must be a file. Received: {path}, which is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        _set_aside(target, overwrite)
+        aside = _set_aside(target, overwrite)
         os.chmod(name, 0o644)
         os.rename(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return aside
 
 
-def _set_aside(target: Path, overwrite: bool) -> None:
+def _set_aside(target: Path, overwrite: bool) -> Path | None:
     refuse_existing(target, overwrite)
-    if os.path.lexists(target):
-        target.rename(_free_name(target))
+    if not os.path.lexists(target):
+        return None
+    return target.rename(free_name(target))
 
 
-def _free_name(target: Path) -> Path:
+def free_name(target: Path) -> Path:
+    """The first of `NAME.1`, `NAME.2`, ... that is free.
+
+    Args:
+        target: A path that is taken.
+
+    Returns:
+        The path that it would be renamed to.
+
+    Example:
+        >>> free_name(Path("no_such_folder")).name
+        'no_such_folder.1'
+    """
     number = 1
     while os.path.lexists(target.with_name(f"{target.name}.{number}")):
         number += 1

@@ -6,14 +6,18 @@ not used, since they differ from one process to the next.
 """
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_se.data import finite_float32
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock
+from keras_se.layers import gates as gates_module
+from keras_se.replay import check_graph, fresh_inputs, is_graph, original, replay
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def model_sites(model: keras.Model) -> list[Site]:
         One `Site` per call of an `SEBlock`; empty if there is none.
 
     Raises:
-        InputError: If the graph of the model cannot be walked.
+        InputError: If the graph of the model cannot be walked, or a layer hides an `SEBlock`.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
@@ -64,13 +68,14 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
         model: A built functional or Sequential model. It is not changed; the gates are those of
             its present weights.
         x: Inputs as `model.predict` takes them.
-        batch_size: Samples per batch, where `x` is an array.
+        batch_size: Samples per batch, where `x` is arrays.
 
     Returns:
         By site name, an array of shape (samples, channels). Empty if there is no site.
 
     Raises:
-        InputError: If the graph of the model cannot be walked, or `x` does not fit its input.
+        InputError: If the graph of the model cannot be walked, or `x` does not fit its input or is
+            not finite.
 
     Example:
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
@@ -80,75 +85,58 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     sites, reader = _gate_reader(model)
     if reader is None:
         return {}
-    is_array = isinstance(x, np.ndarray | list | tuple) or keras.ops.is_tensor(x)
-    if is_array and len(reader.inputs) == 1:
-        _check_shape(model, tuple(reader.inputs[0].shape), tuple(np.shape(x)))
-    values = reader.predict(x, batch_size=batch_size if is_array else None, verbose=0)
+    if isinstance(x, np.ndarray) and len(reader.inputs) == 1:
+        _check_array(model, tuple(reader.inputs[0].shape), x)
+    is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
+    values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
     return {site.name: values[site.name] for site in sites}
 
 
-def _check_shape(
-    model: keras.Model, expected: tuple[int | None, ...], shape: tuple[int, ...]
-) -> None:
-    fits = len(shape) == len(expected) and shape[0] > 0
-    if not fits or any(e not in (None, n) for e, n in zip(expected[1:], shape[1:], strict=True)):
+def _check_array(model: keras.Model, expected: tuple[int | None, ...], x: np.ndarray) -> None:
+    fits = x.ndim == len(expected) and len(x) > 0
+    if not fits or any(e not in (None, n) for e, n in zip(expected[1:], x.shape[1:], strict=True)):
         raise InputError(
             f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
-            f"{model.name!r}. Received: x of shape {shape}"
+            f"{model.name!r}. Received: x of shape {x.shape}"
         )
-
-
-class _Shared(keras.layers.Layer):
-    """Calls a layer in a second graph, with the same variables and no trace in the first."""
-
-    def __init__(self, layer: keras.layers.Layer) -> None:
-        super().__init__(dtype=layer.dtype_policy)
-        self.layer = layer
-        self.supports_masking = layer.supports_masking
-        self.built = True
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer(*args, **kwargs)
-
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer.compute_output_spec(*args, **kwargs)
+    if x.dtype.kind == "f":
+        finite_float32("x", x)
 
 
 _Reader = tuple[list[Site], keras.Model | None]
-_READERS: "weakref.WeakKeyDictionary[keras.Model, tuple[tuple[int, ...], _Reader]]" = (
+_READERS: "weakref.WeakKeyDictionary[keras.Model, tuple[list[Any], _Reader]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 def _gate_reader(model: keras.Model) -> _Reader:
     """The sites of `model` and a model from its inputs to their gates, kept for the next call."""
-    if not isinstance(model, keras.Model) or not _is_graph(model):
-        raise InputError(
-            "SE sites are found in functional and Sequential Keras models; for a subclassed model "
-            f"pass the functional part that holds the blocks. Received: {type(model).__name__}"
-        )
-    if not model.built:
-        raise InputError(
-            "SE sites are found in built models: call the model once, or give it an Input. "
-            f"Received: model {model.name!r}, not built"
-        )
-    structure = tuple(id(layer) for layer in model.layers)
+    check_graph("Finding SE sites", model)
+    state = list(_state(model))
     known = _READERS.get(model)
-    if known is None or known[0] != structure:
-        known = (structure, _walk(model))
+    if (
+        known is None
+        or len(known[0]) != len(state)
+        or any(old is not new for old, new in zip(known[0], state, strict=True))
+    ):
+        known = (state, _walk(model))
         _READERS[model] = known
     return known[1]
 
 
-def _is_graph(model: keras.Model) -> bool:
-    return isinstance(model, keras.Sequential) or len(getattr(model, "operations", ())) > 0
+def _state(model: keras.Model) -> Iterator[Any]:
+    """What a traced function holds on to: layers, variables, and statistics that are constants."""
+    for layer in model.layers:
+        yield layer
+        yield from layer.variables
+        if isinstance(layer, keras.layers.Normalization):
+            yield from (layer.mean, layer.variance)
+        if isinstance(layer, keras.Model):
+            yield from _state(layer)
 
 
 def _walk(model: keras.Model) -> _Reader:
-    inputs = keras.tree.map_structure(
-        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
-        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
-    )
+    inputs = fresh_inputs(model)
     walk = _Walk()
     walk.model(model, inputs, "")
     if not walk.sites:
@@ -171,22 +159,16 @@ class _Walk:
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             return self._call(operation, path, *args, **kwargs)
 
-        if isinstance(model, keras.Sequential):
-            for layer in model.layers:
-                inputs = call(_shared(layer), inputs)
-            return inputs
-        copy = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=_shared, call_function=call
-        )
-        return copy.output
+        return replay(model, inputs, call)
 
     def _call(self, operation: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-        layer = operation.layer if isinstance(operation, _Shared) else operation
+        layer = original(operation)
         if isinstance(layer, SEBlock):
             outputs = self._call_block(operation, path, *args, **kwargs)
-        elif isinstance(layer, keras.Model) and _is_graph(layer) and len(args) == 1:
+        elif is_graph(layer) and len(args) == 1:
             outputs = self.model(layer, args[0], f"{path}{layer.name}/")
         else:
+            _check_hidden(layer)
             outputs = operation(*args, **kwargs)
         for tensor in keras.tree.flatten(outputs):
             self._producers[id(tensor)] = (layer.name, tensor)  # the tensor is kept: ids stay valid
@@ -195,13 +177,13 @@ class _Walk:
     def _call_block(self, operation: Any, path: str, x: Any, **kwargs: Any) -> Any:
         wants_gates = kwargs.pop("return_gates", False)
         outputs, gates = operation(x, return_gates=True, **kwargs)
-        block = operation.layer
+        block = original(operation)
         self._ordinals[path] = self._ordinals.get(path, 0) + 1
         site = Site(
             name=f"{path}se_{self._ordinals[path]}",
             channels=gates.shape[-1],
             width=block.w1.shape[-1],
-            gate=block.gate,
+            gate=gates_module.get(block.gate).name,
             after=self._producers[id(x)][0] if id(x) in self._producers else "",
             layer=block.name,
         )
@@ -210,5 +192,22 @@ class _Walk:
         return (outputs, gates) if wants_gates else outputs
 
 
-def _shared(operation: Any) -> Any:
-    return _Shared(operation) if isinstance(operation, keras.layers.Layer) else operation
+def _check_hidden(layer: Any) -> None:
+    """Refuses a layer that holds an `SEBlock` where the graph does not show it."""
+    hidden = next(_hidden_blocks(layer, set()), None)
+    if hidden is not None:
+        raise InputError(
+            "SE sites are found where an SEBlock is a layer of a functional or Sequential model. "
+            f"Received: {hidden.name!r} inside the layer {layer.name!r} ({type(layer).__name__})"
+        )
+
+
+def _hidden_blocks(layer: Any, seen: set[int]) -> Iterator[SEBlock]:
+    if not isinstance(layer, keras.layers.Layer) or id(layer) in seen:
+        return
+    seen.add(id(layer))
+    for value in vars(layer).values():
+        for part in keras.tree.flatten(value):
+            if isinstance(part, SEBlock):
+                yield part
+            yield from _hidden_blocks(part, seen)

@@ -1,12 +1,11 @@
 """SE blocks put into models that exist: pure, with the weights carried over.
 
-This version takes models that are one chain of layers (a Sequential model, or a functional model
-without branches), and puts a block after each convolution with its normalization and activation.
+This version puts a block after each convolution with its normalization and activation, in
+Sequential and functional models, and refuses nested models.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock, gates
+from keras_se.replay import check_graph, fresh_inputs, original, replay
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -61,13 +61,14 @@ def candidates(model: keras.Model) -> list[Candidate]:
     """The places where `insert` would put an SE block, in topological order.
 
     Args:
-        model: A built model that is one chain of layers.
+        model: A built functional or Sequential model.
 
     Returns:
         One `Candidate` after each convolution with its normalization and activation.
 
     Raises:
-        InputError: If the model is not built, branches, holds SE blocks, or has no convolution.
+        InputError: If the model is not built, holds nested models or SE blocks, or has no
+            convolution.
 
     Example:
         >>> conv = keras.layers.Conv2D(8, 3, activation="relu", name="conv")
@@ -75,23 +76,7 @@ def candidates(model: keras.Model) -> list[Candidate]:
         >>> [(c.name, c.after, c.channels) for c in candidates(model)]
         [('se_1', 'conv', 8)]
     """
-    layers = _chain(model)
-    if any(isinstance(layer, SEBlock) for layer in layers):
-        raise InputError(
-            "insert takes a model without SE blocks. "
-            f"Received: model {model.name!r}, which has them already"
-        )
-    units = list(_units(layers))
-    if not units:
-        raise InputError(
-            "insert puts SE blocks after convolutions. "
-            f"Received: model {model.name!r}, which has none"
-        )
-    shapes = _output_shapes(model, layers)
-    return [
-        _candidate(f"se_{n}", end.name, shapes[end.name], convolution.data_format)
-        for n, (convolution, end) in enumerate(units, start=1)
-    ]
+    return [unit.candidate for unit in _units(model)]
 
 
 def insert(
@@ -108,7 +93,7 @@ def insert(
     start at their own fresh value (½ for the sigmoids), and do change the function.
 
     Args:
-        model: A built model that is one chain of layers. It is not changed.
+        model: A built functional or Sequential model. It is not changed.
         ratio: The reduction ratio of every block.
         plan: Settings per site, `{"se_1": {"ratio": 4}, ...}`, each over those given here. If
             given, only the sites that it names get a block.
@@ -130,25 +115,16 @@ def insert(
         >>> [layer.__class__.__name__ for layer in insert(model, ratio=4).layers]
         ['Conv2D', 'SEBlock']
     """
-    places = candidates(model)
-    names = [place.name for place in places]
-    unknown = sorted(set(plan or {}) - set(names))
-    if unknown:
-        raise InputError(f"A plan names sites among {names}. Received: {unknown}")
+    units = _units(model)
+    names = [unit.candidate.name for unit in units]
+    plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
     settings = {
-        place.after: _block_arguments(place, {"ratio": ratio, **block}, (plan or {}))
-        for place in places
-        if plan is None or place.name in plan
+        unit.call: _block_arguments(unit, {"ratio": ratio, **block}, plan[unit.candidate.name])
+        for unit in units
+        if unit.candidate.name in plan
     }
-    old_layers = _chain(model)
-    new_layers: list[Any] = []
-    for layer in old_layers:
-        new_layers.append(type(layer).from_config(layer.get_config()))
-        if layer.name in settings:
-            new_layers.append(SEBlock(**settings[layer.name]))
-    new_model = _rebuilt(model, new_layers)
-    for layer in old_layers:
-        new_model.get_layer(layer.name).set_weights(layer.get_weights())
+    new_model = _rebuilt(model, _Insertion(settings))
+    _copy_state(model, new_model)
     return new_model
 
 
@@ -163,7 +139,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
         A new model, uncompiled, in which those blocks multiply by these constants for every input.
 
     Raises:
-        InputError: If a block has no bias to hold the constants.
+        InputError: If a block has no bias to hold the constants, or a gate without known inverse.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4, 4, 2)), SEBlock(2, name="se")])
@@ -172,7 +148,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
         [[0.25, 0.75]]
     """
     held = keras.models.clone_model(model)
-    held.set_weights(model.get_weights())
+    _copy_state(model, held)
     for name, values in gates_of_blocks.items():
         block = held.get_layer(name)
         if not block.use_bias:
@@ -181,98 +157,178 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
                 f"Received: block {name!r} without a bias"
             )
         facts, margin = gates.get(block.gate), 1e-6
+        if facts.inverse is None:
+            raise InputError(
+                f"Gates are held where their inverse is known. Received: gate={facts.name!r}"
+            )
         inside = np.clip(np.asarray(values, "float64"), facts.low + margin, facts.high - margin)
         block.w2.assign(np.zeros(block.w2.shape))
         block.b2.assign(facts.inverse(inside))
     return held
 
 
-def _candidate(name: str, after: str, shape: tuple[int | None, ...], data_format: str) -> Candidate:
-    channels = shape[-1 if data_format == "channels_last" else 1]
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer or raw operation in a model's graph."""
+
+    layer: Any
+    inputs: tuple[int, ...]
+    output: Any
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A convolution with its normalization and activation: the call after which a block goes."""
+
+    candidate: Candidate
+    call: int
+    dtype_policy: Any
+
+
+def _units(model: keras.Model) -> list[_Unit]:
+    check_graph("insert", model)
+    calls = _calls(model)
+    consumers: dict[int, list[int]] = {}
+    for position, call in enumerate(calls):
+        for tensor in call.inputs:
+            consumers.setdefault(tensor, []).append(position)
+    units: list[_Unit] = []
+    for position, call in enumerate(calls):
+        if isinstance(call.layer, _CONVOLUTIONS):
+            end = _end(position, calls, consumers)
+            candidate = _candidate(f"se_{len(units) + 1}", call.layer, calls[end])
+            units.append(_Unit(candidate, end, calls[end].layer.dtype_policy))
+    if not units:
+        raise InputError(
+            "insert puts SE blocks after convolutions. "
+            f"Received: model {model.name!r}, which has none"
+        )
+    return units
+
+
+def _calls(model: keras.Model) -> list[_Call]:
+    """Every call in the graph, in topological order, with the ids of its tensors."""
+    calls: list[_Call] = []
+
+    def record(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = original(operation)
+        if isinstance(layer, SEBlock):
+            raise InputError(
+                "insert takes a model without SE blocks. "
+                f"Received: model {model.name!r}, which has them already"
+            )
+        if isinstance(layer, keras.Model):
+            raise InputError(
+                "insert takes models without nested models. "
+                f"Received: model {model.name!r}, which holds {layer.name!r}"
+            )
+        output = operation(*args, **kwargs)
+        tensors = keras.tree.flatten((args, kwargs))
+        calls.append(_Call(layer, tuple(map(id, tensors)), output))  # outputs are kept: ids hold
+        return output
+
+    replay(model, fresh_inputs(model), record)
+    return calls
+
+
+def _end(position: int, calls: list[_Call], consumers: Mapping[int, list[int]]) -> int:
+    """The last call of convolution + normalization + activation, each the only consumer."""
+    for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
+        following = consumers.get(id(calls[position].output), [])
+        if len(following) == 1 and isinstance(calls[following[0]].layer, kinds):
+            position = following[0]
+    return position
+
+
+def _candidate(name: str, convolution: Any, end: _Call) -> Candidate:
+    shape = tuple(end.output.shape)
+    channels = shape[-1 if convolution.data_format == "channels_last" else 1]
     if channels is None:
         raise InputError(
             "insert needs a known number of channels. "
-            f"Received: shape {shape} after layer {after!r}"
+            f"Received: shape {shape} after layer {end.layer.name!r}"
         )
-    return Candidate(name, after, channels, shape, data_format)
+    return Candidate(name, end.layer.name, channels, shape, convolution.data_format)
+
+
+def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
+    if not isinstance(plan, Mapping) or not all(isinstance(v, Mapping) for v in plan.values()):
+        raise InputError(
+            "A plan is a dictionary of dictionaries, such as {'se_1': {'ratio': 4}}. "
+            f"Received: {plan!r}"
+        )
+    unknown = sorted(set(plan) - set(names))
+    if unknown:
+        raise InputError(f"A plan names sites among {names}. Received: {unknown}")
+    return dict(plan)
 
 
 def _block_arguments(
-    place: Candidate, shared: Mapping[str, Any], plan: Mapping[str, Mapping[str, Any]]
+    unit: _Unit, shared: Mapping[str, Any], own: Mapping[str, Any]
 ) -> dict[str, Any]:
     arguments = {
         "gate": "one_plus_tanh",
-        "data_format": place.data_format,
+        "data_format": unit.candidate.data_format,
+        "dtype": unit.dtype_policy,
         **shared,
-        **plan.get(place.name, {}),
+        **own,
     }
-    can_be_identity = gates.get(arguments["gate"]).one_at is not None
+    one_at = gates.get(arguments["gate"]).one_at
+    can_be_identity = one_at == 0.0 or (one_at is not None and arguments.get("use_bias", True))
     return {"identity_init": can_be_identity, **arguments}
 
 
-def _rebuilt(model: keras.Model, layers: list[Any]) -> keras.Model:
-    old_input = model.inputs[0]
-    inputs = keras.Input(batch_shape=old_input.shape, dtype=old_input.dtype, name=old_input.name)
-    if isinstance(model, keras.Sequential):
-        new_model = keras.Sequential([inputs, *layers], name=model.name)
-    else:
-        outputs = inputs
-        for layer in layers:
-            outputs = layer(outputs)
-        new_model = keras.Model(inputs, outputs, name=model.name)
-    if not model.trainable:
-        new_model.trainable = False
-    return new_model
+class _Insertion:
+    """Calls an operation and, where the settings of its call say so, a block on its output."""
+
+    def __init__(self, settings: Mapping[int, dict[str, Any]]) -> None:
+        self._settings = settings
+        self._calls = 0
+
+    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        output = operation(*args, **kwargs)
+        for block in self.blocks():
+            output = block(output)
+        return output
+
+    def blocks(self) -> Iterator[SEBlock]:
+        """The block after the next call, if there is one."""
+        call, self._calls = self._calls, self._calls + 1
+        if call in self._settings:
+            yield SEBlock(**self._settings[call])
 
 
-def _chain(model: keras.Model) -> list[Any]:
-    """The layers of `model` after its input, if they are one chain."""
-    if not isinstance(model, keras.Model) or not model.built or not getattr(model, "inputs", None):
-        raise InputError(
-            "insert takes a built Sequential or functional model. "
-            f"Received: {type(model).__name__} {getattr(model, 'name', '')!r}"
+def _rebuilt(model: keras.Model, insertion: _Insertion) -> keras.Model:
+    inputs = fresh_inputs(model)
+    if not isinstance(model, keras.Sequential):
+        copy = keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=_copied, call_function=insertion
         )
-    if isinstance(model, keras.Sequential):
-        operations = list(model.layers)
-    else:
-        operations = list(getattr(model, "operations", []))
-        _check_chain(model, operations)
-        operations = operations[1:]
-    for operation in operations:
-        if isinstance(operation, keras.Model) or not isinstance(operation, keras.layers.Layer):
-            raise InputError(
-                "insert takes models made of layers, without nested models or raw operations. "
-                f"Received: model {model.name!r}, which holds {operation.name!r}"
-            )
-    return operations
+        return keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
+    layers: list[Any] = [inputs]
+    for layer in model.layers:
+        layers += [_copied(layer), *insertion.blocks()]
+    return keras.Sequential(layers, name=model.name)
 
 
-def _check_chain(model: keras.Model, operations: list[Any]) -> None:
-    """Each operation feeds the next, and the last one is the output, on its first call."""
-    links = [(operation, operation.input, last.output) for last, operation in pairwise(operations)]
-    links.append((operations[-1], model.output, operations[-1].output))
-    for operation, tensor, expected in links:
-        if tensor is not expected:
-            raise InputError(
-                "insert takes models that are one chain of layers, without branches or shared "
-                f"layers. Received: model {model.name!r}, not a chain at {operation.name!r}"
-            )
+def _copied(layer: Any) -> Any:
+    try:
+        return type(layer).from_config(layer.get_config())
+    except Exception as error:  # whatever the layer's own code raises
+        raise InputError(
+            "A model is rebuilt from the configurations of its layers. "
+            f"Received: layer {layer.name!r} ({type(layer).__name__}), which gives: {error}"
+        ) from error
 
 
-def _units(layers: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Each convolution, with the last layer of convolution + normalization + activation."""
-    for index, layer in enumerate(layers):
-        if isinstance(layer, _CONVOLUTIONS):
-            end = index
-            for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
-                if end + 1 < len(layers) and isinstance(layers[end + 1], kinds):
-                    end += 1
-            yield layer, layers[end]
-
-
-def _output_shapes(model: keras.Model, layers: list[Any]) -> dict[str, tuple[int | None, ...]]:
-    shapes, spec = {}, keras.KerasTensor(model.inputs[0].shape, model.inputs[0].dtype)
-    for layer in layers:
-        spec = layer.compute_output_spec(spec)
-        shapes[layer.name] = tuple(spec.shape)
-    return shapes
+def _copy_state(model: keras.Model, new_model: keras.Model) -> None:
+    """Weights, adapted statistics and trainable flags, layer by layer, by their names."""
+    new_model.trainable = model.trainable
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        twin = new_model.get_layer(layer.name)
+        twin.set_weights(layer.get_weights())
+        if hasattr(twin, "finalize_state"):
+            twin.finalize_state()
+        twin.trainable = layer.trainable

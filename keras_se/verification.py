@@ -7,19 +7,23 @@ gate, and sd the root mean square over channels of the spread of f over samples.
 - A site whose sd is below 1.5 steps of the file's format is *not adaptive*: nothing to survive.
   Only its level is checked.
 - Any other site *survives* when R² >= 0.9, the regression slope of q on f is 1 ± 0.1, every channel
-  with a spread of at least 2 steps has R² >= 0.5 of its own, and no channel is newly dead.
+  with a spread of at least 2 steps has R² >= 0.5 of its own, every steadier channel keeps its level
+  to 2 steps (each widened by the rounding of the pre-gate values in the file), and no channel is
+  newly dead.
 - The file passes when no site fails and at least one is adaptive. With none adaptive the answer is
   "nothing to survive", which is not a pass.
 
 R² is 1 - Σ(q - f)² / Σ(f - mean of f over samples)², pooled over the channels of a site: 1 for a
 perfect gate, 0 for a gate frozen at its mean. The step is the nominal one of gate and format, never
-the file's own scale: bad calibration inflates that, and would excuse itself.
+the file's own scale: bad calibration inflates that, and would excuse itself. A gate whose range has
+no bound has no nominal step: there it is 1/255 of the range of the float gates on the samples.
 """
 
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +49,8 @@ MIN_CHANNEL_R2 = 0.5
 MAX_RMS_STEPS = 1.0
 MAX_BIAS_STEPS = 2.0
 FLOAT_STEP = 1e-5  # what two float32 runtimes agree to after a trunk of layers
-ASSIGN_TOLERANCE = 1e-5
+NOTHING_TO_SURVIVE = "nothing to survive"
+ASSIGN_TOLERANCE = 0.01  # rms; the nearest is taken, so that it only tells a stranger
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,12 @@ class GateReport:
         """`"the gates survive"`, `"gates are lost"` or `"nothing to survive"`."""
         if any(site.verdict == "fails" for site in self.sites.values()):
             return "gates are lost"
-        return "the gates survive" if self.passed else "nothing to survive"
+        return "the gates survive" if self.passed else NOTHING_TO_SURVIVE
 
     def to_json(self) -> str:
         """The report as JSON text."""
         content = {"passed": self.passed, "verdict": self.verdict, **dataclasses.asdict(self)}
-        return json.dumps(content, indent=2)
+        return json.dumps(content, indent=2) + "\n"
 
 
 def verify(model: keras.Model, tflite: TFLite, x: Any, tau: float = 0.2) -> GateReport:
@@ -170,9 +175,9 @@ def verify(model: keras.Model, tflite: TFLite, x: Any, tau: float = 0.2) -> Gate
     verdicts = {}
     for site, position in zip(sites, order, strict=True):
         node = nodes[position]
-        step, ceiling = _step_and_ceiling(site, node)
+        code = _code(site, node, float_gates[site.name])
         verdicts[site.name] = _judge(
-            site, float_gates[site.name], shipped[node.site.name], step, ceiling, tau
+            site, float_gates[site.name], shipped[node.site.name], code, tau
         )
     digest = hashlib.sha256(content).hexdigest()
     return GateReport(verdicts, tau, len(samples), digest, _runtime())
@@ -211,42 +216,71 @@ def _assignment(
     on a float32 conversion; a conversion to another format keeps the order of the operators.
     """
     reference = list(file_gates(to_tflite(model, "float32"), samples[:MIN_SAMPLES]).values())
-    if len(sites) == len(reference) == 1:
-        return [0]
-    order: list[int] = []
-    for site in sites:
-        expected = float_gates[site.name][:MIN_SAMPLES]
-        matches = [
-            position
-            for position, values in enumerate(reference)
-            if values.shape == expected.shape
-            and np.abs(values - expected).max() <= ASSIGN_TOLERANCE
-        ]
-        order.append(_unique(site, matches, order))
-    return order
-
-
-def _unique(site: Site, matches: list[int], taken: list[int]) -> int:
-    free = [position for position in matches if position not in taken]
-    if not free:
+    expected = [float_gates[site.name][:MIN_SAMPLES] for site in sites]
+    distances = {
+        (i, j): float(np.sqrt(((e - values) ** 2).mean()))
+        for i, e in enumerate(expected)
+        for j, values in enumerate(reference)
+        if e.shape == values.shape and np.isfinite(values).all()
+    }
+    order: dict[int, int] = {}
+    for (i, j), distance in sorted(distances.items(), key=lambda item: item[1]):
+        if i not in order and j not in order.values() and distance <= ASSIGN_TOLERANCE:
+            order[i] = j
+    missing = [site.name for i, site in enumerate(sites) if i not in order]
+    if missing:
         raise InputError(
-            "verify matches sites by their gate values on a float32 conversion, to 1e-5. "
-            f"Received: no match for {site.name}"
+            "verify finds each site of the model in its float32 conversion, by its gate values. "
+            f"Received: no such gates for {missing}, {len(reference)} sites in the conversion"
         )
-    return free[0]
+    return [order[i] for i in range(len(sites))]
 
 
-def _step_and_ceiling(site: Site, node: GateNode) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Code:
+    """How finely a file can hold the gates of a site.
+
+    Attributes:
+        step: Nominal step of the gates.
+        ceiling: Largest value that can be held.
+        level: By channel, the step widened by the rounding of the pre-gate values.
+    """
+
+    step: float
+    ceiling: float
+    level: np.ndarray
+
+
+def _code(site: Site, node: GateNode, gates: np.ndarray) -> _Code:
+    channels = gates.shape[1]
     if not node.quantized:
-        return FLOAT_STEP, float("inf")
-    facts = gates_module.get(site.gate)
-    return facts.step, facts.ceiling
+        return _Code(FLOAT_STEP, math.inf, np.full(channels, FLOAT_STEP))
+    facts = gates_module.GATES.get(site.gate)
+    if facts is None or facts.step is None:
+        # No nominal step: the one that 8 bits would have over the range of the float gates.
+        step, ceiling = max(float(np.ptp(np.append(gates, 0.0))) / 255, FLOAT_STEP), math.inf
+    else:
+        step, ceiling = facts.step, facts.ceiling
+    rounding = np.zeros(channels) if facts is None else _pre_gate_rounding(facts, gates)
+    return _Code(step, ceiling, np.hypot(step, rounding))
+
+
+def _pre_gate_rounding(facts: gates_module.Gate, gates: np.ndarray) -> np.ndarray:
+    """What one of 255 steps over the range of the float pre-gate values is worth, by channel."""
+    if facts.inverse is None:
+        return np.zeros(gates.shape[1])
+    margin = 1e-4
+    inside = np.clip(gates.astype("float64"), facts.low + 2 * margin, facts.high - 2 * margin)
+    step = np.ptp(np.append(facts.inverse(inside), 0.0)) / 255
+    slope = 2 * margin / (facts.inverse(inside + margin) - facts.inverse(inside - margin))
+    return step * slope.mean(axis=0)
 
 
 def _judge(
-    site: Site, gate: np.ndarray, shipped: np.ndarray, step: float, ceiling: float, tau: float
+    site: Site, gate: np.ndarray, shipped: np.ndarray, code: _Code, tau: float
 ) -> SiteVerdict:
-    f, q = np.minimum(gate, ceiling).astype("float64"), shipped.astype("float64")
+    step = code.step
+    f, q = np.minimum(gate, code.ceiling).astype("float64"), shipped.astype("float64")
     finite = bool(np.isfinite(q).all())
     figures = _figures(f, q, step) if finite else _NO_FIGURES
     if not finite:
@@ -255,7 +289,7 @@ def _judge(
         reason = _level_fault(f, q, step)
         verdict = "fails" if reason else "not adaptive"
     else:
-        reason = _adaptivity_fault(f, q, step, figures)
+        reason = _adaptivity_fault(f, q, code, figures)
         verdict = "fails" if reason else "survives"
     return SiteVerdict(
         name=site.name,
@@ -294,27 +328,35 @@ def _level_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
     """What is wrong with the level of gates that do not adapt; empty if nothing is."""
     rms = float(np.sqrt(((q - f) ** 2).mean())) / step
     if rms > MAX_RMS_STEPS:
-        return f"level: rms error of {rms:.2f} steps, above {MAX_RMS_STEPS:g}"
+        return f"level: rms error of {rms * step:.4f}, {rms:.2f} steps, above {MAX_RMS_STEPS:g}"
     bias = float(np.abs((q - f).mean(axis=0)).max()) / step
     if bias > MAX_BIAS_STEPS:
-        return f"level: a channel is off by {bias:.2f} steps on average, above {MAX_BIAS_STEPS:g}"
+        return f"level: a channel is {bias:.2f} steps off on average, above {MAX_BIAS_STEPS:g}"
     return _dead_fault(f, q, step)
 
 
-def _adaptivity_fault(f: np.ndarray, q: np.ndarray, step: float, figures: dict[str, Any]) -> str:
+def _adaptivity_fault(f: np.ndarray, q: np.ndarray, code: _Code, figures: dict[str, Any]) -> str:
     """Which test adaptive gates fail; empty if none."""
     r2, slope = figures["r2"], figures["slope"]
     if r2 < MIN_R2:
         return f"R² of {r2:.3f} is below {MIN_R2:g}"
     if abs(slope - 1.0) > SLOPE_TOLERANCE:
         return f"slope of {slope:.3f} is not within 1 ± {SLOPE_TOLERANCE:g}"
-    centred = f - f.mean(axis=0)
-    wide = np.flatnonzero(f.std(axis=0) >= CHANNEL_STEPS * step)
-    own = 1.0 - ((q - f)[:, wide] ** 2).sum(axis=0) / (centred[:, wide] ** 2).sum(axis=0)
+    is_wide = f.std(axis=0) >= CHANNEL_STEPS * code.step
+    wide, steady = np.flatnonzero(is_wide), np.flatnonzero(~is_wide)
+    centred = (f - f.mean(axis=0))[:, wide]
+    own = 1.0 - ((q - f)[:, wide] ** 2).sum(axis=0) / (centred**2).sum(axis=0)
     if wide.size and own.min() < MIN_CHANNEL_R2:
         channel = int(wide[own.argmin()])
         return f"channel {channel}: R² of {own.min():.3f} is below {MIN_CHANNEL_R2:g}"
-    return _dead_fault(f, q, step)
+    dead = _dead_fault(f, q, code.step)
+    bias = np.abs((q - f).mean(axis=0) / code.level)[steady]
+    if not dead and steady.size and bias.max() > MAX_BIAS_STEPS:
+        channel = int(steady[bias.argmax()])
+        return (
+            f"channel {channel}: its level is {bias.max():.1f} steps off, above {MAX_BIAS_STEPS:g}"
+        )
+    return dead
 
 
 def _dead_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+_MODULES = {"theory"}
 
 # Arrows point from right to left: a module imports modules of its own rank or of a lower one.
 RANKS = (
     {"keras_se.errors"},
     {"keras_se.layers", "keras_se.data", "keras_se.outputs"},
+    {"keras_se.theory", "keras_se.replay"},
     {"keras_se.sites"},
     {"keras_se.surgery"},
     {"keras_se.litert"},
@@ -22,7 +24,6 @@ RANKS = (
     {"keras_se.cli"},
     {"tuning"},
 )
-EAGER_EXCEPTION = ("keras_se", "keras_se.layers")
 
 
 def rank(module):
@@ -136,7 +137,7 @@ def test_table_of_contents(package):
     assert lazy <= set(module.__all__)
     assert sorted(module.__all__) == list(module.__all__)
     for name in module.__all__:
-        assert callable(getattr(module, name))
+        assert callable(getattr(module, name)) or name in _MODULES
         assert name in dir(module)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nonsense'"):
         _ = module.nonsense
@@ -149,4 +150,4 @@ def test_no_submodule_hides_a_function():
 
     for module in (keras_se, tuning):
         names = {path.stem for path in Path(module.__file__).parent.iterdir()}
-        assert not names & set(module.__all__)
+        assert not names & (set(module.__all__) - _MODULES)

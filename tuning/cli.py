@@ -8,7 +8,7 @@ import click
 
 from tuning.quiet import native_stderr_to_file
 
-FAULT = 3
+WRONG_USE, FAULT = 2, 3
 
 
 def main() -> None:
@@ -25,6 +25,13 @@ def _main(arguments: list[str]) -> int:
             return _run(arguments)
         except KeyboardInterrupt:
             return 130
+        except ModuleNotFoundError as error:
+            click.echo(
+                f"Error: The command line needs the package `{error.name}`, which is not installed."
+                " Install it with: pip install 'keras-se[all]'",
+                err=True,
+            )
+            return WRONG_USE
         except Exception:
             traceback.print_exc()
             native = log.read_text(errors="replace").strip().splitlines()[-20:]

@@ -21,7 +21,7 @@ from keras_se.cli import FAILED, PASSED, report_table
 from keras_se.data import load_data
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.runtime import predict
-from keras_se.outputs import output_folder, refuse_existing
+from keras_se.outputs import free_name, output_folder, refuse_existing
 from keras_se.surgery import hold_gates
 from keras_se.verification import MIN_SAMPLES, GateReport
 from tuning.result import SearchResult, TrialRecord
@@ -68,6 +68,8 @@ def demo_command(directory: str, data: str | None, epochs: int, seed: int, overw
     started = time.monotonic()
     console = Console(highlight=False)
     refuse_existing(directory, overwrite)
+    if Path(directory).exists():
+        console.print(f"The old {directory} will be renamed to {free_name(Path(directory))}")
     split = load_split(data, seed)
     with output_folder(directory, overwrite) as folder:
         passed = _run(console, folder, split, epochs, seed)
@@ -89,7 +91,7 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
         "model_float32.tflite": keras_se.to_tflite(model, "float32"),
         "model_int8.tflite": keras_se.to_tflite(model, "int8", _calibration(split, seed)),
     }
-    console.print("Reading the gates from the bytes of both files ...\n")
+    console.print("Reading the gates from the bytes of both files ...")
     x_test, y_test = split.test
     reports = {name: keras_se.verify(model, tflite, x_test) for name, tflite in files.items()}
     accuracy = {
@@ -129,18 +131,24 @@ def load_split(data: str | None, seed: int) -> Split:
     else:
         loaded = load_data(data)
         source, train = data, (loaded.x_train, loaded.y_train)
+        _check_size(source, train[0], loaded.x_test)
         if loaded.x_test is not None and loaded.y_test is not None:
             test = (loaded.x_test, loaded.y_test)
         else:
             train, test = _halves(*train, share=0.2, seed=seed)
-    if len(test[0]) < MIN_SAMPLES or len(train[0]) < 4 * MIN_SAMPLES:
-        raise InputError(
-            f"The demo needs at least {4 * MIN_SAMPLES} training and {MIN_SAMPLES} test images. "
-            f"Received: {len(train[0])} and {len(test[0])} from {source}"
-        )
     fit, validation = _halves(*train, share=0.25, seed=seed)
     classes = int(max(train[1].max(), test[1].max())) + 1
     return Split(source, fit, validation, test, classes)
+
+
+def _check_size(source: str, x_train: np.ndarray, x_test: np.ndarray | None) -> None:
+    given = [len(x_train), *([] if x_test is None else [len(x_test)])]
+    needed = [5 * MIN_SAMPLES] if x_test is None else [4 * MIN_SAMPLES, MIN_SAMPLES]
+    if any(n < m for n, m in zip(given, needed, strict=True)):
+        raise InputError(
+            f"The demo needs at least {4 * MIN_SAMPLES} training and {MIN_SAMPLES} test images, or "
+            f"{5 * MIN_SAMPLES} to split. Received: {' and '.join(map(str, given))} from {source}"
+        )
 
 
 _Pair = tuple[np.ndarray, np.ndarray]
@@ -200,7 +208,7 @@ def _compile(model: keras.Model) -> None:
 def _search(console: Console, folder: Path, split: Split, epochs: int, seed: int) -> SearchResult:
     console.print(
         f"Search: {len(SPACE.ratios)} ratios x {len(SPACE.gates)} gates with keras-tuner, "
-        f"{epochs} epochs each, one seed: a screening only"
+        f"epochs: {epochs} each, one seed: a screening only"
     )
     with _progress(console, "search", SPACE.size) as advance:
         result = search(
@@ -239,7 +247,7 @@ def _train(
     keras.utils.set_random_seed(seed)
     model = keras_se.insert(_base(split), plan=result.plan)
     _compile(model)
-    console.print(f"Training the winner on all training images, {epochs} epochs")
+    console.print(f"Training the winner on all training images, epochs: {epochs}")
     with _progress(console, "train", epochs) as advance:
         report = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda _, logs: advance(f"loss {logs['loss']:.4f}")
@@ -274,7 +282,8 @@ def _show(
         console.print(report_table(f"{name}, gates against model.keras", report))
     console.print(
         "spread/step: how far a gate moves from image to image, in steps of its code in the file "
-        "(in int8 1/256 for sigmoid, 1/128 for one_plus_tanh); below 1.5 it is 'not adaptive'.\n"
+        "(in int8 1/256 for sigmoid, 1/128 for one_plus_tanh); below 1.5 it is 'not adaptive'. A "
+        "float32 file has no such step.\n"
     )
     table = Table("model", "accuracy on test images")
     for name, value in accuracy.items():
@@ -305,7 +314,7 @@ def _report(
         "files": {name: json.loads(report.to_json()) for name, report in reports.items()},
         "versions": {"keras_se": keras_se.__version__, "keras": keras.__version__},
     }
-    return json.dumps(content, indent=2)
+    return json.dumps(content, indent=2) + "\n"
 
 
 @contextmanager
@@ -321,7 +330,7 @@ def _progress(console: Console, label: str, total: int) -> Iterator[Callable[[st
 
         yield advance
         return
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("  {task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
     with Progress(
         *columns, TimeElapsedColumn(), TextColumn("{task.fields[text]}"), console=console
     ) as progress:

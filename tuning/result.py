@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,5 +49,9 @@ class SearchResult:
     plan: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> str:
-        """The result as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """The result as JSON text; metrics that are NaN or infinite become null."""
+        content = dataclasses.asdict(self)
+        for trial in content["trials"]:
+            metrics = trial["metrics"].items()
+            trial["metrics"] = {k: v if math.isfinite(v) else None for k, v in metrics}
+        return json.dumps(content, indent=2, allow_nan=False)

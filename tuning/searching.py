@@ -1,12 +1,15 @@
 """An exhaustive search with keras-tuner in which all candidates share their noise."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_se.data import finite_float32
 from keras_se.errors import InputError
 from tuning.hypermodel import SEHyperModel
 from tuning.result import SearchResult, TrialRecord
@@ -52,7 +55,8 @@ def search(
         The `SearchResult`.
 
     Raises:
-        InputError: If the folder exists, or no candidate could be trained.
+        InputError: If the folder exists, arrays do not fit or are not finite, or no candidate could
+            be trained (the folder is then removed).
         MissingExtraError: If keras-tuner is not installed.
 
     Example: see `examples/03_search.py`.
@@ -64,11 +68,14 @@ def search(
         )
     if epochs < 1:
         raise InputError(f"epochs must be at least 1. Received: epochs={epochs!r}")
+    _check_pair("train", train)
+    _check_pair("validation", validation)
     hypermodel = SEHyperModel(model_or_builder, space, compile)
     tuner = GridTuner(hypermodel, objective, seed=seed, directory=directory, on_trial=on_trial)
     fit = {"epochs": epochs, "batch_size": batch_size, "validation_data": validation}
     tuner.search(train, fit, verbose=0)
     if all(record.status == "failed" for record in tuner.records):
+        shutil.rmtree(directory)  # nothing in it but failures: the next try needs the name
         raise InputError(
             "At least one candidate of a search must finish. "
             f"Received: {len(tuner.records)} failures, the first: {tuner.records[0].cause}"
@@ -82,3 +89,16 @@ def search(
         settings=space.settings(best),
         plan=hypermodel.plan(best),
     )
+
+
+def _check_pair(name: str, data: Any) -> None:
+    """Arrays `(x, y)` are checked before a search is paid for; datasets are Keras's affair."""
+    if not isinstance(data, tuple) or not all(isinstance(part, np.ndarray) for part in data):
+        return
+    lengths = {len(part) for part in data}
+    if len(data) < 2 or len(lengths) > 1 or 0 in lengths:
+        raise InputError(
+            f"{name} must be a dataset, or arrays (x, y) of one length, above 0. "
+            f"Received: lengths {[len(part) for part in data]}"
+        )
+    finite_float32(f"x of {name}", data[0])

@@ -81,9 +81,15 @@ class GridTuner(keras_tuner.Tuner):
             status="completed" if completed else "failed",
             metrics=metrics if completed else {},
             parameters=parameters,
-            cause="" if completed else (trial.message or "").strip().splitlines()[-1],
+            cause="" if completed else _cause(trial.message or "no message"),
         )
         super().on_trial_end(trial)
         self.records.append(record)
         if self._on_trial is not None:
             self._on_trial(record)
+
+
+def _cause(message: str) -> str:
+    """The line of a traceback that says what went wrong; below it TensorFlow names graph nodes."""
+    lines = [line.strip() for line in message.splitlines()]
+    return [line for line in lines if line and "{{node" not in line][-1]

@@ -7,13 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.layers import gates as gates_module
 from keras_se.layers import squeezes as squeezes_module
-from keras_se.layers.widths import bottleneck_width, validate_width_arguments
+from keras_se.layers.excitation import Excitation
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
-class SEBlock(keras.layers.Layer):
+class SEBlock(Excitation):
     """Squeeze-and-Excitation: recalibrates the channels of a feature map, example by example.
 
     The block squeezes each channel to one number (pooling over all positions), excites,
@@ -29,25 +28,35 @@ class SEBlock(keras.layers.Layer):
         width: Number of units of the bottleneck, set outright; `ratio` is then unused.
         divisor: Above 1, C / ratio is rounded to a multiple of it by the rule of the MobileNet
             models (nearest multiple, never below 90 % of C / ratio).
-        squeeze: `"avg"` or `"max"`.
+        squeeze: `"avg"`, `"max"`, `"avg_max"` (half of each), `"std"`, or a registered callable:
+            see `keras_se.layers.squeezes`.
         activation: Activation of the bottleneck, any identifier of `keras.activations`.
-        gate: `"sigmoid"`, `"hard_sigmoid"` or `"one_plus_tanh"`.
-        use_bias: Whether both fully connected layers have a bias.
-        identity_init: If `True`, the last weights start at zero, so that the fresh block is the
-            identity function to the last bit. Only for gates that can reach 1 with a slope that is
-            not zero: `"one_plus_tanh"`.
+        gate: `"sigmoid"`, `"hard_sigmoid"`, `"one_plus_tanh"`, `"tanh"`, `"relu"`, `"softmax"`
+            (times C), or a registered callable, such as
+            `keras_se.layers.DivisiveNormalization()`: see `keras_se.layers.gates`.
+        shift: If `True`, the block computes the general affine form
+            `output_c = s_c · input_c + t_c`, the shift t from the same bottleneck without a gate,
+            zero at the start.
+        use_bias: Whether the fully connected layers have a bias.
+        identity_init: If `True`, the last weights start such that the fresh block is the identity
+            function to the last bit. Only for gates that reach 1 with a slope that is not zero,
+            since the block could not learn otherwise: `"one_plus_tanh"`, `"softmax"`, and `"relu"`
+            with bias.
         data_format: `"channels_last"` or `"channels_first"`; by default the one of the Keras
             configuration.
-        kernel_initializer: Initializer of both weight matrices.
-        bias_initializer: Initializer of both biases.
-        kernel_regularizer: Regularizer of both weight matrices.
-        bias_regularizer: Regularizer of both biases.
-        kernel_constraint: Constraint on both weight matrices.
-        bias_constraint: Constraint on both biases.
+        kernel_initializer: Initializer of all weight matrices.
+        bias_initializer: Initializer of all biases.
+        kernel_regularizer: Regularizer of all weight matrices.
+        bias_regularizer: Regularizer of all biases.
+        kernel_constraint: Constraint on all weight matrices.
+        bias_constraint: Constraint on all biases.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Feature map with a batch axis, one to three spatial axes and a channel axis.
+        mask: Booleans of shape `(batch, *leading spatial axes)`, as Keras gives for sequences:
+            positions where it is false are not squeezed. Where all are false the squeeze is 0. The
+            mask is passed on.
         return_gates: If `True`, returns `(outputs, gates)`.
 
     Input shape:
@@ -77,9 +86,10 @@ class SEBlock(keras.layers.Layer):
         *,
         width: int | None = None,
         divisor: int = 1,
-        squeeze: str = "avg",
+        squeeze: Any = "avg",
         activation: Any = "relu",
-        gate: str = "sigmoid",
+        gate: Any = "sigmoid",
+        shift: bool = False,
         use_bias: bool = True,
         identity_init: bool = False,
         data_format: str | None = None,
@@ -91,56 +101,47 @@ class SEBlock(keras.layers.Layer):
         bias_constraint: Any = None,
         **kwargs: Any,
     ) -> None:
-        validate_width_arguments(ratio, width, divisor)
-        squeeze_function, gate_facts = squeezes_module.get(squeeze), gates_module.get(gate)
-        if identity_init and gate_facts.one_at is None:
-            raise InputError(
-                "identity_init=True needs a gate that reaches 1 with a slope that is not zero, "
-                f"such as 'one_plus_tanh'. Received: gate={gate!r}"
-            )
-        super().__init__(**kwargs)
-        self.ratio = ratio
-        self.width = width
-        self.divisor = divisor
-        self.squeeze = squeeze
-        self.activation = keras.activations.get(activation)
-        self.gate = gate
-        self.use_bias = use_bias
-        self.identity_init = identity_init
+        super().__init__(
+            ratio,
+            width=width,
+            divisor=divisor,
+            squeeze=squeeze,
+            activation=activation,
+            gate=gate,
+            shift=shift,
+            use_bias=use_bias,
+            identity_init=identity_init,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
         self.data_format = _standardize_data_format(data_format)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
-        self._squeeze_function = squeeze_function
-        self._gate_function = gate_facts.function
+        self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates `w1` (C, d), `b1` (d,), `w2` (d, C) and `b2` (C,), d the bottleneck's width."""
-        channels = self._channels(input_shape)
-        width = bottleneck_width(channels, self.ratio, width=self.width, divisor=self.divisor)
-        kernel_2, bias_2 = _decorrelated(self.kernel_initializer), self.bias_initializer
-        if self.identity_init:
-            kernel_2 = bias_2 = keras.initializers.Zeros()
-        self.w1 = self._add_kernel("w1", (channels, width), self.kernel_initializer)
-        self.b1 = self._add_bias("b1", width, self.bias_initializer)
-        self.w2 = self._add_kernel("w2", (width, channels), kernel_2)
-        self.b2 = self._add_bias("b2", channels, bias_2)
+        """Creates the weights, for the number of channels of `input_shape`."""
+        self.build_excitation(self._channels(input_shape))
 
-    def call(self, inputs: Any, return_gates: bool = False) -> Any:
+    def call(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
         """Recalibrates `inputs`; see the class."""
-        gates = self._excite(self._squeeze(inputs))
-        channels, rank = gates.shape[-1], len(inputs.shape)
-        outputs = inputs * _reshaped(gates, self._gate_shape(rank, channels))
+        gates, shift = self.excite(self._squeeze(inputs, mask))
+        channels = gates.shape[-1]
+        shape = self._per_channel_shape(len(inputs.shape), channels)
+        outputs = inputs * _reshaped(gates, shape)
+        if shift is not None:
+            outputs = outputs + _reshaped(shift, shape)
         return (outputs, ops.reshape(gates, (-1, channels))) if return_gates else outputs
 
-    def gates(self, x: Any) -> np.ndarray:
+    def gates(self, x: Any, mask: Any = None) -> np.ndarray:
         """The gate values for the feature maps `x`.
 
         Args:
             x: Array of feature maps, shape as for calling the block.
+            mask: As for calling the block.
 
         Returns:
             Array of shape (batch, channels), in the block's compute dtype.
@@ -158,7 +159,7 @@ class SEBlock(keras.layers.Layer):
                 "SEBlock.gates takes arrays; in a graph call the block with return_gates=True. "
                 f"Received: x={x!r}"
             )
-        _, gates = self(x, return_gates=True)
+        _, gates = self(x, mask=mask, return_gates=True)
         return ops.convert_to_numpy(gates)
 
     def _channels(self, input_shape: tuple[int | None, ...]) -> int:
@@ -179,45 +180,40 @@ class SEBlock(keras.layers.Layer):
     def _channel_axis(self) -> int:
         return -1 if self.data_format == "channels_last" else 1
 
-    def _add_kernel(self, name: str, shape: tuple[int, int], initializer: Any) -> Any:
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            initializer=initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-
-    def _add_bias(self, name: str, units: int, initializer: Any) -> Any:
-        if not self.use_bias:
-            return None
-        return self.add_weight(
-            name=name,
-            shape=(units,),
-            initializer=initializer,
-            regularizer=self.bias_regularizer,
-            constraint=self.bias_constraint,
-        )
-
-    def _squeeze(self, inputs: Any) -> Any:
+    def _squeeze(self, inputs: Any, mask: Any) -> Any:
         """Pools to (batch, 1, 1, channels); half precisions are accumulated in float32."""
         rank = len(inputs.shape)
         spatial = tuple(range(1, rank - 1) if self._channel_axis == -1 else range(2, rank))
         dtype = keras.backend.standardize_dtype(inputs.dtype)
         if dtype in ("float16", "bfloat16"):
             inputs = ops.cast(inputs, "float32")
-        pooled = ops.cast(self._squeeze_function(inputs, spatial), dtype)
-        return _reshaped(pooled, (1, 1, inputs.shape[self._channel_axis]))
+        squeeze = squeezes_module.get(self.squeeze)
+        if 0 in inputs.shape:  # no example or no position: there is no maximum, and a mean of 0
+            pooled = ops.sum(inputs, axis=spatial, keepdims=True)
+        elif mask is None:
+            pooled = squeeze(inputs, spatial)
+        else:
+            pooled = squeeze(inputs, spatial, mask=self._broadcast_mask(mask, rank))
+        return _reshaped(ops.cast(pooled, dtype), (1, 1, inputs.shape[self._channel_axis]))
 
-    def _excite(self, pooled: Any) -> Any:
-        """Gates of shape (batch, 1, 1, channels): two fully connected layers as convolutions.
+    def _broadcast_mask(self, mask: Any, rank: int) -> Any:
+        """A mask (batch, *leading spatial axes) with axes of size 1, to broadcast to the input."""
+        if not squeezes_module.takes_mask(squeezes_module.get(self.squeeze)):
+            raise InputError(
+                "Masked inputs need a squeeze with an argument `mask`. "
+                f"Received: squeeze={self.squeeze!r}"
+            )
+        mask = ops.cast(mask, "bool")
+        if not 2 <= len(mask.shape) < rank:
+            raise InputError(
+                f"A mask has the shape (batch, *leading spatial axes) of inputs of rank {rank}. "
+                f"Received: mask of shape {tuple(mask.shape)}"
+            )
+        if self.data_format == "channels_first":
+            mask = ops.expand_dims(mask, 1)
+        return ops.expand_dims(mask, tuple(range(len(mask.shape), rank)))
 
-        As 1×1 convolutions on a map with kept axes, they need no operation on shapes in TFLite.
-        """
-        hidden = self.activation(_fully_connected(pooled, self.w1, self.b1))
-        return self._gate_function(_fully_connected(hidden, self.w2, self.b2))
-
-    def _gate_shape(self, rank: int, channels: int) -> tuple[int, ...]:
+    def _per_channel_shape(self, rank: int, channels: int) -> tuple[int, ...]:
         shape = [1] * (rank - 1)
         shape[-1 if self.data_format == "channels_last" else 0] = channels
         return tuple(shape)
@@ -227,7 +223,7 @@ class SEBlock(keras.layers.Layer):
         self._channels(input_shape)
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs: Any, return_gates: bool = False) -> Any:
+    def compute_output_spec(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
         """Symbolic outputs, with the gates, (batch, channels), if `return_gates`."""
         outputs = keras.KerasTensor(
             self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
@@ -239,24 +235,7 @@ class SEBlock(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of `__init__`, as it normalized them."""
-        return {
-            **super().get_config(),
-            "ratio": self.ratio,
-            "width": self.width,
-            "divisor": self.divisor,
-            "squeeze": self.squeeze,
-            "activation": keras.activations.serialize(self.activation),
-            "gate": self.gate,
-            "use_bias": self.use_bias,
-            "identity_init": self.identity_init,
-            "data_format": self.data_format,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
-            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
-            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
-        }
+        return {**super().get_config(), "data_format": self.data_format}
 
 
 def _standardize_data_format(data_format: str | None) -> str:
@@ -268,26 +247,6 @@ def _standardize_data_format(data_format: str | None) -> str:
             f"Received: data_format={data_format!r}"
         )
     return data_format
-
-
-def _decorrelated(initializer: Any) -> Any:
-    """Another initializer of the same kind: one seed must not fill both matrices alike."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer
-    config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
-        config["seed"] += 1
-    return type(initializer).from_config(config)
-
-
-def _fully_connected(x: Any, kernel: Any, bias: Any) -> Any:
-    """A fully connected layer on (batch, 1, 1, units), as a 1×1 convolution."""
-    if x.shape[0] == 0:  # oneDNN's convolution in TensorFlow gives an empty batch a wrong shape
-        y = ops.matmul(x, kernel)
-    else:
-        kernel = ops.expand_dims(kernel, (0, 1))
-        y = ops.conv(x, kernel, padding="valid", data_format="channels_last")
-    return y if bias is None else y + bias
 
 
 def _reshaped(x: Any, shape: tuple[int, ...]) -> Any:

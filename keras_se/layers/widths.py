@@ -4,6 +4,8 @@ import math
 import numbers
 from fractions import Fraction
 
+import numpy as np
+
 from keras_se.errors import InputError
 
 
@@ -66,8 +68,8 @@ def validate_width_arguments(ratio: float, width: int | None, divisor: int) -> N
     Example:
         >>> validate_width_arguments(16, None, 8)
     """
-    is_number = isinstance(ratio, numbers.Real) and not isinstance(ratio, bool)
-    if not is_number or not math.isfinite(ratio):
+    is_number = isinstance(ratio, int | float | np.integer | np.floating)
+    if not is_number or isinstance(ratio, bool) or not math.isfinite(ratio):
         raise InputError(f"ratio must be a finite number of at least 1. Received: ratio={ratio!r}")
     if ratio < 1:
         hint = f"; for the fraction {ratio} say ratio={1 / ratio:g}" if ratio > 0 else ""
@@ -81,6 +83,22 @@ def validate_width_arguments(ratio: float, width: int | None, divisor: int) -> N
         )
     if not _is_integer(divisor) or divisor < 1:
         raise InputError(f"divisor must be an integer of at least 1. Received: divisor={divisor!r}")
+
+
+def standardize_ratio(ratio: float) -> float:
+    """A ratio as a Python number that reads the same: what a configuration can hold.
+
+    Args:
+        ratio: A valid ratio, of Python or NumPy.
+
+    Returns:
+        An `int` or a `float`.
+
+    Example:
+        >>> standardize_ratio(np.float32(1.1)), standardize_ratio(np.int64(4))
+        (1.1, 4)
+    """
+    return int(ratio) if _is_integer(ratio) else float(str(ratio))
 
 
 def _is_integer(value: object) -> bool:

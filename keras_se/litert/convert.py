@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.runtime import load
+from keras_se.litert.graph import dead_tensors
+from keras_se.litert.runtime import predict
 
 FORMATS = ("float32", "int8")
 
@@ -26,7 +27,8 @@ def to_tflite(model: keras.Model, format: str = "int8", calibration: Any = None)
         model: A built model with one input of known size.
         format: `"float32"`, or `"int8"`: full-integer, int8 inputs and outputs included.
         calibration: For `"int8"`: array of representative inputs, shape (samples, *input shape),
-            in the range that the model is used with. A hundred samples or more are advised.
+            in the range that the model is used with, and on which no activation is zero
+            throughout. A hundred samples or more are advised.
 
     Returns:
         The bytes of the TFLite file.
@@ -47,9 +49,12 @@ def to_tflite(model: keras.Model, format: str = "int8", calibration: Any = None)
     if format not in FORMATS:
         raise InputError(f"format must be one of {list(FORMATS)}. Received: format={format!r}")
     shape = _input_shape(model)
+    _check_precision(model)
     samples = _calibration_samples(calibration, shape) if format == "int8" else None
     tflite = _convert(model, shape, samples)
-    _run_once(tflite)
+    if samples is not None:
+        _check_dead(tflite)
+    predict(tflite, np.zeros((1, *shape)))
     return tflite
 
 
@@ -74,6 +79,16 @@ def _input_shape(model: keras.Model) -> tuple[int, ...]:
     return shape
 
 
+def _check_precision(model: keras.Model) -> None:
+    for layer in model.layers:
+        if layer.compute_dtype != "float32":
+            raise InputError(
+                "to_tflite takes models that compute in float32: rebuild the model under "
+                "keras.config.set_dtype_policy('float32') and set its weights. "
+                f"Received: layer {layer.name!r} of model {model.name!r} in {layer.compute_dtype}"
+            )
+
+
 def _calibration_samples(calibration: Any, shape: tuple[int, ...]) -> np.ndarray:
     if calibration is None:
         raise InputError(
@@ -92,9 +107,10 @@ def _calibration_samples(calibration: Any, shape: tuple[int, ...]) -> np.ndarray
 def _convert(model: keras.Model, shape: tuple[int, ...], samples: np.ndarray | None) -> bytes:
     tf: Any = import_extra("tensorflow", "litert")
     # A trackable that holds nothing: with the model itself, calibration fails on its variables.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [_inference_function(tf, model, shape)], tf.Module()
-    )
+    function = _inference_function(tf, model, shape)
+    if samples is not None:
+        _check_loops(model, function)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     if samples is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: _batches_of_one(samples)
@@ -126,6 +142,25 @@ def _inference_function(tf: Any, model: keras.Model, shape: tuple[int, ...]) -> 
     return infer.get_concrete_function()
 
 
+def _check_loops(model: keras.Model, function: Any) -> None:
+    """Refuses loops: the converter's calibrator ends the process on them."""
+    types = {operation.type for operation in function.graph.get_operations()}
+    if types & {"While", "StatelessWhile"}:
+        raise InputError(
+            "format='int8' takes models without loops: build recurrent layers with unroll=True. "
+            f"Received: model {model.name!r}, which has a loop"
+        )
+
+
+def _check_dead(tflite: bytes) -> None:
+    dead = dead_tensors(tflite)
+    if dead:
+        raise InputError(
+            "format='int8' needs calibration data on which every activation is somewhere not zero. "
+            f"Received: data on which these are zero: {dead}"
+        )
+
+
 def _batches_of_one(samples: np.ndarray) -> Iterator[list[np.ndarray]]:
     for sample in samples:
         yield [sample[None]]
@@ -135,10 +170,3 @@ def _missing_operations(error: Exception) -> str:
     """The operations that a converter error lists after "TF Select ops:" or "Custom ops:"."""
     listed = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", str(error), flags=re.MULTILINE)
     return ", ".join(listed) or f"one of its operations: {str(error).strip().splitlines()[0]}"
-
-
-def _run_once(tflite: bytes) -> None:
-    interpreter = load(tflite)
-    details = interpreter.get_input_details()[0]
-    interpreter.set_tensor(details["index"], np.zeros(details["shape"], details["dtype"]))
-    interpreter.invoke()

@@ -1,7 +1,8 @@
 """SE gates in any TFLite file, found by the structure of its graph.
 
-A site is a product of a feature map with one value per channel that traces back, through at most
-two convolutions or fully connected layers, to a pooling over all positions of that same map.
+A site is a product of a feature map with one value per channel that traces back, through tensors
+without spatial extent and one or two convolutions or fully connected layers, to a pooling over all
+positions of that same map.
 
 Source: the TFLite schema (`schema.fbs`), read with the generated code that LiteRT ships.
 """
@@ -51,12 +52,10 @@ def read_bytes(tflite: TFLite) -> bytes:
 
 _POOLS = {"MEAN", "AVERAGE_POOL_2D", "SUM", "REDUCE_MAX"}
 _MATRICES = {"CONV_2D", "FULLY_CONNECTED"}
-_PASS_THROUGH = {
-    *("RESHAPE", "EXPAND_DIMS", "SQUEEZE", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"),
-    *("LOGISTIC", "TANH", "RELU", "RELU6", "HARD_SWISH", "RELU_0_TO_1"),
-    *("ADD", "SUB", "MUL", "DIV", "MINIMUM", "MAXIMUM"),
-}
-_RELU6 = 3  # schema.fbs, ActivationFunctionType
+_MAX_MATRICES = 2
+_SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
+_MAX_RESCALING = 256.0  # XNNPACK takes no larger input scale · filter scale / output scale
+_RELU, _RELU6 = 1, 3  # schema.fbs, ActivationFunctionType
 
 
 @dataclass(frozen=True)
@@ -128,6 +127,25 @@ def gate_nodes(content: bytes) -> list[GateNode]:
     return _parsed(content, _Graph.gate_nodes)
 
 
+def dead_tensors(content: bytes) -> list[str]:
+    """The activations of a quantized file that were almost zero on all calibration data.
+
+    The converter gives them a scale so small that the default delegate of the runtime fails to
+    prepare the file, and may bring the process down.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        Names of tensors.
+
+    Raises:
+        InputError: If the bytes do not hold a TFLite graph.
+        MissingExtraError: If LiteRT is not installed.
+    """
+    return _parsed(content, _Graph.dead_tensors)
+
+
 _T = TypeVar("_T")
 
 
@@ -155,10 +173,28 @@ class _Graph:
         subgraph = model.subgraphs[0]
         self._codes, self._buffers = model.operatorCodes, model.buffers
         self._tensors, self._operators = subgraph.tensors, subgraph.operators
-        self._producers = {int(i): op for op in self._operators for i in op.outputs}
+        self._producers = {
+            int(i): (position, operator)
+            for position, operator in enumerate(self._operators)
+            for i in operator.outputs
+        }
 
     def operator_names(self) -> Iterator[str]:
         return (self._name(operator) for operator in self._operators)
+
+    def dead_tensors(self) -> Iterator[str]:
+        for operator in self._operators:
+            if self._name(operator) in _SCALED_PRODUCTS:
+                left, right = (self._scale(int(i)) for i in operator.inputs[:2])
+                output = int(operator.outputs[0])
+                if left * right >= _MAX_RESCALING * self._scale(output) > 0.0:
+                    yield self._tensor_name(output)
+
+    def _scale(self, tensor: int) -> float:
+        """The largest scale of a quantized tensor, 0 for others."""
+        quantization = self._tensors[tensor].quantization
+        scales = None if quantization is None else quantization.scale
+        return 0.0 if scales is None or len(scales) == 0 else float(max(scales))
 
     def gate_nodes(self) -> Iterator[GateNode]:
         found = 0
@@ -179,45 +215,69 @@ class _Graph:
         return None
 
     def _excitation(self, gate: int, feature: int) -> list[Any] | None:
-        """The operators from the gate back to a pooling of `feature`, or None."""
+        """The operators from a pooling of `feature` to the gate, in their order, or None."""
         if not self._is_per_channel(gate, feature):
             return None
-        chain: list[Any] = []
-        tensor: int | None = gate
-        while tensor is not None and tensor in self._producers:
-            operator = self._producers[tensor]
-            chain.append(operator)
-            name = self._name(operator)
-            if name in _POOLS:
-                pooled = self._unquantized(int(operator.inputs[0]))
-                is_site = pooled == self._unquantized(feature) and self._matrices(chain)
-                return chain if is_site else None
-            if name not in _MATRICES | _PASS_THROUGH or len(self._matrices(chain)) > 2:
+        source, found, matrices = self._unquantized(feature), {}, 0
+        to_visit = [gate]
+        while to_visit:
+            tensor = to_visit.pop()
+            if self._is_map_of_one(tensor, source):
+                continue
+            if tensor not in self._producers or not self._is_vector(tensor):
                 return None
-            tensor = self._data_input(operator)
-        return None
+            position, operator = self._producers[tensor]
+            if position in found:
+                continue
+            found[position] = operator
+            matrices += self._name(operator) in _MATRICES
+            if matrices > _MAX_MATRICES:
+                return None
+            if not self._pools(operator, source):
+                to_visit += self._data_inputs(operator)
+        return [found[position] for position in sorted(found)] if matrices else None
+
+    def _pools(self, operator: Any, source: int) -> bool:
+        """Whether an operator pools `source`, or its squared distance from its mean."""
+        if self._name(operator) not in _POOLS:
+            return False
+        pooled = self._unquantized(int(operator.inputs[0]))
+        producer = self._producer(pooled)
+        if producer is not None and self._name(producer) == "SQUARED_DIFFERENCE":
+            return source in {self._unquantized(int(i)) for i in producer.inputs}
+        return pooled == source
+
+    def _is_map_of_one(self, tensor: int, source: int) -> bool:
+        """Whether `tensor` is the gated map itself, of one position: its pooling is folded away."""
+        return self._unquantized(tensor) == source and self._is_vector(source)
+
+    def _is_vector(self, tensor: int) -> bool:
+        return sum(size > 1 for size in self._shape(tensor)) <= 1
 
     def _is_per_channel(self, gate: int, feature: int) -> bool:
         gate_shape, shape = self._shape(gate), self._shape(feature)
         fits = all(g in (1, f) for g, f in zip(gate_shape, shape, strict=False))
-        one_axis = sum(size > 1 for size in gate_shape) <= 1
-        return len(gate_shape) == len(shape) > 2 and fits and one_axis
+        return len(gate_shape) == len(shape) > 2 and fits and self._is_vector(gate)
 
     def _matrices(self, chain: list[Any]) -> list[Any]:
         return [operator for operator in chain if self._name(operator) in _MATRICES]
 
-    def _data_input(self, operator: Any) -> int | None:
-        """The one input that is not a constant."""
-        inputs = [int(i) for i in operator.inputs if i >= 0 and not self._is_constant(int(i))]
-        return inputs[0] if len(inputs) == 1 else None
+    def _data_inputs(self, operator: Any) -> list[int]:
+        """The inputs that are not constants."""
+        return [int(i) for i in operator.inputs if i >= 0 and not self._is_constant(int(i))]
 
     def _unquantized(self, tensor: int) -> int:
-        while self._name(self._producers.get(tensor)) in ("QUANTIZE", "DEQUANTIZE"):
-            tensor = int(self._producers[tensor].inputs[0])
+        seen: set[int] = set()
+        while tensor in self._producers and tensor not in seen:
+            seen.add(tensor)
+            _, operator = self._producers[tensor]
+            if self._name(operator) not in ("QUANTIZE", "DEQUANTIZE"):
+                break
+            tensor = int(operator.inputs[0])
         return tensor
 
     def _node(self, name: str, gate: int, feature: int, product: Any, chain: list[Any]) -> GateNode:
-        first_matrix = self._matrices(chain)[-1]
+        first_matrix = self._matrices(chain)[0]
         site = Site(
             name=name,
             channels=math.prod(self._shape(gate)),
@@ -226,24 +286,26 @@ class _Graph:
             after=self._tensor_name(feature),
             layer=self._tensor_name(gate),
         )
-        names = tuple(self._name(operator) for operator in [*reversed(chain), product])
+        names = tuple(self._name(operator) for operator in [*chain, product])
         quantized = self._tensors[gate].type not in self._float_types
         return GateNode(site, gate, feature, int(product.outputs[0]), quantized, names)
 
     def _gate_name(self, chain: list[Any]) -> str:
-        last_matrix = self._matrices(chain)[0]
-        names = {self._name(operator) for operator in chain[: chain.index(last_matrix)]}
-        if getattr(last_matrix.builtinOptions, "fusedActivationFunction", 0) == _RELU6:
-            names.add("RELU6")
+        last_matrix = self._matrices(chain)[-1]
+        names = {self._name(operator) for operator in chain[chain.index(last_matrix) + 1 :]}
+        fused = getattr(last_matrix.builtinOptions, "fusedActivationFunction", 0)
+        names |= {name for code, name in ((_RELU, "RELU"), (_RELU6, "RELU6")) if fused == code}
         if "LOGISTIC" in names:
             return "sigmoid"
         if "TANH" in names:
             return "one_plus_tanh" if "ADD" in names else "tanh"
-        return "hard_sigmoid" if {"RELU6", "MUL"} <= names else "unknown"
+        if "SOFTMAX" in names or {"EXP", "SUM", "DIV"} <= names:
+            return "softmax"
+        if {"RELU6", "MUL"} <= names:
+            return "hard_sigmoid"
+        return "relu" if names == {"RELU"} else "unknown"
 
     def _name(self, operator: Any) -> str:
-        if operator is None:
-            return ""
         code = self._codes[operator.opcodeIndex]
         return self._names[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
@@ -252,8 +314,18 @@ class _Graph:
         return () if shape is None else tuple(int(size) for size in shape)
 
     def _is_constant(self, tensor: int) -> bool:
+        """Whether a tensor is stored in the file, possibly as float16 to be made float32."""
         data = self._buffers[self._tensors[tensor].buffer].data
-        return data is not None and len(data) > 0
+        if data is not None and len(data) > 0:
+            return True
+        operator = self._producer(tensor)
+        if operator is None or self._name(operator) != "DEQUANTIZE":
+            return False
+        stored = self._buffers[self._tensors[int(operator.inputs[0])].buffer].data
+        return stored is not None and len(stored) > 0
+
+    def _producer(self, tensor: int) -> Any:
+        return self._producers[tensor][1] if tensor in self._producers else None
 
     def _tensor_name(self, tensor: int) -> str:
         return bytes(self._tensors[tensor].name).decode("utf-8", "replace")

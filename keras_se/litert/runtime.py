@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from keras_se.errors import InputError, import_extra
+from keras_se.data import finite_float32
+from keras_se.errors import InputError, MissingExtraError, import_extra
 from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
 
 
@@ -56,9 +58,11 @@ def predict(tflite: TFLite, x: np.ndarray) -> np.ndarray:
     Raises:
         InputError: If the file cannot be run, or `x` does not fit its input.
     """
-    interpreter = load(tflite)
-    output = interpreter.get_output_details()[0]
-    return np.concatenate([_value(interpreter, output) for _ in _runs(interpreter, x)])
+    content = read_bytes(tflite)
+    with _readable(content):
+        interpreter = load(content)
+        output = interpreter.get_output_details()[0]
+        return np.concatenate([_value(interpreter, output) for _ in _runs(interpreter, x)])
 
 
 def file_gates(tflite: TFLite, x: np.ndarray) -> dict[str, np.ndarray]:
@@ -76,14 +80,29 @@ def file_gates(tflite: TFLite, x: np.ndarray) -> dict[str, np.ndarray]:
         InputError: If the file cannot be run, or `x` does not fit its input.
     """
     content = read_bytes(tflite)
-    interpreter = load(content, preserve_all_tensors=True)
     nodes = gate_nodes(content)
-    details = {d["index"]: d for d in interpreter.get_tensor_details()}
     rows: dict[str, list[np.ndarray]] = {node.site.name: [] for node in nodes}
-    for _ in _runs(interpreter, x):
-        for node in nodes:
-            rows[node.site.name].append(_gate_row(interpreter, details, node))
+    with _readable(content):
+        interpreter = load(content, preserve_all_tensors=True)
+        details = {d["index"]: d for d in interpreter.get_tensor_details()}
+        for _ in _runs(interpreter, x):
+            for node in nodes:
+                rows[node.site.name].append(_gate_row(interpreter, details, node))
     return {name: np.stack(values) for name, values in rows.items()}
+
+
+@contextmanager
+def _readable(content: bytes) -> Iterator[None]:
+    """What a malformed file leads the runtime into becomes a sentence."""
+    try:
+        yield
+    except (InputError, MissingExtraError):
+        raise
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise InputError(
+            "A TFLite file must run in the LiteRT runtime, and its tensors be read. "
+            f"Received: {len(content)} bytes; the runtime says: {str(error).strip()}"
+        ) from error
 
 
 def _gate_row(interpreter: Any, details: dict[int, Any], node: GateNode) -> np.ndarray:
@@ -95,7 +114,7 @@ def _runs(interpreter: Any, x: np.ndarray) -> Iterator[None]:
     details = interpreter.get_input_details()
     if len(details) != 1:
         raise InputError(f"A TFLite file with one input is needed. Received: {len(details)} inputs")
-    expected, samples = tuple(details[0]["shape"]), np.asarray(x)
+    expected, samples = tuple(map(int, details[0]["shape"])), finite_float32("x", x)
     if expected[0] != 1 or samples.shape[1:] != expected[1:] or len(samples) == 0:
         raise InputError(
             f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) and the file a "
@@ -112,7 +131,7 @@ def _quantized(sample: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     if not np.issubdtype(dtype, np.integer) or scale == 0.0:
         return sample.astype(dtype)
     limits = np.iinfo(dtype)
-    codes = np.round(sample.astype("float32") / scale) + zero_point
+    codes = np.round(sample / scale) + zero_point
     return np.clip(codes, limits.min, limits.max).astype(dtype)
 
 

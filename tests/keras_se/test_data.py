@@ -1,4 +1,5 @@
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_functions_with_a_test_part(tmp_path, monkeypatch, body):
         ({"x": X[0], "y": Y}, r"x must hold images of shape .* Received: shape \(4, 4\)"),
         ({"x": X.astype("complex64"), "y": Y}, r"uint8 or float\. .* dtype complex64"),
         ({"x": X, "y": Y.astype(float)}, r"y must hold one integer label .* dtype float64"),
-        ({"x": X, "y": -Y}, r"label of at least 0"),
+        ({"x": X, "y": -Y}, r"label of at least 0 .* lowest -2 from"),
         ({"x": X, "y": np.eye(3)[Y]}, r"one integer label .* shape \(6, 3\)"),
         ({"images": X}, r"Data must hold arrays x_train.* Received: \['images'\]"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, :3], "y_test": Y}, r"images of one shape\. "),
@@ -126,15 +127,34 @@ def test_pickles_are_never_loaded(npz, tmp_path):
     with pytest.raises(InputError, match="without pickled objects"):
         load_data(npz(x=np.array([Bomb()], dtype=object), y=Y))
     bare = tmp_path / "bare.npz"
-    bare.write_bytes(pickle.dumps({"x": 1}))
+    bare.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="without pickled objects"):
         load_data(str(bare))
 
 
 def test_a_single_array_is_no_archive(tmp_path):
     np.save(tmp_path / "one.npy", X)
-    with pytest.raises(InputError, match="one array, not an archive"):
+    with pytest.raises(InputError, match="not a zip archive of arrays"):
         load_data(str(tmp_path / "one.npy"))
+
+
+def mixed_sizes():
+    def generate():
+        for size in (4, 5):
+            yield np.ones((size, size)), 0
+
+    return tf.data.Dataset.from_generator(
+        generate, output_signature=(tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32))
+    )
+
+
+@pytest.mark.parametrize("text", ["x = (", "raise SystemExit", "1 / 0"])
+def test_a_module_that_breaks(tmp_path, monkeypatch, text):
+    module = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="must be importable"):
+        load_data(f"{module}:f")
 
 
 @pytest.mark.parametrize("source", ["no_such_module:f", "keras_se.data:no_such_function"])
@@ -153,6 +173,12 @@ def empty():
         ((X, Y, Y), "one or two tf.data.Datasets. Received: 3 values"),
         (empty, "holds pairs of image and label. Received: 0 elements"),
         (lambda: tf.data.Dataset.from_tensor_slices(X), "not all of them pairs"),
+        (lambda: tf.data.Dataset.from_tensor_slices((X, Y)).repeat(), "must end: .* an infinite"),
+        (lambda: mixed_sizes(), "must yield its elements|images of one shape"),
+        (lambda: {"x": [[1], [1, 2]], "y": [0, 1]}, "x and y must be arrays. Received"),
+        (lambda: {1: X, "y": Y}, r"Received: \['1', 'y'\]"),
+        (lambda: 1 / 0, "which raises ZeroDivisionError: division by zero"),
+        (lambda: sys.exit(0), "which raises SystemExit: 0"),
     ],
 )
 def test_function_that_returns_something_else(monkeypatch, returned, message):

@@ -17,7 +17,9 @@ def test_existing_folder_is_refused_and_untouched(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "a").write_text("old")
     with (
-        pytest.raises(InputError, match=r"must not exist yet, or --overwrite be given\. Received"),
+        pytest.raises(
+            InputError, match=r"must not exist yet; with overwrite it is renamed aside\. Rec"
+        ),
         output_folder(tmp_path / "run"),
     ):
         pass
@@ -54,7 +56,7 @@ def test_file_is_refused_or_set_aside(tmp_path):
     with pytest.raises(InputError, match="must not exist yet"):
         write_file(path, b"2")
     assert path.read_bytes() == b"1"
-    write_file(path, b"3", overwrite=True)
+    assert write_file(path, b"3", overwrite=True) == path.with_name("a.1")
     assert {p.name: p.read_bytes() for p in path.parent.iterdir()} == {"a": b"3", "a.1": b"1"}
 
 
@@ -69,3 +71,18 @@ def test_a_dangling_link_is_an_existing_output(tmp_path):
     (tmp_path / "a").symlink_to(tmp_path / "gone")
     with pytest.raises(InputError, match="must not exist yet"):
         refuse_existing(tmp_path / "a", overwrite=False)
+
+
+@pytest.mark.parametrize("name", [".", "..", "sub/.."])
+def test_the_working_directory_is_never_set_aside(tmp_path, monkeypatch, name):
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="must not be the working directory or one above it"):
+        refuse_existing(name, overwrite=True)
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(InputError, match="must be a file"):
+        write_file(tmp_path / "a", b"1", overwrite=True)
+    assert (tmp_path / "a").is_dir()

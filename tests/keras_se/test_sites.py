@@ -139,11 +139,98 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Subclassed(), "found in functional and Sequential Keras models.* Received: Subclassed"),
+        (Subclassed(), "takes functional and Sequential Keras models.* Received: Subclassed"),
         ("model", "Received: str"),
-        (keras.Sequential([SEBlock(2)]), "found in built models.* not built"),
+        (keras.Sequential([SEBlock(2)]), "takes built models.* not built"),
     ],
 )
 def test_refusals(model, message):
     with pytest.raises(InputError, match=message):
         model_sites(model)
+
+
+def test_gates_follow_statistics_that_are_adapted_later():
+    """A traced function holds on to them; it must not be used again."""
+    normalization = keras.layers.Normalization()
+    normalization.adapt(X)
+    wide = keras.initializers.RandomNormal(stddev=2.0)
+    block = SEBlock(1, kernel_initializer=wide)
+    model = keras.Sequential([keras.Input((8, 8, 4)), normalization, block])
+    before = model_gates(model, X)["se_1"]
+    normalization.adapt(5 * X + 3)
+    after = model_gates(model, X)["se_1"]
+    np.testing.assert_allclose(after, block.gates(normalization(X)), atol=1e-6)
+    assert np.abs(after - before).max() > 0.01
+
+
+def test_a_nested_model_that_grows_is_read_anew():
+    inner = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)], name="inner")
+    model = keras.Sequential([keras.Input((8, 8, 4)), inner])
+    assert len(model_sites(model)) == 1
+    inner.add(SEBlock(2))
+    assert len(model_sites(model)) == 2
+
+
+class Holder(keras.layers.Layer):
+    def __init__(self):
+        super().__init__(name="holder")
+        self.parts = {"se": [SEBlock(2, name="inside")]}
+
+    def call(self, x):
+        return self.parts["se"][0](x)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (Holder(), r"'inside' inside the layer 'holder' \(Holder\)"),
+        (keras.layers.TimeDistributed(SEBlock(2, name="inside"), name="t"), r"layer 't' \(TimeDi"),
+    ],
+)
+def test_a_hidden_block_is_refused_not_missed(layer, message):
+    model = keras.Sequential([keras.Input((5, 8, 8, 4)), layer])
+    with pytest.raises(InputError, match=message):
+        model_sites(model)
+
+
+class OwnCall(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return super().call(2.0 * x)
+
+
+def test_a_model_with_a_call_of_its_own_is_refused():
+    model = OwnCall([keras.Input((8, 8, 4)), SEBlock(2)])
+    with pytest.raises(InputError, match="Received: OwnCall"):
+        model_sites(model)
+
+
+def test_masks_reach_the_blocks():
+    inputs = keras.Input((7,), dtype="int32")
+    x = keras.layers.Embedding(10, 6, mask_zero=True)(inputs)
+    wide = keras.initializers.RandomNormal(stddev=2.0)
+    block = SEBlock(2, kernel_initializer=wide)
+    model = keras.Model(inputs, block(x))
+    ids = RNG.integers(1, 10, size=(3, 7)) * (np.arange(7) < np.array([[2], [5], [7]]))
+    embedded = keras.Model(inputs, x).predict(ids, verbose=0)
+    expected = block.gates(embedded, ids > 0)
+    np.testing.assert_allclose(model_gates(model, ids)["se_1"], expected, atol=1e-6)
+
+
+def test_nan_is_refused():
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    with pytest.raises(InputError, match=r"x must be finite\. Received: 1280 values"):
+        model_gates(model, np.full((5, 8, 8, 4), np.nan))
+
+
+def test_tensors_and_settings_among_the_arguments_of_a_call():
+    inputs = keras.Input((7, 6))
+    attention = keras.layers.MultiHeadAttention(2, 3)
+    x = attention(inputs, value=inputs, use_causal_mask=True)
+    block = SEBlock(2)
+    model = keras.Model(inputs, block(x))
+    x = RNG.normal(size=(3, 7, 6)).astype("float32")
+    expected = block.gates(attention(x, value=x, use_causal_mask=True))
+    np.testing.assert_allclose(model_gates(model, x)["se_1"], expected, atol=1e-6)

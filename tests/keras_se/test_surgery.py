@@ -129,6 +129,82 @@ def twice():
     return keras.Model(inputs, conv(conv(inputs)))
 
 
+def listed():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model([inputs], [keras.layers.Conv2D(3, 3)(inputs)])
+
+
+@keras.saving.register_keras_serializable(package="test_surgery")
+class Scale(keras.layers.Layer):
+    def call(self, x, factor=1.0):
+        return x * factor
+
+
+def with_call_arguments():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, keras.layers.Conv2D(3, 3)(Scale()(inputs, factor=3.0)))
+
+
+def adapted():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(5 * X + 3)
+    return keras.Sequential([keras.Input((8, 8, 3)), normalization, keras.layers.Conv2D(4, 3)])
+
+
+@pytest.mark.parametrize(
+    ("build", "sites"),
+    [
+        (residual, 1), (raw, 1), (twice, 2), (listed, 1), (with_call_arguments, 1), (adapted, 1)
+    ],
+)  # fmt: skip
+def test_the_function_of_other_graphs_is_kept(build, sites):
+    model = build()
+    new = insert(model, ratio=2)
+    assert len(find_sites(new)) == sites
+    given = [X] if build is listed else X
+    expected, outputs = (keras.tree.flatten(m(given))[0] for m in (model, new))
+    np.testing.assert_array_equal(expected, outputs)
+
+
+def test_inputs_keep_their_names_and_structure():
+    inputs = {"image": keras.Input((8, 8, 3), name="image"), "gain": keras.Input((1,), name="gain")}
+    x = keras.layers.Conv2D(4, 3)(inputs["image"])
+    x = keras.layers.GlobalAveragePooling2D()(x) * inputs["gain"]
+    model = keras.Model(inputs, {"logits": x})
+    given = {"image": X, "gain": np.ones((4, 1), "float32")}
+    new = insert(model)
+    np.testing.assert_array_equal(new(given)["logits"], model(given)["logits"])
+
+
+def test_a_normalization_with_two_consumers_ends_the_unit():
+    """The block goes where all that follows is gated alike: after the convolution."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="conv")(inputs)
+    n = keras.layers.BatchNormalization(name="norm")(x)
+    y = keras.layers.ReLU(name="relu")(n) + keras.layers.ReLU(name="other")(n)
+    assert [c.after for c in candidates(keras.Model(inputs, y))] == ["norm"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float64"])
+def test_blocks_take_the_dtype_policy_of_the_layer_before(policy):
+    conv = keras.layers.Conv2D(4, 3, dtype=policy)
+    model = keras.Sequential([keras.Input((8, 8, 3)), conv])
+    new = insert(model)
+    assert new.layers[1].dtype_policy.name == policy
+    np.testing.assert_array_equal(
+        keras.ops.cast(new(X), "float32"), keras.ops.cast(model(X), "float32")
+    )
+
+
+def test_trainable_flags_are_kept_layer_by_layer():
+    model = sequential()
+    model.trainable = False
+    model.layers[-1].trainable = True
+    new = insert(model)
+    flags = {layer.name: layer.trainable for layer in new.layers}
+    assert all(flags[layer.name] == layer.trainable for layer in model.layers)
+
+
 def nested():
     inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)], name="inner")
     return keras.Sequential([keras.Input((8, 8, 3)), inner])
@@ -138,15 +214,30 @@ class Subclassed(keras.Model):
     pass
 
 
+class OwnCall(keras.Sequential):
+    def __init__(self):
+        super().__init__([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)])
+
+    def call(self, x, training=None, mask=None):
+        return 2.0 * super().call(x)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (residual, "one chain of layers, without branches or shared layers.* not a chain at 'sum'"),
-        (raw, "made of layers, without nested models or raw operations.*holds 'multiply"),
-        (twice, "not a chain at 'twice'"),
         (nested, "which holds 'inner'"),
-        (lambda: Subclassed(name="mine"), "takes a built Sequential or functional model.*'mine'"),
-        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "takes a built Sequential"),
+        (
+            lambda: Subclassed(name="mine"),
+            "takes functional and Sequential Keras models.*Received: Subc",
+        ),
+        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "takes built models"),
+        (
+            lambda: keras.Sequential(
+                [keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3), keras.layers.Lambda(abs)]
+            ),
+            "rebuilt from the configurations of its layers.*Received: layer 'lambda",
+        ),
+        (OwnCall, "takes functional and Sequential Keras models.*Received: OwnCall"),
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
             "after convolutions",
@@ -157,6 +248,12 @@ class Subclassed(keras.Model):
 def test_refusals(build, message):
     with pytest.raises(InputError, match=message):
         insert(build())
+
+
+@pytest.mark.parametrize("plan", [3, {"se_1": 4}, ["se_1"]])
+def test_a_plan_that_is_none(plan):
+    with pytest.raises(InputError, match="A plan is a dictionary of dictionaries"):
+        insert(sequential(), plan=plan)
 
 
 def test_an_unknown_site_in_a_plan():

@@ -76,3 +76,17 @@ def test_a_fault_of_ours_is_3_and_shows_where(monkeypatch, capfd):
     printed = capfd.readouterr().err
     assert "ZeroDivisionError: a fault" in printed
     assert "fault of keras-se; please report it" in printed
+
+
+def test_without_the_extras_it_names_them(monkeypatch, capfd):
+    def missing(arguments):
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr(cli, "_run", missing)
+    monkeypatch.setattr("sys.argv", ["keras-se", "--help"])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 2
+    assert "`tensorflow`, which is not installed. Install it with: pip install" in (
+        capfd.readouterr().err
+    )

@@ -59,6 +59,7 @@ def test_printed_text_is_the_demos_own(ran):
     chatter = ("WARNING", "oneDNN", "XNNPACK", "Trial ", "INFO", "W0000", "E0000", "cuda")
     assert not [line for line in lines if any(word in line for word in chatter)]
     assert max(map(len, lines)) <= 80
+    assert "…" not in ran[2]  # nothing is cut off
 
 
 def test_it_says_what_it_is_and_is_not(ran):
@@ -131,14 +132,17 @@ def run_demo(directory, *arguments):
 def test_an_existing_folder_is_refused_before_any_work(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert run_demo(tmp_path) == 2
-    assert "must not exist yet, or --overwrite be given" in capsys.readouterr().err
+    assert "must not exist yet; with overwrite it is renamed aside" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"x": np.ones((20, 6, 6)), "y": np.zeros(20, int)}, "at least 128 training and 32 test"),
+        (
+            {"x": np.ones((20, 6, 6)), "y": np.zeros(20, int)},
+            "at least 128 training and 32 test images, or 160 to split. Received: 20",
+        ),
         ({"x": np.ones((200, 6, 6)), "y": np.zeros(199, int)}, "200 images and 199 labels"),
         ({"x": np.full((200, 6, 6), np.nan), "y": np.zeros(200, int)}, "x must be finite"),
         ({"images": np.ones((200, 6, 6))}, "Data must hold arrays"),

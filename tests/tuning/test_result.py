@@ -22,3 +22,10 @@ def test_json_holds_everything():
         "settings": {"ratio": 2},
         "plan": {"se_1": {"ratio": 2}},
     }
+
+
+def test_numbers_that_json_does_not_know_become_null():
+    trial = TrialRecord({"ratio": 2}, "completed", {"val_loss": float("nan")}, 100)
+    text = SearchResult("val_loss", 0, 3, (trial,), {}, {}).to_json()
+    assert json.loads(text)["trials"][0]["metrics"] == {"val_loss": None}
+    assert "NaN" not in text

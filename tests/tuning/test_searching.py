@@ -111,6 +111,27 @@ def test_a_search_in_which_all_fail_is_an_error(tmp_path):
 
     with pytest.raises(InputError, match=r"must finish.* 4 failures, the first: .*nothing is for"):
         run(tmp_path / "a", compile=impossible)
+    assert not (tmp_path / "a").exists()  # the next try needs the name
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((X[:5], Y), r"arrays \(x, y\) of one length, above 0\. Received: lengths \[5, 64\]"),
+        ((X[:0], Y[:0]), r"Received: lengths \[0, 0\]"),
+        ((np.full_like(X, np.nan), Y), "x of train must be finite"),
+    ],
+)
+def test_bad_arrays_are_refused_before_any_training(tmp_path, train, message):
+    with pytest.raises(InputError, match=message):
+        search(base, train, (X, Y), SPACE, epochs=1, compile=compile_it, directory=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_cause_of_a_failure_is_a_sentence(tmp_path):
+    with pytest.raises(InputError, match="the first: Received a label value of 7 which is outside"):
+        search(base, (X, Y + 6), (X, Y), SESpace((2,), ("sigmoid",)), epochs=1,
+               compile=compile_it, directory=tmp_path / "a")  # fmt: skip
 
 
 def test_records_of_another_search_are_left_alone(searched):

@@ -5,16 +5,86 @@ import pytest
 from keras_se.errors import InputError
 from keras_se.layers import squeezes
 
+RNG = np.random.default_rng(0)
+REFERENCES = {
+    "avg": np.mean,
+    "max": np.max,
+    "avg_max": lambda x, **kw: (np.mean(x, **kw) + np.max(x, **kw)) / 2,
+    "std": np.std,
+}
 
-@pytest.mark.parametrize(("name", "reference"), [("avg", np.mean), ("max", np.max)])
-@pytest.mark.parametrize("axis", [(1, 2), (2, 3)])
-def test_squeeze_reduces_and_keeps_the_axes(name, reference, axis):
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
-    y = keras.ops.convert_to_numpy(squeezes.get(name)(x, axis))
-    np.testing.assert_allclose(y, reference(x, axis=axis, keepdims=True), rtol=1e-6)
+
+def squeezed(name, x, axis, **mask):
+    return keras.ops.convert_to_numpy(squeezes.get(name)(x, axis, **mask))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("axis", [(1, 2), (2, 3), (1,)])
+def test_squeeze_reduces_and_keeps_the_axes(name, axis):
+    x = RNG.normal(size=(2, 3, 4, 5)).astype("float32")
+    expected = REFERENCES[name](x, axis=axis, keepdims=True)
+    np.testing.assert_allclose(squeezed(name, x, axis), expected, atol=1e-6)
+
+
+def test_every_squeeze_has_a_test():
+    assert set(squeezes.SQUEEZES) == set(REFERENCES)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_only_positions_under_the_mask_count(name):
+    x = RNG.normal(size=(4, 6, 3)).astype("float32")
+    lengths = [1, 3, 6, 0]
+    mask = np.arange(6)[None, :] < np.array(lengths)[:, None]
+    x[~mask] = np.nan  # nothing of the padding may be seen
+    y = squeezed(name, x, (1,), mask=mask[..., None])
+    for row, length in enumerate(lengths):
+        valid = x[row : row + 1, :length]
+        expected = REFERENCES[name](valid, axis=1, keepdims=True) if length else np.zeros((1, 1, 3))
+        np.testing.assert_allclose(y[row : row + 1], expected, atol=1e-6)
+
+
+def test_the_standard_deviation_of_an_even_map_has_a_finite_slope():
+    """The slope of a square root is infinite at 0, and times 0 it would be NaN."""
+    x = keras.Input((4, 3))
+    model = keras.Sequential(
+        [x, keras.layers.Dense(3, kernel_initializer="ones"), keras.layers.Lambda(
+            lambda t: squeezes.std(t, (1,)))]
+    )  # fmt: skip
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(np.ones((2, 4, 3)), np.ones((2, 1, 3)))
+    assert np.isfinite(model.get_weights()[0]).all()
+    assert model.predict(np.ones((1, 4, 3)), verbose=0) == pytest.approx(0.0, abs=2e-7)
+
+
+def test_the_standard_deviation_of_a_far_off_level():
+    """A mean of squares minus a squared mean would lose everything here."""
+    x = (1e4 + RNG.normal(size=(1, 500, 2))).astype("float32")
+    expected = x.astype("float64").std(axis=1, keepdims=True)
+    np.testing.assert_allclose(squeezed("std", x, (1,)), expected, rtol=1e-3)
+
+
+@keras.saving.register_keras_serializable(package="test_squeezes")
+def first(x, axis):
+    return x[:, :1]
+
+
+def test_a_registered_function_serves():
+    assert squeezes.standardize(first) is squeezes.get(first) is first
+    assert squeezes.get(squeezes.serialize(first)) is first
+    assert not squeezes.takes_mask(first)
+    assert all(squeezes.takes_mask(squeeze) for squeeze in squeezes.SQUEEZES.values())
+
+
+def test_a_named_function_is_its_name():
+    assert squeezes.standardize(squeezes.std) == "std"
+
+
+def test_a_callable_must_be_registered():
+    with pytest.raises(InputError, match=r"A callable squeeze must be registered .*Received: sq"):
+        squeezes.get(lambda x, axis: x)
 
 
 @pytest.mark.parametrize("identifier", ["median", None, 3])
 def test_unknown_squeeze(identifier):
-    with pytest.raises(InputError, match=r"squeeze must be one of \['avg', 'max'\]\. Received: sq"):
+    with pytest.raises(InputError, match=r"squeeze must be one of \['avg', 'avg_max', 'max', 's"):
         squeezes.get(identifier)

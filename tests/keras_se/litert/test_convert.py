@@ -11,6 +11,8 @@ LOWERING = {
     "sigmoid": ("CONV_2D", "CONV_2D", "LOGISTIC", "MUL"),
     "hard_sigmoid": ("CONV_2D", "CONV_2D", "MUL", "MUL"),
     "one_plus_tanh": ("CONV_2D", "CONV_2D", "TANH", "ADD", "MUL"),
+    "tanh": ("CONV_2D", "CONV_2D", "TANH", "MUL"),
+    "relu": ("CONV_2D", "CONV_2D", "MUL"),  # the second convolution has it fused
 }
 SQUEEZES = {"avg": "MEAN", "max": "REDUCE_MAX"}
 
@@ -141,6 +143,33 @@ RELU = built(keras.layers.ReLU())
 def test_refusals(model, arguments, message):
     with pytest.raises(InputError, match=message):
         to_tflite(model, **arguments)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
+def test_other_precisions_are_refused_with_the_reason(policy):
+    model = built(keras.layers.Conv2D(4, 3, dtype=policy, name="conv"))
+    with pytest.raises(InputError, match=r"compute in float32: .* Received: layer 'conv' of model"):
+        to_tflite(model, "float32")
+
+
+def test_int8_refuses_loops_and_takes_them_unrolled():
+    """The calibrator of the converter would end the process."""
+    x = np.random.default_rng(0).normal(size=(20, 6, 4)).astype("float32")
+    for unroll in (False, True):
+        recurrent = keras.layers.GRU(3, unroll=unroll)
+        model = keras.Sequential([keras.Input((6, 4)), SEBlock(2), recurrent])
+        if unroll:
+            assert len(gate_nodes(to_tflite(model, "int8", x))) == 1
+        else:
+            with pytest.raises(InputError, match=r"without loops: .* unroll=True\. Rec"):
+                to_tflite(model, "int8", x)
+
+
+def test_a_dead_bottleneck_is_named(images):
+    """Such a file fails in the default delegate; loading several of them ends the process."""
+    dead = SEBlock(1, bias_initializer=keras.initializers.Constant(-50.0))
+    with pytest.raises(InputError, match=r"somewhere not zero\. Received: .* zero: \['"):
+        to_tflite(built(dead), "int8", images)
 
 
 def test_two_inputs_are_refused():

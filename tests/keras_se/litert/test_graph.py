@@ -2,8 +2,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_se import SEBlock, to_tflite
+from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
+from keras_se.layers import DivisiveNormalization
+from keras_se.layers.gates import GATES
+from keras_se.layers.squeezes import SQUEEZES
 from keras_se.litert.graph import file_sites, gate_nodes, operator_names, read_bytes
 from keras_se.litert.runtime import load
 
@@ -64,6 +67,54 @@ def test_paths_and_bytes(tmp_path, networks):
     path.write_bytes(tflite)
     assert file_sites(path) == file_sites(str(path)) == file_sites(tflite)
     assert read_bytes(bytearray(tflite)) == tflite
+
+
+SETTINGS = [
+    *({"squeeze": squeeze} for squeeze in SQUEEZES),
+    *({"gate": gate} for gate in GATES),
+    {"gate": DivisiveNormalization()},
+    {"shift": True},
+    {"use_bias": False},
+    *({"activation": a} for a in ("silu", "gelu", "leaky_relu", "softplus", "mish", "hard_silu")),
+]
+
+
+@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+@pytest.mark.parametrize("shape", [(8, 8, 8), (1, 1, 8)])
+def test_every_setting_of_a_block_is_found(arguments, shape):
+    """On a map of one position the pooling is folded away."""
+    wide = keras.initializers.RandomNormal(stddev=1.0)
+    block = SEBlock(2, **{"kernel_initializer": wide, **arguments})
+    model = keras.Sequential([keras.Input(shape), keras.layers.ReLU(), block])
+    tflite = to_tflite(model, "float32")
+    (site,) = file_sites(tflite)
+    assert (site.channels, site.width) == (8, 4)
+    if arguments.get("gate") in GATES:
+        assert site.gate == arguments["gate"]
+    x = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
+    gates = read_gates(model, x)["se_1"]
+    np.testing.assert_allclose(read_gates(tflite, x)["se_1"], gates, rtol=1e-5, atol=1e-5)
+
+
+def test_efficientnet_with_swish():
+    shape = {"input_shape": (64, 64, 3), "include_top": False, "weights": None}
+    model = keras.applications.EfficientNetB0(**shape)
+    sites = file_sites(to_tflite(model, "float32"))
+    assert len(sites) == 16
+    assert {site.gate for site in sites} == {"sigmoid"}
+
+
+def test_a_graph_that_bites_its_tail(networks):
+    """An operator whose input is its own output: no walk back may go on for ever."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(to_tflite(networks["sigmoid"], "float32"), 0)
+    for operator in model.subgraphs[0].operators:
+        if len(operator.inputs) == 1:
+            operator.inputs = list(operator.outputs)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    assert file_sites(bytes(builder.Output())) == []
 
 
 @pytest.mark.parametrize(

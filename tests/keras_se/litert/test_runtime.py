@@ -59,6 +59,27 @@ def test_no_site_no_gates(images):
     assert file_gates(to_tflite(model, "float32"), images[:2]) == {}
 
 
+def test_mutated_files_run_or_are_refused(networks, images):
+    """Whatever the runtime is led into, an `InputError` comes of it."""
+    tflite = to_tflite(networks["one_plus_tanh"], "float32")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(100):
+        mutated = bytearray(tflite)
+        for position in rng.integers(8, len(tflite), size=3):
+            mutated[position] = rng.integers(256)
+        try:
+            file_gates(bytes(mutated), images[:1])
+        except InputError:
+            refused += 1
+    assert 0 < refused < 100
+
+
+def test_nan_is_refused(networks):
+    with pytest.raises(InputError, match=r"x must be finite\. Received: 192 values"):
+        file_gates(to_tflite(networks["sigmoid"], "float32"), np.full((1, 8, 8, 3), np.nan))
+
+
 @pytest.mark.parametrize("x", [np.ones((2, 4, 4, 3)), np.ones((0, 8, 8, 3)), np.ones(3)])
 def test_inputs_that_do_not_fit(networks, x):
     with pytest.raises(InputError, match=r"x must have the shape \(samples, 8, 8, 3\)"):

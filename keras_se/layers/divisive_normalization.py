@@ -1,0 +1,64 @@
+"""Divisive normalization as a gate: the gain control of computational neuroscience."""
+
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from keras_se.errors import InputError
+
+
+@keras.saving.register_keras_serializable(package="keras_se")
+class DivisiveNormalization:
+    """Channels that inhibit each other: each is divided by the pooled activity of all.
+
+    The normalization equation, `R_c = gamma · D_c^n / (sigma^n + Σ_k w_k · D_k^n)`, with the
+    excitation as the driving input, `D = softplus(v)`, which is positive, and a normalization pool
+    of all channels with equal weights, `w_k = 1 / C`. A gate is high where a channel's drive stands
+    out of the pool's, and the mean gate is bounded by gamma.
+
+    It is also the shipped example of a gate of the user's own: a class, registered, with
+    `get_config` and `from_config`, whose instances map pre-gate values to gates.
+
+    Args:
+        gamma: The gain, above 0.
+        sigma: The semi-saturation constant, above 0: the drive at which the gates of a uniform
+            pool are half of gamma.
+        n: The exponent, at least 1; 2 is the usual choice in the retina and in V1.
+
+    Raises:
+        InputError: If a constant is out of its range.
+
+    Source: Carandini and Heeger, "Normalization as a canonical neural computation", Nature Reviews
+    Neuroscience 13, 51-62 (2012), the normalization equation.
+
+    Example:
+        >>> from keras_se import SEBlock
+        >>> SEBlock(4, gate=DivisiveNormalization(gamma=2.0)).get_config()["gate"]["config"]
+        {'gamma': 2.0, 'sigma': 1.0, 'n': 2.0}
+    """
+
+    def __init__(self, gamma: float = 2.0, sigma: float = 1.0, n: float = 2.0) -> None:
+        if gamma <= 0 or sigma <= 0 or n < 1:
+            raise InputError(
+                "gamma and sigma must be above 0 and n at least 1. "
+                f"Received: gamma={gamma!r}, sigma={sigma!r}, n={n!r}"
+            )
+        self.gamma = float(gamma)
+        self.sigma = float(sigma)
+        self.n = float(n)
+
+    def __call__(self, v: Any) -> Any:
+        """Gates of the shape of `v`, channels on the last axis."""
+        drive = ops.softplus(v) ** self.n
+        pool = ops.mean(drive, axis=-1, keepdims=True)
+        return self.gamma * drive / (self.sigma**self.n + pool)
+
+    def get_config(self) -> dict[str, float]:
+        """The constants."""
+        return {"gamma": self.gamma, "sigma": self.sigma, "n": self.n}
+
+    @classmethod
+    def from_config(cls, config: dict[str, float]) -> Self:
+        """The gate with these constants."""
+        return cls(**config)

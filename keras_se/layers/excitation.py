@@ -1,0 +1,294 @@
+"""The excitation: what `SEBlock` and `GraphSEBlock` have in common."""
+
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.layers import gates as gates_module
+from keras_se.layers import squeezes as squeezes_module
+from keras_se.layers.layouts import to_dense
+from keras_se.layers.widths import bottleneck_width, standardize_ratio, validate_width_arguments
+
+
+class Excitation(keras.layers.Layer):
+    """Gates from squeezed features: `s = gate(W2 · activation(W1 · squeeze + b1) + b2)`.
+
+    Not a layer for use: it owns the arguments and the weights; the leaf classes say what is
+    squeezed and what is gated. See `SEBlock` for the arguments.
+
+    Attributes:
+        w1: Variable of shape (C, width).
+        b1: Variable of shape (width,), or `None` without bias.
+        w2: Variable of shape (width, C).
+        b2: Variable of shape (C,), or `None` without bias.
+        w_shift: Variable of shape (width, C), or `None` without shift.
+        b_shift: Variable of shape (C,), or `None` without shift or bias.
+    """
+
+    def __init__(
+        self,
+        ratio: float = 16,
+        *,
+        width: int | None = None,
+        divisor: int = 1,
+        squeeze: Any = "avg",
+        activation: Any = "relu",
+        gate: Any = "sigmoid",
+        shift: bool = False,
+        use_bias: bool = True,
+        identity_init: bool = False,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        validate_width_arguments(ratio, width, divisor)
+        squeeze, gate = squeezes_module.standardize(squeeze), gates_module.standardize(gate)
+        if identity_init:
+            _check_identity(gate, use_bias)
+        super().__init__(**kwargs)
+        self.ratio = standardize_ratio(ratio)
+        self.width = None if width is None else int(width)
+        self.divisor = int(divisor)
+        self.squeeze = squeeze
+        self.activation = keras.activations.get(activation)
+        self.gate = gate
+        self.shift = shift
+        self.use_bias = use_bias
+        self.identity_init = identity_init
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.w1: Any = None
+        self.b1 = self.w2 = self.b2 = self.w_shift = self.b_shift = None
+
+    def build_excitation(self, channels: int) -> None:
+        """Creates the variables for `channels` channels.
+
+        Raises:
+            InputError: If the gate needs more channels.
+        """
+        if self.gate == "softmax" and channels == 1:
+            raise InputError(
+                "gate='softmax' makes channels compete and needs two or more. Received: 1 channel"
+            )
+        width = bottleneck_width(channels, self.ratio, width=self.width, divisor=self.divisor)
+        kernel_2, bias_2 = _decorrelated(self.kernel_initializer), self.bias_initializer
+        if self.identity_init:
+            kernel_2 = keras.initializers.Zeros()
+            bias_2 = keras.initializers.Constant(gates_module.get(self.gate).one_at)
+        self.w1 = self._add_kernel("w1", (channels, width), self.kernel_initializer)
+        self.b1 = self._add_bias("b1", width, self.bias_initializer)
+        self.w2 = self._add_kernel("w2", (width, channels), kernel_2)
+        self.b2 = self._add_bias("b2", channels, bias_2)
+        if self.shift:
+            self.w_shift = self._add_kernel("w_shift", (width, channels), "zeros")
+            self.b_shift = self._add_bias("b_shift", channels, "zeros")
+
+    def excite(self, pooled: Any) -> tuple[Any, Any]:
+        """The gates and the shift for squeezed features.
+
+        Args:
+            pooled: Tensor of shape (batch, 1, 1, C), or (batch, C). The former is excited by 1×1
+                convolutions: on a map with kept axes they need no operation on shapes in TFLite.
+
+        Returns:
+            `(gates, shift)`, each of the shape of `pooled`; the shift is `None` without `shift`.
+        """
+        hidden = self.activation(_fully_connected(pooled, self.w1, self.b1))
+        gates = gates_module.get(self.gate).function(_fully_connected(hidden, self.w2, self.b2))
+        if not self.shift:
+            return gates, None
+        return gates, _fully_connected(hidden, self.w_shift, self.b_shift)
+
+    def excitation(self) -> tuple[np.ndarray | None, ...]:
+        """The matrices and biases of a built block, as arrays.
+
+        Returns:
+            `(w1, b1, w2, b2)` of shapes (C, width), (width,), (width, C) and (C,); with `shift`
+            followed by `w_shift` (width, C) and `b_shift` (C,). Biases are `None` without bias.
+
+        Raises:
+            InputError: If the block is not built.
+
+        Example:
+            >>> from keras_se import SEBlock
+            >>> block = SEBlock(2)
+            >>> block.build((None, 8, 8, 4))
+            >>> [w.shape for w in block.excitation()]
+            [(4, 2), (2,), (2, 4), (4,)]
+        """
+        variables = [self.w1, self.b1, self.w2, self.b2]
+        if self.shift:
+            variables += [self.w_shift, self.b_shift]
+        self._check_built()
+        return tuple(None if v is None else v.numpy() for v in variables)
+
+    def set_excitation(
+        self,
+        w1: Any,
+        b1: Any,
+        w2: Any,
+        b2: Any,
+        w_shift: Any = None,
+        b_shift: Any = None,
+        *,
+        layout: str | None = None,
+    ) -> Self:
+        """Takes over the matrices and biases of another block, of this or of another library.
+
+        Args:
+            w1: First kernel: (C, width) or (1, 1, C, width), layout "dense" (Keras), or (width, C)
+                or (width, C, 1, 1), layout "torch".
+            b1: First bias, (width,); `None` for zeros.
+            w2: Second kernel: (width, C) or (1, 1, width, C), or (C, width) or (C, width, 1, 1).
+            b2: Second bias, (C,); `None` for zeros.
+            w_shift: With `shift`, the kernel of the shift, like `w2`; without it `None`.
+            b_shift: With `shift`, its bias; `None` for zeros.
+            layout: "dense" or "torch"; needed where the kernels are square matrices.
+
+        Returns:
+            The block itself.
+
+        Raises:
+            InputError: If the block is not built, a shape does not fit, the layout cannot be told,
+                or there is a bias or a shift for which the block has no place. Nothing is then
+                changed.
+
+        Example:
+            >>> from keras_se import SEBlock
+            >>> block = SEBlock(2)
+            >>> block.build((None, 8, 8, 4))
+            >>> w1, b1, w2, b2 = block.excitation()
+            >>> _ = block.set_excitation(w1.T[..., None, None], b1, w2.T[..., None, None], b2)
+        """
+        self._check_built()
+        channels, width = (int(size) for size in self.w1.shape)
+        assigned = [
+            (variable, _fitted(name, variable, value, shape, layout))
+            for name, variable, value, shape in (
+                ("w1", self.w1, w1, (channels, width)),
+                ("b1", self.b1, b1, (width,)),
+                ("w2", self.w2, w2, (width, channels)),
+                ("b2", self.b2, b2, (channels,)),
+                ("w_shift", self.w_shift, w_shift, (width, channels)),
+                ("b_shift", self.b_shift, b_shift, (channels,)),
+            )
+        ]
+        for variable, value in assigned:
+            if variable is not None:
+                variable.assign(value)
+        return self
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of `__init__`, as it normalized them."""
+        return {
+            **super().get_config(),
+            "ratio": self.ratio,
+            "width": self.width,
+            "divisor": self.divisor,
+            "squeeze": squeezes_module.serialize(self.squeeze),
+            "activation": keras.activations.serialize(self.activation),
+            "gate": gates_module.serialize(self.gate),
+            "shift": self.shift,
+            "use_bias": self.use_bias,
+            "identity_init": self.identity_init,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+        }
+
+    def _check_built(self) -> None:
+        if self.w1 is None:
+            raise InputError(
+                "A block has its matrices once it is built: call it, or its build, first. "
+                f"Received: {type(self).__name__} {self.name!r}, not built"
+            )
+
+    def _add_kernel(self, name: str, shape: tuple[int, int], initializer: Any) -> Any:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+
+    def _add_bias(self, name: str, units: int, initializer: Any) -> Any:
+        if not self.use_bias:
+            return None
+        return self.add_weight(
+            name=name,
+            shape=(units,),
+            initializer=initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
+        )
+
+
+def _check_identity(gate: Any, use_bias: bool) -> None:
+    one_at = gates_module.get(gate).one_at
+    if one_at is None:
+        raise InputError(
+            "identity_init=True needs a gate that is known to reach 1 with a slope that is not "
+            f"zero, such as 'one_plus_tanh'. Received: gate={gate!r}"
+        )
+    if one_at != 0.0 and not use_bias:
+        raise InputError(
+            f"identity_init=True with gate={gate!r}, which is 1 at {one_at:g}, needs the bias. "
+            "Received: use_bias=False"
+        )
+
+
+def _decorrelated(initializer: Any) -> Any:
+    """Another initializer of the same kind: one seed must not fill both matrices alike."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    if isinstance(getattr(initializer, "seed", None), keras.random.SeedGenerator):
+        return initializer  # it goes on to other numbers at each use
+    config = initializer.get_config()
+    if isinstance(config.get("seed"), int):
+        config["seed"] += 1
+    return type(initializer).from_config(config)
+
+
+def _fitted(
+    name: str, variable: Any, value: Any, shape: tuple[int, ...], layout: str | None
+) -> np.ndarray | None:
+    """`value` in the shape of its variable; `None` if there is neither."""
+    if variable is None:
+        if value is not None and np.any(np.asarray(value)):
+            raise InputError(
+                f"{name} needs a block with use_bias=True, and shift=True for a shift. "
+                f"Received: {name} for a block without it"
+            )
+        return None
+    if len(shape) == 2:
+        return to_dense(name, value, (shape[0], shape[1]), layout)
+    array = np.zeros(shape) if value is None else np.asarray(value)
+    if array.shape != shape:
+        raise InputError(f"{name} must have the shape {shape}. Received: {array.shape}")
+    return array
+
+
+def _fully_connected(x: Any, kernel: Any, bias: Any) -> Any:
+    """A fully connected layer on (batch, units), or on (batch, 1, 1, units) as a convolution."""
+    # oneDNN's convolution in TensorFlow gives an empty batch a wrong shape.
+    if len(x.shape) == 2 or x.shape[0] == 0:
+        y = ops.matmul(x, kernel)
+    else:
+        kernel = ops.expand_dims(kernel, (0, 1))
+        y = ops.conv(x, kernel, padding="valid", data_format="channels_last")
+    return y if bias is None else y + bias

@@ -1,0 +1,200 @@
+"""Squeeze-and-Excitation for graph data."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.layers.excitation import Excitation
+from keras_se.layers.squeezes import MIN_VARIANCE
+
+
+@keras.saving.register_keras_serializable(package="keras_se")
+class GraphSEBlock(Excitation):
+    """Squeeze-and-Excitation for a batch of graphs in the disjoint form.
+
+    A batch is one union of graphs: the features of all nodes in one matrix, and for each node the
+    number of its graph. Each graph is squeezed over its own nodes and excited, and its nodes are
+    recalibrated with the gates of their graph. What a graph gets does not depend on the others.
+
+    Args:
+        ratio: As for `SEBlock`.
+        squeeze: `"avg"`, `"max"`, `"avg_max"` or `"std"`.
+        **kwargs: All other arguments of `SEBlock` but `data_format`.
+
+    Call arguments:
+        inputs: `(nodes, segment_ids)`: features of shape (nodes, channels), and integers of shape
+            (nodes,) from 0 on, in any order. A graph without nodes has a squeeze of 0.
+        num_graphs: Number of graphs. By default the largest id plus one; it must be given where
+            trailing graphs have no nodes but count, and to XLA and JAX, which need it fixed.
+        return_gates: If `True`, returns `(outputs, gates)`.
+
+    Output shape:
+        That of the node features; gates have the shape `(graphs, channels)`.
+
+    Raises:
+        InputError: If an argument breaks its rule, or the inputs do not have these shapes.
+
+    Note:
+        `fit` and `predict` cut arrays into batches of rows, through the middle of graphs. Give them
+        a dataset whose elements are whole unions, such as `tf.data.Dataset.from_generator` over
+        lists of graphs without a further `batch`; or for one union `model(inputs)`,
+        `model.predict_on_batch(inputs)`, or `predict(inputs, batch_size=number_of_nodes)`.
+
+    Source: Hu et al., arXiv 1709.01507v4, section 3, with the pooling over the nodes of a graph;
+    the disjoint form is described in the documentation of Spektral, "Data modes".
+
+    Example:
+        >>> import numpy as np
+        >>> nodes, graphs = np.ones((5, 8), "float32"), np.array([0, 0, 1, 1, 1])
+        >>> block = GraphSEBlock(ratio=4)
+        >>> block((nodes, graphs)).shape
+        TensorShape([5, 8])
+        >>> block.gates(nodes, graphs).shape
+        (2, 8)
+    """
+
+    def __init__(self, ratio: float = 16, *, squeeze: str = "avg", **kwargs: Any) -> None:
+        super().__init__(ratio, squeeze=squeeze, **kwargs)
+        if self.squeeze not in _SEGMENT_SQUEEZES:
+            raise InputError(
+                f"GraphSEBlock takes squeezes by name, one of {sorted(_SEGMENT_SQUEEZES)}. "
+                f"Received: squeeze={self.squeeze!r}"
+            )
+
+    def build(self, input_shape: Any) -> None:
+        """Creates the weights, for the number of channels of the node features."""
+        nodes_shape, ids_shape = input_shape
+        if len(nodes_shape) != 2 or len(ids_shape) != 1 or nodes_shape[-1] is None:
+            raise InputError(
+                "GraphSEBlock takes (nodes, segment_ids) of shapes (nodes, channels), with a known "
+                "number of channels, and (nodes,). "
+                f"Received: {tuple(nodes_shape)} and {tuple(ids_shape)}"
+            )
+        self.build_excitation(nodes_shape[-1])
+
+    def call(self, inputs: Any, num_graphs: int | None = None, return_gates: bool = False) -> Any:
+        """Recalibrates the nodes; see the class."""
+        nodes, segment_ids = inputs
+        if "int" not in keras.backend.standardize_dtype(segment_ids.dtype):
+            raise InputError(f"segment_ids must be integers. Received: dtype {segment_ids.dtype}")
+        count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
+        _check_static(count)
+        gates, shift = self.excite(self._squeeze(nodes, segment_ids, count))
+        outputs = nodes * ops.take(gates, segment_ids, axis=0)
+        if shift is not None:
+            outputs = outputs + ops.take(shift, segment_ids, axis=0)
+        return (outputs, gates) if return_gates else outputs
+
+    def gates(self, nodes: Any, segment_ids: Any, num_graphs: int | None = None) -> np.ndarray:
+        """The gate values of each graph.
+
+        Args:
+            nodes: Array of node features, shape (nodes, channels).
+            segment_ids: Integers of shape (nodes,): the graph of each node.
+            num_graphs: Number of graphs, by default the largest id plus one.
+
+        Returns:
+            Array of shape (graphs, channels), in the block's compute dtype.
+
+        Raises:
+            InputError: If an input is symbolic, or an id is not below `num_graphs` or negative.
+
+        Example:
+            >>> import numpy as np
+            >>> block = GraphSEBlock(ratio=2)
+            >>> block.gates(np.zeros((2, 2), "float32"), np.array([0, 2]), num_graphs=4)[:, 0]
+            array([0.5, 0.5, 0.5, 0.5], dtype=float32)
+        """
+        if isinstance(nodes, keras.KerasTensor) or isinstance(segment_ids, keras.KerasTensor):
+            raise InputError(
+                "GraphSEBlock.gates takes arrays; in a graph call the block with "
+                f"return_gates=True. Received: {nodes!r} and {segment_ids!r}"
+            )
+        ids = np.asarray(segment_ids)
+        limit = np.inf if num_graphs is None else num_graphs
+        if ids.size and not (ids.min() >= 0 and ids.max() < limit):
+            raise InputError(
+                f"segment_ids must be at least 0 and below num_graphs={num_graphs}. "
+                f"Received: {ids.min()} to {ids.max()}"
+            )
+        _, gates = self((nodes, segment_ids), num_graphs=num_graphs, return_gates=True)
+        return ops.convert_to_numpy(gates)
+
+    def _squeeze(self, nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+        """Pools to (graphs, channels); half precisions are accumulated in float32."""
+        dtype = keras.backend.standardize_dtype(nodes.dtype)
+        if dtype in ("float16", "bfloat16"):
+            nodes = ops.cast(nodes, "float32")
+        pooled = _SEGMENT_SQUEEZES[self.squeeze](nodes, segment_ids, num_graphs)
+        return ops.cast(pooled, dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """The shape of the node features."""
+        return tuple(input_shape[0])
+
+    def compute_output_spec(
+        self, inputs: Any, num_graphs: int | None = None, return_gates: bool = False
+    ) -> Any:
+        """Symbolic outputs, with the gates, (graphs, channels), if `return_gates`."""
+        nodes, _ = inputs
+        outputs = keras.KerasTensor(nodes.shape, dtype=self.compute_dtype)
+        if not return_gates:
+            return outputs
+        shape = (num_graphs, nodes.shape[-1])
+        return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+
+def _check_static(count: Any) -> None:
+    """JAX compiles for a fixed number of graphs: a traced one has no value."""
+    if keras.backend.backend() != "jax" or isinstance(count, int):
+        return
+    try:
+        int(count)
+    except TypeError as error:
+        raise InputError(
+            "GraphSEBlock needs num_graphs=... where JAX compiles it. Received: num_graphs=None"
+        ) from error
+
+
+def _number_of_graphs(segment_ids: Any) -> Any:
+    """The largest id plus one, and 0 where there is no node."""
+    return ops.max(ops.concatenate([segment_ids, -ops.ones((1,), segment_ids.dtype)])) + 1
+
+
+def _counts(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    """Nodes of each graph, shape (graphs, 1)."""
+    return ops.segment_sum(ops.ones_like(nodes[:, :1]), segment_ids, num_graphs)
+
+
+def _avg(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    counts = _counts(nodes, segment_ids, num_graphs)
+    return ops.segment_sum(nodes, segment_ids, num_graphs) / ops.maximum(
+        counts, ops.ones_like(counts)
+    )
+
+
+def _max(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    highest = ops.segment_max(nodes, segment_ids, num_graphs)
+    return _zero_where_empty(highest, nodes, segment_ids, num_graphs)
+
+
+def _avg_max(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    return 0.5 * (_avg(nodes, segment_ids, num_graphs) + _max(nodes, segment_ids, num_graphs))
+
+
+def _std(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    centred = nodes - ops.take(_avg(nodes, segment_ids, num_graphs), segment_ids, axis=0)
+    variance = _avg(ops.square(centred), segment_ids, num_graphs)
+    deviation = ops.sqrt(ops.maximum(variance, MIN_VARIANCE))
+    return _zero_where_empty(deviation, nodes, segment_ids, num_graphs)
+
+
+def _zero_where_empty(pooled: Any, nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    empty = _counts(nodes, segment_ids, num_graphs) == 0
+    return ops.where(empty, ops.zeros_like(pooled), pooled)
+
+
+_SEGMENT_SQUEEZES = {"avg": _avg, "max": _max, "avg_max": _avg_max, "std": _std}

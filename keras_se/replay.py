@@ -1,0 +1,133 @@
+"""A second pass over the graph of a model, with its own layers and without a trace in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+
+
+class _Shared(keras.layers.Layer):
+    """Calls a layer in a second graph, with the same variables and no trace in the first."""
+
+    def __init__(self, layer: keras.layers.Layer, constants: dict[str, Any] | None = None) -> None:
+        super().__init__(dtype=layer.dtype_policy)
+        self.layer = layer
+        self.constants = constants
+        self.supports_masking = layer.supports_masking
+        self.built = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Binds what is no tensor first: Keras does not take both among keyword arguments."""
+        if self.constants is not None:
+            return super().__call__(*args, **kwargs)
+        tensors = {name: value for name, value in kwargs.items() if _holds_tensors(value)}
+        constants = {name: value for name, value in kwargs.items() if name not in tensors}
+        return _Shared(self.layer, constants)(*args, **tensors)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **kwargs, **(self.constants or {}))
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs, **(self.constants or {}))
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(value))
+
+
+def original(operation: Any) -> Any:
+    """The layer or raw operation of the model that stands behind an operation of a replay.
+
+    Args:
+        operation: What `replay` gave to `call`.
+
+    Returns:
+        The layer or operation itself.
+    """
+    return operation.layer if isinstance(operation, _Shared) else operation
+
+
+def replay(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
+    """Goes through a model's graph in topological order.
+
+    Args:
+        model: A model for which `is_graph` holds. It is not changed.
+        inputs: Symbolic inputs, in the structure of `model.input`.
+        call: Called as `call(operation, *args, **kwargs)` for every call of a layer or of a raw
+            operation; returns what stands for its outputs, normally `operation(*args, **kwargs)`.
+
+    Returns:
+        The outputs.
+    """
+    if isinstance(model, keras.Sequential):
+        for layer in model.layers:
+            inputs = call(_shared(layer), inputs)
+        return inputs
+    copy = keras.models.clone_model(
+        model, input_tensors=inputs, clone_function=_shared, call_function=call
+    )
+    return copy.output
+
+
+def fresh_inputs(model: keras.Model) -> Any:
+    """New symbolic inputs like those of a model, in their structure.
+
+    Args:
+        model: A model for which `is_graph` holds.
+
+    Returns:
+        `keras.Input`s of the same shapes, dtypes and names.
+    """
+    return keras.tree.map_structure(
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
+        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
+    )
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is its graph of layers: Sequential or functional, without a call of its own.
+
+    Args:
+        model: Anything.
+
+    Returns:
+        False for models whose class overrides `call`: their graph does not say what they compute.
+
+    Example:
+        >>> is_graph(keras.Sequential([keras.Input((2,))]))
+        True
+    """
+    if not isinstance(model, keras.Model):
+        return False
+    own = [c for c in type(model).__mro__ if not c.__module__.startswith("keras.")]
+    if any("call" in vars(c) for c in own):
+        return False
+    return isinstance(model, keras.Sequential) or len(getattr(model, "operations", ())) > 0
+
+
+def check_graph(purpose: str, model: Any) -> None:
+    """Refuses what is no built graph of layers.
+
+    Args:
+        purpose: What the message says the graph is needed for.
+        model: Anything.
+
+    Raises:
+        InputError: If `model` is no Keras model, is subclassed, or is not built.
+    """
+    if not is_graph(model):
+        raise InputError(
+            f"{purpose} takes functional and Sequential Keras models; of a subclassed model pass "
+            f"the functional part that holds the layers. Received: {type(model).__name__}"
+        )
+    if not model.built or not model.inputs:
+        raise InputError(
+            f"{purpose} takes built models: call the model once, or give it an Input. "
+            f"Received: model {model.name!r}, not built"
+        )
+
+
+def _shared(operation: Any) -> Any:
+    return _Shared(operation) if isinstance(operation, keras.layers.Layer) else operation
