@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOT_FOR_JAX = "TestFacts or TestSoftmax or stretched_sigmoid"  # measured in float64, which Keras under JAX rounds
+# Measured in float64, which Keras under JAX rounds.
+NOT_FOR_JAX = "TestFacts or TestSoftmax or stretched_sigmoid"
 
 
 def test_layers_on_jax():

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.layers import gates as gates_module
+from keras_se.layers import registration
 from keras_se.layers import squeezes as squeezes_module
 from keras_se.layers.layouts import to_dense
 from keras_se.layers.widths import bottleneck_width, standardize_ratio, validate_width_arguments
@@ -196,9 +197,9 @@ class Excitation(keras.layers.Layer):
             "ratio": self.ratio,
             "width": self.width,
             "divisor": self.divisor,
-            "squeeze": squeezes_module.serialize(self.squeeze),
+            "squeeze": registration.serialize(self.squeeze),
             "activation": keras.activations.serialize(self.activation),
-            "gate": gates_module.serialize(self.gate),
+            "gate": registration.serialize(self.gate),
             "shift": self.shift,
             "use_bias": self.use_bias,
             "identity_init": self.identity_init,

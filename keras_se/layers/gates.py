@@ -26,8 +26,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_se.errors import InputError
-from keras_se.layers.registration import check_registered
+from keras_se.layers import registration
 
 _registered = keras.saving.register_keras_serializable(package="keras_se")
 
@@ -154,8 +153,8 @@ def standardize(identifier: Any) -> Any:
     """The name of a gate, or the user's own registered callable.
 
     Args:
-        identifier: One of the names in `GATES` or its function, a registered callable, or what
-            `serialize` made of one.
+        identifier: One of the names in `GATES` or its function, a registered callable, or its
+            serialized form.
 
     Returns:
         A name, or a callable that has none here.
@@ -167,19 +166,8 @@ def standardize(identifier: Any) -> Any:
         >>> standardize(sigmoid)
         'sigmoid'
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    for gate in GATES.values():
-        if identifier is gate.function:
-            return gate.name
-    if callable(identifier):
-        check_registered("gate", identifier)
-    elif not isinstance(identifier, str) or identifier not in GATES:
-        raise InputError(
-            f"gate must be one of {sorted(GATES)} or a registered callable. "
-            f"Received: gate={identifier!r}"
-        )
-    return identifier
+    functions = {name: gate.function for name, gate in GATES.items()}
+    return registration.standardize("gate", identifier, functions)
 
 
 def get(identifier: Any) -> Gate:
@@ -201,23 +189,4 @@ def get(identifier: Any) -> Gate:
     identifier = standardize(identifier)
     if isinstance(identifier, str):
         return GATES[identifier]
-    return Gate(check_registered("gate", identifier), identifier)
-
-
-def serialize(identifier: Any) -> Any:
-    """What a configuration holds for a gate.
-
-    Args:
-        identifier: As for `standardize`.
-
-    Returns:
-        Its name, or for a gate of the user's Keras's dictionary for that object.
-
-    Example:
-        >>> serialize("tanh")
-        'tanh'
-    """
-    identifier = standardize(identifier)
-    if isinstance(identifier, str):
-        return identifier
-    return keras.saving.serialize_keras_object(identifier)
+    return Gate(registration.registered_name("gate", identifier), identifier)

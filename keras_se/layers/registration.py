@@ -1,6 +1,7 @@
-"""Callables of the user's own: what is needed of them so that a saved model can be loaded."""
+"""Identifiers of gates and squeezes: names, or registered callables of the user's own."""
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -8,12 +9,64 @@ import keras
 from keras_se.errors import InputError
 
 
-def check_registered(role: str, function: Any) -> str:
+def standardize(role: str, identifier: Any, named: Mapping[str, Callable[..., Any]]) -> Any:
+    """A name, or the user's own registered callable.
+
+    Args:
+        role: What it serves as, for the message: `"gate"` or `"squeeze"`.
+        identifier: One of the names or its function, a registered callable, or what `serialize`
+            made of one.
+        named: The functions that have a name.
+
+    Returns:
+        A name, or a callable that has none here.
+
+    Raises:
+        InputError: If there is no such name, or a callable is not registered.
+
+    Example:
+        >>> standardize("squeeze", abs, {"absolute": abs})
+        'absolute'
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    for name, function in named.items():
+        if identifier is function:
+            return name
+    if callable(identifier):
+        registered_name(role, identifier)
+    elif not isinstance(identifier, str) or identifier not in named:
+        raise InputError(
+            f"{role} must be one of {sorted(named)} or a registered callable. "
+            f"Received: {role}={identifier!r}"
+        )
+    return identifier
+
+
+def serialize(identifier: Any) -> Any:
+    """What a configuration holds for a standardized identifier.
+
+    Args:
+        identifier: What `standardize` returned.
+
+    Returns:
+        The name, or for a callable Keras's dictionary for that object.
+
+    Example:
+        >>> serialize("avg")
+        'avg'
+    """
+    if isinstance(identifier, str):
+        return identifier
+    return keras.saving.serialize_keras_object(identifier)
+
+
+def registered_name(role: str, function: Any) -> str:
     """The registered name of a callable.
 
     Args:
-        role: What the callable serves as, for the message: `"gate"` or `"squeeze"`.
-        function: A function, or an object whose class has `get_config`.
+        role: What the callable serves as, for the message.
+        function: A function, or an object whose class has `get_config` and `from_config`.
 
     Returns:
         `"package>name"`.
@@ -24,7 +77,7 @@ def check_registered(role: str, function: Any) -> str:
 
     Example:
         >>> from keras_se.layers.gates import tanh
-        >>> check_registered("gate", tanh)
+        >>> registered_name("gate", tanh)
         'keras_se>tanh'
     """
     target = function if hasattr(function, "__name__") else type(function)

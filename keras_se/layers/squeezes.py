@@ -19,8 +19,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_se.errors import InputError
-from keras_se.layers.registration import check_registered
+from keras_se.layers import registration
 
 Squeeze = Callable[..., Any]
 _Axes = tuple[int, ...]
@@ -77,8 +76,8 @@ def standardize(identifier: Any) -> Any:
     """The name of a squeeze, or the user's own registered callable.
 
     Args:
-        identifier: One of the names in `SQUEEZES` or its function, a registered callable, or what
-            `serialize` made of one.
+        identifier: One of the names in `SQUEEZES` or its function, a registered callable, or its
+            serialized form.
 
     Returns:
         A name, or a callable that has none here.
@@ -90,19 +89,7 @@ def standardize(identifier: Any) -> Any:
         >>> standardize(avg)
         'avg'
     """
-    if isinstance(identifier, dict):
-        identifier = keras.saving.deserialize_keras_object(identifier)
-    for name, function in SQUEEZES.items():
-        if identifier is function:
-            return name
-    if callable(identifier):
-        check_registered("squeeze", identifier)
-    elif not isinstance(identifier, str) or identifier not in SQUEEZES:
-        raise InputError(
-            f"squeeze must be one of {sorted(SQUEEZES)} or a registered callable. "
-            f"Received: squeeze={identifier!r}"
-        )
-    return identifier
+    return registration.standardize("squeeze", identifier, SQUEEZES)
 
 
 def get(identifier: Any) -> Squeeze:
@@ -124,25 +111,6 @@ def get(identifier: Any) -> Squeeze:
     """
     identifier = standardize(identifier)
     return SQUEEZES[identifier] if isinstance(identifier, str) else identifier
-
-
-def serialize(identifier: Any) -> Any:
-    """What a configuration holds for a squeeze.
-
-    Args:
-        identifier: As for `standardize`.
-
-    Returns:
-        Its name, or for a function of the user's Keras's dictionary for that function.
-
-    Example:
-        >>> serialize("avg")
-        'avg'
-    """
-    identifier = standardize(identifier)
-    if isinstance(identifier, str):
-        return identifier
-    return keras.saving.serialize_keras_object(identifier)
 
 
 def takes_mask(squeeze: Squeeze) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_se.errors import InputError
-from keras_se.layers import DivisiveNormalization, gates
+from keras_se.layers import DivisiveNormalization, gates, registration
 
 GRID = np.linspace(-12.0, 12.0, 240_001)  # a step of 1e-4, 0 and ±3 among the points
 REFERENCES = {
@@ -137,7 +137,7 @@ def squared(v):
 def test_a_registered_function_serves_by_its_registered_name():
     gate = gates.get(squared)
     assert (gate.name, gate.function, gate.one_at) == ("test_gates>squared", squared, None)
-    assert gates.get(gates.serialize(squared)).function is squared
+    assert gates.get(registration.serialize(squared)).function is squared
 
 
 def not_registered(v):

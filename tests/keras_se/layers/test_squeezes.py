@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_se.errors import InputError
-from keras_se.layers import squeezes
+from keras_se.layers import registration, squeezes
 
 RNG = np.random.default_rng(0)
 REFERENCES = {
@@ -70,7 +70,7 @@ def first(x, axis):
 
 def test_a_registered_function_serves():
     assert squeezes.standardize(first) is squeezes.get(first) is first
-    assert squeezes.get(squeezes.serialize(first)) is first
+    assert squeezes.get(registration.serialize(first)) is first
     assert not squeezes.takes_mask(first)
     assert all(squeezes.takes_mask(squeeze) for squeeze in squeezes.SQUEEZES.values())
 
