@@ -12,21 +12,23 @@ from keras_se.layers import GraphSEBlock, SEBlock
 if TYPE_CHECKING:
     from keras_se import theory
     from keras_se.litert.convert import to_tflite
+    from keras_se.placements import Candidate, candidates
     from keras_se.reading import find_sites, read_gates
     from keras_se.sites import Site
-    from keras_se.surgery import Candidate, candidates, insert
+    from keras_se.surgery import insert, remove
     from keras_se.verification import GateReport, verify
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Candidate": "keras_se.surgery",
+    "Candidate": "keras_se.placements",
     "GateReport": "keras_se.verification",
     "Site": "keras_se.sites",
-    "candidates": "keras_se.surgery",
+    "candidates": "keras_se.placements",
     "find_sites": "keras_se.reading",
     "insert": "keras_se.surgery",
     "read_gates": "keras_se.reading",
+    "remove": "keras_se.surgery",
     "theory": "keras_se.theory",
     "to_tflite": "keras_se.litert.convert",
     "verify": "keras_se.verification",
@@ -42,6 +44,7 @@ __all__ = [
     "find_sites",
     "insert",
     "read_gates",
+    "remove",
     "theory",
     "to_tflite",
     "verify",

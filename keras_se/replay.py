@@ -80,8 +80,10 @@ def fresh_inputs(model: keras.Model) -> Any:
     Returns:
         `keras.Input`s of the same shapes, dtypes and names.
     """
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+    names = {id(layer.output): layer.name for layer in layers}
     return keras.tree.map_structure(
-        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name),
+        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=names.get(id(t), t.name)),
         model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
     )
 

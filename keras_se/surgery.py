@@ -1,113 +1,54 @@
-"""SE blocks put into models that exist: pure, with the weights carried over.
+"""SE blocks put into models that exist, and taken out: pure, with the weights carried over."""
 
-This version puts a block after each convolution with its normalization and activation, in
-Sequential and functional models, and refuses nested models.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_se.compensation import rest_value, scalable_layer, scale
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock, gates
-from keras_se.replay import check_graph, fresh_inputs, original, replay
-
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-_NORMALIZATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A place where `insert` would put an SE block.
-
-    Attributes:
-        name: Ordinal name, the key of a plan: `"se_1"`, `"se_2"`, ...
-        after: Name of the layer that the block would follow.
-        channels: C, the number of channels there.
-        shape: Shape of the feature map there, with `None` for the batch and for unknown sizes.
-        data_format: `"channels_last"` or `"channels_first"`, as the convolution has it.
-    """
-
-    name: str
-    after: str
-    channels: int
-    shape: tuple[int | None, ...]
-    data_format: str
-
-
-def candidates(model: keras.Model) -> list[Candidate]:
-    """The places where `insert` would put an SE block, in topological order.
-
-    Args:
-        model: A built functional or Sequential model.
-
-    Returns:
-        One `Candidate` after each convolution with its normalization and activation.
-
-    Raises:
-        InputError: If the model is not built, holds nested models or SE blocks, or has no
-            convolution.
-
-    Example:
-        >>> conv = keras.layers.Conv2D(8, 3, activation="relu", name="conv")
-        >>> model = keras.Sequential([keras.Input((8, 8, 1)), conv])
-        >>> [(c.name, c.after, c.channels) for c in candidates(model)]
-        [('se_1', 'conv', 8)]
-    """
-    return [unit.candidate for unit in _units(model)]
+from keras_se.placements import Place, Trace, Where, find_places
+from keras_se.replay import fresh_inputs
 
 
 def insert(
     model: keras.Model,
     ratio: float = 16,
     *,
+    placement: str = "standard",
+    where: Where = None,
     plan: Mapping[str, Mapping[str, Any]] | None = None,
     **block: Any,
 ) -> keras.Model:
-    """A new model with an SE block after each convolution, its normalization and activation.
+    """A new model with SE blocks, which computes the same function as the old one.
 
-    With the default gate the new model computes the same function as the old one, to the last bit
-    when called eagerly: `one_plus_tanh` blocks start as the identity. Blocks with another gate
-    start at their own fresh value (½ for the sigmoids), and do change the function.
+    Called eagerly, its outputs equal the old ones to the last bit. Blocks with the default gate,
+    `one_plus_tanh`, start as the identity. For `sigmoid` and `hard_sigmoid`, whose fresh gate is ½,
+    the layer before is doubled, where only the site consumes it. Other blocks are refused, unless
+    `identity_init=False` is given: then they start at random, and do change the function.
 
     Args:
-        model: A built functional or Sequential model. It is not changed.
+        model: A built functional or Sequential model without SE blocks. It is not changed.
         ratio: The reduction ratio of every block.
+        placement: As for `candidates`: `"standard"`, `"pre"`, `"post"` or `"identity"`.
+        where: As for `candidates`: `"residual"`, `"concat"`, `"conv"`, names of layers, or a
+            function of a layer; by default the first of the three that the model has.
         plan: Settings per site, `{"se_1": {"ratio": 4}, ...}`, each over those given here. If
             given, only the sites that it names get a block.
-        **block: Further arguments of `SEBlock`. By default `gate="one_plus_tanh"`, and
-            `identity_init=True` where the gate allows it.
+        **block: Further arguments of `SEBlock`. By default `gate="one_plus_tanh"` and
+            `identity_init=True`.
 
     Returns:
-        A new model, uncompiled, with the weights, names and trainable flags of the old one; a
-        Sequential model stays one.
+        A new model, uncompiled, with the weights, names, dtype policies and trainable flags of the
+        old one; a Sequential model stays one.
 
     Raises:
-        InputError: If the model cannot be rebuilt, or the plan names an unknown site.
+        InputError: If the model cannot be rebuilt, has SE blocks or no place for one, a plan names
+            an unknown site, or the function cannot be kept.
 
-    Source: Hu et al., arXiv 1709.01507v4, section 3.3.
+    Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
     Example:
         >>> conv = keras.layers.Conv2D(8, 3, activation="relu")
@@ -115,16 +56,64 @@ def insert(
         >>> [layer.__class__.__name__ for layer in insert(model, ratio=4).layers]
         ['Conv2D', 'SEBlock']
     """
-    units = _units(model)
-    names = [unit.candidate.name for unit in units]
+    trace = Trace(model)
+    _check_plain(trace)
+    places = find_places(trace, placement, where)
+    names = [place.candidate.name for place in places]
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
-    settings = {
-        unit.call: _block_arguments(unit, {"ratio": ratio, **block}, plan[unit.candidate.name])
-        for unit in units
-        if unit.candidate.name in plan
-    }
-    new_model = _rebuilt(model, _Insertion(settings))
+    shared = {"ratio": ratio, **block}
+    sites = [
+        _Site(trace, place, {**shared, **plan[place.candidate.name]})
+        for place in places
+        if place.candidate.name in plan
+    ]
+    new_model = _rebuilt(model, _Insertion(sites))
     _copy_state(model, new_model)
+    for site in sites:
+        if site.doubled is not None:
+            scale(new_model.get_layer(site.doubled), 2.0)
+            site.block.w2.assign(np.zeros(site.block.w2.shape))
+            if site.block.use_bias:
+                site.block.b2.assign(np.zeros(site.block.b2.shape))
+    return new_model
+
+
+def remove(model: keras.Model) -> keras.Model:
+    """A new model without its SE blocks.
+
+    Each block leaves what its gate is at rest: 1 for `one_plus_tanh`; ½ for `sigmoid` and
+    `hard_sigmoid`, taken over by the layer before where `insert` would have doubled it. So
+    `remove(insert(model))` equals `model` exactly.
+
+    Args:
+        model: A built functional or Sequential model. It is not changed.
+
+    Returns:
+        A new model, uncompiled, with the weights, names, dtype policies and trainable flags of the
+        old one; a Sequential model stays one.
+
+    Raises:
+        InputError: If the model has no SE block, cannot be rebuilt, or uses the gates of a block.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2), keras.layers.ReLU()])
+        >>> [layer.__class__.__name__ for layer in remove(model).layers]
+        ['ReLU']
+    """
+    trace = Trace(model)
+    blocks = [n for n, call in enumerate(trace.calls) if isinstance(call.layer, SEBlock)]
+    if not blocks:
+        raise InputError(
+            f"remove takes a model with SE blocks. Received: model {model.name!r}, without any"
+        )
+    if isinstance(model, keras.Sequential):
+        kept = [_copied(layer) for layer in model.layers if not isinstance(layer, SEBlock)]
+        new_model = keras.Sequential([fresh_inputs(model), *kept], name=model.name)
+    else:
+        new_model = _functional_copy(model, _without_block)
+    _copy_state(model, new_model)
+    for layer in _halved(trace, blocks):
+        scale(new_model.get_layer(layer.name), 0.5)
     return new_model
 
 
@@ -167,88 +156,68 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
     return held
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One call of a layer or raw operation in a model's graph."""
+class _Site:
+    """A block to be put at a place, and the layer to be doubled for it."""
 
-    layer: Any
-    inputs: tuple[int, ...]
-    output: Any
+    def __init__(self, trace: Trace, place: Place, arguments: dict[str, Any]) -> None:
+        self.place = place
+        self.doubled: str | None = None
+        defaults = {
+            "gate": "one_plus_tanh",
+            "data_format": place.candidate.data_format,
+            "dtype": place.dtype_policy,
+        }
+        arguments = {**defaults, **arguments}
+        keeps = arguments.pop("identity_init", True)
+        if keeps and rest_value(arguments["gate"]) is not None:
+            self.doubled = _doubled(trace, place, arguments["gate"])
+            keeps = False
+        self.block = SEBlock(**arguments, identity_init=keeps)
+        self._gated: Any = None
 
-
-@dataclass(frozen=True)
-class _Unit:
-    """A convolution with its normalization and activation: the call after which a block goes."""
-
-    candidate: Candidate
-    call: int
-    dtype_policy: Any
-
-
-def _units(model: keras.Model) -> list[_Unit]:
-    check_graph("insert", model)
-    calls = _calls(model)
-    consumers: dict[int, list[int]] = {}
-    for position, call in enumerate(calls):
-        for tensor in call.inputs:
-            consumers.setdefault(tensor, []).append(position)
-    units: list[_Unit] = []
-    for position, call in enumerate(calls):
-        if isinstance(call.layer, _CONVOLUTIONS):
-            end = _end(position, calls, consumers)
-            candidate = _candidate(f"se_{len(units) + 1}", call.layer, calls[end])
-            units.append(_Unit(candidate, end, calls[end].layer.dtype_policy))
-    if not units:
-        raise InputError(
-            "insert puts SE blocks after convolutions. "
-            f"Received: model {model.name!r}, which has none"
-        )
-    return units
+    def __call__(self, tensor: Any) -> Any:
+        """The gated tensor; for all edges of the place the same one."""
+        if self._gated is None:
+            self._gated = self.block(tensor)
+        return self._gated
 
 
-def _calls(model: keras.Model) -> list[_Call]:
-    """Every call in the graph, in topological order, with the ids of its tensors."""
-    calls: list[_Call] = []
+class _Insertion:
+    """Calls the operations of a model again, and blocks where their places are."""
 
-    def record(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        layer = original(operation)
-        if isinstance(layer, SEBlock):
-            raise InputError(
-                "insert takes a model without SE blocks. "
-                f"Received: model {model.name!r}, which has them already"
-            )
-        if isinstance(layer, keras.Model):
-            raise InputError(
-                "insert takes models without nested models. "
-                f"Received: model {model.name!r}, which holds {layer.name!r}"
-            )
+    def __init__(self, sites: Iterable[_Site]) -> None:
+        self._after: dict[int, list[_Site]] = {}
+        self._edges: dict[tuple[int, int], list[_Site]] = {}
+        for site in sites:
+            if site.place.edges is None:
+                self._after.setdefault(site.place.producer, []).append(site)
+            for edge in site.place.edges or ():
+                self._edges.setdefault(edge, []).append(site)
+        self._calls = 0
+
+    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        n, self._calls = self._calls, self._calls + 1
+        flat = keras.tree.flatten((args, kwargs))
+        for position, argument in enumerate(flat):
+            for site in self._edges.get((n, position), ()):
+                flat[position] = site(argument)
+        args, kwargs = keras.tree.pack_sequence_as((args, kwargs), flat)
         output = operation(*args, **kwargs)
-        tensors = keras.tree.flatten((args, kwargs))
-        calls.append(_Call(layer, tuple(map(id, tensors)), output))  # outputs are kept: ids hold
+        for site in self._after.get(n, ()):
+            output = site(output)
         return output
 
-    replay(model, fresh_inputs(model), record)
-    return calls
+    def blocks(self, n: int) -> Iterator[SEBlock]:
+        """The blocks after call `n`."""
+        return (site.block for site in self._after.get(n, ()))
 
 
-def _end(position: int, calls: list[_Call], consumers: Mapping[int, list[int]]) -> int:
-    """The last call of convolution + normalization + activation, each the only consumer."""
-    for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
-        following = consumers.get(id(calls[position].output), [])
-        if len(following) == 1 and isinstance(calls[following[0]].layer, kinds):
-            position = following[0]
-    return position
-
-
-def _candidate(name: str, convolution: Any, end: _Call) -> Candidate:
-    shape = tuple(end.output.shape)
-    channels = shape[-1 if convolution.data_format == "channels_last" else 1]
-    if channels is None:
+def _check_plain(trace: Trace) -> None:
+    if any(isinstance(call.layer, SEBlock) for call in trace.calls):
         raise InputError(
-            "insert needs a known number of channels. "
-            f"Received: shape {shape} after layer {end.layer.name!r}"
+            "insert takes a model without SE blocks. "
+            f"Received: model {trace.model.name!r}, which has them already"
         )
-    return Candidate(name, end.layer.name, channels, shape, convolution.data_format)
 
 
 def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
@@ -263,52 +232,56 @@ def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
     return dict(plan)
 
 
-def _block_arguments(
-    unit: _Unit, shared: Mapping[str, Any], own: Mapping[str, Any]
-) -> dict[str, Any]:
-    arguments = {
-        "gate": "one_plus_tanh",
-        "data_format": unit.candidate.data_format,
-        "dtype": unit.dtype_policy,
-        **shared,
-        **own,
-    }
-    one_at = gates.get(arguments["gate"]).one_at
-    can_be_identity = one_at == 0.0 or (one_at is not None and arguments.get("use_bias", True))
-    return {"identity_init": can_be_identity, **arguments}
+def _doubled(trace: Trace, place: Place, gate: Any) -> str:
+    layer = scalable_layer(trace, place.producer, place.edges)
+    if layer is None:
+        raise InputError(
+            f"insert keeps the function with gate={gate!r} where it can double the layer before "
+            "for the site alone; elsewhere use gate='one_plus_tanh', or identity_init=False to let "
+            f"the function change. Received: site {place.candidate.name} after "
+            f"{place.candidate.after!r}"
+        )
+    name: str = layer.name
+    return name
 
 
-class _Insertion:
-    """Calls an operation and, where the settings of its call say so, a block on its output."""
+def _halved(trace: Trace, blocks: list[int]) -> Iterator[Any]:
+    """The layers that take over the ½ of the blocks after them."""
+    for n in blocks:
+        call = trace.calls[n]
+        producer = trace.producers.get(call.inputs[0], -1)
+        if rest_value(call.layer.gate) is not None and producer >= 0:
+            layer = scalable_layer(trace, producer, ((n, 0),))
+            if layer is not None:
+                yield layer
 
-    def __init__(self, settings: Mapping[int, dict[str, Any]]) -> None:
-        self._settings = settings
-        self._calls = 0
 
-    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        output = operation(*args, **kwargs)
-        for block in self.blocks():
-            output = block(output)
-        return output
-
-    def blocks(self) -> Iterator[SEBlock]:
-        """The block after the next call, if there is one."""
-        call, self._calls = self._calls, self._calls + 1
-        if call in self._settings:
-            yield SEBlock(**self._settings[call])
+def _without_block(operation: Any, *args: Any, **kwargs: Any) -> Any:
+    if not isinstance(operation, SEBlock):
+        return operation(*args, **kwargs)
+    if kwargs.get("return_gates"):
+        raise InputError(
+            "remove takes models that do not use the gates of a block. "
+            f"Received: {operation.name!r}, called with return_gates=True"
+        )
+    return args[0]
 
 
 def _rebuilt(model: keras.Model, insertion: _Insertion) -> keras.Model:
-    inputs = fresh_inputs(model)
     if not isinstance(model, keras.Sequential):
-        copy = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=_copied, call_function=insertion
-        )
-        return keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
-    layers: list[Any] = [inputs]
-    for layer in model.layers:
-        layers += [_copied(layer), *insertion.blocks()]
+        return _functional_copy(model, insertion)
+    layers: list[Any] = [fresh_inputs(model)]
+    for n, layer in enumerate(model.layers):
+        layers += [_copied(layer), *insertion.blocks(n)]
     return keras.Sequential(layers, name=model.name)
+
+
+def _functional_copy(model: keras.Model, call: Any) -> keras.Model:
+    inputs = fresh_inputs(model)
+    copy = keras.models.clone_model(
+        model, input_tensors=inputs, clone_function=_copied, call_function=call
+    )
+    return keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
 
 
 def _copied(layer: Any) -> Any:
@@ -324,8 +297,9 @@ def _copied(layer: Any) -> Any:
 def _copy_state(model: keras.Model, new_model: keras.Model) -> None:
     """Weights, adapted statistics and trainable flags, layer by layer, by their names."""
     new_model.trainable = model.trainable
+    kept = {layer.name for layer in new_model.layers}
     for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, keras.layers.InputLayer) or layer.name not in kept:
             continue
         twin = new_model.get_layer(layer.name)
         twin.set_weights(layer.get_weights())

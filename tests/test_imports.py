@@ -16,6 +16,8 @@ RANKS = (
     {"keras_se.layers", "keras_se.data", "keras_se.outputs"},
     {"keras_se.theory", "keras_se.replay"},
     {"keras_se.sites"},
+    {"keras_se.placements"},
+    {"keras_se.compensation"},
     {"keras_se.surgery"},
     {"keras_se.litert"},
     {"keras_se.reading"},

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 
 from keras_se.errors import import_extra
-from keras_se.surgery import candidates, insert
+from keras_se.placements import candidates
+from keras_se.surgery import insert
 from tuning.space import SESpace
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")

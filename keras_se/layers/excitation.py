@@ -70,7 +70,11 @@ class Excitation(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.w1: Any = None
-        self.b1 = self.w2 = self.b2 = self.w_shift = self.b_shift = None
+        self.b1: Any = None
+        self.w2: Any = None
+        self.b2: Any = None
+        self.w_shift: Any = None
+        self.b_shift: Any = None
 
     def build_excitation(self, channels: int) -> None:
         """Creates the variables for `channels` channels.

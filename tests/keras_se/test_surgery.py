@@ -78,7 +78,7 @@ def test_the_function_is_kept_to_the_last_bit(build):
 @BUILDERS
 def test_without_identity_the_function_changes(build):
     model = build()
-    new = insert(model, gate="sigmoid")
+    new = insert(model, gate="sigmoid", identity_init=False)
     expected = keras.ops.convert_to_numpy(model(X))
     difference = np.abs(keras.ops.convert_to_numpy(new(X)) - expected).max()
     assert difference > 1e-3 * np.abs(expected).max()
@@ -240,7 +240,7 @@ class OwnCall(keras.Sequential):
         (OwnCall, "takes functional and Sequential Keras models.*Received: OwnCall"),
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
-            "after convolutions",
+            "needs a place: residual additions",
         ),
         (lambda: insert(sequential()), "takes a model without SE blocks.*has them already"),
     ],
