@@ -46,5 +46,9 @@ before, after = plain(x[:64], training=False), model(x[:64], training=False)
 print(f"largest difference after insertion: {np.abs(before - after).max()}")
 print(f"trained further: accuracy {compile_and_fit(model, epochs=5):.3f}")
 
+report = keras_se.cost(model)
+print(f"SE takes {report.se_parameters} of {report.parameters} parameters")
+print("without its blocks again:", keras_se.remove(model).count_params())
+
 only_the_last = keras_se.insert(plain, plan={"se_2": {"ratio": 8, "gate": "sigmoid"}})
 print("with a plan for one site:", [site.after for site in keras_se.find_sites(only_the_last)])

@@ -11,6 +11,7 @@ from keras_se.layers import GraphSEBlock, SEBlock
 
 if TYPE_CHECKING:
     from keras_se import theory
+    from keras_se.costs import CostReport, cost
     from keras_se.litert.convert import to_tflite
     from keras_se.placements import Candidate, candidates
     from keras_se.reading import find_sites, read_gates
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "CostReport": "keras_se.costs",
     "Candidate": "keras_se.placements",
     "GateReport": "keras_se.verification",
     "Site": "keras_se.sites",
     "candidates": "keras_se.placements",
+    "cost": "keras_se.costs",
     "find_sites": "keras_se.reading",
     "insert": "keras_se.surgery",
     "read_gates": "keras_se.reading",
@@ -36,11 +39,13 @@ _LAZY = {
 
 __all__ = [
     "Candidate",
+    "CostReport",
     "GateReport",
     "GraphSEBlock",
     "SEBlock",
     "Site",
     "candidates",
+    "cost",
     "find_sites",
     "insert",
     "read_gates",

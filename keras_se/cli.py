@@ -5,6 +5,7 @@ interrupted. The commands are arguments of `run`, so that a package above this o
 """
 
 import importlib
+import json
 import os
 import tempfile
 import zipfile
@@ -25,6 +26,7 @@ from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.layers import gates as gates_module
 from keras_se.outputs import refuse_existing, write_file
+from keras_se.placements import PLACEMENTS, WHERE
 from keras_se.verification import FLOAT_STEP, NOTHING_TO_SURVIVE, GateReport
 
 PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -132,17 +134,64 @@ def model_bytes(model: keras.Model) -> bytes:
 @click.option("--ratio", type=float, default=16, show_default=True, help="Reduction ratio.")
 @click.option("--gate", default="one_plus_tanh", show_default=True,
               type=click.Choice(sorted(gates_module.GATES)))  # fmt: skip
+@click.option("--placement", default="standard", show_default=True,
+              type=click.Choice(PLACEMENTS), help="Where in a residual unit.")  # fmt: skip
+@click.option("--where", type=click.Choice(WHERE),
+              help="Kind of place; by default the first of these that the model has.")  # fmt: skip
+@click.option("--plan", help="JSON file with the settings per site, such as a search leaves.")
 @click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
-def insert_command(model: str, out: str, ratio: float, gate: str, overwrite: bool) -> None:
-    """Put an SE block after each convolution of MODEL.keras, and write OUT.keras."""
+def insert_command(
+    model: str,
+    out: str,
+    ratio: float,
+    gate: str,
+    placement: str,
+    where: str | None,
+    plan: str | None,
+    overwrite: bool,
+) -> None:
+    """Put SE blocks into MODEL.keras, and write OUT.keras: the same function."""
     if not out.endswith(".keras"):
         raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
     refuse_existing(out, overwrite)
-    new = keras_se.insert(load_model(model), ratio, gate=gate)
+    settings = None if plan is None else _read_json(plan)
+    new = keras_se.insert(
+        load_model(model), ratio, placement=placement, where=where, plan=settings, gate=gate
+    )
     _write(out, model_bytes(new), overwrite)
     blocks = len(keras_se.find_sites(new))
     click.echo(f"{out}: SE blocks: {blocks}, parameters: {new.count_params():,}")
     click.echo("It is not compiled. Train it further: fresh gates do not vary yet.")
+
+
+@click.command("cost")
+@click.argument("model")
+@click.option("--input-shape", help="Sizes that the model leaves open, such as 224,224,3.")
+@click.option("--json", "json_path", help="Also write the report to this file.")
+@click.option("--overwrite", is_flag=True, help="Rename an existing report aside.")
+def cost_command(
+    model: str, input_shape: str | None, json_path: str | None, overwrite: bool
+) -> None:
+    """Show what the SE blocks of MODEL.keras cost."""
+    if json_path is not None:
+        refuse_existing(json_path, overwrite)
+    report = keras_se.cost(load_model(model), _sizes(input_shape))
+    if not report.sites:
+        raise InputError(f"cost needs a model with SE sites. Received: {model} with none")
+    table = Table("site", "C", "width", "parameters", "FLOPs", "MACs", box=box.SIMPLE_HEAD)
+    for site in report.sites:
+        figures = (site.channels, site.width, site.parameters, site.flops, site.macs)
+        table.add_row(site.name, *(f"{figure:,}" for figure in figures))
+    Console().print(table)
+    for name, part, whole in (
+        ("parameters", report.se_parameters, report.parameters),
+        ("FLOPs", report.se_flops, report.flops),
+    ):
+        click.echo(f"SE: {part:,} of {whole:,} {name}, {100 * part / whole:.2f} %")
+    if report.uncounted:
+        click.echo(f"Not counted: {', '.join(report.uncounted)}")
+    if json_path is not None:
+        _write(json_path, report.to_json().encode(), overwrite)
 
 
 @click.command("gates", short_help="Show what gates do on data.")
@@ -216,6 +265,22 @@ def verify_command(
     return PASSED if report.passed else FAILED
 
 
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"A plan must be a JSON file. Received: {path!r}: {error}") from error
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    sizes = text.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise InputError(f"--input-shape is sizes such as 224,224,3. Received: {text!r}")
+    return tuple(int(size) for size in sizes)
+
+
 def _write(path: str, content: bytes, overwrite: bool) -> None:
     aside = write_file(path, content, overwrite)
     if aside is not None:
@@ -224,7 +289,7 @@ def _write(path: str, content: bytes, overwrite: bool) -> None:
 
 COMMANDS: dict[str, click.Command] = {
     command.name or "": command
-    for command in (insert_command, gates_command, export_command, verify_command)
+    for command in (insert_command, cost_command, gates_command, export_command, verify_command)
 }
 
 

@@ -97,10 +97,15 @@ class Place:
 class Trace:
     """The calls of a model's graph in topological order, and who consumes what."""
 
-    def __init__(self, model: keras.Model) -> None:
-        check_graph("insert", model)
+    def __init__(
+        self,
+        model: keras.Model,
+        input_shape: tuple[int, ...] | None = None,
+        purpose: str = "insert",
+    ) -> None:
+        check_graph(purpose, model)
         self.model = model
-        self.inputs = fresh_inputs(model)
+        self.inputs = fresh_inputs(model, input_shape)
         self.calls: list[Call] = []
         self.outputs = {id(t) for t in keras.tree.flatten(replay(model, self.inputs, self._record))}
 

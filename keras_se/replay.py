@@ -71,21 +71,41 @@ def replay(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
     return copy.output
 
 
-def fresh_inputs(model: keras.Model) -> Any:
+def fresh_inputs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Any:
     """New symbolic inputs like those of a model, in their structure.
 
     Args:
         model: A model for which `is_graph` holds.
+        input_shape: Another shape of an example, for models with one input.
 
     Returns:
         `keras.Input`s of the same shapes, dtypes and names.
+
+    Raises:
+        InputError: If `input_shape` does not fit the model.
     """
+    if input_shape is not None:
+        _check_input_shape(model, input_shape)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
     names = {id(layer.output): layer.name for layer in layers}
     return keras.tree.map_structure(
-        lambda t: keras.Input(batch_shape=t.shape, dtype=t.dtype, name=names.get(id(t), t.name)),
+        lambda t: keras.Input(
+            batch_shape=t.shape if input_shape is None else (t.shape[0], *input_shape),
+            dtype=t.dtype,
+            name=names.get(id(t), t.name),
+        ),
         model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
     )
+
+
+def _check_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> None:
+    expected = tuple(model.inputs[0].shape[1:])
+    fits = len(model.inputs) == 1 and len(expected) == len(input_shape)
+    if not fits or any(e not in (None, n) for e, n in zip(expected, input_shape, strict=True)):
+        raise InputError(
+            f"input_shape must fit the one input of the model, {expected}. "
+            f"Received: input_shape={input_shape} for {len(model.inputs)} inputs"
+        )
 
 
 def is_graph(model: Any) -> bool:

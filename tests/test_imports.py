@@ -17,7 +17,7 @@ RANKS = (
     {"keras_se.theory", "keras_se.replay"},
     {"keras_se.sites"},
     {"keras_se.placements"},
-    {"keras_se.compensation"},
+    {"keras_se.compensation", "keras_se.costs"},
     {"keras_se.surgery"},
     {"keras_se.litert"},
     {"keras_se.reading"},

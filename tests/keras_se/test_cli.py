@@ -45,6 +45,23 @@ def test_insert(files, tmp_path, capsys):
     ]
 
 
+def test_insert_takes_the_plan_of_a_search(files, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"se_1": {"ratio": 2, "gate": "sigmoid"}}))
+    arguments = ("insert", files / "plain.keras", tmp_path / "a.keras", "--where", "conv")
+    assert keras_se_command(*arguments, "--plan", tmp_path / "plan.json") == 0
+    (site,) = keras_se.find_sites(keras.saving.load_model(tmp_path / "a.keras"))
+    assert (site.width, site.gate) == (4, "sigmoid")
+
+
+def test_cost(files, tmp_path, capsys):
+    arguments = ("cost", files / "se.keras", "--json", tmp_path / "cost.json")
+    assert keras_se_command(*arguments) == 0
+    report = keras_se.cost(keras.saving.load_model(files / "se.keras"))
+    printed = capsys.readouterr().out
+    assert f"SE: {report.se_parameters:,} of {report.parameters:,} parameters" in printed
+    assert (tmp_path / "cost.json").read_text() == report.to_json()
+
+
 @pytest.mark.parametrize("name", ["se.keras", "se.tflite"])
 def test_gates(files, capsys, name):
     assert keras_se_command("gates", files / name, "--data", files / "data.npz") == 0
@@ -159,6 +176,12 @@ def bad_input(files, tmp_path):
             ("insert", files / "plain.keras", tmp_path / "b.keras", "--gate", "gelu"),
             "'gelu' is not one of",
         ),
+        "no plan": (
+            ("insert", files / "plain.keras", tmp_path / "b.keras", "--plan", tmp_path / "no.json"),
+            "A plan must be a JSON file",
+        ),
+        "no site to price": (("cost", files / "plain.keras"), "cost needs a model with SE sites"),
+        "bad sizes": (("cost", se, "--input-shape", "8x8"), "is sizes such as 224,224,3"),
         "unknown module": (("--import", "no_such_module", "gates", se, *data), "importable module"),
         "unknown function": (("gates", se, "--data", "no_such_module:f"), "must be importable"),
         "unknown command": (("gate",), "No such command 'gate'"),
@@ -170,7 +193,8 @@ NAMES = [
     "unequal lengths", "NaN", "wrong shape", "wrong shape for Keras", "too few samples",
     "not a tflite", "truncated tflite", "missing tflite", "not a keras file", "missing keras file",
     "no site", "no site to verify", "output exists", "tflite exists", "report exists",
-    "output without .keras", "ratio below 1", "unknown gate", "unknown module", "unknown function",
+    "output without .keras", "ratio below 1", "unknown gate", "no plan", "no site to price",
+    "bad sizes", "unknown module", "unknown function",
     "unknown command",
 ]  # fmt: skip
 

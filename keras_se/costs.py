@@ -1,0 +1,226 @@
+"""What SE costs: parameters and floating-point operations, per site and for the whole model.
+
+Counted for one example at inference. A multiply-accumulate of a convolution or a fully connected
+layer is two operations; their biases are left out, as is common. Per element, BatchNormalization,
+Rescaling and Normalization count 2, activations and additions 1; a pooling counts each position of
+its windows. Layers that only move data count 0. Layers that are not known are listed by name.
+
+Source: Hu et al., arXiv 1709.01507v4, section 4, whose "GFLOPs" are the multiply-accumulates here.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+from keras_se.layers import SEBlock
+from keras_se.placements import Call, Trace
+from keras_se.replay import is_graph
+
+_Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """The cost of one SE block at one call.
+
+    Attributes:
+        name: Ordinal name of the site, as in `find_sites`.
+        channels: C.
+        width: Units of the bottleneck.
+        parameters: Number of its weights and biases; 0 at the second call of a shared block.
+        flops: Floating-point operations: 2·C·H·W for squeeze and product, 4·C·width for the two
+            matrices (6·C·width and C·H·W more with `shift`).
+        macs: Multiply-accumulates of the matrices.
+    """
+
+    name: str
+    channels: int
+    width: int
+    parameters: int
+    flops: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """The cost of a model and of the SE blocks in it, for one example.
+
+    Attributes:
+        sites: One `SiteCost` per SE site.
+        parameters: Number of parameters of the model.
+        flops: Floating-point operations of all that is counted.
+        macs: Multiply-accumulates of convolutions and fully connected layers.
+        uncounted: Names of layers whose operations are not counted, and not in `flops`.
+    """
+
+    sites: tuple[SiteCost, ...]
+    parameters: int
+    flops: int
+    macs: int
+    uncounted: tuple[str, ...]
+
+    @property
+    def se_parameters(self) -> int:
+        """Number of parameters of all SE blocks."""
+        return sum(site.parameters for site in self.sites)
+
+    @property
+    def se_flops(self) -> int:
+        """Floating-point operations of all SE sites."""
+        return sum(site.flops for site in self.sites)
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        totals = {"se_parameters": self.se_parameters, "se_flops": self.se_flops}
+        return json.dumps({**dataclasses.asdict(self), **totals}, indent=2) + "\n"
+
+
+def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> CostReport:
+    """Parameters and floating-point operations of a model, and of the SE blocks in it.
+
+    Args:
+        model: A built functional or Sequential model.
+        input_shape: Shape of an example, where the model leaves sizes open; for models with one
+            input.
+
+    Returns:
+        A `CostReport`.
+
+    Raises:
+        InputError: If the model is not a built graph of layers, or a size is unknown.
+
+    Source: Hu et al., arXiv 1709.01507v4, section 4.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 64)), SEBlock(16, use_bias=False)])
+        >>> report = cost(model)
+        >>> report.se_parameters, report.se_flops
+        (512, 9216)
+    """
+    count = _Count()
+    count.model(model, None if input_shape is None else tuple(input_shape), "")
+    return CostReport(
+        tuple(count.sites), model.count_params(), count.flops, count.macs, tuple(count.uncounted)
+    )
+
+
+class _Count:
+    """One pass over the calls of a model, into nested models."""
+
+    def __init__(self) -> None:
+        self.sites: list[SiteCost] = []
+        self.flops = 0
+        self.macs = 0
+        self.uncounted: list[str] = []
+        self._blocks: set[int] = set()
+        self._ordinals: dict[str, int] = {}
+
+    def model(self, model: keras.Model, input_shape: _Shape | None, path: str) -> None:
+        trace = Trace(model, input_shape, purpose="cost")
+        tensors = {id(t): t for t in keras.tree.flatten(trace.inputs)}
+        for call in trace.calls:
+            inputs = [_size(model, tensors[i]) for i in call.inputs if i in tensors]
+            outputs = [_size(model, t) for t in call.outputs]
+            tensors |= {id(t): t for t in call.outputs}
+            self._call(call, inputs, outputs, path)
+
+    def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
+        layer = call.layer
+        if is_graph(layer) and len(inputs) == 1:
+            self.model(layer, inputs[0], f"{path}{layer.name}/")
+        elif isinstance(layer, SEBlock):
+            self._site(layer, inputs[0], path)
+        else:
+            self._layer(layer, inputs, outputs, path)
+
+    def _layer(self, layer: Any, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
+        macs = _macs(layer, inputs, outputs)
+        flops = _element_flops(layer, inputs, outputs) if macs is None else 2 * macs
+        if flops is None:
+            self.uncounted.append(f"{path}{layer.name}")
+        else:
+            self.flops += flops
+            self.macs += macs or 0
+
+    def _site(self, block: SEBlock, shape: _Shape, path: str) -> None:
+        self._ordinals[path] = self._ordinals.get(path, 0) + 1
+        channels, width = (int(size) for size in block.w1.shape)
+        macs = (3 if block.shift else 2) * channels * width
+        flops = (3 if block.shift else 2) * math.prod(shape) + 2 * macs
+        parameters = 0 if id(block) in self._blocks else block.count_params()
+        self._blocks.add(id(block))
+        name = f"{path}se_{self._ordinals[path]}"
+        self.sites.append(SiteCost(name, channels, width, parameters, flops, macs))
+        self.flops += flops
+        self.macs += macs
+
+
+def _size(model: keras.Model, tensor: Any) -> _Shape:
+    """The shape of a tensor without its batch axis."""
+    shape = tuple(tensor.shape[1:])
+    if None in shape:
+        raise InputError(
+            "cost needs every size: give input_shape=(height, width, channels), or fix the Input. "
+            f"Received: a tensor of shape {tuple(tensor.shape)} in model {model.name!r}"
+        )
+    return shape
+
+
+def _channels(layer: Any, shape: _Shape) -> int:
+    return shape[0] if getattr(layer, "data_format", None) == "channels_first" else shape[-1]
+
+
+def _macs(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None:
+    """Multiply-accumulates of convolutions and fully connected layers; `None` for others."""
+    kinds = keras.layers
+    if isinstance(layer, kinds.Conv1DTranspose | kinds.Conv2DTranspose | kinds.Conv3DTranspose):
+        return math.prod(inputs[0]) * layer.filters * math.prod(layer.kernel_size)
+    if isinstance(layer, kinds.DepthwiseConv1D | kinds.DepthwiseConv2D):
+        return math.prod(outputs[0]) * math.prod(layer.kernel_size)
+    if isinstance(layer, kinds.SeparableConv1D | kinds.SeparableConv2D):
+        positions = math.prod(outputs[0]) // layer.filters
+        middle = _channels(layer, inputs[0]) * layer.depth_multiplier
+        return positions * middle * (math.prod(layer.kernel_size) + layer.filters)
+    if isinstance(layer, kinds.Conv1D | kinds.Conv2D | kinds.Conv3D):
+        taps = math.prod(layer.kernel_size) * _channels(layer, inputs[0]) // layer.groups
+        return math.prod(outputs[0]) * taps
+    if isinstance(layer, kinds.Dense):
+        return math.prod(outputs[0]) * inputs[0][-1]
+    return None
+
+
+_AFFINE = {"BatchNormalization", "Normalization", "Rescaling"}
+_POINTWISE = {"Activation", "ELU", "LayerScale", "LeakyReLU", "PReLU", "ReLU", "Softmax"}
+_RAW_POINTWISE = {"HardSigmoid", "Relu", "Relu6", "Sigmoid", "Silu", "Tanh"}
+_MERGES = {"Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract", "TrueDivide"}
+_POOLS = {f"{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)}
+_GLOBAL_POOLS = {f"Global{pool}" for pool in _POOLS}
+_MOVES = {
+    *("Concatenate", "Dropout", "ExpandDims", "Flatten", "GaussianNoise", "Identity", "Masking"),
+    *("Permute", "RepeatVector", "Reshape", "Squeeze", "StochasticDepth", "Transpose"),
+    *(f"Cropping{n}D" for n in (1, 2, 3)),
+    *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
+    *(f"UpSampling{n}D" for n in (1, 2, 3)),
+    *(f"ZeroPadding{n}D" for n in (1, 2, 3)),
+}
+
+
+def _element_flops(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None:
+    """Operations of layers that work element by element or move data; `None` for others."""
+    kind, elements = type(layer).__name__, math.prod(outputs[0])
+    if kind in _AFFINE:
+        return 2 * elements
+    if kind in _POINTWISE | _RAW_POINTWISE:
+        return elements
+    if kind in _MERGES:  # of a feature map and a constant too
+        return max(1, len(inputs) - 1) * elements
+    if kind in _POOLS:
+        return elements * math.prod(layer.pool_size)
+    if kind in _GLOBAL_POOLS:
+        return math.prod(inputs[0])
+    return 0 if kind in _MOVES else None
