@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import import_extra
+from keras_se.errors import InputError, import_extra
 from keras_se.placements import candidates
 from keras_se.surgery import insert
 from tuning.space import SESpace
@@ -50,7 +50,7 @@ class SEHyperModel(keras_tuner.HyperModel):
         Returns:
             A compiled model.
         """
-        model = insert(self.base(), **self.space.settings(hp))
+        model, _ = self._inserted(hp)
         self.compile(model)
         return model
 
@@ -69,4 +69,18 @@ class SEHyperModel(keras_tuner.HyperModel):
         Returns:
             `{"se_1": {"ratio": ..., "gate": ...}, ...}`.
         """
-        return {place.name: self.space.settings(hp) for place in candidates(self.base())}
+        _, settings = self._inserted(hp)
+        return {place.name: settings for place in candidates(self.base())}
+
+    def _inserted(self, hp: Any) -> tuple[keras.Model, dict[str, Any]]:
+        """The model with its blocks, and their settings.
+
+        Every candidate starts from the function of the base model; where the gate does not let
+        that be, from random gates, and the settings say so.
+        """
+        base, settings = self.base(), self.space.settings(hp)
+        try:
+            return insert(base, **settings), settings
+        except InputError:
+            settings = {**settings, "identity_init": False}
+            return insert(base, **settings), settings

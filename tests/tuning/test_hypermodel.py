@@ -47,3 +47,18 @@ def test_the_plan_builds_the_same_network():
     assert plan == {f"se_{n}": {"ratio": 4, "gate": "sigmoid"} for n in (1, 2)}
     built, planned = hypermodel.build(hp), insert(base(), plan=plan)
     assert built.count_params() == planned.count_params()
+
+
+def test_gates_that_cannot_keep_the_function_are_searched_too():
+    """They start at random, and the plan says so: it builds the same kind of network."""
+    hypermodel = SEHyperModel(base, SESpace((2,), ("tanh", "sigmoid")), compile_it)
+    x = np.ones((2, 8, 8, 1), "float32")
+    for gate, kept in (("sigmoid", True), ("tanh", False)):
+        hp = keras_tuner.HyperParameters()
+        hp.values.update({"se_ratio": 2, "se_gate": gate})
+        plain = base()
+        hypermodel.model_or_builder = plain
+        same = np.array_equal(hypermodel.build(hp)(x), plain(x))
+        assert same == kept
+        assert ("identity_init" in hypermodel.plan(hp)["se_1"]) != kept
+        insert(base(), plan=hypermodel.plan(hp))
