@@ -11,6 +11,7 @@ from keras_se.layers import GraphSEBlock, SEBlock
 
 if TYPE_CHECKING:
     from keras_se import theory
+    from keras_se.adoption import adopt
     from keras_se.costs import CostReport, cost
     from keras_se.litert.convert import to_tflite
     from keras_se.placements import Candidate, candidates
@@ -26,6 +27,7 @@ _LAZY = {
     "Candidate": "keras_se.placements",
     "GateReport": "keras_se.verification",
     "Site": "keras_se.sites",
+    "adopt": "keras_se.adoption",
     "candidates": "keras_se.placements",
     "cost": "keras_se.costs",
     "find_sites": "keras_se.reading",
@@ -44,6 +46,7 @@ __all__ = [
     "GraphSEBlock",
     "SEBlock",
     "Site",
+    "adopt",
     "candidates",
     "cost",
     "find_sites",

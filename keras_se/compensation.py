@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from keras_se.layers import gates
-from keras_se.placements import Edges, Trace
+from keras_se.placements import Edges
+from keras_se.replay import Graph
 
 _HOMOGENEOUS = (
     keras.layers.AveragePooling1D,
@@ -59,11 +60,11 @@ def rest_value(gate: Any) -> float | None:
     return 0.5 if gates.get(gate).name in ("sigmoid", "hard_sigmoid") else None
 
 
-def scalable_layer(trace: Trace, producer: int, edges: Edges | None) -> Any:
+def scalable_layer(graph: Graph, producer: int, edges: Edges | None) -> Any:
     """The layer whose weights scale what is gated, and nothing else.
 
     Args:
-        trace: The graph.
+        graph: The graph.
         producer: Index of the call whose output is gated; -1 for an input.
         edges: The consumers that get the gated tensor, `None` for all.
 
@@ -71,18 +72,18 @@ def scalable_layer(trace: Trace, producer: int, edges: Edges | None) -> Any:
         A layer, or `None` if there is none.
     """
     n = producer
-    if n < 0 or (edges is not None and not _takes_all(trace, n, edges)):
+    if n < 0 or (edges is not None and not _takes_all(graph, n, edges)):
         return None
     while True:
-        layer = trace.calls[n].layer
-        if _count(trace, layer) != 1:
+        layer = graph.calls[n].layer
+        if _count(graph, layer) != 1:
             return None
         if can_scale(layer):
             return layer
         if not _is_homogeneous(layer):
             return None
-        before = [trace.producers.get(t) for t in trace.calls[n].inputs if t in trace.producers]
-        if len(before) != 1 or before[0] is None or trace.sole_consumer(before[0]) != n:
+        before = [graph.producers.get(t) for t in graph.calls[n].inputs if t in graph.producers]
+        if len(before) != 1 or before[0] is None or graph.sole_consumer(before[0]) != n:
             return None
         n = before[0]
 
@@ -125,10 +126,10 @@ def _is_homogeneous(layer: Any) -> bool:
     return isinstance(layer, _HOMOGENEOUS)
 
 
-def _takes_all(trace: Trace, producer: int, edges: Edges) -> bool:
-    tensor = id(trace.calls[producer].outputs[0])
-    return sorted(trace.consumers[tensor]) == sorted(edges) and tensor not in trace.outputs
+def _takes_all(graph: Graph, producer: int, edges: Edges) -> bool:
+    tensor = id(graph.calls[producer].outputs[0])
+    return sorted(graph.consumers[tensor]) == sorted(edges) and tensor not in graph.outputs
 
 
-def _count(trace: Trace, layer: Any) -> int:
-    return sum(call.layer is layer for call in trace.calls)
+def _count(graph: Graph, layer: Any) -> int:
+    return sum(call.layer is layer for call in graph.calls)

@@ -18,8 +18,7 @@ import keras
 
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock
-from keras_se.placements import Call, Trace
-from keras_se.replay import is_graph
+from keras_se.replay import Call, is_graph, trace
 
 _Shape = tuple[int, ...]
 
@@ -121,9 +120,9 @@ class _Count:
         self._ordinals: dict[str, int] = {}
 
     def model(self, model: keras.Model, input_shape: _Shape | None, path: str) -> None:
-        trace = Trace(model, input_shape, purpose="cost")
-        tensors = {id(t): t for t in keras.tree.flatten(trace.inputs)}
-        for call in trace.calls:
+        graph = trace(model, input_shape, "cost")
+        tensors = {id(t): t for t in keras.tree.flatten(graph.inputs)}
+        for call in graph.calls:
             inputs = [_size(model, tensors[i]) for i in call.inputs if i in tensors]
             outputs = [_size(model, t) for t in call.outputs]
             tensors |= {id(t): t for t in call.outputs}

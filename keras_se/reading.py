@@ -16,8 +16,9 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
     """The SE sites of a Keras model or of a TFLite file, in topological order.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, or the bytes
-            or the path of a TFLite file from any converter.
+        model_or_tflite: A built functional or Sequential Keras model, its SE done by `SEBlock`s or
+            written out as in `keras.applications`, or the bytes or the path of a TFLite file from
+            any converter.
 
     Returns:
         One `Site` per gated feature map; empty if there is none.

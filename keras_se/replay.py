@@ -1,6 +1,8 @@
 """A second pass over the graph of a model, with its own layers and without a trace in it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -149,6 +151,103 @@ def check_graph(purpose: str, model: Any) -> None:
             f"{purpose} takes built models: call the model once, or give it an Input. "
             f"Received: model {model.name!r}, not built"
         )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer or raw operation in a model's graph.
+
+    Attributes:
+        layer: The layer or operation.
+        inputs: Ids of all its arguments, flattened: tensors and others.
+        outputs: Its output tensors, flattened.
+    """
+
+    layer: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[Any, ...]
+
+
+class Graph:
+    """The calls of a model's graph in topological order, and who consumes what.
+
+    Attributes:
+        model: The model.
+        inputs: The symbolic inputs of this pass over the graph, in their structure.
+        calls: The calls so far.
+        outputs: Ids of the output tensors.
+    """
+
+    def __init__(self, model: keras.Model, inputs: Any) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.calls: list[Call] = []
+        self.outputs: set[int] = set()
+
+    def add(self, layer: Any, args: Any, kwargs: Any, outputs: Any) -> None:
+        """Adds a call; its outputs are kept, so that ids stay valid."""
+        arguments = tuple(map(id, keras.tree.flatten((args, kwargs))))
+        self.calls.append(Call(layer, arguments, tuple(keras.tree.flatten(outputs))))
+
+    @cached_property
+    def producers(self) -> dict[int, int]:
+        """By id of a tensor, the index of the call that made it; inputs are not in it."""
+        return {id(t): n for n, call in enumerate(self.calls) for t in call.outputs}
+
+    @cached_property
+    def consumers(self) -> dict[int, list[tuple[int, int]]]:
+        """By id of a tensor, the edges that take it: (index of the call, position)."""
+        edges: dict[int, list[tuple[int, int]]] = {}
+        for n, call in enumerate(self.calls):
+            for position, tensor in enumerate(call.inputs):
+                edges.setdefault(tensor, []).append((n, position))
+        return edges
+
+    @cached_property
+    def ancestors(self) -> list[frozenset[int]]:
+        """By index of a call, the indices of the calls that it depends on, itself included."""
+        known: list[frozenset[int]] = []
+        for n, call in enumerate(self.calls):
+            before = [known[self.producers[t]] for t in call.inputs if t in self.producers]
+            known.append(frozenset({n}).union(*before))
+        return known
+
+    def sole_consumer(self, n: int) -> int | None:
+        """The call that alone takes the output of call `n`, if it is so."""
+        tensor = id(self.calls[n].outputs[0])
+        edges = self.consumers.get(tensor, [])
+        if len(self.calls[n].outputs) != 1 or len(edges) != 1 or tensor in self.outputs:
+            return None
+        return edges[0][0]
+
+
+def trace(
+    model: keras.Model, input_shape: tuple[int, ...] | None = None, purpose: str = "insert"
+) -> Graph:
+    """The graph of a model, nested models as single calls.
+
+    Args:
+        model: A built functional or Sequential model. It is not changed.
+        input_shape: Another shape of an example, for models with one input.
+        purpose: What an error says that the graph is needed for.
+
+    Returns:
+        The `Graph`.
+
+    Raises:
+        InputError: If the model is not a built graph of layers, or the shape does not fit.
+    """
+    check_graph(purpose, model)
+    graph = Graph(model, fresh_inputs(model, input_shape))
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = operation(*args, **kwargs)
+        graph.add(original(operation), args, kwargs, outputs)
+        return outputs
+
+    outputs = replay(model, graph.inputs, call)
+    graph.outputs = {id(t) for t in keras.tree.flatten(outputs)}
+    return graph
 
 
 def _shared(operation: Any) -> Any:

@@ -1,10 +1,11 @@
 """SE sites of Keras models: where they are, and what their gates say.
 
-A site is one call of an `SEBlock`. Sites are named by ordinals in topological order (`se_1`,
-`se_2`), inside nested models with the path (`outer/se_1`); the automatic names of Keras layers are
-not used, since they differ from one process to the next.
+A site is one call of an `SEBlock`, or SE that is written out in the graph. Sites are named by
+ordinals in topological order (`se_1`, `se_2`), inside nested models with the path (`outer/se_1`);
+the automatic names of Keras layers are not used, since they differ from one process to the next.
 """
 
+import dataclasses
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError
+from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
 from keras_se.layers import gates as gates_module
-from keras_se.replay import check_graph, fresh_inputs, is_graph, original, replay
+from keras_se.replay import Graph, check_graph, fresh_inputs, is_graph, original, replay
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Site:
         width: Number of units of the bottleneck.
         gate: Name of the gate.
         after: Name of the layer (in a TFLite file: of the tensor) whose output is gated.
-        layer: Name of the `SEBlock` (in a TFLite file: of the tensor that holds the gates).
+        layer: Name of the `SEBlock` (of the product, where SE is written out; in a TFLite file: of
+            the tensor that holds the gates).
     """
 
     name: str
@@ -48,7 +51,7 @@ def model_sites(model: keras.Model) -> list[Site]:
         model: A built model. It is not changed.
 
     Returns:
-        One `Site` per call of an `SEBlock`; empty if there is none.
+        One `Site` per call of an `SEBlock` and per SE that is written out; empty if there is none.
 
     Raises:
         InputError: If the graph of the model cannot be walked, or a layer hides an `SEBlock`.
@@ -139,57 +142,99 @@ def _walk(model: keras.Model) -> _Reader:
     inputs = fresh_inputs(model)
     walk = _Walk()
     walk.model(model, inputs, "")
-    if not walk.sites:
+    if not walk.found:
         return [], None
-    reader = keras.Model(inputs, walk.gates)
+    sites = walk.sites()
+    reader = keras.Model(inputs, {site.name: gates for site, gates in sites})
     reader.compile(jit_compile=False)
-    return walk.sites, reader
+    return [site for site, _ in sites], reader
 
 
 class _Walk:
     """One pass over a model's graph, in topological order, into nested models."""
 
     def __init__(self) -> None:
-        self.sites: list[Site] = []
-        self.gates: dict[str, Any] = {}
-        self._producers: dict[int, tuple[str, Any]] = {}
-        self._ordinals: dict[str, int] = {}
+        self.found: list[tuple[int, Site, Any]] = []  # when it was met, without its ordinal
+        self._clock = 0
+
+    def sites(self) -> list[tuple[Site, Any]]:
+        """The sites in the order in which they were met, named, with their gates."""
+        ordinals: dict[str, int] = {}
+        named = []
+        for _, site, gates in sorted(self.found, key=lambda item: item[0]):
+            ordinals[site.name] = ordinals.get(site.name, 0) + 1
+            name = f"{site.name}se_{ordinals[site.name]}"
+            named.append((dataclasses.replace(site, name=name), gates))
+        return named
 
     def model(self, model: keras.Model, inputs: Any, path: str) -> Any:
+        graph, times = Graph(model, inputs), []
+
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            return self._call(operation, path, *args, **kwargs)
+            self._clock += 1
+            times.append(self._clock)
+            outputs = self._call(operation, path, graph, *args, **kwargs)
+            graph.add(original(operation), args, kwargs, outputs)
+            return outputs
 
-        return replay(model, inputs, call)
-
-    def _call(self, operation: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-        layer = original(operation)
-        if isinstance(layer, SEBlock):
-            outputs = self._call_block(operation, path, *args, **kwargs)
-        elif is_graph(layer) and len(args) == 1:
-            outputs = self.model(layer, args[0], f"{path}{layer.name}/")
-        else:
-            _check_hidden(layer)
-            outputs = operation(*args, **kwargs)
-        for tensor in keras.tree.flatten(outputs):
-            self._producers[id(tensor)] = (layer.name, tensor)  # the tensor is kept: ids stay valid
+        outputs = replay(model, inputs, call)
+        for site in find_inline(graph):
+            self._add_inline(site, times[site.call], path, graph)
         return outputs
 
-    def _call_block(self, operation: Any, path: str, x: Any, **kwargs: Any) -> Any:
+    def _call(self, operation: Any, path: str, graph: Graph, *args: Any, **kwargs: Any) -> Any:
+        layer = original(operation)
+        if isinstance(layer, SEBlock):
+            return self._call_block(operation, path, graph, *args, **kwargs)
+        if is_graph(layer) and len(args) == 1:
+            return self._nested(operation, f"{path}{layer.name}/", *args, **kwargs)
+        _check_hidden(layer)
+        return operation(*args, **kwargs)
+
+    def _nested(self, operation: Any, path: str, x: Any, **kwargs: Any) -> Any:
+        """Calls a nested model with its gates as further outputs, if it has any."""
+        start, inputs = len(self.found), fresh_inputs(original(operation))
+        outputs = self.model(original(operation), inputs, path)
+        found = self.found[start:]
+        if not found:
+            return operation(x, **kwargs)
+        reader = keras.Model(inputs, [outputs, [gates for *_, gates in found]])
+        outputs, gates = reader(x, **kwargs)
+        self.found[start:] = [(*site, g) for (*site, _), g in zip(found, gates, strict=True)]
+        return outputs
+
+    def _call_block(self, operation: Any, path: str, graph: Graph, x: Any, **kwargs: Any) -> Any:
         wants_gates = kwargs.pop("return_gates", False)
         outputs, gates = operation(x, return_gates=True, **kwargs)
         block = original(operation)
-        self._ordinals[path] = self._ordinals.get(path, 0) + 1
         site = Site(
-            name=f"{path}se_{self._ordinals[path]}",
+            name=path,
             channels=gates.shape[-1],
             width=block.w1.shape[-1],
             gate=gates_module.get(block.gate).name,
-            after=self._producers[id(x)][0] if id(x) in self._producers else "",
+            after=_producer(graph, id(x)),
             layer=block.name,
         )
-        self.sites.append(site)
-        self.gates[site.name] = gates
+        self.found.append((self._clock, site, gates))
         return (outputs, gates) if wants_gates else outputs
+
+    def _add_inline(self, site: InlineSE, time: int, path: str, graph: Graph) -> None:
+        product = graph.calls[site.call]
+        found = Site(
+            name=path,
+            channels=site.channels,
+            width=site.width,
+            gate=site.gate or "unknown",
+            after=_producer(graph, product.inputs[site.position]),
+            layer=product.layer.name,
+        )
+        self.found.append((time, found, keras.ops.reshape(site.gates, (-1, site.channels))))
+
+
+def _producer(graph: Graph, tensor: int) -> str:
+    """Name of the layer that made a tensor; empty for an input."""
+    known = {id(t): call.layer.name for call in graph.calls for t in call.outputs}
+    return known.get(tensor, "")
 
 
 def _check_hidden(layer: Any) -> None:

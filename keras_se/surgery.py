@@ -9,8 +9,8 @@ import numpy as np
 from keras_se.compensation import rest_value, scalable_layer, scale
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock, gates
-from keras_se.placements import Place, Trace, Where, find_places
-from keras_se.replay import fresh_inputs
+from keras_se.placements import Place, Where, find_places
+from keras_se.replay import Graph, fresh_inputs, trace
 
 
 def insert(
@@ -56,19 +56,18 @@ def insert(
         >>> [layer.__class__.__name__ for layer in insert(model, ratio=4).layers]
         ['Conv2D', 'SEBlock']
     """
-    trace = Trace(model)
-    _check_plain(trace)
-    places = find_places(trace, placement, where)
+    graph = trace(model)
+    _check_plain(graph)
+    places = find_places(graph, placement, where)
     names = [place.candidate.name for place in places]
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
     shared = {"ratio": ratio, **block}
     sites = [
-        _Site(trace, place, {**shared, **plan[place.candidate.name]})
+        _Site(graph, place, {**shared, **plan[place.candidate.name]})
         for place in places
         if place.candidate.name in plan
     ]
     new_model = _rebuilt(model, _Insertion(sites))
-    _copy_state(model, new_model)
     for site in sites:
         if site.doubled is not None:
             scale(new_model.get_layer(site.doubled), 2.0)
@@ -100,8 +99,8 @@ def remove(model: keras.Model) -> keras.Model:
         >>> [layer.__class__.__name__ for layer in remove(model).layers]
         ['ReLU']
     """
-    trace = Trace(model)
-    blocks = [n for n, call in enumerate(trace.calls) if isinstance(call.layer, SEBlock)]
+    graph = trace(model)
+    blocks = [n for n, call in enumerate(graph.calls) if isinstance(call.layer, SEBlock)]
     if not blocks:
         raise InputError(
             f"remove takes a model with SE blocks. Received: model {model.name!r}, without any"
@@ -109,10 +108,10 @@ def remove(model: keras.Model) -> keras.Model:
     if isinstance(model, keras.Sequential):
         kept = [_copied(layer) for layer in model.layers if not isinstance(layer, SEBlock)]
         new_model = keras.Sequential([fresh_inputs(model), *kept], name=model.name)
+        _copy_state(model, new_model)
     else:
-        new_model = _functional_copy(model, _without_block)
-    _copy_state(model, new_model)
-    for layer in _halved(trace, blocks):
+        new_model = functional_copy(model, _without_block)
+    for layer in _halved(graph, blocks):
         scale(new_model.get_layer(layer.name), 0.5)
     return new_model
 
@@ -159,7 +158,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
 class _Site:
     """A block to be put at a place, and the layer to be doubled for it."""
 
-    def __init__(self, trace: Trace, place: Place, arguments: dict[str, Any]) -> None:
+    def __init__(self, graph: Graph, place: Place, arguments: dict[str, Any]) -> None:
         self.place = place
         self.doubled: str | None = None
         defaults = {
@@ -170,7 +169,7 @@ class _Site:
         arguments = {**defaults, **arguments}
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
-            self.doubled = _doubled(trace, place, arguments["gate"])
+            self.doubled = _doubled(graph, place, arguments["gate"])
             keeps = False
         self.block = SEBlock(**arguments, identity_init=keeps)
         self._gated: Any = None
@@ -212,11 +211,11 @@ class _Insertion:
         return (site.block for site in self._after.get(n, ()))
 
 
-def _check_plain(trace: Trace) -> None:
-    if any(isinstance(call.layer, SEBlock) for call in trace.calls):
+def _check_plain(graph: Graph) -> None:
+    if any(isinstance(call.layer, SEBlock) for call in graph.calls):
         raise InputError(
             "insert takes a model without SE blocks. "
-            f"Received: model {trace.model.name!r}, which has them already"
+            f"Received: model {graph.model.name!r}, which has them already"
         )
 
 
@@ -232,8 +231,8 @@ def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
     return dict(plan)
 
 
-def _doubled(trace: Trace, place: Place, gate: Any) -> str:
-    layer = scalable_layer(trace, place.producer, place.edges)
+def _doubled(graph: Graph, place: Place, gate: Any) -> str:
+    layer = scalable_layer(graph, place.producer, place.edges)
     if layer is None:
         raise InputError(
             f"insert keeps the function with gate={gate!r} where it can double the layer before "
@@ -245,13 +244,13 @@ def _doubled(trace: Trace, place: Place, gate: Any) -> str:
     return name
 
 
-def _halved(trace: Trace, blocks: list[int]) -> Iterator[Any]:
+def _halved(graph: Graph, blocks: list[int]) -> Iterator[Any]:
     """The layers that take over the ½ of the blocks after them."""
     for n in blocks:
-        call = trace.calls[n]
-        producer = trace.producers.get(call.inputs[0], -1)
+        call = graph.calls[n]
+        producer = graph.producers.get(call.inputs[0], -1)
         if rest_value(call.layer.gate) is not None and producer >= 0:
-            layer = scalable_layer(trace, producer, ((n, 0),))
+            layer = scalable_layer(graph, producer, ((n, 0),))
             if layer is not None:
                 yield layer
 
@@ -269,19 +268,35 @@ def _without_block(operation: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _rebuilt(model: keras.Model, insertion: _Insertion) -> keras.Model:
     if not isinstance(model, keras.Sequential):
-        return _functional_copy(model, insertion)
+        return functional_copy(model, insertion)
     layers: list[Any] = [fresh_inputs(model)]
     for n, layer in enumerate(model.layers):
         layers += [_copied(layer), *insertion.blocks(n)]
-    return keras.Sequential(layers, name=model.name)
+    new_model = keras.Sequential(layers, name=model.name)
+    _copy_state(model, new_model)
+    return new_model
 
 
-def _functional_copy(model: keras.Model, call: Any) -> keras.Model:
+def functional_copy(model: keras.Model, call: Any) -> keras.Model:
+    """A functional model rebuilt, its state carried over.
+
+    Args:
+        model: A built functional model.
+        call: Called as `call(layer, *args, **kwargs)` for every call, with the copied layers.
+
+    Returns:
+        The new model, uncompiled.
+
+    Raises:
+        InputError: If a layer cannot be rebuilt from its configuration.
+    """
     inputs = fresh_inputs(model)
     copy = keras.models.clone_model(
         model, input_tensors=inputs, clone_function=_copied, call_function=call
     )
-    return keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
+    new_model = keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
+    _copy_state(model, new_model)
+    return new_model
 
 
 def _copied(layer: Any) -> Any:

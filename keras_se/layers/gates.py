@@ -40,7 +40,7 @@ def sigmoid(v: Any) -> Any:
 @_registered
 def hard_sigmoid(v: Any) -> Any:
     """relu6(v + 3) / 6: MobileNetV3's gate, piecewise linear with slope 1/6."""
-    return ops.relu6(v + 3.0) / 6.0
+    return ops.relu6(v + 3.0) * (1.0 / 6.0)  # as keras.applications has it
 
 
 @_registered

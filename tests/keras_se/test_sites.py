@@ -234,3 +234,20 @@ def test_tensors_and_settings_among_the_arguments_of_a_call():
     x = RNG.normal(size=(3, 7, 6)).astype("float32")
     expected = block.gates(attention(x, value=x, use_causal_mask=True))
     np.testing.assert_allclose(model_gates(model, x)["se_1"], expected, atol=1e-6)
+
+
+def test_blocks_in_nested_functional_models():
+    """One call of the nested model for each site, and its gates for what it is given."""
+    wide = keras.initializers.RandomNormal(stddev=2.0)
+    inner_input = keras.Input((8, 8, 4))
+    block = SEBlock(1, kernel_initializer=wide)
+    inner = keras.Model(inner_input, block(inner_input) + 1.0, name="inner")
+    plain_input = keras.Input((8, 8, 4))
+    plain = keras.Model(plain_input, 2.0 * plain_input, name="plain")
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, inner(plain(inner(inputs))))
+    assert [site.name for site in model_sites(model)] == ["inner/se_1", "inner/se_2"]
+    gates = model_gates(model, X)
+    np.testing.assert_allclose(gates["inner/se_1"], block.gates(X), atol=1e-6)
+    second = 2.0 * np.asarray(inner(X))
+    np.testing.assert_allclose(gates["inner/se_2"], block.gates(second), atol=1e-6)

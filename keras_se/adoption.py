@@ -1,0 +1,101 @@
+"""SE that is written out in a model becomes `SEBlock`s."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+from keras_se.inline import InlineSE, find_inline
+from keras_se.layers import SEBlock
+from keras_se.replay import trace
+from keras_se.surgery import functional_copy
+
+
+def adopt(model: keras.Model) -> keras.Model:
+    """A new model in which SE that is written out is done by `SEBlock`s with the same weights.
+
+    Taken are the forms of MobileNetV3 and EfficientNet in `keras.applications`, and those that
+    people write by hand: a global pooling, two dense layers or convolutions of size 1 with an
+    activation and a gate, whatever these are made of, and the product with the pooled map.
+
+    Args:
+        model: A built functional model. It is not changed.
+
+    Returns:
+        A new model, uncompiled, with the outputs of the old one; all that takes `SEBlock`s takes
+        it: `remove`, `cost`, `verify`.
+
+    Raises:
+        InputError: If the model is not functional, or there is no site to adopt. A site that cannot
+            be adopted, since its activation or gate is none of the known, is named in a warning.
+
+    Example:
+        >>> x = inputs = keras.Input((8, 8, 4))
+        >>> g = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+        >>> g = keras.layers.Dense(2, activation="relu")(g)
+        >>> x = x * keras.layers.Dense(4, activation="sigmoid")(g)
+        >>> [layer.__class__.__name__ for layer in adopt(keras.Model(inputs, x)).layers]
+        ['InputLayer', 'SEBlock']
+    """
+    if isinstance(model, keras.Sequential):
+        raise InputError(
+            "adopt takes functional models: a product needs two paths. Received: Sequential "
+            f"{model.name!r}"
+        )
+    sites = find_inline(trace(model, purpose="adopt"))
+    known = {site.call: site for site in sites if site.activation and site.gate}
+    if not known:
+        raise InputError(
+            "adopt takes a model with SE that is written out, with a known activation and gate. "
+            f"Received: model {model.name!r} with {len(sites)} such sites, none of them known"
+        )
+    for site in sites:
+        if site.call not in known:
+            warnings.warn(
+                f"Not adopted: the site at {site.second.name!r}, whose activation or gate is none "
+                "of the known.",
+                stacklevel=2,
+            )
+    adoption = _Adoption(known)
+    new_model = functional_copy(model, adoption)
+    for site, block in adoption.blocks:
+        block.set_excitation(*_matrices(site), layout="dense")
+        block.trainable = site.first.trainable
+    return new_model
+
+
+class _Adoption:
+    """Calls the operations of a model again, and a block in place of each product."""
+
+    def __init__(self, sites: dict[int, InlineSE]) -> None:
+        self.blocks: list[tuple[InlineSE, SEBlock]] = []
+        self._sites = sites
+        self._calls = 0
+
+    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        site = self._sites.get(self._calls)
+        self._calls += 1
+        if site is None:
+            return operation(*args, **kwargs)
+        block = SEBlock(
+            width=site.width,
+            squeeze=site.squeeze,
+            activation=site.activation,
+            gate=site.gate,
+            use_bias=site.first.use_bias or site.second.use_bias,
+            data_format=site.data_format,
+            dtype=site.first.dtype_policy,
+        )
+        self.blocks.append((site, block))
+        return block(keras.tree.flatten((args, kwargs))[site.position])
+
+
+def _matrices(site: InlineSE) -> list[Any]:
+    """W1, b1, W2, b2 as (inputs, outputs) matrices; `None` for a bias that is not there."""
+    parts: list[Any] = []
+    for layer in (site.first, site.second):
+        kernel = layer.kernel.numpy()
+        parts += [kernel.reshape(kernel.shape[-2:])]
+        parts += [layer.bias.numpy() if layer.use_bias else None]
+    return parts

@@ -1,0 +1,179 @@
+"""Squeeze-and-Excitation that is written out in a graph, without an `SEBlock`.
+
+A site is a product of a feature map with one value per channel that comes, through reshapes,
+element-wise operations and two fully connected layers (dense, or convolutions of size 1), from a
+global pooling of that same map: as in MobileNetV3 and EfficientNet, and as people write it by hand.
+Activation and gate are recognized by their values, whatever they are made of.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.layers.gates import GATES
+from keras_se.replay import Call, Graph
+
+_SQUEEZES = {
+    **dict.fromkeys((f"GlobalAveragePooling{n}D" for n in (1, 2, 3)), "avg"),
+    **dict.fromkeys((f"GlobalMaxPooling{n}D" for n in (1, 2, 3)), "max"),
+}
+_RESHAPES = (keras.layers.Reshape, keras.layers.Flatten)
+_ELEMENTWISE = (
+    keras.layers.Activation,
+    keras.layers.ELU,
+    keras.layers.LeakyReLU,
+    keras.layers.ReLU,
+    keras.layers.Rescaling,
+)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_ACTIVATIONS = (
+    *("relu", "linear", "silu", "gelu", "elu", "leaky_relu", "hard_silu", "relu6", "tanh"),
+    *("sigmoid", "hard_sigmoid", "softplus", "mish", "selu"),
+)
+_GRID = np.linspace(-8.0, 8.0, 161, dtype="float32")
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class InlineSE:
+    """An SE site that is written out.
+
+    Attributes:
+        call: Index of the product in the graph.
+        position: Which argument of the product is the feature map.
+        gates: The tensor of the gates.
+        first: The layer that holds W1.
+        second: The layer that holds W2.
+        squeeze: `"avg"` or `"max"`.
+        activation: Name of the activation of the bottleneck, or `None` if it has none of the known.
+        gate: Name of the gate, or `None` if it is none of the known.
+        data_format: Of the feature map.
+    """
+
+    call: int
+    position: int
+    gates: Any
+    first: Any
+    second: Any
+    squeeze: str
+    activation: str | None
+    gate: str | None
+    data_format: str
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return _units(self.second)
+
+    @property
+    def width(self) -> int:
+        """Units of the bottleneck."""
+        return _units(self.first)
+
+
+def find_inline(graph: Graph) -> list[InlineSE]:
+    """The SE sites that are written out in a graph.
+
+    Args:
+        graph: The graph.
+
+    Returns:
+        One `InlineSE` per site, in topological order.
+    """
+    tensors = {id(t): t for t in keras.tree.flatten(graph.inputs)}
+    tensors |= {id(t): t for call in graph.calls for t in call.outputs}
+    found = []
+    for n, call in enumerate(graph.calls):
+        given = [(p, i) for p, i in enumerate(call.inputs) if i in tensors]
+        if type(call.layer).__name__ == "Multiply" and len(given) == 2:
+            for (_, gate), (position, feature) in (given, given[::-1]):
+                site = _site(graph, tensors, n, gate, position, tensors[feature])
+                if site is not None:
+                    found.append(site)
+                    break
+    return found
+
+
+def _site(
+    graph: Graph, tensors: Mapping[int, Any], n: int, gate: int, position: int, feature: Any
+) -> InlineSE | None:
+    chain = _chain(graph, tensors, gate, id(feature))
+    if chain is None or len(tensors[gate].shape) != len(feature.shape):
+        return None
+    pooling, *rest = chain
+    first, second = (call for call in rest if _is_matrix(call.layer))
+    data_format = pooling.layer.data_format
+    spatial = (
+        tensors[gate].shape[1:-1] if data_format == "channels_last" else tensors[gate].shape[2:]
+    )
+    channels = feature.shape[-1 if data_format == "channels_last" else 1]
+    if any(size != 1 for size in spatial) or _units(second.layer) != channels:
+        return None
+    between = rest[rest.index(second) - 1].outputs[0]
+    return InlineSE(
+        call=n,
+        position=position,
+        gates=tensors[gate],
+        first=first.layer,
+        second=second.layer,
+        squeeze=_SQUEEZES[type(pooling.layer).__name__],
+        activation=_recognized(first, between, _activation_functions()),
+        gate=_recognized(second, tensors[gate], _gate_functions()),
+        data_format=data_format,
+    )
+
+
+def _chain(graph: Graph, tensors: Mapping[int, Any], gate: int, feature: int) -> list[Call] | None:
+    """The calls from a global pooling of `feature` to the gate, with two matrices among them."""
+    chain: list[Call] = []
+    tensor = gate
+    while tensor in graph.producers:
+        call = graph.calls[graph.producers[tensor]]
+        inputs = [i for i in call.inputs if i in tensors]
+        chain.insert(0, call)
+        if type(call.layer).__name__ in _SQUEEZES:
+            matrices = sum(_is_matrix(c.layer) for c in chain)
+            return chain if inputs == [feature] and matrices == 2 else None
+        is_operation = not isinstance(call.layer, keras.layers.Layer)
+        passes = is_operation or isinstance(call.layer, _RESHAPES + _ELEMENTWISE)
+        if len(inputs) != 1 or not (passes or _is_matrix(call.layer)):
+            return None
+        tensor = inputs[0]
+    return None
+
+
+def _is_matrix(layer: Any) -> bool:
+    if isinstance(layer, _CONVOLUTIONS):
+        return set(layer.kernel_size) == {1} and layer.groups == 1 and set(layer.strides) == {1}
+    return isinstance(layer, keras.layers.Dense)
+
+
+def _units(layer: Any) -> int:
+    units: int = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
+    return units
+
+
+def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]) -> str | None:
+    """The known function that the graph computes from a matrix's linear output to a tensor."""
+    shape = (1, *start.outputs[0].shape[1:])
+    grid = np.broadcast_to(_GRID.reshape(-1, *[1] * (len(shape) - 1)), (len(_GRID), *shape[1:]))
+    values = start.layer.activation(keras.ops.convert_to_tensor(grid))
+    if end is not start.outputs[0]:
+        values = keras.Model(start.outputs[0], end)(values)
+    computed = keras.ops.convert_to_numpy(values).reshape(len(_GRID), -1)[:, 0]
+    for name, function in known.items():
+        expected = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(_GRID)))
+        if np.abs(computed - expected).max() <= _TOLERANCE:
+            return name
+    return None
+
+
+def _activation_functions() -> dict[str, Callable[[Any], Any]]:
+    return {name: keras.activations.get(name) for name in _ACTIVATIONS}
+
+
+def _gate_functions() -> dict[str, Callable[[Any], Any]]:
+    return {name: gate.function for name, gate in GATES.items() if name != "softmax"}
