@@ -15,7 +15,6 @@ from typing import Any
 
 import click
 import keras
-import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -24,6 +23,7 @@ from rich.text import Text
 import keras_se
 from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
+from keras_se.gate_statistics import gate_statistics, to_json
 from keras_se.layers import gates as gates_module
 from keras_se.outputs import refuse_existing, write_file
 from keras_se.placements import PLACEMENTS, WHERE
@@ -198,29 +198,40 @@ def cost_command(
 @click.argument("model_or_tflite")
 @click.option("--data", required=True, help=_DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
-def gates_command(model_or_tflite: str, data: str, tau: float) -> None:
+@click.option("--json", "json_path", help="Also write the figures, by class, to this file.")
+@click.option("--overwrite", is_flag=True, help="Rename an existing file aside.")
+def gates_command(
+    model_or_tflite: str, data: str, tau: float, json_path: str | None, overwrite: bool
+) -> None:
     """Show what the gates of MODEL.keras or FILE.tflite do on data."""
+    if json_path is not None:
+        refuse_existing(json_path, overwrite)
     source: Any = model_or_tflite
     if source.endswith(".keras"):
         source = load_model(source)
-    x = load_data(data).x_held_out
+    loaded = load_data(data)
     sites = keras_se.find_sites(source)
     if not sites:
         raise InputError(
             f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
         )
-    values = keras_se.read_gates(source, x)
-    table = Table("site", "after", "C", "width", "gate", "mean", "spread", f"below {tau:g}")
-    for site in sites:
-        gates = values[site.name]
+    values = keras_se.read_gates(source, loaded.x_held_out)
+    statistics = [
+        gate_statistics(site, values[site.name], loaded.y_held_out, tau) for site in sites
+    ]
+    columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for figures in statistics:
         table.add_row(
-            *(site.name, site.after, str(site.channels), str(site.width), site.gate),
-            *(f"{gates.mean():.3f}", f"{np.sqrt(gates.var(axis=0).mean()):.4f}"),
-            str(int((gates.mean(axis=0) < tau).sum())),
+            *(figures.name, figures.gate, str(figures.channels)),
+            *(_figure(v, ".4f") for v in (figures.mean, figures.spread, figures.between_classes)),
+            *(str(figures.suppressed), _figure(figures.saturated, ".1%")),
         )
     Console().print(table)
-    click.echo(f"On {len(x)} samples.")
-    click.echo("spread: standard deviation over samples, root mean square over channels")
+    click.echo(f"On {len(loaded.x_held_out)} samples. spread: standard deviation over samples,")
+    click.echo("classes: of the class means; root mean squares over channels.")
+    if json_path is not None:
+        _write(json_path, to_json(statistics).encode(), overwrite)
 
 
 @click.command("export")

@@ -11,11 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.layers import gates
+from keras_se.layers import SEBlock, gates
 from keras_se.placements import Edges
 from keras_se.replay import Graph
 
-_HOMOGENEOUS = (
+_HOMOGENEOUS = (  # of these very types: a subclass may compute anything
+    SEBlock,  # at rest
     keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
     keras.layers.AveragePooling3D,
@@ -76,7 +77,8 @@ def scalable_layer(graph: Graph, producer: int, edges: Edges | None) -> Any:
         return None
     while True:
         layer = graph.calls[n].layer
-        if _count(graph, layer) != 1:
+        overflows = getattr(layer, "compute_dtype", "float32") == "float16"
+        if overflows or _count(graph, layer) != 1:
             return None
         if can_scale(layer):
             return layer
@@ -113,17 +115,20 @@ def can_scale(layer: Any) -> bool:
     Returns:
         True for normalizations with a gamma, and linear layers with a homogeneous activation.
     """
-    if isinstance(layer, keras.layers.BatchNormalization | keras.layers.LayerNormalization):
+    if type(layer) in (keras.layers.BatchNormalization, keras.layers.LayerNormalization):
         return layer.gamma is not None
-    return isinstance(layer, _LINEAR) and layer.activation in _HOMOGENEOUS_ACTIVATIONS
+    if type(layer) not in _LINEAR or layer.activation not in _HOMOGENEOUS_ACTIVATIONS:
+        return False
+    quantized = getattr(layer, "quantization_mode", None) is not None
+    return not quantized and not getattr(layer, "lora_enabled", False)
 
 
 def _is_homogeneous(layer: Any) -> bool:
-    if isinstance(layer, keras.layers.ReLU):
+    if type(layer) is keras.layers.ReLU:
         return layer.max_value is None and not layer.threshold
-    if isinstance(layer, keras.layers.Activation):
+    if type(layer) is keras.layers.Activation:
         return layer.activation in _HOMOGENEOUS_ACTIVATIONS
-    return isinstance(layer, _HOMOGENEOUS)
+    return type(layer) in _HOMOGENEOUS
 
 
 def _takes_all(graph: Graph, producer: int, edges: Edges) -> bool:

@@ -19,6 +19,7 @@ import keras
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock
 from keras_se.replay import Call, is_graph, trace
+from keras_se.sites import check_hidden
 
 _Shape = tuple[int, ...]
 
@@ -130,11 +131,12 @@ class _Count:
 
     def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
         layer = call.layer
-        if is_graph(layer) and len(inputs) == 1:
-            self.model(layer, inputs[0], f"{path}{layer.name}/")
+        if is_graph(layer):
+            self.model(layer, inputs[0] if len(inputs) == 1 else None, f"{path}{layer.name}/")
         elif isinstance(layer, SEBlock):
             self._site(layer, inputs[0], path)
         else:
+            check_hidden(layer)
             self._layer(layer, inputs, outputs, path)
 
     def _layer(self, layer: Any, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:

@@ -40,6 +40,11 @@ class Data:
         """The test images where there are some, else all images."""
         return self.x_train if self.x_test is None else self.x_test
 
+    @property
+    def y_held_out(self) -> np.ndarray:
+        """The labels of `x_held_out`."""
+        return self.y_train if self.y_test is None else self.y_test
+
 
 def load_data(source: str) -> Data:
     """Images and labels from `FILE.npz` or from `package.module:function`.

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.replay import Call, Graph, trace
+from keras_se.replay import Call, Graph, is_graph, trace
 
 PLACEMENTS = ("standard", "pre", "post", "identity")
 WHERE = ("residual", "concat", "conv")
@@ -182,7 +182,7 @@ def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
 def _check_nested(graph: Graph, layer: Any) -> None:
     if isinstance(layer, keras.Model):
         raise InputError(
-            "insert after convolutions takes models without nested models: insert into the nested "
+            "insert takes no model whose nested models have such places: insert into the nested "
             f"one first. Received: model {graph.model.name!r}, which holds {layer.name!r}"
         )
 
@@ -198,7 +198,9 @@ def _concatenations(graph: Graph) -> Iterator[_Point]:
 
 def _residual(graph: Graph, placement: str) -> Iterator[_Point]:
     for n, call in enumerate(graph.calls):
-        unit = _unit(graph, n) if _is_addition(call) else None
+        if is_graph(call.layer) and any(_residual(trace(call.layer), placement)):
+            _check_nested(graph, call.layer)
+        unit = _unit(graph, n) if _is_addition(graph, call) else None
         if unit is None:
             continue
         fork, branch, shortcut = unit
@@ -212,8 +214,11 @@ def _residual(graph: Graph, placement: str) -> Iterator[_Point]:
             yield fork, _into_branch(graph, fork, graph.producers[call.inputs[branch]], n)
 
 
-def _is_addition(call: Call) -> bool:
-    """A layer `Add`, or `a + b` on two feature maps."""
+def _is_addition(graph: Graph, call: Call) -> bool:
+    """A layer `Add`, or `a + b`, on two feature maps; a map and a constant are none."""
+    inputs = {id(t) for t in keras.tree.flatten(graph.inputs)}
+    if not all(i in graph.producers or i in inputs for i in call.inputs):
+        return False
     is_add = isinstance(call.layer, keras.layers.Add) or (
         not isinstance(call.layer, keras.layers.Layer) and type(call.layer).__name__ == "Add"
     )
@@ -272,7 +277,18 @@ def _place(graph: Graph, number: int, producer: int, edges: Edges | None) -> Pla
             f"Received: shape {shape} after layer {after!r}"
         )
     candidate = Candidate(f"se_{number}", after, channels, shape, data_format)
-    return Place(candidate, producer, edges, getattr(layer, "dtype_policy", None))
+    return Place(candidate, producer, edges, _dtype_policy(layer, outputs[0]))
+
+
+def _dtype_policy(layer: Any, tensor: Any) -> Any:
+    """The policy of a block on a tensor: that of the layer before, or the tensor's own type."""
+    policy = getattr(layer, "dtype_policy", None)
+    if policy is None:
+        return tensor.dtype if "float" in tensor.dtype else None
+    if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
+        compute = policy.compute_dtype
+        return compute if policy.variable_dtype == compute else f"mixed_{compute}"
+    return policy
 
 
 def _data_format(graph: Graph, producer: int) -> str:

@@ -89,13 +89,20 @@ def fresh_inputs(model: keras.Model, input_shape: tuple[int, ...] | None = None)
     if input_shape is not None:
         _check_input_shape(model, input_shape)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
-    names = {id(layer.output): layer.name for layer in layers}
+    known = {id(layer.output): layer for layer in layers}
+
+    def fresh(tensor: Any) -> Any:
+        layer = known.get(id(tensor))
+        return keras.Input(
+            batch_shape=tensor.shape if input_shape is None else (tensor.shape[0], *input_shape),
+            dtype=tensor.dtype,
+            name=tensor.name if layer is None else layer.name,
+            sparse=getattr(layer, "sparse", False),
+            optional=getattr(layer, "optional", False),
+        )
+
     return keras.tree.map_structure(
-        lambda t: keras.Input(
-            batch_shape=t.shape if input_shape is None else (t.shape[0], *input_shape),
-            dtype=t.dtype,
-            name=names.get(id(t), t.name),
-        ),
+        fresh,
         model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
     )
 

@@ -6,6 +6,7 @@ the automatic names of Keras layers are not used, since they differ from one pro
 """
 
 import dataclasses
+import inspect
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -185,10 +186,10 @@ class _Walk:
     def _call(self, operation: Any, path: str, graph: Graph, *args: Any, **kwargs: Any) -> Any:
         layer = original(operation)
         if isinstance(layer, SEBlock):
-            return self._call_block(operation, path, graph, *args, **kwargs)
+            return self._call_block(operation, path, graph, call_arguments(*args, **kwargs))
         if is_graph(layer) and len(args) == 1:
             return self._nested(operation, f"{path}{layer.name}/", *args, **kwargs)
-        _check_hidden(layer)
+        check_hidden(layer)
         return operation(*args, **kwargs)
 
     def _nested(self, operation: Any, path: str, x: Any, **kwargs: Any) -> Any:
@@ -203,9 +204,11 @@ class _Walk:
         self.found[start:] = [(*site, g) for (*site, _), g in zip(found, gates, strict=True)]
         return outputs
 
-    def _call_block(self, operation: Any, path: str, graph: Graph, x: Any, **kwargs: Any) -> Any:
-        wants_gates = kwargs.pop("return_gates", False)
-        outputs, gates = operation(x, return_gates=True, **kwargs)
+    def _call_block(
+        self, operation: Any, path: str, graph: Graph, arguments: dict[str, Any]
+    ) -> Any:
+        x, mask = arguments["inputs"], arguments.get("mask")
+        outputs, gates = operation(x, mask=mask, return_gates=True)
         block = original(operation)
         site = Site(
             name=path,
@@ -216,7 +219,7 @@ class _Walk:
             layer=block.name,
         )
         self.found.append((self._clock, site, gates))
-        return (outputs, gates) if wants_gates else outputs
+        return (outputs, gates) if arguments.get("return_gates") else outputs
 
     def _add_inline(self, site: InlineSE, time: int, path: str, graph: Graph) -> None:
         product = graph.calls[site.call]
@@ -237,8 +240,33 @@ def _producer(graph: Graph, tensor: int) -> str:
     return known.get(tensor, "")
 
 
-def _check_hidden(layer: Any) -> None:
-    """Refuses a layer that holds an `SEBlock` where the graph does not show it."""
+def call_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of an `SEBlock`, by name, however they were given.
+
+    Args:
+        *args: Positional arguments.
+        **kwargs: Keyword arguments.
+
+    Returns:
+        `inputs`, and `mask` and `return_gates` where they were given.
+
+    Example:
+        >>> call_arguments(1, return_gates=True)
+        {'inputs': 1, 'return_gates': True}
+    """
+    arguments = inspect.signature(SEBlock.call).bind(None, *args, **kwargs).arguments
+    return {name: value for name, value in arguments.items() if name != "self"}
+
+
+def check_hidden(layer: Any) -> None:
+    """Refuses a layer that holds an `SEBlock` where the graph does not show it.
+
+    Args:
+        layer: Any layer or operation of a graph.
+
+    Raises:
+        InputError: If it holds one.
+    """
     hidden = next(_hidden_blocks(layer, set()), None)
     if hidden is not None:
         raise InputError(

@@ -1,5 +1,6 @@
 """SE blocks put into models that exist, and taken out: pure, with the weights carried over."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from keras_se.errors import InputError
 from keras_se.layers import SEBlock, gates
 from keras_se.placements import Place, Where, find_places
 from keras_se.replay import Graph, fresh_inputs, trace
+from keras_se.sites import call_arguments
 
 
 def insert(
@@ -61,6 +63,11 @@ def insert(
     places = find_places(graph, placement, where)
     names = [place.candidate.name for place in places]
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
+    if "name" in block:
+        raise InputError(
+            "insert names the blocks by their sites; in a plan each may have a name. "
+            f"Received: name={block['name']!r}"
+        )
     shared = {"ratio": ratio, **block}
     sites = [
         _Site(graph, place, {**shared, **plan[place.candidate.name]})
@@ -165,8 +172,10 @@ class _Site:
             "gate": "one_plus_tanh",
             "data_format": place.candidate.data_format,
             "dtype": place.dtype_policy,
+            "name": place.candidate.name,
         }
         arguments = {**defaults, **arguments}
+        arguments["name"] = _free_name(graph.model, arguments["name"])
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
             self.doubled = _doubled(graph, place, arguments["gate"])
@@ -179,6 +188,13 @@ class _Site:
         if self._gated is None:
             self._gated = self.block(tensor)
         return self._gated
+
+
+def _free_name(model: keras.Model, name: str) -> str:
+    """The name, with a number if a layer of the model has it."""
+    taken = {layer.name for layer in model.layers}
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 class _Insertion:
@@ -258,12 +274,13 @@ def _halved(graph: Graph, blocks: list[int]) -> Iterator[Any]:
 def _without_block(operation: Any, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(operation, SEBlock):
         return operation(*args, **kwargs)
-    if kwargs.get("return_gates"):
+    arguments = call_arguments(*args, **kwargs)
+    if arguments.get("return_gates"):
         raise InputError(
             "remove takes models that do not use the gates of a block. "
             f"Received: {operation.name!r}, called with return_gates=True"
         )
-    return args[0]
+    return arguments["inputs"]
 
 
 def _rebuilt(model: keras.Model, insertion: _Insertion) -> keras.Model:

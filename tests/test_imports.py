@@ -19,7 +19,7 @@ RANKS = (
     {"keras_se.sites"},
     {"keras_se.placements"},
     {"keras_se.compensation", "keras_se.costs"},
-    {"keras_se.surgery"},
+    {"keras_se.surgery", "keras_se.gate_statistics"},
     {"keras_se.adoption"},
     {"keras_se.litert"},
     {"keras_se.reading"},

@@ -50,9 +50,12 @@ class DivisiveNormalization:
 
     def __call__(self, v: Any) -> Any:
         """Gates of the shape of `v`, channels on the last axis."""
+        dtype = keras.backend.standardize_dtype(v.dtype)
+        if dtype in ("float16", "bfloat16"):  # the drive overflows where the gate does not
+            v = ops.cast(v, "float32")
         drive = ops.softplus(v) ** self.n
         pool = ops.mean(drive, axis=-1, keepdims=True)
-        return self.gamma * drive / (self.sigma**self.n + pool)
+        return ops.cast(self.gamma * drive / (self.sigma**self.n + pool), dtype)
 
     def get_config(self) -> dict[str, float]:
         """The constants."""

@@ -264,7 +264,9 @@ def _decorrelated(initializer: Any) -> Any:
     if isinstance(getattr(initializer, "seed", None), keras.random.SeedGenerator):
         return initializer  # it goes on to other numbers at each use
     config = initializer.get_config()
-    if isinstance(config.get("seed"), int):
+    if "seed" not in config:
+        return initializer
+    if isinstance(config["seed"], int):
         config["seed"] += 1
     return type(initializer).from_config(config)
 

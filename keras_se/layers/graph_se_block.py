@@ -26,7 +26,8 @@ class GraphSEBlock(Excitation):
 
     Call arguments:
         inputs: `(nodes, segment_ids)`: features of shape (nodes, channels), and integers of shape
-            (nodes,) from 0 on, in any order. A graph without nodes has a squeeze of 0.
+            (nodes,) from 0 on, in any order; `gates` checks their range, a call does not. A graph
+            without nodes has a squeeze of 0.
         num_graphs: Number of graphs. By default the largest id plus one; it must be given where
             trailing graphs have no nodes but count, and to XLA and JAX, which need it fixed.
         return_gates: If `True`, returns `(outputs, gates)`.
@@ -80,6 +81,8 @@ class GraphSEBlock(Excitation):
         nodes, segment_ids = inputs
         if "int" not in keras.backend.standardize_dtype(segment_ids.dtype):
             raise InputError(f"segment_ids must be integers. Received: dtype {segment_ids.dtype}")
+        if keras.backend.standardize_dtype(segment_ids.dtype) not in ("int32", "int64"):
+            segment_ids = ops.cast(segment_ids, "int32")
         count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
         _check_static(count)
         gates, shift = self.excite(self._squeeze(nodes, segment_ids, count))

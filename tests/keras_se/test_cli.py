@@ -72,7 +72,19 @@ def test_gates(files, capsys, name):
     )
     for site, values in gates.items():
         assert site in printed
-        assert f"{values.mean():.3f}" in printed
+        assert f"{values.mean():.4f}" in printed
+
+
+def test_gates_by_class(files, tmp_path, images):
+    labels = (images.mean(axis=(1, 2, 3)) > 0.25).astype("int64")
+    np.savez(tmp_path / "classes.npz", x=images, y=labels)
+    arguments = ("gates", files / "se.keras", "--data", tmp_path / "classes.npz")
+    assert keras_se_command(*arguments, "--json", tmp_path / "gates.json") == 0
+    (first, _) = json.loads((tmp_path / "gates.json").read_text())
+    gates = keras_se.read_gates(keras.saving.load_model(files / "se.keras"), images)["se_1"]
+    for label in (0, 1):
+        expected = gates[labels == label].mean(axis=0)
+        np.testing.assert_allclose(first["by_class"][str(label)], expected, atol=1e-6)
 
 
 def test_export_and_verify(files, tmp_path, capsys):

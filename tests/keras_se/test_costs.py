@@ -129,3 +129,16 @@ def test_a_subclassed_model_is_refused():
 
     with pytest.raises(InputError, match="cost takes functional and Sequential Keras models"):
         cost(Subclassed())
+
+
+def test_nested_models_with_two_inputs_count_and_hidden_blocks_are_refused():
+    a, b = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    inner = keras.Model([a, b], SEBlock(2)(keras.layers.Add()([a, b])), name="inner")
+    inputs = keras.Input((8, 8, 4))
+    report = cost(keras.Model(inputs, inner([inputs, inputs])))
+    assert [site.name for site in report.sites] == ["inner/se_1"]
+    assert report.se_parameters == 22
+    inputs = keras.Input((3, 8, 8, 4))
+    hidden = keras.Model(inputs, keras.layers.TimeDistributed(SEBlock(2))(inputs))
+    with pytest.raises(InputError, match="SE sites are found where an SEBlock is a layer"):
+        cost(hidden)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_se import candidates, find_sites, insert, remove
+from keras_se import SEBlock, candidates, find_sites, insert, remove
 from keras_se.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -61,7 +61,8 @@ def outputs(model, x):
 def test_the_function_is_kept_and_comes_back(name):
     model, x, expected = network(name)
     new = insert(model)
-    assert len(find_sites(new)) == len(candidates(model)) == NETWORKS[name][1]
+    blocks = [layer for layer in new.layers if isinstance(layer, SEBlock)]
+    assert len(blocks) == len(candidates(model)) == NETWORKS[name][1]
     np.testing.assert_array_equal(outputs(new, x), expected)
     back = remove(new)
     np.testing.assert_array_equal(outputs(back, x), expected)
@@ -209,8 +210,6 @@ def test_gates_that_cannot_keep_the_function_are_refused(gate):
 def test_remove_refuses_a_model_without_blocks_and_one_that_uses_gates():
     with pytest.raises(InputError, match=r"remove takes a model with SE blocks\. Received"):
         remove(residual())
-    from keras_se import SEBlock
-
     inputs = keras.Input((8, 8, 4))
     y, gates = SEBlock(2, name="se")(inputs, return_gates=True)
     with pytest.raises(InputError, match="Received: 'se', called with return_gates=True"):
@@ -240,3 +239,94 @@ def test_refusals(arguments, message):
 def test_nested_models_are_refused_where_their_convolutions_would_be_missed():
     with pytest.raises(InputError, match=r"insert into the nested one first.*holds 'inner'"):
         candidates(nested())
+    inner = residual()
+    inner.name = "inner"
+    with pytest.raises(InputError, match=r"insert into the nested one first.*holds 'inner'"):
+        candidates(keras.Sequential([keras.Input((8, 8, 4)), inner]))
+
+
+def test_a_constant_is_no_shortcut():
+    """The hard-swish of MobileNetV3 adds 3, and is no residual unit."""
+    inputs = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    x = x * (keras.layers.ReLU(6.0)(x + 3.0) / 6.0)
+    (candidate,) = candidates(keras.Model(inputs, x))
+    assert candidate.shape == (None, 6, 6, 4)
+    shape = {"input_shape": (32, 32, 3), "weights": None}
+    assert len(candidates(keras.applications.MobileNetV3Small(**shape))) == 6
+
+
+def test_two_sites_that_double_one_layer_come_back():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.ReLU(name="relu")(keras.layers.Conv2D(4, 3, name="conv")(inputs))
+    model = keras.Model(inputs, x)
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    new = insert(model, 2, gate="sigmoid", where=["conv", "relu"])
+    np.testing.assert_array_equal(new(x), model(x))
+    np.testing.assert_array_equal(remove(new)(x), model(x))
+
+
+class Standardized(keras.layers.Conv2D):
+    def convolution_op(self, inputs, kernel):
+        return super().convolution_op(inputs, kernel / keras.ops.std(kernel))
+
+
+def quantized():
+    layer = keras.layers.Dense(8)
+    layer.build((None, 8))
+    layer.quantize("int8")
+    return layer
+
+
+def adapted():
+    layer = keras.layers.Dense(8)
+    layer.build((None, 8))
+    layer.enable_lora(2)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Standardized(8, 1), quantized(), adapted(), keras.layers.Dense(8, dtype="float16")],
+    ids=["standardized", "quantized", "lora", "float16"],
+)
+def test_what_doubling_would_not_double_is_refused(layer):
+    inputs = keras.Input((6, 6, 8))
+    model = keras.Model(inputs, keras.layers.Add()([inputs, layer(inputs)]))
+    with pytest.raises(InputError, match="keeps the function with gate='sigmoid' where it can dou"):
+        insert(model, 2, gate="sigmoid")
+
+
+def test_blocks_after_operations_take_the_dtype_of_the_tensor():
+    policy = "mixed_float16"
+    inputs = keras.Input((8, 8, 4))
+    y = keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(inputs)
+    branch = keras.ops.relu(keras.layers.Conv2D(4, 3, padding="same", dtype=policy)(y))
+    model = keras.Model(inputs, keras.ops.add(y, branch))
+    for placement in ("standard", "post", "pre", "identity"):
+        new = insert(model, 2, placement=placement)
+        assert new.output.dtype == model.output.dtype == "float16"
+
+
+def test_a_quantized_neighbour_leaves_the_block_a_float_policy():
+    inputs = keras.Input((6, 6, 8))
+    model = keras.Model(inputs, keras.layers.Add()([inputs, quantized()(inputs)]))
+    x = RNG.normal(size=(2, 6, 6, 8)).astype("float32")
+    np.testing.assert_array_equal(insert(model, 2)(x), model(x))
+
+
+def test_names_do_not_collide():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.ReLU(name="se_1")(keras.layers.Conv2D(4, 3)(inputs))
+    new = insert(keras.Model(inputs, x), 2)
+    assert [layer.name for layer in new.layers if isinstance(layer, SEBlock)] == ["se_1_1"]
+    with pytest.raises(InputError, match="insert names the blocks by their sites"):
+        insert(keras.Model(inputs, x), 2, name="se")
+
+
+def test_optional_inputs_stay_optional():
+    image, extra = keras.Input((8, 8, 3)), keras.Input((1,), optional=True)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    model = keras.Model([image, extra], x)
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(insert(model, 2)([x, None]), model([x, None]))

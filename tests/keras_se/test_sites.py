@@ -251,3 +251,17 @@ def test_blocks_in_nested_functional_models():
     np.testing.assert_allclose(gates["inner/se_1"], block.gates(X), atol=1e-6)
     second = 2.0 * np.asarray(inner(X))
     np.testing.assert_allclose(gates["inner/se_2"], block.gates(second), atol=1e-6)
+
+
+def test_every_form_of_call_is_understood():
+    from keras_se import remove
+
+    x, mask = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
+    block = SEBlock(2)
+    for model in (
+        keras.Model([x, mask], block(x, mask)),
+        keras.Model([x, mask], block(inputs=x, mask=mask)),
+        keras.Model(x, block(inputs=x)),
+    ):
+        assert len(model_sites(model)) == 1
+        assert model_sites(remove(model)) == []

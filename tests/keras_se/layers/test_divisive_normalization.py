@@ -55,3 +55,10 @@ def test_the_block_learns_with_it():
 def test_refusals(constants):
     with pytest.raises(InputError, match=r"must be above 0 and n at least 1\. Received: gamma="):
         DivisiveNormalization(**constants)
+
+
+def test_half_precision_does_not_overflow():
+    v = keras.ops.convert_to_tensor(np.array([[300.0, 300.0, 1.0, 1.0]]), "float16")
+    gates = keras.ops.convert_to_numpy(DivisiveNormalization()(v))
+    assert gates.dtype == "float16"
+    assert np.isfinite(gates).all()

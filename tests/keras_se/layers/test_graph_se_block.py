@@ -164,3 +164,10 @@ def test_refusals(call, message):
 @keras.saving.register_keras_serializable(package="test_graph_se_block")
 def by_hand(x, axis):
     return x
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "uint8", "uint16", "int64"])
+def test_ids_of_every_integer_type(dtype):
+    block = GraphSEBlock(2, **WIDE)
+    expected = block.gates(NODES, IDS)
+    np.testing.assert_allclose(block.gates(NODES, IDS.astype(dtype)), expected, atol=1e-6)

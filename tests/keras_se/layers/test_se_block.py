@@ -584,3 +584,17 @@ class TestDefectsOfOtherImplementations:
 
     def test_a_symbolic_tensor_is_taken(self):
         assert SEBlock(2)(keras.Input((4, 4, 8))).shape == (None, 4, 4, 8)
+
+
+class OnesOf(keras.initializers.Initializer):
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, shape, dtype=None):
+        return self.value * keras.ops.ones(shape, dtype)
+
+
+def test_an_initializer_without_config_is_taken():
+    block = SEBlock(2, kernel_initializer=OnesOf(3.0))
+    block.build((None, 4, 4, 4))
+    np.testing.assert_array_equal(block.w2, np.full((2, 4), 3.0))
