@@ -50,5 +50,11 @@ report = keras_se.cost(model)
 print(f"SE takes {report.se_parameters} of {report.parameters} parameters")
 print("without its blocks again:", keras_se.remove(model).count_params())
 
+mobilenet = keras.applications.MobileNetV3Small(input_shape=(64, 64, 3), weights=None)
+adopted = keras_se.adopt(mobilenet)  # SE that is written out becomes SEBlocks
+image = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype("float32")
+difference = np.abs(mobilenet.predict(image, verbose=0) - adopted.predict(image, verbose=0)).max()
+print(f"adopted {len(keras_se.find_sites(adopted))} sites, largest difference {difference:.1e}")
+
 only_the_last = keras_se.insert(plain, plan={"se_2": {"ratio": 8, "gate": "sigmoid"}})
 print("with a plan for one site:", [site.after for site in keras_se.find_sites(only_the_last)])

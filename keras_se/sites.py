@@ -267,12 +267,17 @@ def check_hidden(layer: Any) -> None:
     Raises:
         InputError: If it holds one.
     """
+    if type(layer).__module__.startswith("keras.") and not isinstance(layer, _COMPOSITES):
+        return  # a layer of Keras that holds no other layer
     hidden = next(_hidden_blocks(layer, set()), None)
     if hidden is not None:
         raise InputError(
             "SE sites are found where an SEBlock is a layer of a functional or Sequential model. "
             f"Received: {hidden.name!r} inside the layer {layer.name!r} ({type(layer).__name__})"
         )
+
+
+_COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers.Pipeline)
 
 
 def _hidden_blocks(layer: Any, seen: set[int]) -> Iterator[SEBlock]:
