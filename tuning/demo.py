@@ -99,7 +99,7 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
         **{name: _accuracy(predict(tflite, x_test), y_test) for name, tflite in files.items()},
         "model.keras with constant gates": _accuracy_with_constant_gates(model, split),
     }
-    _show(console, reports, accuracy)
+    _show(console, reports, accuracy, len(y_test))
     model.save(folder / "model.keras")
     for name, tflite in files.items():
         (folder / name).write_bytes(tflite)
@@ -276,7 +276,10 @@ def _accuracy_with_constant_gates(model: keras.Model, split: Split) -> float:
 
 
 def _show(
-    console: Console, reports: Mapping[str, GateReport], accuracy: Mapping[str, float]
+    console: Console,
+    reports: Mapping[str, GateReport],
+    accuracy: Mapping[str, float],
+    images: int,
 ) -> None:
     for name, report in reports.items():
         console.print(report_table(f"{name}, gates against model.keras", report))
@@ -290,11 +293,17 @@ def _show(
         table.add_row(name, f"{value:.4f}")
     console.print(table)
     values = list(accuracy.values())
-    cost = 100.0 * (values[0] - values[-1])
-    worth = "on these data adaptive gates buy nothing" if cost < 0.5 else "adaptivity matters here"
-    console.print(f"Gates held constant cost {cost:.2f} points of accuracy: {worth}.")
+    console.print(_worth_of_adaptivity(values[0], values[-1], images))
     for name, report in reports.items():
         console.print(f"{name}: {report.verdict}.")
+
+
+def _worth_of_adaptivity(adaptive: float, constant: float, images: int) -> str:
+    """What constant gates cost, against twice the standard error of a difference."""
+    cost, p = adaptive - constant, (adaptive + constant) / 2
+    matters = cost > 2.0 * math.sqrt(2.0 * p * (1.0 - p) / images)
+    verdict = "adaptivity matters here" if matters else f"{images} images cannot tell it from none"
+    return f"Gates held constant cost {100 * cost:.2f} points of accuracy: {verdict}."
 
 
 def _report(

@@ -159,3 +159,14 @@ def test_bad_data_leaves_nothing(tmp_path, capsys, arrays, sentence):
 def test_wrong_use(tmp_path, option):
     assert run_demo(tmp_path / "run", *option) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("constant", "verdict"),
+    [
+        (0.985, "0.50 points of accuracy: 360 images cannot tell"),
+        (0.9, "9.00 points of accuracy: ad"),
+    ],
+)
+def test_what_constant_gates_cost_is_weighed_against_the_noise(constant, verdict):
+    assert verdict in demo._worth_of_adaptivity(0.99, constant, 360)
