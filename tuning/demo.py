@@ -50,7 +50,7 @@ class Split:
         return np.concatenate([x, x_validation]), np.concatenate([y, y_validation])
 
 
-@click.command("demo")
+@click.command("demo", short_help="Do the whole way once, on images.")
 @click.option(
     "--directory", default="runs/demo", show_default=True, help="New folder for the files."
 )

@@ -52,12 +52,12 @@ def reference(block, x):
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("gate", GATES)
 def test_values(shape, squeeze, gate):
-    x = RNG.normal(size=shape).astype("float32")
-    block = SEBlock(2, squeeze=squeeze, gate=gate, **WIDE)
+    x = RNG.normal(size=shape)
+    block = SEBlock(2, squeeze=squeeze, gate=gate, dtype="float64", **WIDE)
     y, gates = block(x, return_gates=True)
-    expected_y, expected_gates = reference(block, x.astype("float64"))
-    np.testing.assert_allclose(y, expected_y, rtol=1e-6, atol=3e-6)
-    np.testing.assert_allclose(gates, expected_gates, rtol=1e-6, atol=3e-6)
+    expected_y, expected_gates = reference(block, x)
+    np.testing.assert_allclose(y, expected_y, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(gates, expected_gates, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(block.gates(x), gates)
     np.testing.assert_array_equal(block(x), y)
 
@@ -135,7 +135,7 @@ def test_identity_init_is_the_identity_to_the_last_bit(shape, gate, dtype):
 def test_an_identity_block_learns(gate, shift):
     x, y = RNG.normal(size=(64, 4, 4, 6)), RNG.normal(size=(64, 4, 4, 6))
     model = keras.Sequential(
-        [keras.Input((4, 4, 6)), SEBlock(2, gate=gate, shift=shift, identity_init=True)]
+        [keras.Input((4, 4, 6)), SEBlock(1, gate=gate, shift=shift, identity_init=True)]
     )
     before = model.get_weights()
     model.compile("sgd", "mse", jit_compile=False)
