@@ -9,7 +9,7 @@ from keras_se.errors import InputError
 from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
 from keras_se.replay import trace
-from keras_se.surgery import functional_copy
+from keras_se.surgery import free_name, functional_copy
 
 
 def adopt(model: keras.Model) -> keras.Model:
@@ -57,7 +57,7 @@ def adopt(model: keras.Model) -> keras.Model:
                 "of the known.",
                 stacklevel=2,
             )
-    adoption = _Adoption(known)
+    adoption = _Adoption(model, known)
     new_model = functional_copy(model, adoption)
     for site, block in adoption.blocks:
         block.set_excitation(*_matrices(site), layout="dense")
@@ -68,8 +68,9 @@ def adopt(model: keras.Model) -> keras.Model:
 class _Adoption:
     """Calls the operations of a model again, and a block in place of each product."""
 
-    def __init__(self, sites: dict[int, InlineSE]) -> None:
+    def __init__(self, model: keras.Model, sites: dict[int, InlineSE]) -> None:
         self.blocks: list[tuple[InlineSE, SEBlock]] = []
+        self._model = model
         self._sites = sites
         self._calls = 0
 
@@ -86,6 +87,7 @@ class _Adoption:
             use_bias=site.first.use_bias or site.second.use_bias,
             data_format=site.data_format,
             dtype=site.first.dtype_policy,
+            name=free_name(self._model, f"se_{len(self.blocks) + 1}"),
         )
         self.blocks.append((site, block))
         return block(keras.tree.flatten((args, kwargs))[site.position])

@@ -25,6 +25,7 @@ from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.gate_statistics import gate_statistics, to_json
 from keras_se.layers import gates as gates_module
+from keras_se.litert.convert import FORMATS
 from keras_se.outputs import refuse_existing, write_file
 from keras_se.placements import PLACEMENTS, WHERE
 from keras_se.verification import FLOAT_STEP, NOTHING_TO_SURVIVE, GateReport
@@ -238,7 +239,7 @@ def gates_command(
 @click.argument("model")
 @click.argument("out")
 @click.option("--format", "file_format", default="int8", show_default=True,
-              type=click.Choice(["float32", "int8"]))  # fmt: skip
+              type=click.Choice(FORMATS))  # fmt: skip
 @click.option("--calibration", help="Representative inputs, for int8: " + _DATA_HELP)
 @click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
 def export_command(

@@ -122,11 +122,9 @@ class _Count:
 
     def model(self, model: keras.Model, input_shape: _Shape | None, path: str) -> None:
         graph = trace(model, input_shape, "cost")
-        tensors = {id(t): t for t in keras.tree.flatten(graph.inputs)}
         for call in graph.calls:
-            inputs = [_size(model, tensors[i]) for i in call.inputs if i in tensors]
+            inputs = [_size(model, graph.tensors[i]) for i in call.inputs if i in graph.tensors]
             outputs = [_size(model, t) for t in call.outputs]
-            tensors |= {id(t): t for t in call.outputs}
             self._call(call, inputs, outputs, path)
 
     def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:

@@ -83,56 +83,51 @@ def find_inline(graph: Graph) -> list[InlineSE]:
     Returns:
         One `InlineSE` per site, in topological order.
     """
-    tensors = {id(t): t for t in keras.tree.flatten(graph.inputs)}
-    tensors |= {id(t): t for call in graph.calls for t in call.outputs}
     found = []
     for n, call in enumerate(graph.calls):
-        given = [(p, i) for p, i in enumerate(call.inputs) if i in tensors]
+        given = [(p, i) for p, i in enumerate(call.inputs) if i in graph.tensors]
         if type(call.layer).__name__ == "Multiply" and len(given) == 2:
             for (_, gate), (position, feature) in (given, given[::-1]):
-                site = _site(graph, tensors, n, gate, position, tensors[feature])
+                site = _site(graph, n, gate, position, feature)
                 if site is not None:
                     found.append(site)
                     break
     return found
 
 
-def _site(
-    graph: Graph, tensors: Mapping[int, Any], n: int, gate: int, position: int, feature: Any
-) -> InlineSE | None:
-    chain = _chain(graph, tensors, gate, id(feature))
-    if chain is None or len(tensors[gate].shape) != len(feature.shape):
+def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> InlineSE | None:
+    gates, shape = graph.tensors[gate], graph.tensors[feature].shape
+    chain = _chain(graph, gate, feature)
+    if chain is None or len(gates.shape) != len(shape):
         return None
     pooling, *rest = chain
     first, second = (call for call in rest if _is_matrix(call.layer))
     data_format = pooling.layer.data_format
-    spatial = (
-        tensors[gate].shape[1:-1] if data_format == "channels_last" else tensors[gate].shape[2:]
-    )
-    channels = feature.shape[-1 if data_format == "channels_last" else 1]
+    spatial = gates.shape[1:-1] if data_format == "channels_last" else gates.shape[2:]
+    channels = shape[-1 if data_format == "channels_last" else 1]
     if any(size != 1 for size in spatial) or _units(second.layer) != channels:
         return None
     between = rest[rest.index(second) - 1].outputs[0]
     return InlineSE(
         call=n,
         position=position,
-        gates=tensors[gate],
+        gates=gates,
         first=first.layer,
         second=second.layer,
         squeeze=_SQUEEZES[type(pooling.layer).__name__],
         activation=_recognized(first, between, _activation_functions()),
-        gate=_recognized(second, tensors[gate], _gate_functions()),
+        gate=_recognized(second, gates, _gate_functions()),
         data_format=data_format,
     )
 
 
-def _chain(graph: Graph, tensors: Mapping[int, Any], gate: int, feature: int) -> list[Call] | None:
+def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
     """The calls from a global pooling of `feature` to the gate, with two matrices among them."""
     chain: list[Call] = []
     tensor = gate
     while tensor in graph.producers:
         call = graph.calls[graph.producers[tensor]]
-        inputs = [i for i in call.inputs if i in tensors]
+        inputs = [i for i in call.inputs if i in graph.tensors]
         chain.insert(0, call)
         if type(call.layer).__name__ in _SQUEEZES:
             matrices = sum(_is_matrix(c.layer) for c in chain)

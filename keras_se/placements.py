@@ -216,8 +216,7 @@ def _residual(graph: Graph, placement: str) -> Iterator[_Point]:
 
 def _is_addition(graph: Graph, call: Call) -> bool:
     """A layer `Add`, or `a + b`, on two feature maps; a map and a constant are none."""
-    inputs = {id(t) for t in keras.tree.flatten(graph.inputs)}
-    if not all(i in graph.producers or i in inputs for i in call.inputs):
+    if not all(i in graph.tensors for i in call.inputs):
         return False
     is_add = isinstance(call.layer, keras.layers.Add) or (
         not isinstance(call.layer, keras.layers.Layer) and type(call.layer).__name__ == "Add"

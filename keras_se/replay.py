@@ -182,6 +182,8 @@ class Graph:
         model: The model.
         inputs: The symbolic inputs of this pass over the graph, in their structure.
         calls: The calls so far.
+        tensors: By id, the tensors so far, inputs included.
+        producers: By id of a tensor, the index of the call that made it; inputs are not in it.
         outputs: Ids of the output tensors.
     """
 
@@ -189,17 +191,17 @@ class Graph:
         self.model = model
         self.inputs = inputs
         self.calls: list[Call] = []
+        self.tensors: dict[int, Any] = {id(t): t for t in keras.tree.flatten(inputs)}
+        self.producers: dict[int, int] = {}
         self.outputs: set[int] = set()
 
     def add(self, layer: Any, args: Any, kwargs: Any, outputs: Any) -> None:
         """Adds a call; its outputs are kept, so that ids stay valid."""
         arguments = tuple(map(id, keras.tree.flatten((args, kwargs))))
-        self.calls.append(Call(layer, arguments, tuple(keras.tree.flatten(outputs))))
-
-    @cached_property
-    def producers(self) -> dict[int, int]:
-        """By id of a tensor, the index of the call that made it; inputs are not in it."""
-        return {id(t): n for n, call in enumerate(self.calls) for t in call.outputs}
+        tensors = tuple(keras.tree.flatten(outputs))
+        self.tensors |= {id(t): t for t in tensors}
+        self.producers |= {id(t): len(self.calls) for t in tensors}
+        self.calls.append(Call(layer, arguments, tensors))
 
     @cached_property
     def consumers(self) -> dict[int, list[tuple[int, int]]]:

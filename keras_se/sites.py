@@ -236,8 +236,8 @@ class _Walk:
 
 def _producer(graph: Graph, tensor: int) -> str:
     """Name of the layer that made a tensor; empty for an input."""
-    known = {id(t): call.layer.name for call in graph.calls for t in call.outputs}
-    return known.get(tensor, "")
+    producer = graph.producers.get(tensor)
+    return "" if producer is None else graph.calls[producer].layer.name
 
 
 def call_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -142,8 +142,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
         >>> held.get_layer("se").gates(keras.ops.ones((1, 4, 4, 2))).round(6).tolist()
         [[0.25, 0.75]]
     """
-    held = keras.models.clone_model(model)
-    _copy_state(model, held)
+    held = _rebuilt(model, _Insertion([]))
     for name, values in gates_of_blocks.items():
         block = held.get_layer(name)
         if not block.use_bias:
@@ -175,7 +174,7 @@ class _Site:
             "name": place.candidate.name,
         }
         arguments = {**defaults, **arguments}
-        arguments["name"] = _free_name(graph.model, arguments["name"])
+        arguments["name"] = free_name(graph.model, arguments["name"])
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
             self.doubled = _doubled(graph, place, arguments["gate"])
@@ -190,8 +189,16 @@ class _Site:
         return self._gated
 
 
-def _free_name(model: keras.Model, name: str) -> str:
-    """The name, with a number if a layer of the model has it."""
+def free_name(model: keras.Model, name: str) -> str:
+    """A name for a new layer: this one, or with a number if a layer of the model has it.
+
+    Args:
+        model: The model.
+        name: The name that is wanted.
+
+    Returns:
+        A name that no layer of the model has.
+    """
     taken = {layer.name for layer in model.layers}
     numbered = (f"{name}_{number}" for number in itertools.count(1))
     return next(free for free in itertools.chain([name], numbered) if free not in taken)

@@ -272,6 +272,7 @@ def _accuracy_with_constant_gates(model: keras.Model, split: Split) -> float:
     gates = keras_se.read_gates(model, split.training[0])
     means = {site.layer: gates[site.name].mean(axis=0) for site in keras_se.find_sites(model)}
     held = hold_gates(model, means)
+    held.compile(jit_compile=False)
     return _accuracy(held.predict(split.test[0], verbose=0), split.test[1])
 
 

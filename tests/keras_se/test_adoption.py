@@ -172,3 +172,14 @@ def test_one_of_two_is_adopted_and_the_other_named():
     assert [site.gate for site in find_sites(new)] == ["sigmoid", "unknown"]
     x = RNG.normal(size=(2, 6, 6, 8)).astype("float32")
     np.testing.assert_allclose(new(x), model(x), atol=1e-6)
+
+
+def test_names_do_not_collide():
+    """As they did where a model with blocks was loaded in a fresh process."""
+    x = inputs = keras.Input((6, 6, 8))
+    for name in ("se_1", "se_block"):
+        x = keras.layers.ReLU(name=name)(x)
+    g = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    g = keras.layers.Dense(2, activation="relu")(g)
+    new = adopt(keras.Model(inputs, x * keras.layers.Dense(8, activation="sigmoid")(g)))
+    assert [layer.name for layer in new.layers if isinstance(layer, SEBlock)] == ["se_1_1"]

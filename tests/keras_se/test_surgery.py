@@ -270,6 +270,13 @@ def test_hold_gates(gate):
     assert model.get_layer("se").w2.numpy().any()
 
 
+def test_held_models_are_uncompiled():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, SEBlock(2, name="se")(inputs))
+    model.compile("sgd", "mse")
+    assert not hold_gates(model, {"se": [0.1, 0.5, 0.9]}).compiled
+
+
 def test_hold_gates_at_their_limits():
     model = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(2, name="se")])
     gates = hold_gates(model, {"se": [0.0, 0.5, 1.0]}).get_layer("se").gates(X)
