@@ -8,8 +8,9 @@ import keras
 from keras_se.errors import InputError
 from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
-from keras_se.replay import trace
-from keras_se.surgery import free_name, functional_copy
+from keras_se.rebuilding import Edit, Rebuilding
+from keras_se.replay import Graph, trace
+from keras_se.surgery import free_name
 
 
 def adopt(model: keras.Model) -> keras.Model:
@@ -20,14 +21,15 @@ def adopt(model: keras.Model) -> keras.Model:
     activation and a gate, whatever these are made of, and the product with the pooled map.
 
     Args:
-        model: A built functional model. It is not changed.
+        model: A built functional or Sequential model; the sites may be in nested models. It is not
+            changed.
 
     Returns:
         A new model, uncompiled, with the outputs of the old one; all that takes `SEBlock`s takes
         it: `remove`, `cost`, `verify`.
 
     Raises:
-        InputError: If the model is not functional, or there is no site to adopt. A site that cannot
+        InputError: If the model cannot be rebuilt, or there is no site to adopt. A site that cannot
             be adopted, since its activation or gate is none of the known, is named in a warning.
 
     Example:
@@ -38,44 +40,46 @@ def adopt(model: keras.Model) -> keras.Model:
         >>> [layer.__class__.__name__ for layer in adopt(keras.Model(inputs, x)).layers]
         ['InputLayer', 'SEBlock']
     """
-    if isinstance(model, keras.Sequential):
-        raise InputError(
-            "adopt takes functional models: a product needs two paths. Received: Sequential "
-            f"{model.name!r}"
-        )
-    sites = find_inline(trace(model, purpose="adopt"))
-    known = {site.call: site for site in sites if site.activation and site.gate}
-    if not known:
+    graph = trace(model, purpose="adopt")
+    adoptions = {id(part.model): _Adoption(part) for part in graph.family()}
+    sites = [site for adoption in adoptions.values() for site in adoption.found]
+    if not any(adoption.sites for adoption in adoptions.values()):
         raise InputError(
             "adopt takes a model with SE that is written out, with a known activation and gate. "
             f"Received: model {model.name!r} with {len(sites)} such sites, none of them known"
         )
     for site in sites:
-        if site.call not in known:
+        if not _is_known(site):
             warnings.warn(
                 f"Not adopted: the site at {site.second.name!r}, whose activation or gate is none "
                 "of the known.",
                 stacklevel=2,
             )
-    adoption = _Adoption(model, known)
-    new_model = functional_copy(model, adoption)
-    for site, block in adoption.blocks:
-        block.set_excitation(*_matrices(site), layout="dense")
-        block.trainable = site.first.trainable
+    rebuilding = Rebuilding({key: Edit(adoption) for key, adoption in adoptions.items()})
+    new_model = rebuilding.model(model)
+    for adoption in adoptions.values():
+        for site, block in adoption.blocks:
+            block.set_excitation(*_matrices(site), layout="dense")
+            block.trainable = site.first.trainable
     return new_model
+
+
+def _is_known(site: InlineSE) -> bool:
+    return site.activation is not None and site.gate is not None
 
 
 class _Adoption:
     """Calls the operations of a model again, and a block in place of each product."""
 
-    def __init__(self, model: keras.Model, sites: dict[int, InlineSE]) -> None:
+    def __init__(self, graph: Graph) -> None:
+        self.found = find_inline(graph)
+        self.sites = {site.call: site for site in self.found if _is_known(site)}
         self.blocks: list[tuple[InlineSE, SEBlock]] = []
-        self._model = model
-        self._sites = sites
+        self._model = graph.model
         self._calls = 0
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        site = self._sites.get(self._calls)
+        site = self.sites.get(self._calls)
         self._calls += 1
         if site is None:
             return operation(*args, **kwargs)

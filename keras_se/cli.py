@@ -21,18 +21,23 @@ from rich.table import Table
 from rich.text import Text
 
 import keras_se
-from keras_se.data import load_data
 from keras_se.errors import InputError, MissingExtraError
+from keras_se.gate_curves import draw_gate_curves
 from keras_se.gate_statistics import gate_statistics, to_json
+from keras_se.inputs import input_shapes, load_inputs
 from keras_se.layers import gates as gates_module
 from keras_se.litert.convert import FORMATS
+from keras_se.litert.runtime import file_input_shapes
 from keras_se.outputs import refuse_existing, write_file
 from keras_se.placements import PLACEMENTS, WHERE
 from keras_se.verification import FLOAT_STEP, NOTHING_TO_SURVIVE, GateReport
 
 PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
-_DATA_HELP = "FILE.npz with x_train, y_train, x_test, y_test (or x, y), or package.module:function."
+_DATA_HELP = (
+    "FILE.npz with x_test and x_train, or x (labels: y_test, y_train, y), or with the names of the "
+    "model's inputs for x; or package.module:function that returns them."
+)
 
 
 def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None = None) -> int:
@@ -173,22 +178,26 @@ def insert_command(
 def cost_command(
     model: str, input_shape: str | None, json_path: str | None, overwrite: bool
 ) -> None:
-    """Show what the SE blocks of MODEL.keras cost."""
+    """Show what SE costs in MODEL.keras."""
     if json_path is not None:
         refuse_existing(json_path, overwrite)
     report = keras_se.cost(load_model(model), _sizes(input_shape))
     if not report.sites:
         raise InputError(f"cost needs a model with SE sites. Received: {model} with none")
-    table = Table("site", "C", "width", "parameters", "FLOPs", "MACs", box=box.SIMPLE_HEAD)
+    columns = ("site", "C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
+    table = Table(*columns, box=box.SIMPLE_HEAD)
     for site in report.sites:
-        figures = (site.channels, site.width, site.parameters, site.flops, site.macs)
-        table.add_row(site.name, *(f"{figure:,}" for figure in figures))
+        table.add_row(
+            *(site.name, f"{site.channels:,}", f"{site.width:,}"),
+            *(f"{site.parameters:,}", f"{site.parameter_share:.2%}"),
+            *(f"{site.flops:,}", f"{site.flop_share:.2%}", f"{site.macs:,}"),
+        )
     Console().print(table)
-    for name, part, whole in (
-        ("parameters", report.se_parameters, report.parameters),
-        ("FLOPs", report.se_flops, report.flops),
+    for name, part, whole, share in (
+        ("parameters", report.se_parameters, report.parameters, report.se_parameter_share),
+        ("FLOPs", report.se_flops, report.flops, report.se_flop_share),
     ):
-        click.echo(f"SE: {part:,} of {whole:,} {name}, {100 * part / whole:.2f} %")
+        click.echo(f"SE: {part:,} of {whole:,} {name}, {share:.2%}")
     if report.uncounted:
         click.echo(f"Not counted: {', '.join(report.uncounted)}")
     if json_path is not None:
@@ -200,26 +209,32 @@ def cost_command(
 @click.option("--data", required=True, help=_DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
 @click.option("--json", "json_path", help="Also write the figures, by class, to this file.")
-@click.option("--overwrite", is_flag=True, help="Rename an existing file aside.")
+@click.option("--plot", help="Also draw the mean gates by class: FILE.svg, .png or .pdf.")
+@click.option("--overwrite", is_flag=True, help="Rename existing files aside.")
 def gates_command(
-    model_or_tflite: str, data: str, tau: float, json_path: str | None, overwrite: bool
+    model_or_tflite: str,
+    data: str,
+    tau: float,
+    json_path: str | None,
+    plot: str | None,
+    overwrite: bool,
 ) -> None:
     """Show what the gates of MODEL.keras or FILE.tflite do on data."""
-    if json_path is not None:
-        refuse_existing(json_path, overwrite)
+    for path in (json_path, plot):
+        if path is not None:
+            refuse_existing(path, overwrite)
     source: Any = model_or_tflite
     if source.endswith(".keras"):
         source = load_model(source)
-    loaded = load_data(data)
     sites = keras_se.find_sites(source)
     if not sites:
         raise InputError(
             f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
         )
-    values = keras_se.read_gates(source, loaded.x_held_out)
-    statistics = [
-        gate_statistics(site, values[site.name], loaded.y_held_out, tau) for site in sites
-    ]
+    is_model = isinstance(source, keras.Model)
+    loaded = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
+    values = keras_se.read_gates(source, loaded.x)
+    statistics = [gate_statistics(site, values[site.name], loaded.labels, tau) for site in sites]
     columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for figures in statistics:
@@ -228,11 +243,14 @@ def gates_command(
             *(_figure(v, ".4f") for v in (figures.mean, figures.spread, figures.between_classes)),
             *(str(figures.suppressed), _figure(figures.saturated, ".1%")),
         )
+    drawn = None if plot is None else draw_gate_curves(statistics, plot.rpartition(".")[-1])
     Console().print(table)
-    click.echo(f"On {len(loaded.x_held_out)} samples. spread: standard deviation over samples,")
+    click.echo(f"On {loaded.samples} samples. spread: standard deviation over samples,")
     click.echo("classes: of the class means; root mean squares over channels.")
     if json_path is not None:
         _write(json_path, to_json(statistics).encode(), overwrite)
+    if plot is not None and drawn is not None:
+        _write(plot, drawn, overwrite)
 
 
 @click.command("export")
@@ -247,8 +265,11 @@ def export_command(
 ) -> None:
     """Convert MODEL.keras to OUT.tflite."""
     refuse_existing(out, overwrite)
-    samples = None if calibration is None else load_data(calibration).x_train
-    tflite = keras_se.to_tflite(load_model(model), file_format, samples)
+    loaded = load_model(model)
+    samples = None
+    if calibration is not None:
+        samples = load_inputs(calibration, input_shapes(loaded), held_out=False).x
+    tflite = keras_se.to_tflite(loaded, file_format, samples)
     _write(out, tflite, overwrite)
     click.echo(f"{out}: {file_format}, {len(tflite):,} bytes")
 
@@ -266,7 +287,9 @@ def verify_command(
     """Judge the gates of FILE.tflite against those of MODEL.keras: exit code 0 or 1."""
     if json_path is not None:
         refuse_existing(json_path, overwrite)
-    report = keras_se.verify(load_model(model), tflite, load_data(data).x_held_out, tau)
+    loaded = load_model(model)
+    inputs = load_inputs(data, input_shapes(loaded))
+    report = keras_se.verify(loaded, tflite, inputs.x, tau)
     Console().print(report_table(os.path.basename(tflite), report))
     click.echo(f"{tflite}: {report.verdict}.")
     if report.verdict == NOTHING_TO_SURVIVE:

@@ -61,11 +61,12 @@ def rest_value(gate: Any) -> float | None:
     return 0.5 if gates.get(gate).name in ("sigmoid", "hard_sigmoid") else None
 
 
-def scalable_layer(graph: Graph, producer: int, edges: Edges | None) -> Any:
+def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | None) -> Any:
     """The layer whose weights scale what is gated, and nothing else.
 
     Args:
-        graph: The graph.
+        whole: The graph of the model.
+        graph: This graph, or the one nested in it that holds the site.
         producer: Index of the call whose output is gated; -1 for an input.
         edges: The consumers that get the gated tensor, `None` for all.
 
@@ -78,7 +79,7 @@ def scalable_layer(graph: Graph, producer: int, edges: Edges | None) -> Any:
     while True:
         layer = graph.calls[n].layer
         overflows = getattr(layer, "compute_dtype", "float32") == "float16"
-        if overflows or _count(graph, layer) != 1:
+        if overflows or _count(whole, layer) != 1:
             return None
         if can_scale(layer):
             return layer
@@ -137,4 +138,4 @@ def _takes_all(graph: Graph, producer: int, edges: Edges) -> bool:
 
 
 def _count(graph: Graph, layer: Any) -> int:
-    return sum(call.layer is layer for call in graph.calls)
+    return sum(call.layer is layer for part in graph.family() for call in part.calls)

@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
+from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
 from keras_se.replay import Call, is_graph, trace
 from keras_se.sites import check_hidden
@@ -26,16 +27,18 @@ _Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class SiteCost:
-    """The cost of one SE block at one call.
+    """The cost of SE at one site.
 
     Attributes:
         name: Ordinal name of the site, as in `find_sites`.
         channels: C.
         width: Units of the bottleneck.
-        parameters: Number of its weights and biases; 0 at the second call of a shared block.
+        parameters: Number of its weights and biases; 0 at the second call of shared layers.
         flops: Floating-point operations: 2·C·H·W for squeeze and product, 4·C·width for the two
             matrices (6·C·width and C·H·W more with `shift`).
         macs: Multiply-accumulates of the matrices.
+        parameter_share: `parameters` over those of the model.
+        flop_share: `flops` over those of the model.
     """
 
     name: str
@@ -44,11 +47,13 @@ class SiteCost:
     parameters: int
     flops: int
     macs: int
+    parameter_share: float = 0.0
+    flop_share: float = 0.0
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """The cost of a model and of the SE blocks in it, for one example.
+    """The cost of a model and of the SE in it, for one example.
 
     Attributes:
         sites: One `SiteCost` per SE site.
@@ -66,7 +71,7 @@ class CostReport:
 
     @property
     def se_parameters(self) -> int:
-        """Number of parameters of all SE blocks."""
+        """Number of parameters of all SE sites."""
         return sum(site.parameters for site in self.sites)
 
     @property
@@ -74,17 +79,33 @@ class CostReport:
         """Floating-point operations of all SE sites."""
         return sum(site.flops for site in self.sites)
 
+    @property
+    def se_macs(self) -> int:
+        """Multiply-accumulates of the matrices of all SE sites."""
+        return sum(site.macs for site in self.sites)
+
+    @property
+    def se_parameter_share(self) -> float:
+        """Parameters of all SE sites over those of the model."""
+        return _share(self.se_parameters, self.parameters)
+
+    @property
+    def se_flop_share(self) -> float:
+        """Operations of all SE sites over those of the model."""
+        return _share(self.se_flops, self.flops)
+
     def to_json(self) -> str:
         """The report as JSON text."""
-        totals = {"se_parameters": self.se_parameters, "se_flops": self.se_flops}
+        names = ("se_parameters", "se_flops", "se_macs", "se_parameter_share", "se_flop_share")
+        totals = {name: getattr(self, name) for name in names}
         return json.dumps({**dataclasses.asdict(self), **totals}, indent=2) + "\n"
 
 
 def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> CostReport:
-    """Parameters and floating-point operations of a model, and of the SE blocks in it.
+    """Parameters and floating-point operations of a model, and of the SE in it.
 
     Args:
-        model: A built functional or Sequential model.
+        model: A built functional or Sequential model, its SE done by `SEBlock`s or written out.
         input_shape: Shape of an example, where the model leaves sizes open; for models with one
             input.
 
@@ -104,9 +125,20 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
     """
     count = _Count()
     count.model(model, None if input_shape is None else tuple(input_shape), "")
-    return CostReport(
-        tuple(count.sites), model.count_params(), count.flops, count.macs, tuple(count.uncounted)
+    parameters = model.count_params()
+    sites = tuple(
+        dataclasses.replace(
+            site,
+            parameter_share=_share(site.parameters, parameters),
+            flop_share=_share(site.flops, count.flops),
+        )
+        for site in count.sites
     )
+    return CostReport(sites, parameters, count.flops, count.macs, tuple(count.uncounted))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
 
 
 class _Count:
@@ -117,22 +149,25 @@ class _Count:
         self.flops = 0
         self.macs = 0
         self.uncounted: list[str] = []
-        self._blocks: set[int] = set()
+        self._priced: set[int] = set()  # layers whose parameters are in a site
         self._ordinals: dict[str, int] = {}
 
     def model(self, model: keras.Model, input_shape: _Shape | None, path: str) -> None:
         graph = trace(model, input_shape, "cost")
-        for call in graph.calls:
+        written_out = {site.call: site for site in find_inline(graph)}
+        for n, call in enumerate(graph.calls):
             inputs = [_size(model, graph.tensors[i]) for i in call.inputs if i in graph.tensors]
             outputs = [_size(model, t) for t in call.outputs]
             self._call(call, inputs, outputs, path)
+            if n in written_out:  # its layers are counted as such
+                self._inline(written_out[n], outputs[0], path)
 
     def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
         layer = call.layer
         if is_graph(layer):
             self.model(layer, inputs[0] if len(inputs) == 1 else None, f"{path}{layer.name}/")
         elif isinstance(layer, SEBlock):
-            self._site(layer, inputs[0], path)
+            self._block(layer, inputs[0], path)
         else:
             check_hidden(layer)
             self._layer(layer, inputs, outputs, path)
@@ -146,17 +181,26 @@ class _Count:
             self.flops += flops
             self.macs += macs or 0
 
-    def _site(self, block: SEBlock, shape: _Shape, path: str) -> None:
-        self._ordinals[path] = self._ordinals.get(path, 0) + 1
+    def _block(self, block: SEBlock, shape: _Shape, path: str) -> None:
         channels, width = (int(size) for size in block.w1.shape)
-        macs = (3 if block.shift else 2) * channels * width
-        flops = (3 if block.shift else 2) * math.prod(shape) + 2 * macs
-        parameters = 0 if id(block) in self._blocks else block.count_params()
-        self._blocks.add(id(block))
+        site = self._site([block], channels, width, shape, 3 if block.shift else 2, path)
+        self.flops += site.flops
+        self.macs += site.macs
+
+    def _inline(self, site: InlineSE, shape: _Shape, path: str) -> None:
+        self._site([site.first, site.second], site.channels, site.width, shape, 2, path)
+
+    def _site(
+        self, layers: list[Any], channels: int, width: int, shape: _Shape, matrices: int, path: str
+    ) -> SiteCost:
+        self._ordinals[path] = self._ordinals.get(path, 0) + 1
+        macs = matrices * channels * width
+        flops = matrices * math.prod(shape) + 2 * macs
+        parameters = sum(layer.count_params() for layer in layers if id(layer) not in self._priced)
+        self._priced |= set(map(id, layers))
         name = f"{path}se_{self._ordinals[path]}"
         self.sites.append(SiteCost(name, channels, width, parameters, flops, macs))
-        self.flops += flops
-        self.macs += macs
+        return self.sites[-1]
 
 
 def _size(model: keras.Model, tensor: Any) -> _Shape:

@@ -68,9 +68,25 @@ def load_data(source: str) -> Data:
         keras_se.errors.InputError: Data must be an existing .npz file or package.module:function.
         Received: 'missing.npz'
     """
+    return _checked(source, read_arrays(source))
+
+
+def read_arrays(source: str) -> dict[str, Any]:
+    """The arrays of `FILE.npz` or of `package.module:function`, unchecked, by their names.
+
+    Args:
+        source: As for `load_data`.
+
+    Returns:
+        The arrays.
+
+    Raises:
+        InputError: If the source cannot be read. Pickled arrays are never loaded.
+
+    """
     if not os.path.exists(source) and _FUNCTION.fullmatch(source):
-        return _checked(source, _by_name(source, _call(source)))
-    return _checked(source, _read_npz(source))
+        return _by_name(source, _call(source))
+    return _read_npz(source)
 
 
 def finite_float32(name: str, x: Any) -> np.ndarray:
@@ -218,15 +234,35 @@ def _pair(
             f"{x_name} must hold images of shape (N, H, W, C) or (N, H, W), uint8 or float. "
             f"Received: shape {x.shape}, dtype {x.dtype} from {source!r}"
         )
+    y = checked_labels(source, y_name, y, len(x))
+    x = finite_float32(x_name, x)
+    return (x[..., None] if x.ndim == 3 else x), y
+
+
+def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndarray:
+    """Integer labels, one for each sample.
+
+    Args:
+        source: Where they came from, for messages.
+        name: Their name there.
+        labels: The labels.
+        samples: Number of samples.
+
+    Returns:
+        Shape (samples,), int64.
+
+    Raises:
+        InputError: If they are no such labels, or there are no samples.
+    """
+    y = np.asarray(labels)
     if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and y.min() < 0):
         raise InputError(
-            f"{y_name} must hold one integer label of at least 0 per image. Received: shape "
+            f"{name} must hold one integer label of at least 0 per image. Received: shape "
             f"{y.shape}, dtype {y.dtype}, lowest {y.min() if y.size else '-'} from {source!r}"
         )
-    if len(x) != len(y) or len(x) == 0:
+    if samples != len(y) or samples == 0:
         raise InputError(
-            f"{x_name} and {y_name} must have the same length, above 0. "
-            f"Received: {len(x)} images and {len(y)} labels from {source!r}"
+            f"x{name[1:]} and {name} must have the same length, above 0. "
+            f"Received: {samples} images and {len(y)} labels from {source!r}"
         )
-    x = finite_float32(x_name, x)
-    return (x[..., None] if x.ndim == 3 else x), y.astype("int64")
+    return y.astype("int64")

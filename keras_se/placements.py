@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.replay import Call, Graph, is_graph, trace
+from keras_se.replay import Call, Graph, trace
 
 PLACEMENTS = ("standard", "pre", "post", "identity")
 WHERE = ("residual", "concat", "conv")
@@ -46,7 +46,7 @@ class Candidate:
     """A place where `insert` would put an SE block.
 
     Attributes:
-        name: Ordinal name, the key of a plan: `"se_1"`, `"se_2"`, ...
+        name: Ordinal name, the key of a plan: `"se_1"`, `"se_2"`, in a nested model `"inner/se_1"`.
         after: Name of the layer whose output the block would gate.
         channels: C, the number of channels there.
         shape: Shape of the feature map there, with `None` for the batch and for unknown sizes.
@@ -66,6 +66,7 @@ class Place:
 
     Attributes:
         candidate: What is said of it.
+        graph: The graph that it is in: that of the model, or of one nested in it.
         producer: Index of the call whose output is gated; -1 for an input of the model.
         edges: The consumers that get the gated tensor, as (index of the call, position among its
             arguments); `None` for all of them and for the model's outputs.
@@ -73,6 +74,7 @@ class Place:
     """
 
     candidate: Candidate
+    graph: Graph
     producer: int
     edges: Edges | None
     dtype_policy: Any
@@ -82,6 +84,8 @@ def candidates(
     model: keras.Model, placement: str = "standard", where: Where = None
 ) -> list[Candidate]:
     """The places where `insert` would put an SE block, in topological order.
+
+    Nested models are gone through too; one that is called several times has its places once.
 
     Args:
         model: A built functional or Sequential model.
@@ -129,46 +133,68 @@ def find_places(graph: Graph, placement: str, where: Where) -> list[Place]:
             "insert needs a place: residual additions, concatenations or convolutions. "
             f"Received: model {graph.model.name!r}, which has none for where={where!r}"
         )
-    return [_place(graph, number, *point) for number, point in enumerate(found, start=1)]
+    ordinals: dict[str, int] = {}
+    places = []
+    for part, point in found:
+        ordinals[part.path] = ordinals.get(part.path, 0) + 1
+        places.append(_place(part, f"{part.path}se_{ordinals[part.path]}", *point))
+    return places
 
 
 _Point = tuple[int, Edges | None]  # producer and edges, as in Place
+_Finder = Callable[[Graph, int], Iterator[_Point]]  # the points at one call of a graph
 
 
-def _find(graph: Graph, placement: str, where: Where) -> list[_Point]:
+def _find(graph: Graph, placement: str, where: Where) -> list[tuple[Graph, _Point]]:
     if where is None:
         order = ("residual",) if placement != "standard" else WHERE
         return next((points for kind in order if (points := _find(graph, placement, kind))), [])
     if callable(where):
-        return [(n, None) for n, call in enumerate(graph.calls) if where(call.layer)]
+        return list(_points(graph, _chosen(where)))
     if not isinstance(where, str):
-        return list(_named(graph, list(where)))
-    if where not in WHERE:
+        return list(_points(graph, _named(graph, list(where))))
+    finders: dict[str, _Finder] = {
+        "residual": _residual(placement),
+        "concat": _concatenation,
+        "conv": _convolution,
+    }
+    if where not in finders:
         raise InputError(
             f"where must be one of {list(WHERE)}, names of layers, or a function of a layer. "
             f"Received: where={where!r}"
         )
-    if where == "residual":
-        return list(_residual(graph, placement))
-    return list(_concatenations(graph) if where == "concat" else _convolutions(graph))
+    return list(_points(graph, finders[where]))
 
 
-def _named(graph: Graph, names: list[str]) -> Iterator[_Point]:
-    known = {call.layer.name for call in graph.calls}
+def _points(graph: Graph, find: _Finder) -> Iterator[tuple[Graph, _Point]]:
+    """The points of a graph and of those nested in it, in topological order."""
+    for n in range(len(graph.calls)):
+        if n in graph.nested:
+            yield from _points(graph.nested[n], find)
+        yield from ((graph, point) for point in find(graph, n))
+
+
+def _chosen(choose: Callable[[Any], bool]) -> _Finder:
+    def find(graph: Graph, n: int) -> Iterator[_Point]:
+        if choose(graph.calls[n].layer):
+            yield n, None
+
+    return find
+
+
+def _named(graph: Graph, names: list[str]) -> _Finder:
+    known = {call.layer.name for part in graph.family() for call in part.calls}
     unknown = sorted(set(names) - known)
     if unknown:
         raise InputError(f"where names layers of the model. Received: {unknown}, not among them")
-    yield from ((n, None) for n, call in enumerate(graph.calls) if call.layer.name in names)
+    return _chosen(lambda layer: layer.name in names)
 
 
-def _convolutions(graph: Graph) -> Iterator[_Point]:
-    for n, call in enumerate(graph.calls):
-        _check_nested(graph, call.layer)
-        if isinstance(call.layer, _CONVOLUTIONS):
-            end = n
-            for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
-                end = _extended(graph, end, kinds)
-            yield end, None
+def _convolution(graph: Graph, n: int) -> Iterator[_Point]:
+    if isinstance(graph.calls[n].layer, _CONVOLUTIONS):
+        for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
+            n = _extended(graph, n, kinds)
+        yield n, None
 
 
 def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
@@ -179,39 +205,34 @@ def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
     return following
 
 
-def _check_nested(graph: Graph, layer: Any) -> None:
-    if isinstance(layer, keras.Model):
-        raise InputError(
-            "insert takes no model whose nested models have such places: insert into the nested "
-            f"one first. Received: model {graph.model.name!r}, which holds {layer.name!r}"
-        )
+def _concatenation(graph: Graph, n: int) -> Iterator[_Point]:
+    call = graph.calls[n]
+    if isinstance(call.layer, keras.layers.Concatenate) and len(call.outputs[0].shape) > 2:
+        edges = graph.consumers.get(id(call.outputs[0]), [])
+        layers = [graph.calls[consumer].layer for consumer, _ in edges]
+        if not any(isinstance(layer, keras.layers.Concatenate) for layer in layers):
+            yield n, None
 
 
-def _concatenations(graph: Graph) -> Iterator[_Point]:
-    for n, call in enumerate(graph.calls):
-        if isinstance(call.layer, keras.layers.Concatenate) and len(call.outputs[0].shape) > 2:
-            edges = graph.consumers.get(id(call.outputs[0]), [])
-            layers = [graph.calls[consumer].layer for consumer, _ in edges]
-            if not any(isinstance(layer, keras.layers.Concatenate) for layer in layers):
-                yield n, None
+def _residual(placement: str) -> _Finder:
+    def find(graph: Graph, n: int) -> Iterator[_Point]:
+        unit = _unit(graph, n) if _is_addition(graph, graph.calls[n]) else None
+        if unit is not None:
+            yield _in_unit(graph, n, placement, *unit)
+
+    return find
 
 
-def _residual(graph: Graph, placement: str) -> Iterator[_Point]:
-    for n, call in enumerate(graph.calls):
-        if is_graph(call.layer) and any(_residual(trace(call.layer), placement)):
-            _check_nested(graph, call.layer)
-        unit = _unit(graph, n) if _is_addition(graph, call) else None
-        if unit is None:
-            continue
-        fork, branch, shortcut = unit
-        if placement == "standard":
-            yield graph.producers[call.inputs[branch]], ((n, branch),)
-        elif placement == "post":
-            yield _extended(graph, n, _ACTIVATIONS), None
-        elif placement == "identity":
-            yield graph.producers.get(call.inputs[shortcut], -1), ((n, shortcut),)
-        else:
-            yield fork, _into_branch(graph, fork, graph.producers[call.inputs[branch]], n)
+def _in_unit(graph: Graph, n: int, placement: str, fork: int, branch: int, shortcut: int) -> _Point:
+    """The point in the residual unit that ends in the addition `n`."""
+    inputs = graph.calls[n].inputs
+    if placement == "standard":
+        return graph.producers[inputs[branch]], ((n, branch),)
+    if placement == "post":
+        return _extended(graph, n, _ACTIVATIONS), None
+    if placement == "identity":
+        return graph.producers.get(inputs[shortcut], -1), ((n, shortcut),)
+    return fork, _into_branch(graph, fork, graph.producers[inputs[branch]], n)
 
 
 def _is_addition(graph: Graph, call: Call) -> bool:
@@ -256,7 +277,7 @@ def _into_branch(graph: Graph, fork: int, branch_end: int, addition: int) -> Edg
     return tuple(sorted((n, p) for n, p in edges if n in branch and n != addition))
 
 
-def _place(graph: Graph, number: int, producer: int, edges: Edges | None) -> Place:
+def _place(graph: Graph, name: str, producer: int, edges: Edges | None) -> Place:
     if producer >= 0:
         layer, outputs = graph.calls[producer].layer, graph.calls[producer].outputs
     else:
@@ -275,8 +296,8 @@ def _place(graph: Graph, number: int, producer: int, edges: Edges | None) -> Pla
             "insert needs a known number of channels. "
             f"Received: shape {shape} after layer {after!r}"
         )
-    candidate = Candidate(f"se_{number}", after, channels, shape, data_format)
-    return Place(candidate, producer, edges, _dtype_policy(layer, outputs[0]))
+    candidate = Candidate(name, after, channels, shape, data_format)
+    return Place(candidate, graph, producer, edges, _dtype_policy(layer, outputs[0]))
 
 
 def _dtype_policy(layer: Any, tensor: Any) -> Any:

@@ -47,7 +47,8 @@ def read_gates(
     Args:
         model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, or the bytes
             or the path of a TFLite file for a batch of one.
-        x: Inputs of the model, (samples, *input shape); for a file too in the float model's units.
+        x: Inputs of the model: arrays of shape (samples, *input shape), a `tf.data.Dataset` of
+            batches, or a generator of them; for a file an array, too in the float model's units.
         batch_size: Samples per batch of a Keras model.
 
     Returns:

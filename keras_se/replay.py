@@ -1,6 +1,6 @@
 """A second pass over the graph of a model, with its own layers and without a trace in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,20 @@ class _Shared(keras.layers.Layer):
         return self.layer.compute_output_spec(*args, **kwargs, **(self.constants or {}))
 
 
+class _Outline(keras.Operation):
+    """Stands for a layer where only shapes are asked for: far cheaper than a layer."""
+
+    def __init__(self, layer: keras.layers.Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+
 def _holds_tensors(value: Any) -> bool:
     return any(isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(value))
 
@@ -48,10 +62,10 @@ def original(operation: Any) -> Any:
     Returns:
         The layer or operation itself.
     """
-    return operation.layer if isinstance(operation, _Shared) else operation
+    return operation.layer if isinstance(operation, _Shared | _Outline) else operation
 
 
-def replay(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
+def replay(model: keras.Model, inputs: Any, call: Callable[..., Any], outline: bool = False) -> Any:
     """Goes through a model's graph in topological order.
 
     Args:
@@ -59,16 +73,23 @@ def replay(model: keras.Model, inputs: Any, call: Callable[..., Any]) -> Any:
         inputs: Symbolic inputs, in the structure of `model.input`.
         call: Called as `call(operation, *args, **kwargs)` for every call of a layer or of a raw
             operation; returns what stands for its outputs, normally `operation(*args, **kwargs)`.
+        outline: Whether only the shapes of the outputs are needed: masks and variables are not
+            followed then.
 
     Returns:
         The outputs.
     """
+    proxy = _Outline if outline else _Shared
+
+    def proxied(operation: Any) -> Any:
+        return proxy(operation) if isinstance(operation, keras.layers.Layer) else operation
+
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
-            inputs = call(_shared(layer), inputs)
+            inputs = call(proxied(layer), inputs)
         return inputs
     copy = keras.models.clone_model(
-        model, input_tensors=inputs, clone_function=_shared, call_function=call
+        model, input_tensors=inputs, clone_function=proxied, call_function=call
     )
     return copy.output
 
@@ -185,10 +206,16 @@ class Graph:
         tensors: By id, the tensors so far, inputs included.
         producers: By id of a tensor, the index of the call that made it; inputs are not in it.
         outputs: Ids of the output tensors.
+        path: Names of the models that this one is nested in and its own, each with a slash after
+            it; empty for the outermost.
     """
 
-    def __init__(self, model: keras.Model, inputs: Any) -> None:
+    def __init__(
+        self, model: keras.Model, inputs: Any, path: str = "", met: set[int] | None = None
+    ) -> None:
         self.model = model
+        self.path = path
+        self._met = {id(model)} if met is None else met  # models that have a graph in the family
         self.inputs = inputs
         self.calls: list[Call] = []
         self.tensors: dict[int, Any] = {id(t): t for t in keras.tree.flatten(inputs)}
@@ -211,6 +238,22 @@ class Graph:
             for position, tensor in enumerate(call.inputs):
                 edges.setdefault(tensor, []).append((n, position))
         return edges
+
+    @cached_property
+    def nested(self) -> dict[int, "Graph"]:
+        """By index of a call, the graph of the model nested there; each model once."""
+        graphs = {}
+        for n, call in enumerate(self.calls):
+            if id(call.layer) not in self._met and is_graph(call.layer):
+                self._met.add(id(call.layer))
+                graphs[n] = _traced(call.layer, None, f"{self.path}{call.layer.name}/", self._met)
+        return graphs
+
+    def family(self) -> Iterator["Graph"]:
+        """This graph and all that are nested in it, in the order of their first calls."""
+        yield self
+        for graph in self.nested.values():
+            yield from graph.family()
 
     @cached_property
     def ancestors(self) -> list[frozenset[int]]:
@@ -247,17 +290,22 @@ def trace(
         InputError: If the model is not a built graph of layers, or the shape does not fit.
     """
     check_graph(purpose, model)
-    graph = Graph(model, fresh_inputs(model, input_shape))
+    return _traced(model, input_shape)
+
+
+def _traced(
+    model: keras.Model,
+    input_shape: tuple[int, ...] | None,
+    path: str = "",
+    met: set[int] | None = None,
+) -> Graph:
+    graph = Graph(model, fresh_inputs(model, input_shape), path, met)
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = operation(*args, **kwargs)
         graph.add(original(operation), args, kwargs, outputs)
         return outputs
 
-    outputs = replay(model, graph.inputs, call)
+    outputs = replay(model, graph.inputs, call, outline=True)
     graph.outputs = {id(t) for t in keras.tree.flatten(outputs)}
     return graph
-
-
-def _shared(operation: Any) -> Any:
-    return _Shared(operation) if isinstance(operation, keras.layers.Layer) else operation

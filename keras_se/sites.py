@@ -35,6 +35,7 @@ class Site:
         after: Name of the layer (in a TFLite file: of the tensor) whose output is gated.
         layer: Name of the `SEBlock` (of the product, where SE is written out; in a TFLite file: of
             the tensor that holds the gates).
+        source: `"SEBlock"`, `"inline"` where SE is written out, or `"tflite"`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Site:
     gate: str
     after: str
     layer: str
+    source: str = "SEBlock"
 
 
 def model_sites(model: keras.Model) -> list[Site]:
@@ -62,7 +64,10 @@ def model_sites(model: keras.Model) -> list[Site]:
         >>> [site.name for site in model_sites(model)]
         ['se_1']
     """
-    return _gate_reader(model)[0]
+    check_graph("Finding SE sites", model)
+    walk = _Walk(outline=True)
+    walk.model(model, fresh_inputs(model), "")
+    return [site for site, _ in walk.sites()]
 
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
@@ -71,7 +76,8 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     Args:
         model: A built functional or Sequential model. It is not changed; the gates are those of
             its present weights.
-        x: Inputs as `model.predict` takes them.
+        x: Inputs as `model.predict` takes them, or an iterator of batches of inputs, each alone or
+            with its targets in a tuple.
         batch_size: Samples per batch, where `x` is arrays.
 
     Returns:
@@ -89,14 +95,34 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     sites, reader = _gate_reader(model)
     if reader is None:
         return {}
-    if isinstance(x, np.ndarray) and len(reader.inputs) == 1:
-        _check_array(model, tuple(reader.inputs[0].shape), x)
+    if isinstance(x, Iterator):
+        values = _gates_of_batches(model, reader, x)
+        return {site.name: values[site.name] for site in sites}
+    _check_array(model, reader, x)
     is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
     values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
     return {site.name: values[site.name] for site in sites}
 
 
-def _check_array(model: keras.Model, expected: tuple[int | None, ...], x: np.ndarray) -> None:
+def _gates_of_batches(
+    model: keras.Model, reader: keras.Model, batches: Iterator[Any]
+) -> dict[str, np.ndarray]:
+    """The gates for an iterator of batches, of which one is held at a time."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        x = batch[0] if isinstance(batch, tuple) else batch
+        _check_array(model, reader, x)
+        for name, values in reader.predict_on_batch(x).items():
+            rows.setdefault(name, []).append(values)
+    if not rows:
+        raise InputError("x must yield batches of inputs. Received: an iterator without any")
+    return {name: np.concatenate(values) for name, values in rows.items()}
+
+
+def _check_array(model: keras.Model, reader: keras.Model, x: Any) -> None:
+    if not isinstance(x, np.ndarray) or len(reader.inputs) != 1:
+        return
+    expected = tuple(reader.inputs[0].shape)
     fits = x.ndim == len(expected) and len(x) > 0
     if not fits or any(e not in (None, n) for e, n in zip(expected[1:], x.shape[1:], strict=True)):
         raise InputError(
@@ -152,9 +178,13 @@ def _walk(model: keras.Model) -> _Reader:
 
 
 class _Walk:
-    """One pass over a model's graph, in topological order, into nested models."""
+    """One pass over a model's graph, in topological order, into nested models.
 
-    def __init__(self) -> None:
+    With `outline` the gates that it meets have shapes only.
+    """
+
+    def __init__(self, outline: bool = False) -> None:
+        self._outline = outline
         self.found: list[tuple[int, Site, Any]] = []  # when it was met, without its ordinal
         self._clock = 0
 
@@ -178,7 +208,7 @@ class _Walk:
             graph.add(original(operation), args, kwargs, outputs)
             return outputs
 
-        outputs = replay(model, inputs, call)
+        outputs = replay(model, inputs, call, self._outline)
         for site in find_inline(graph):
             self._add_inline(site, times[site.call], path, graph)
         return outputs
@@ -197,7 +227,7 @@ class _Walk:
         start, inputs = len(self.found), fresh_inputs(original(operation))
         outputs = self.model(original(operation), inputs, path)
         found = self.found[start:]
-        if not found:
+        if not found or self._outline:
             return operation(x, **kwargs)
         reader = keras.Model(inputs, [outputs, [gates for *_, gates in found]])
         outputs, gates = reader(x, **kwargs)
@@ -230,6 +260,7 @@ class _Walk:
             gate=site.gate or "unknown",
             after=_producer(graph, product.inputs[site.position]),
             layer=product.layer.name,
+            source="inline",
         )
         self.found.append((time, found, keras.ops.reshape(site.gates, (-1, site.channels))))
 

@@ -11,7 +11,8 @@ from keras_se.compensation import rest_value, scalable_layer, scale
 from keras_se.errors import InputError
 from keras_se.layers import SEBlock, gates
 from keras_se.placements import Place, Where, find_places
-from keras_se.replay import Graph, fresh_inputs, trace
+from keras_se.rebuilding import Edit, Rebuilding
+from keras_se.replay import Graph, trace
 from keras_se.sites import call_arguments
 
 
@@ -74,10 +75,11 @@ def insert(
         for place in places
         if place.candidate.name in plan
     ]
-    new_model = _rebuilt(model, _Insertion(sites))
+    rebuilding = Rebuilding(_insertions(sites))
+    new_model = rebuilding.model(model)
     for site in sites:
         if site.doubled is not None:
-            scale(new_model.get_layer(site.doubled), 2.0)
+            scale(rebuilding.copy(site.doubled), 2.0)
             site.block.w2.assign(np.zeros(site.block.w2.shape))
             if site.block.use_bias:
                 site.block.b2.assign(np.zeros(site.block.b2.shape))
@@ -106,20 +108,15 @@ def remove(model: keras.Model) -> keras.Model:
         >>> [layer.__class__.__name__ for layer in remove(model).layers]
         ['ReLU']
     """
-    graph = trace(model)
-    blocks = [n for n, call in enumerate(graph.calls) if isinstance(call.layer, SEBlock)]
-    if not blocks:
+    graph = trace(model, purpose="remove")
+    if not any(isinstance(call.layer, SEBlock) for part in graph.family() for call in part.calls):
         raise InputError(
             f"remove takes a model with SE blocks. Received: model {model.name!r}, without any"
         )
-    if isinstance(model, keras.Sequential):
-        kept = [_copied(layer) for layer in model.layers if not isinstance(layer, SEBlock)]
-        new_model = keras.Sequential([fresh_inputs(model), *kept], name=model.name)
-        _copy_state(model, new_model)
-    else:
-        new_model = functional_copy(model, _without_block)
-    for layer in _halved(graph, blocks):
-        scale(new_model.get_layer(layer.name), 0.5)
+    rebuilding = Rebuilding({id(part.model): _REMOVAL for part in graph.family()})
+    new_model = rebuilding.model(model)
+    for layer in _halved(graph):
+        scale(rebuilding.copy(layer), 0.5)
     return new_model
 
 
@@ -142,7 +139,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
         >>> held.get_layer("se").gates(keras.ops.ones((1, 4, 4, 2))).round(6).tolist()
         [[0.25, 0.75]]
     """
-    held = _rebuilt(model, _Insertion([]))
+    held = Rebuilding({}).model(model)
     for name, values in gates_of_blocks.items():
         block = held.get_layer(name)
         if not block.use_bias:
@@ -166,15 +163,15 @@ class _Site:
 
     def __init__(self, graph: Graph, place: Place, arguments: dict[str, Any]) -> None:
         self.place = place
-        self.doubled: str | None = None
+        self.doubled: Any = None
         defaults = {
             "gate": "one_plus_tanh",
             "data_format": place.candidate.data_format,
             "dtype": place.dtype_policy,
-            "name": place.candidate.name,
+            "name": place.candidate.name.rpartition("/")[-1],
         }
         arguments = {**defaults, **arguments}
-        arguments["name"] = free_name(graph.model, arguments["name"])
+        arguments["name"] = free_name(place.graph.model, arguments["name"])
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
             self.doubled = _doubled(graph, place, arguments["gate"])
@@ -229,13 +226,22 @@ class _Insertion:
             output = site(output)
         return output
 
-    def blocks(self, n: int) -> Iterator[SEBlock]:
-        """The blocks after call `n`."""
-        return (site.block for site in self._after.get(n, ()))
+    def chain(self, n: int, layer: Any) -> list[Any]:
+        """Layer `n` of a Sequential model and the blocks after it."""
+        return [layer, *(site.block for site in self._after.get(n, ()))]
+
+
+def _insertions(sites: list[_Site]) -> dict[int, Edit]:
+    """The edits of each model that gets blocks, by its id."""
+    by_model: dict[int, list[_Site]] = {}
+    for site in sites:
+        by_model.setdefault(id(site.place.graph.model), []).append(site)
+    insertions = {key: _Insertion(part) for key, part in by_model.items()}
+    return {key: Edit(insertion, insertion.chain) for key, insertion in insertions.items()}
 
 
 def _check_plain(graph: Graph) -> None:
-    if any(isinstance(call.layer, SEBlock) for call in graph.calls):
+    if any(isinstance(call.layer, SEBlock) for part in graph.family() for call in part.calls):
         raise InputError(
             "insert takes a model without SE blocks. "
             f"Received: model {graph.model.name!r}, which has them already"
@@ -254,8 +260,8 @@ def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
     return dict(plan)
 
 
-def _doubled(graph: Graph, place: Place, gate: Any) -> str:
-    layer = scalable_layer(graph, place.producer, place.edges)
+def _doubled(graph: Graph, place: Place, gate: Any) -> Any:
+    layer = scalable_layer(graph, place.graph, place.producer, place.edges)
     if layer is None:
         raise InputError(
             f"insert keeps the function with gate={gate!r} where it can double the layer before "
@@ -263,19 +269,19 @@ def _doubled(graph: Graph, place: Place, gate: Any) -> str:
             f"the function change. Received: site {place.candidate.name} after "
             f"{place.candidate.after!r}"
         )
-    name: str = layer.name
-    return name
+    return layer
 
 
-def _halved(graph: Graph, blocks: list[int]) -> Iterator[Any]:
+def _halved(graph: Graph) -> Iterator[Any]:
     """The layers that take over the ½ of the blocks after them."""
-    for n in blocks:
-        call = graph.calls[n]
-        producer = graph.producers.get(call.inputs[0], -1)
-        if rest_value(call.layer.gate) is not None and producer >= 0:
-            layer = scalable_layer(graph, producer, ((n, 0),))
-            if layer is not None:
-                yield layer
+    for part in graph.family():
+        for n, call in enumerate(part.calls):
+            producer = part.producers.get(call.inputs[0], -1) if call.inputs else -1
+            halves = isinstance(call.layer, SEBlock) and rest_value(call.layer.gate) is not None
+            if halves and producer >= 0:
+                layer = scalable_layer(graph, part, producer, ((n, 0),))
+                if layer is not None:
+                    yield layer
 
 
 def _without_block(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -290,58 +296,8 @@ def _without_block(operation: Any, *args: Any, **kwargs: Any) -> Any:
     return arguments["inputs"]
 
 
-def _rebuilt(model: keras.Model, insertion: _Insertion) -> keras.Model:
-    if not isinstance(model, keras.Sequential):
-        return functional_copy(model, insertion)
-    layers: list[Any] = [fresh_inputs(model)]
-    for n, layer in enumerate(model.layers):
-        layers += [_copied(layer), *insertion.blocks(n)]
-    new_model = keras.Sequential(layers, name=model.name)
-    _copy_state(model, new_model)
-    return new_model
+def _without_blocks(n: int, layer: Any) -> list[Any]:
+    return [] if isinstance(layer, SEBlock) else [layer]
 
 
-def functional_copy(model: keras.Model, call: Any) -> keras.Model:
-    """A functional model rebuilt, its state carried over.
-
-    Args:
-        model: A built functional model.
-        call: Called as `call(layer, *args, **kwargs)` for every call, with the copied layers.
-
-    Returns:
-        The new model, uncompiled.
-
-    Raises:
-        InputError: If a layer cannot be rebuilt from its configuration.
-    """
-    inputs = fresh_inputs(model)
-    copy = keras.models.clone_model(
-        model, input_tensors=inputs, clone_function=_copied, call_function=call
-    )
-    new_model = keras.Model(inputs, copy.output, name=model.name)  # the copy may be compiled
-    _copy_state(model, new_model)
-    return new_model
-
-
-def _copied(layer: Any) -> Any:
-    try:
-        return type(layer).from_config(layer.get_config())
-    except Exception as error:  # whatever the layer's own code raises
-        raise InputError(
-            "A model is rebuilt from the configurations of its layers. "
-            f"Received: layer {layer.name!r} ({type(layer).__name__}), which gives: {error}"
-        ) from error
-
-
-def _copy_state(model: keras.Model, new_model: keras.Model) -> None:
-    """Weights, adapted statistics and trainable flags, layer by layer, by their names."""
-    new_model.trainable = model.trainable
-    kept = {layer.name for layer in new_model.layers}
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer) or layer.name not in kept:
-            continue
-        twin = new_model.get_layer(layer.name)
-        twin.set_weights(layer.get_weights())
-        if hasattr(twin, "finalize_state"):
-            twin.finalize_state()
-        twin.trainable = layer.trainable
+_REMOVAL = Edit(_without_block, _without_blocks)

@@ -285,6 +285,7 @@ class _Graph:
             gate=self._gate_name(chain),
             after=self._tensor_name(feature),
             layer=self._tensor_name(gate),
+            source="tflite",
         )
         names = tuple(self._name(operator) for operator in [*chain, product])
         quantized = self._tensors[gate].type not in self._float_types

@@ -45,6 +45,22 @@ def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
     return interpreter
 
 
+def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
+    """The shape of one sample of each input of a TFLite file.
+
+    Args:
+        tflite: The bytes of the file, or its path.
+
+    Returns:
+        By name of the input tensor.
+
+    Raises:
+        InputError: If the file is not a TFLite file, or the runtime refuses it.
+    """
+    details = load(tflite).get_input_details()
+    return {d["name"]: tuple(int(size) for size in d["shape"][1:]) for d in details}
+
+
 def predict(tflite: TFLite, x: np.ndarray) -> np.ndarray:
     """The first output of a TFLite file, sample by sample.
 

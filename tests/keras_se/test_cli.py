@@ -87,6 +87,22 @@ def test_gates_by_class(files, tmp_path, images):
         np.testing.assert_allclose(first["by_class"][str(label)], expected, atol=1e-6)
 
 
+def test_gates_without_labels(files, tmp_path, images, capsys):
+    np.savez(tmp_path / "plain.npz", x=images)
+    arguments = ("gates", files / "se.keras", "--data", tmp_path / "plain.npz")
+    assert keras_se_command(*arguments, "--json", tmp_path / "gates.json") == 0
+    assert json.loads((tmp_path / "gates.json").read_text())[0]["by_class"] == {}
+    assert keras_se_command(*arguments, "--plot", tmp_path / "gates.svg") == 2
+    assert "Curves by class need labels" in capsys.readouterr().err
+    assert not (tmp_path / "gates.svg").exists()
+
+
+def test_gates_drawn(files, tmp_path):
+    arguments = ("gates", files / "se.tflite", "--data", files / "data.npz")
+    assert keras_se_command(*arguments, "--plot", tmp_path / "gates.png") == 0
+    assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_export_and_verify(files, tmp_path, capsys):
     out, report = tmp_path / "a.tflite", tmp_path / "report.json"
     assert (
@@ -150,7 +166,7 @@ def bad_input(files, tmp_path):
         "NaN": (gates("nan.npz"), "x must be finite. Received: 7680 values"),
         "wrong shape": (
             ("verify", se, files / "se.tflite", "--data", tmp_path / "narrow.npz"),
-            "Received: x of shape (40, 4, 8, 3)",
+            "Received: shape (40, 4, 8, 3)",
         ),
         "wrong shape for Keras": (gates("narrow.npz"), "(40, 4, 8, 3)"),
         "too few samples": (

@@ -5,7 +5,7 @@ import json
 import keras
 import pytest
 
-from keras_se import SEBlock, cost, insert
+from keras_se import SEBlock, adopt, cost, insert
 from keras_se.errors import InputError
 
 
@@ -95,6 +95,22 @@ def test_nested_models_and_shared_blocks():
     report = cost(shared)
     assert [s.parameters for s in report.sites] == [2 * 8 + 2 + 4, 2 * 4 + 1 + 4, 0]
     assert report.se_parameters + 4 * 4 + 4 == report.parameters
+
+
+def test_se_that_is_written_out_is_priced_as_its_blocks():
+    model = keras.applications.MobileNetV3Small(weights=None, input_shape=(64, 64, 3))
+    report, adopted = cost(model), cost(adopt(model))
+    assert len(report.sites) == 9
+    for written_out, block in zip(report.sites, adopted.sites, strict=True):
+        assert written_out.parameters == block.parameters
+        assert (written_out.flops, written_out.macs) == (block.flops, block.macs)
+    first = report.sites[0]  # 16 channels at 16x16, width 8
+    assert (first.channels, first.width, first.macs) == (16, 8, 2 * 16 * 8)
+    assert first.parameters == 2 * 16 * 8 + 8 + 16
+    assert first.flops == 2 * 16 * 16 * 16 + 2 * first.macs
+    assert report.parameters == adopted.parameters == model.count_params()
+    assert first.parameter_share == first.parameters / report.parameters
+    assert report.se_flop_share == sum(site.flops for site in report.sites) / report.flops
 
 
 def test_what_is_not_counted_is_named_never_zero():

@@ -216,11 +216,6 @@ def test_remove_refuses_a_model_without_blocks_and_one_that_uses_gates():
         remove(keras.Model(inputs, [y, gates]))
 
 
-def nested():
-    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)], name="inner")
-    return keras.Sequential([keras.Input((8, 8, 3)), inner])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -234,15 +229,6 @@ def nested():
 def test_refusals(arguments, message):
     with pytest.raises(InputError, match=message):
         candidates(residual(), **arguments)
-
-
-def test_nested_models_are_refused_where_their_convolutions_would_be_missed():
-    with pytest.raises(InputError, match=r"insert into the nested one first.*holds 'inner'"):
-        candidates(nested())
-    inner = residual()
-    inner.name = "inner"
-    with pytest.raises(InputError, match=r"insert into the nested one first.*holds 'inner'"):
-        candidates(keras.Sequential([keras.Input((8, 8, 4)), inner]))
 
 
 def test_a_constant_is_no_shortcut():

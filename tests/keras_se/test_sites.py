@@ -1,5 +1,7 @@
 import functools
+import gc
 import re
+import weakref
 
 import keras
 import numpy as np
@@ -115,6 +117,41 @@ def test_datasets_are_read_too():
     np.testing.assert_allclose(
         model_gates(model, dataset)["se_1"], model_gates(model, X)["se_1"], atol=1e-6
     )
+
+
+@pytest.mark.parametrize("form", ["bare", "with targets"])
+def test_generators_are_read_batch_by_batch(form):
+    """Memory is bounded: no batch but the present one is held."""
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    x = RNG.normal(size=(40, 8, 8, 4)).astype("float32")
+    alive, most = weakref.WeakSet(), 0
+
+    class Batch(np.ndarray):
+        """An array that can be counted."""
+
+        __hash__ = object.__hash__
+
+    def batches():
+        nonlocal most
+        for start in range(0, len(x), 2):
+            batch = x[start : start + 2].copy().view(Batch)
+            alive.add(batch)
+            most = max(most, len(alive))
+            yield batch if form == "bare" else (batch, np.zeros(2))
+            del batch
+            gc.collect()
+
+    gates = model_gates(model, batches())["se_1"]
+    np.testing.assert_allclose(gates, model_gates(model, x)["se_1"], atol=1e-6)
+    assert most <= 2
+
+
+def test_generators_are_checked():
+    model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    with pytest.raises(InputError, match=r"must have the shape .* Received: x of shape \(2, 8, 8"):
+        model_gates(model, iter([X, X[:2, ..., :3]]))
+    with pytest.raises(InputError, match="Received: an iterator without any"):
+        model_gates(model, iter([]))
 
 
 def test_no_site():

@@ -205,11 +205,6 @@ def test_trainable_flags_are_kept_layer_by_layer():
     assert all(flags[layer.name] == layer.trainable for layer in model.layers)
 
 
-def nested():
-    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3)], name="inner")
-    return keras.Sequential([keras.Input((8, 8, 3)), inner])
-
-
 class Subclassed(keras.Model):
     pass
 
@@ -225,7 +220,6 @@ class OwnCall(keras.Sequential):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (nested, "which holds 'inner'"),
         (
             lambda: Subclassed(name="mine"),
             "takes functional and Sequential Keras models.*Received: Subc",
