@@ -80,7 +80,7 @@ def insert_row(name: str, size: int) -> list[str]:
         row += [f"{error(values, old, scale):.1e}", f"{error(old, expected, scale):.1e}"]
     back = keras_se.remove(new)
     row.append(f"{error(eager(back, x), expected, scale):.1e}")
-    changed = keras_se.insert(model, identity_init=False)
+    changed = keras_se.insert(model, gate="sigmoid", identity_init=False)
     return [*row, f"{error(eager(changed, x), expected, scale):.1e}"]
 
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ from keras_se.gate_curves import draw_gate_curves
 from keras_se.gate_statistics import gate_statistics, to_json
 from keras_se.inputs import input_shapes, load_inputs
 from keras_se.layers import gates as gates_module
-from keras_se.litert.convert import FORMATS
+from keras_se.litert.convert import ConversionWarning
+from keras_se.litert.formats import FORMATS
+from keras_se.litert.recipe import recipe_path
 from keras_se.litert.runtime import file_input_shapes
 from keras_se.outputs import refuse_existing, write_file
 from keras_se.placements import PLACEMENTS, WHERE
@@ -220,9 +223,13 @@ def gates_command(
     overwrite: bool,
 ) -> None:
     """Show what the gates of MODEL.keras or FILE.tflite do on data."""
-    for path in (json_path, plot):
-        if path is not None:
-            refuse_existing(path, overwrite)
+    outputs = [path for path in (json_path, plot) if path is not None]
+    for path in outputs:
+        refuse_existing(path, overwrite)
+    if len(outputs) == 2 and Path(outputs[0]).resolve() == Path(outputs[1]).resolve():
+        raise InputError(f"--json and --plot need files of their own. Received: {plot!r} for both")
+    if not tau >= 0.0:
+        raise InputError(f"--tau must be at least 0. Received: {tau}")
     source: Any = model_or_tflite
     if source.endswith(".keras"):
         source = load_model(source)
@@ -253,25 +260,52 @@ def gates_command(
         _write(plot, drawn, overwrite)
 
 
-@click.command("export")
+@click.command("export", short_help="Convert a model to TFLite.")
 @click.argument("model")
 @click.argument("out")
 @click.option("--format", "file_format", default="int8", show_default=True,
-              type=click.Choice(FORMATS))  # fmt: skip
-@click.option("--calibration", help="Representative inputs, for int8: " + _DATA_HELP)
-@click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
+              type=click.Choice(list(FORMATS)))  # fmt: skip
+@click.option("--calibration", help="Representative inputs, for int8 and int16x8: " + _DATA_HELP)
+@click.option("--input-type", help="Of an integer file: int8, uint8, int16 or float32.")
+@click.option("--output-type", help="The same for its outputs.")
+@click.option("--no-check-range", is_flag=True,
+              help="Take data of another range than the model was trained with.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Rename an existing OUT and its recipe aside.")
 def export_command(
-    model: str, out: str, file_format: str, calibration: str | None, overwrite: bool
+    model: str,
+    out: str,
+    file_format: str,
+    calibration: str | None,
+    input_type: str | None,
+    output_type: str | None,
+    no_check_range: bool,
+    overwrite: bool,
 ) -> None:
-    """Convert MODEL.keras to OUT.tflite."""
+    """Convert MODEL.keras to OUT.tflite, with what went in beside it in OUT.recipe.json."""
+    if not out.endswith(".tflite"):
+        raise InputError(f"The name of a TFLite file must end in .tflite. Received: {out!r}")
     refuse_existing(out, overwrite)
     loaded = load_model(model)
     samples = None
     if calibration is not None:
         samples = load_inputs(calibration, input_shapes(loaded), held_out=False).x
-    tflite = keras_se.to_tflite(loaded, file_format, samples)
-    _write(out, tflite, overwrite)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConversionWarning)
+        tflite = keras_se.to_tflite(
+            loaded,
+            file_format,
+            samples,
+            input_type=input_type,
+            output_type=output_type,
+            check_range=not no_check_range,
+            path=out,
+            overwrite=overwrite,
+        )
+    for warning in caught:
+        if isinstance(warning.message, ConversionWarning):
+            click.echo(f"Warning: {warning.message}", err=True)
     click.echo(f"{out}: {file_format}, {len(tflite):,} bytes")
+    click.echo(f"{recipe_path(out)}: what went into it")
 
 
 @click.command("verify", short_help="Judge the gates of a .tflite file.")

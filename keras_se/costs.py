@@ -19,7 +19,7 @@ import keras
 from keras_se.errors import InputError
 from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
-from keras_se.replay import Call, is_graph, trace
+from keras_se.replay import Call, is_nested_graph, trace
 from keras_se.sites import check_hidden
 
 _Shape = tuple[int, ...]
@@ -124,7 +124,7 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
         (512, 9216)
     """
     count = _Count()
-    count.model(model, None if input_shape is None else tuple(input_shape), "")
+    count.model(model, None if input_shape is None else [tuple(input_shape)], "")
     parameters = model.count_params()
     sites = tuple(
         dataclasses.replace(
@@ -152,8 +152,8 @@ class _Count:
         self._priced: set[int] = set()  # layers whose parameters are in a site
         self._ordinals: dict[str, int] = {}
 
-    def model(self, model: keras.Model, input_shape: _Shape | None, path: str) -> None:
-        graph = trace(model, input_shape, "cost")
+    def model(self, model: keras.Model, shapes: list[_Shape] | None, path: str) -> None:
+        graph = trace(model, shapes, "cost")
         written_out = {site.call: site for site in find_inline(graph)}
         for n, call in enumerate(graph.calls):
             inputs = [_size(model, graph.tensors[i]) for i in call.inputs if i in graph.tensors]
@@ -164,8 +164,8 @@ class _Count:
 
     def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
         layer = call.layer
-        if is_graph(layer):
-            self.model(layer, inputs[0] if len(inputs) == 1 else None, f"{path}{layer.name}/")
+        if is_nested_graph(layer):  # its inputs come before masks and the like
+            self.model(layer, inputs[: len(layer.inputs)], f"{path}{layer.name}/")
         elif isinstance(layer, SEBlock):
             self._block(layer, inputs[0], path)
         else:

@@ -255,7 +255,8 @@ def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndar
         InputError: If they are no such labels, or there are no samples.
     """
     y = np.asarray(labels)
-    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and y.min() < 0):
+    largest = np.iinfo("int64").max
+    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and (y.min() < 0 or y.max() > largest)):
         raise InputError(
             f"{name} must hold one integer label of at least 0 per image. Received: shape "
             f"{y.shape}, dtype {y.dtype}, lowest {y.min() if y.size else '-'} from {source!r}"

@@ -35,6 +35,7 @@ _ACTIVATIONS = (
 )
 _GRID = np.linspace(-8.0, 8.0, 161, dtype="float32")
 _TOLERANCE = 1e-5
+_TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}  # a few last places of 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class InlineSE:
         call: Index of the product in the graph.
         position: Which argument of the product is the feature map.
         gates: The tensor of the gates.
+        hidden: The tensor of the bottleneck's activations.
         first: The layer that holds W1.
         second: The layer that holds W2.
         squeeze: `"avg"` or `"max"`.
@@ -56,6 +58,7 @@ class InlineSE:
     call: int
     position: int
     gates: Any
+    hidden: Any
     first: Any
     second: Any
     squeeze: str
@@ -112,6 +115,7 @@ def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> Inlin
         call=n,
         position=position,
         gates=gates,
+        hidden=between,
         first=first.layer,
         second=second.layer,
         squeeze=_SQUEEZES[type(pooling.layer).__name__],
@@ -158,12 +162,18 @@ def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]
     values = start.layer.activation(keras.ops.convert_to_tensor(grid))
     if end is not start.outputs[0]:
         values = keras.Model(start.outputs[0], end)(values)
-    computed = keras.ops.convert_to_numpy(values).reshape(len(_GRID), -1)[:, 0]
-    for name, function in known.items():
-        expected = keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(_GRID)))
-        if np.abs(computed - expected).max() <= _TOLERANCE:
-            return name
-    return None
+    computed = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32")).reshape(
+        len(_GRID), -1
+    )[:, 0]
+    errors = {
+        name: np.abs(
+            computed - keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(_GRID)))
+        ).max()
+        for name, function in known.items()
+    }
+    nearest = min(errors, key=lambda name: errors[name])
+    tolerance = _TOLERANCES.get(start.layer.compute_dtype, _TOLERANCE)
+    return nearest if errors[nearest] <= tolerance else None
 
 
 def _activation_functions() -> dict[str, Callable[[Any], Any]]:

@@ -60,8 +60,9 @@ def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True)
     bases = {name: "x" if len(shapes) == 1 and not _has(arrays, name) else name for name in shapes}
     part = next((p for p in parts if all(base + p in arrays for base in bases.values())), None)
     if part is None:
+        wanted = f"x or {next(iter(shapes))}" if len(shapes) == 1 else " and ".join(shapes)
         raise InputError(
-            f"Data must hold {' and '.join(bases.values())}, or the same with "
+            f"Data must hold {wanted}, or the same with "
             f"{' or '.join(p for p in parts if p)} behind the name. "
             f"Received: {sorted(map(str, arrays))} from {source!r}"
         )
@@ -75,7 +76,7 @@ def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True)
         raise InputError(
             f"Inputs must have one number of samples, above 0. Received: {lengths} from {source!r}"
         )
-    labels, count = arrays.get(f"y{part}"), samples.pop()
+    labels, count = None if "y" in bases.values() else arrays.get(f"y{part}"), samples.pop()
     return Inputs(
         x=next(iter(x.values())) if len(x) == 1 else x,
         labels=None if labels is None else checked_labels(source, f"y{part}", labels, count),
@@ -101,8 +102,13 @@ def input_shapes(model: keras.Model) -> dict[str, Shape]:
         {'image': (8, 8, 3)}
     """
     check_graph("keras-se", model)
-    structure = model.inputs if isinstance(model, keras.Sequential) else model.input
+    structure = None if isinstance(model, keras.Sequential) else model.input
     named = structure if isinstance(structure, dict) else {t.name: t for t in model.inputs}
+    if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
+        raise InputError(
+            "Inputs come from files by their names, so that a model must not nest them. "
+            f"Received: model {model.name!r} with inputs {list(named)}"
+        )
     return {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
 
 
@@ -112,7 +118,7 @@ def _has(arrays: Mapping[str, Any], name: str) -> bool:
 
 def _fitted(source: str, name: str, array: Any, shape: Shape) -> np.ndarray:
     x = finite_float32(name, array)
-    if x.ndim == len(shape) and shape[-1] == 1:
+    if x.ndim == len(shape) > 1 and shape[-1] == 1:
         x = x[..., None]
     fits = x.ndim == len(shape) + 1
     if not fits or any(e not in (None, n) for e, n in zip(shape, x.shape[1:], strict=True)):

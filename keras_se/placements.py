@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.replay import Call, Graph, trace
+from keras_se.replay import Call, Graph, is_nested_graph, trace
 
 PLACEMENTS = ("standard", "pre", "post", "identity")
 WHERE = ("residual", "concat", "conv")
@@ -312,7 +312,18 @@ def _dtype_policy(layer: Any, tensor: Any) -> Any:
 
 
 def _data_format(graph: Graph, producer: int) -> str:
-    """That of the nearest layer before, among those that have one."""
+    """That of the nearest layer before, else after, among those that have one."""
     before = sorted(graph.ancestors[producer], reverse=True) if producer >= 0 else []
-    formats = (getattr(graph.calls[n].layer, "data_format", None) for n in before)
-    return next((f for f in formats if f), keras.config.image_data_format())
+    after = [n for n in range(len(graph.calls)) if n not in before]
+    layers = (graph.calls[n].layer for n in (*before, *after))
+    formats = (format for layer in layers for format in _data_formats(layer))
+    return next(formats, keras.config.image_data_format())
+
+
+def _data_formats(layer: Any) -> Iterator[str]:
+    """The data format of a layer, or those of the layers of a nested model, the last first."""
+    for part in reversed(layer.layers) if is_nested_graph(layer) else ():
+        yield from _data_formats(part)
+    own = getattr(layer, "data_format", None)
+    if own:
+        yield own

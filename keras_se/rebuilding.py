@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.replay import fresh_inputs, is_graph
+from keras_se.replay import called_again, fresh_inputs, is_nested_graph, sublayers
 
 
 def _call(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -43,6 +43,7 @@ class Rebuilding:
         """Takes the edits, by the id of the model that each is for."""
         self._edits = edits
         self._copies: dict[int, tuple[Any, Any]] = {}  # the layer and its copy
+        self._opened: set[int] = set()  # models whose layers have copies of their own
 
     def model(self, model: keras.Model) -> keras.Model:
         """The new model, with the state of the old one.
@@ -51,19 +52,24 @@ class Rebuilding:
             model: A model for which `is_graph` holds. It is not changed.
 
         Returns:
-            The model, uncompiled; a Sequential model stays one.
+            The model, uncompiled; a Sequential model stays one. Others are plain functional models,
+            whatever their class; nested ones of a class of their own keep it where they hold no
+            edit.
 
         Raises:
-            InputError: If a layer cannot be rebuilt from its configuration.
+            InputError: If a layer cannot be rebuilt from its configuration, or is shared between
+                what is rebuilt and the inside of another layer.
         """
-        new_model = self.copy(model)
-        for old, new in reversed(self._copies.values()):  # what holds others before what is held
-            if isinstance(old, keras.layers.Layer):
-                new.trainable = old.trainable
-        for old, new in self._copies.values():
-            is_layer = isinstance(old, keras.layers.Layer) and not is_graph(old)
-            if is_layer and new.built:  # else an edit left it out
-                _copy_weights(old, new)
+        new_model = self._opened_copy(model)
+        self._copies[id(model)] = (model, new_model)
+        self._check_shared()
+        layers = [pair for pair in self._copies.values() if isinstance(pair[0], keras.layers.Layer)]
+        for old, new in reversed(layers):  # what holds others before what is held
+            new.trainable = old.trainable
+        for old, new in layers:
+            left_out = bool(old.weights) and not new.weights  # by an edit
+            if id(old) not in self._opened and not left_out:
+                _copy_state(old, new)
         return new_model
 
     def copy(self, layer: Any) -> Any:
@@ -80,9 +86,42 @@ class Rebuilding:
         return self._copies[id(layer)][1]
 
     def _built(self, layer: Any) -> Any:
-        if isinstance(layer, keras.Sequential) and is_graph(layer):
-            return self._sequential(layer)
-        return self._functional(layer) if is_graph(layer) else _from_config(layer)
+        if isinstance(layer, keras.Sequential) and not getattr(layer, "inputs", None):
+            raise InputError(
+                "A model is rebuilt from layers that are built; Keras does not build a Sequential "
+                f"model on several tensors. Received: {layer.name!r}"
+            )
+        return self._opened_copy(layer) if self._opens(layer) else _from_config(layer)
+
+    def _opened_copy(self, model: keras.Model) -> keras.Model:
+        self._opened.add(id(model))
+        is_sequential = isinstance(model, keras.Sequential)
+        return self._sequential(model) if is_sequential else self._functional(model)
+
+    def _opens(self, layer: Any) -> bool:
+        """Whether the graph of a model is gone through, which makes a plain model of it."""
+        if not is_nested_graph(layer):
+            return False
+        is_plain = type(layer).__module__.startswith("keras.")
+        return is_plain or id(layer) in self._edits or any(map(self._opens_edit, layer.layers))
+
+    def _opens_edit(self, layer: Any) -> bool:
+        inside = layer.layers if is_nested_graph(layer) else ()
+        return id(layer) in self._edits or any(map(self._opens_edit, inside))
+
+    def _check_shared(self) -> None:
+        """Refuses layers inside of others that are copied elsewhere, too: the tie would be lost."""
+        met = {id(old) for old, _ in self._copies.values()}
+        for old, _ in list(self._copies.values()):
+            if isinstance(old, keras.layers.Layer) and id(old) not in self._opened:
+                for part in sublayers(old):
+                    if id(part) in met:
+                        raise InputError(
+                            "A model is rebuilt layer by layer, so that a layer inside of another "
+                            "must not be used elsewhere. "
+                            f"Received: {part.name!r} inside of {old.name!r}"
+                        )
+                    met.add(id(part))
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         chain = self._edit(model).chain
@@ -93,14 +132,8 @@ class Rebuilding:
 
     def _functional(self, model: keras.Model) -> keras.Model:
         inputs = fresh_inputs(model)
-        copy = keras.models.clone_model(
-            model,
-            input_tensors=inputs,
-            clone_function=self.copy,
-            call_function=self._edit(model).call,
-        )
-        # The copy itself may be of another class, and is compiled if the model is.
-        new_model = keras.Model(inputs, copy.output, name=model.name)
+        outputs = called_again(model, inputs, self.copy, self._edit(model).call)
+        new_model = keras.Model(inputs, outputs, name=model.name)
         new_model.dtype_policy = model.dtype_policy
         return new_model
 
@@ -118,8 +151,11 @@ def _from_config(layer: Any) -> Any:
         ) from error
 
 
-def _copy_weights(layer: Any, twin: Any) -> None:
-    """Weights, and the statistics that are none."""
+def _copy_state(layer: Any, twin: Any) -> None:
+    """Weights, statistics that are none, and flags, of the layers inside too."""
     twin.set_weights(layer.get_weights())
-    if hasattr(twin, "finalize_state"):
-        twin.finalize_state()
+    pairs = [(layer, twin), *zip(sublayers(layer), sublayers(twin), strict=False)]
+    for old, new in pairs:
+        if hasattr(new, "finalize_state"):
+            new.finalize_state()
+        new.trainable = old.trainable

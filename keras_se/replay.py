@@ -1,6 +1,6 @@
 """A second pass over the graph of a model, with its own layers and without a trace in it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -36,7 +36,7 @@ class _Shared(keras.layers.Layer):
 
 
 class _Outline(keras.Operation):
-    """Stands for a layer where only shapes are asked for: far cheaper than a layer."""
+    """Stands for a layer of Keras where only shapes are asked for: far cheaper than a layer."""
 
     def __init__(self, layer: keras.layers.Layer) -> None:
         super().__init__()
@@ -46,7 +46,16 @@ class _Outline(keras.Operation):
         return self.layer(*args, **kwargs)
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = keras.tree.map_structure(self._autocast, (args, kwargs))
         return self.layer.compute_output_spec(*args, **kwargs)
+
+    def _autocast(self, value: Any) -> Any:
+        """A tensor as the layer would take it, in its own precision."""
+        dtype = self.layer.compute_dtype
+        is_float = isinstance(value, keras.KerasTensor) and "float" in value.dtype
+        if not is_float or not self.layer.autocast or dtype is None or value.dtype == dtype:
+            return value
+        return keras.KerasTensor(value.shape, dtype=dtype, sparse=value.sparse)
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -79,43 +88,68 @@ def replay(model: keras.Model, inputs: Any, call: Callable[..., Any], outline: b
     Returns:
         The outputs.
     """
-    proxy = _Outline if outline else _Shared
 
     def proxied(operation: Any) -> Any:
-        return proxy(operation) if isinstance(operation, keras.layers.Layer) else operation
+        if not isinstance(operation, keras.layers.Layer):
+            return operation
+        is_known = type(operation).__module__.startswith(("keras.", "keras_se."))
+        return _Outline(operation) if outline and is_known else _Shared(operation)
 
     if isinstance(model, keras.Sequential):
         for layer in model.layers:
             inputs = call(proxied(layer), inputs)
         return inputs
-    copy = keras.models.clone_model(
-        model, input_tensors=inputs, clone_function=proxied, call_function=call
-    )
-    return copy.output
+    return called_again(model, inputs, proxied, call)
 
 
-def fresh_inputs(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Any:
+def called_again(
+    model: keras.Model,
+    inputs: Any,
+    copy: Callable[[Any], Any],
+    call: Callable[..., Any],
+) -> Any:
+    """Calls what stands for the operations of a functional model, in topological order.
+
+    Args:
+        model: A functional model. It is not changed.
+        inputs: Symbolic inputs, in the structure of `model.input`.
+        copy: Called once for each layer and raw operation; returns what stands for it.
+        call: As for `replay`, with what `copy` returned.
+
+    Returns:
+        The outputs.
+    """
+    plain = keras.Model(model.input, model.output)  # neither compiled nor of a class of its own
+    return keras.models.clone_model(
+        plain, input_tensors=inputs, clone_function=copy, call_function=call
+    ).output
+
+
+def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
     """New symbolic inputs like those of a model, in their structure.
 
     Args:
         model: A model for which `is_graph` holds.
-        input_shape: Another shape of an example, for models with one input.
+        shapes: Other shapes of an example, for each input.
 
     Returns:
         `keras.Input`s of the same shapes, dtypes and names.
 
     Raises:
-        InputError: If `input_shape` does not fit the model.
+        InputError: If `shapes` do not fit the model.
     """
-    if input_shape is not None:
-        _check_input_shape(model, input_shape)
+    if shapes is not None:
+        _check_shapes(model, shapes)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
     known = {id(layer.output): layer for layer in layers}
+    given = (
+        None if shapes is None else {id(t): s for t, s in zip(model.inputs, shapes, strict=True)}
+    )
 
     def fresh(tensor: Any) -> Any:
         layer = known.get(id(tensor))
         return keras.Input(
-            batch_shape=tensor.shape if input_shape is None else (tensor.shape[0], *input_shape),
+            batch_shape=tensor.shape if given is None else (tensor.shape[0], *given[id(tensor)]),
             dtype=tensor.dtype,
             name=tensor.name if layer is None else layer.name,
             sparse=getattr(layer, "sparse", False),
@@ -128,14 +162,20 @@ def fresh_inputs(model: keras.Model, input_shape: tuple[int, ...] | None = None)
     )
 
 
-def _check_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> None:
-    expected = tuple(model.inputs[0].shape[1:])
-    fits = len(model.inputs) == 1 and len(expected) == len(input_shape)
-    if not fits or any(e not in (None, n) for e, n in zip(expected, input_shape, strict=True)):
+def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(shapes) != len(model.inputs):
         raise InputError(
-            f"input_shape must fit the one input of the model, {expected}. "
-            f"Received: input_shape={input_shape} for {len(model.inputs)} inputs"
+            "input_shape is for models with one input. "
+            f"Received: model {model.name!r} with {len(model.inputs)} inputs"
         )
+    for tensor, shape in zip(model.inputs, shapes, strict=True):
+        expected = tuple(tensor.shape[1:])
+        fits = len(expected) == len(shape)
+        if not fits or any(e not in (None, n) for e, n in zip(expected, shape, strict=True)):
+            raise InputError(
+                f"input_shape must fit the input of the model, {expected}. "
+                f"Received: input_shape={tuple(shape)}"
+            )
 
 
 def is_graph(model: Any) -> bool:
@@ -157,6 +197,53 @@ def is_graph(model: Any) -> bool:
     if any("call" in vars(c) for c in own):
         return False
     return isinstance(model, keras.Sequential) or len(getattr(model, "operations", ())) > 0
+
+
+def is_nested_graph(layer: Any) -> bool:
+    """Whether a layer of a model is a model whose graph can be gone through.
+
+    Args:
+        layer: Any layer or operation of a graph.
+
+    Returns:
+        False for a Sequential model on several tensors, too: Keras keeps no graph of it.
+    """
+    return is_graph(layer) and bool(getattr(layer, "inputs", None))
+
+
+def sublayers(layer: Any) -> Iterator[Any]:
+    """The layers that a layer holds, at whatever depth, each once.
+
+    Args:
+        layer: Any layer.
+
+    Yields:
+        Layers, those that hold others before these.
+    """
+    seen = {id(layer)}
+    to_visit = [layer]
+    while to_visit:
+        holder = to_visit.pop(0)
+        if type(holder).__module__.startswith("keras.") and not isinstance(holder, _COMPOSITES):
+            continue  # a layer of Keras that holds no other layer
+        for value in vars(holder).values():
+            for part in _layers_of(value):
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    to_visit.append(part)
+                    yield part
+
+
+def _layers_of(value: Any) -> Iterator[Any]:
+    """The layers in an attribute: itself, or in lists and dictionaries."""
+    if isinstance(value, keras.layers.Layer):
+        yield value
+    elif isinstance(value, dict | list | tuple | set):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _layers_of(part)
+
+
+_COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers.Pipeline)
 
 
 def check_graph(purpose: str, model: Any) -> None:
@@ -244,7 +331,7 @@ class Graph:
         """By index of a call, the graph of the model nested there; each model once."""
         graphs = {}
         for n, call in enumerate(self.calls):
-            if id(call.layer) not in self._met and is_graph(call.layer):
+            if id(call.layer) not in self._met and is_nested_graph(call.layer):
                 self._met.add(id(call.layer))
                 graphs[n] = _traced(call.layer, None, f"{self.path}{call.layer.name}/", self._met)
         return graphs
@@ -274,13 +361,13 @@ class Graph:
 
 
 def trace(
-    model: keras.Model, input_shape: tuple[int, ...] | None = None, purpose: str = "insert"
+    model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None, purpose: str = "insert"
 ) -> Graph:
     """The graph of a model, nested models as single calls.
 
     Args:
         model: A built functional or Sequential model. It is not changed.
-        input_shape: Another shape of an example, for models with one input.
+        shapes: Other shapes of an example, for each input.
         purpose: What an error says that the graph is needed for.
 
     Returns:
@@ -290,16 +377,16 @@ def trace(
         InputError: If the model is not a built graph of layers, or the shape does not fit.
     """
     check_graph(purpose, model)
-    return _traced(model, input_shape)
+    return _traced(model, shapes)
 
 
 def _traced(
     model: keras.Model,
-    input_shape: tuple[int, ...] | None,
+    shapes: Sequence[tuple[int, ...]] | None,
     path: str = "",
     met: set[int] | None = None,
 ) -> Graph:
-    graph = Graph(model, fresh_inputs(model, input_shape), path, met)
+    graph = Graph(model, fresh_inputs(model, shapes), path, met)
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = operation(*args, **kwargs)

@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,15 @@ from keras_se.errors import InputError
 from keras_se.inline import InlineSE, find_inline
 from keras_se.layers import SEBlock
 from keras_se.layers import gates as gates_module
-from keras_se.replay import Graph, check_graph, fresh_inputs, is_graph, original, replay
+from keras_se.replay import (
+    Graph,
+    check_graph,
+    fresh_inputs,
+    is_nested_graph,
+    original,
+    replay,
+    sublayers,
+)
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,42 @@ def model_sites(model: keras.Model) -> list[Site]:
         >>> [site.name for site in model_sites(model)]
         ['se_1']
     """
+    return [found.site for found in excitations(model)]
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """An SE site with what computes its gates.
+
+    Attributes:
+        site: The site.
+        source: The `SEBlock`, or the `InlineSE` where SE is written out.
+        shape: Shape of the feature map, with `None` for sizes that are open.
+        gates: The symbolic gates, shape (batch, channels).
+    """
+
+    site: Site
+    source: SEBlock | InlineSE
+    shape: tuple[int | None, ...]
+    gates: Any
+
+
+def excitations(model: keras.Model) -> list[Excitation]:
+    """The SE sites of a model with what computes their gates, in topological order.
+
+    Args:
+        model: As for `model_sites`.
+
+    Returns:
+        One `Excitation` per site; its symbolic gates have shapes only.
+
+    Raises:
+        InputError: As `model_sites`.
+    """
     check_graph("Finding SE sites", model)
     walk = _Walk(outline=True)
     walk.model(model, fresh_inputs(model), "")
-    return [site for site, _ in walk.sites()]
+    return walk.sites()
 
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
@@ -98,9 +139,10 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     if isinstance(x, Iterator):
         values = _gates_of_batches(model, reader, x)
         return {site.name: values[site.name] for site in sites}
-    _check_array(model, reader, x)
+    _check_arrays(model, reader, x)
     is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
-    values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
+    with _computable(model):
+        values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
     return {site.name: values[site.name] for site in sites}
 
 
@@ -110,27 +152,50 @@ def _gates_of_batches(
     """The gates for an iterator of batches, of which one is held at a time."""
     rows: dict[str, list[np.ndarray]] = {}
     for batch in batches:
-        x = batch[0] if isinstance(batch, tuple) else batch
-        _check_array(model, reader, x)
-        for name, values in reader.predict_on_batch(x).items():
+        x = batch[0] if isinstance(batch, tuple) and batch else batch
+        _check_arrays(model, reader, x)
+        with _computable(model):
+            gates = reader.predict_on_batch(x)
+        for name, values in gates.items():
             rows.setdefault(name, []).append(values)
     if not rows:
         raise InputError("x must yield batches of inputs. Received: an iterator without any")
     return {name: np.concatenate(values) for name, values in rows.items()}
 
 
-def _check_array(model: keras.Model, reader: keras.Model, x: Any) -> None:
-    if not isinstance(x, np.ndarray) or len(reader.inputs) != 1:
-        return
-    expected = tuple(reader.inputs[0].shape)
-    fits = x.ndim == len(expected) and len(x) > 0
-    if not fits or any(e not in (None, n) for e, n in zip(expected[1:], x.shape[1:], strict=True)):
+@contextmanager
+def _computable(model: keras.Model) -> Iterator[None]:
+    """What the backend says of inputs that it cannot compute with becomes a sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Keras and its backends have exceptions of many types for it
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
-            f"{model.name!r}. Received: x of shape {x.shape}"
-        )
-    if x.dtype.kind == "f":
-        finite_float32("x", x)
+            f"x must be inputs that model {model.name!r} takes. Received: x of type or values of "
+            f"which the backend says: {first_line}"
+        ) from error
+
+
+def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
+    """Checks arrays and tensors; datasets pass."""
+    leaves = keras.tree.flatten(x) if isinstance(x, list | tuple | dict) else [x]
+    arrays = [a for a in leaves if isinstance(a, np.ndarray) or keras.ops.is_tensor(a)]
+    if len(arrays) == len(reader.inputs) == 1:
+        shape, expected = tuple(arrays[0].shape), tuple(reader.inputs[0].shape)
+        fits = len(shape) == len(expected) and shape[0] > 0
+        if not fits or any(
+            e not in (None, n) for e, n in zip(expected[1:], shape[1:], strict=True)
+        ):
+            raise InputError(
+                f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
+                f"{model.name!r}. Received: x of shape {shape}"
+            )
+    for array in arrays:
+        values = keras.ops.convert_to_numpy(array)
+        if values.dtype.kind == "f":
+            finite_float32("x", values)
 
 
 _Reader = tuple[list[Site], keras.Model | None]
@@ -171,10 +236,10 @@ def _walk(model: keras.Model) -> _Reader:
     walk.model(model, inputs, "")
     if not walk.found:
         return [], None
-    sites = walk.sites()
-    reader = keras.Model(inputs, {site.name: gates for site, gates in sites})
+    found = walk.sites()
+    reader = keras.Model(inputs, {part.site.name: part.gates for part in found})
     reader.compile(jit_compile=False)
-    return [site for site, _ in sites], reader
+    return [part.site for part in found], reader
 
 
 class _Walk:
@@ -185,17 +250,18 @@ class _Walk:
 
     def __init__(self, outline: bool = False) -> None:
         self._outline = outline
-        self.found: list[tuple[int, Site, Any]] = []  # when it was met, without its ordinal
+        self.found: list[tuple[int, Excitation]] = []  # when it was met; without its ordinal
         self._clock = 0
 
-    def sites(self) -> list[tuple[Site, Any]]:
-        """The sites in the order in which they were met, named, with their gates."""
+    def sites(self) -> list[Excitation]:
+        """The sites in the order in which they were met, named."""
         ordinals: dict[str, int] = {}
         named = []
-        for _, site, gates in sorted(self.found, key=lambda item: item[0]):
-            ordinals[site.name] = ordinals.get(site.name, 0) + 1
-            name = f"{site.name}se_{ordinals[site.name]}"
-            named.append((dataclasses.replace(site, name=name), gates))
+        for _, found in sorted(self.found, key=lambda item: item[0]):
+            path = found.site.name
+            ordinals[path] = ordinals.get(path, 0) + 1
+            site = dataclasses.replace(found.site, name=f"{path}se_{ordinals[path]}")
+            named.append(dataclasses.replace(found, site=site))
         return named
 
     def model(self, model: keras.Model, inputs: Any, path: str) -> Any:
@@ -217,21 +283,25 @@ class _Walk:
         layer = original(operation)
         if isinstance(layer, SEBlock):
             return self._call_block(operation, path, graph, call_arguments(*args, **kwargs))
-        if is_graph(layer) and len(args) == 1:
-            return self._nested(operation, f"{path}{layer.name}/", *args, **kwargs)
+        if is_nested_graph(layer):
+            arguments = {**dict(zip(("inputs", "training", "mask"), args, strict=False)), **kwargs}
+            return self._nested(operation, f"{path}{layer.name}/", **arguments)
         check_hidden(layer)
         return operation(*args, **kwargs)
 
-    def _nested(self, operation: Any, path: str, x: Any, **kwargs: Any) -> Any:
+    def _nested(self, operation: Any, path: str, inputs: Any, **kwargs: Any) -> Any:
         """Calls a nested model with its gates as further outputs, if it has any."""
-        start, inputs = len(self.found), fresh_inputs(original(operation))
-        outputs = self.model(original(operation), inputs, path)
+        start, own = len(self.found), fresh_inputs(original(operation))
+        outputs = self.model(original(operation), own, path)
         found = self.found[start:]
         if not found or self._outline:
-            return operation(x, **kwargs)
-        reader = keras.Model(inputs, [outputs, [gates for *_, gates in found]])
-        outputs, gates = reader(x, **kwargs)
-        self.found[start:] = [(*site, g) for (*site, _), g in zip(found, gates, strict=True)]
+            return operation(inputs, **kwargs)
+        reader = keras.Model(own, [outputs, [part.gates for _, part in found]])
+        outputs, gates = reader(inputs, **kwargs)
+        self.found[start:] = [
+            (time, dataclasses.replace(part, gates=values))
+            for (time, part), values in zip(found, gates, strict=True)
+        ]
         return outputs
 
     def _call_block(
@@ -248,7 +318,7 @@ class _Walk:
             after=_producer(graph, id(x)),
             layer=block.name,
         )
-        self.found.append((self._clock, site, gates))
+        self.found.append((self._clock, Excitation(site, block, tuple(x.shape), gates)))
         return (outputs, gates) if arguments.get("return_gates") else outputs
 
     def _add_inline(self, site: InlineSE, time: int, path: str, graph: Graph) -> None:
@@ -262,7 +332,9 @@ class _Walk:
             layer=product.layer.name,
             source="inline",
         )
-        self.found.append((time, found, keras.ops.reshape(site.gates, (-1, site.channels))))
+        shape = tuple(graph.tensors[product.inputs[site.position]].shape)
+        gates = keras.ops.reshape(site.gates, (-1, site.channels))
+        self.found.append((time, Excitation(found, site, shape, gates)))
 
 
 def _producer(graph: Graph, tensor: int) -> str:
@@ -298,25 +370,11 @@ def check_hidden(layer: Any) -> None:
     Raises:
         InputError: If it holds one.
     """
-    if type(layer).__module__.startswith("keras.") and not isinstance(layer, _COMPOSITES):
-        return  # a layer of Keras that holds no other layer
-    hidden = next(_hidden_blocks(layer, set()), None)
+    if not isinstance(layer, keras.layers.Layer):
+        return
+    hidden = next((part for part in sublayers(layer) if isinstance(part, SEBlock)), None)
     if hidden is not None:
         raise InputError(
             "SE sites are found where an SEBlock is a layer of a functional or Sequential model. "
             f"Received: {hidden.name!r} inside the layer {layer.name!r} ({type(layer).__name__})"
         )
-
-
-_COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers.Pipeline)
-
-
-def _hidden_blocks(layer: Any, seen: set[int]) -> Iterator[SEBlock]:
-    if not isinstance(layer, keras.layers.Layer) or id(layer) in seen:
-        return
-    seen.add(id(layer))
-    for value in vars(layer).values():
-        for part in keras.tree.flatten(value):
-            if isinstance(part, SEBlock):
-                yield part
-            yield from _hidden_blocks(part, seen)

@@ -13,7 +13,7 @@ from keras_se.layers import SEBlock, gates
 from keras_se.placements import Place, Where, find_places
 from keras_se.rebuilding import Edit, Rebuilding
 from keras_se.replay import Graph, trace
-from keras_se.sites import call_arguments
+from keras_se.sites import call_arguments, check_hidden
 
 
 def insert(
@@ -75,6 +75,7 @@ def insert(
         for place in places
         if place.candidate.name in plan
     ]
+    _check_names(sites)
     rebuilding = Rebuilding(_insertions(sites))
     new_model = rebuilding.model(model)
     for site in sites:
@@ -171,6 +172,10 @@ class _Site:
             "name": place.candidate.name.rpartition("/")[-1],
         }
         arguments = {**defaults, **arguments}
+        if "/" in str(arguments["name"]):
+            raise InputError(
+                f"The name of a block must not hold a slash. Received: name={arguments['name']!r}"
+            )
         arguments["name"] = free_name(place.graph.model, arguments["name"])
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
@@ -221,10 +226,11 @@ class _Insertion:
             for site in self._edges.get((n, position), ()):
                 flat[position] = site(argument)
         args, kwargs = keras.tree.pack_sequence_as((args, kwargs), flat)
-        output = operation(*args, **kwargs)
+        outputs = operation(*args, **kwargs)
         for site in self._after.get(n, ()):
-            output = site(output)
-        return output
+            gated = [site(output) for output in keras.tree.flatten(outputs)]
+            outputs = keras.tree.pack_sequence_as(outputs, gated)
+        return outputs
 
     def chain(self, n: int, layer: Any) -> list[Any]:
         """Layer `n` of a Sequential model and the blocks after it."""
@@ -241,11 +247,24 @@ def _insertions(sites: list[_Site]) -> dict[int, Edit]:
 
 
 def _check_plain(graph: Graph) -> None:
-    if any(isinstance(call.layer, SEBlock) for part in graph.family() for call in part.calls):
-        raise InputError(
-            "insert takes a model without SE blocks. "
-            f"Received: model {graph.model.name!r}, which has them already"
-        )
+    for part in graph.family():
+        for call in part.calls:
+            if isinstance(call.layer, SEBlock):
+                raise InputError(
+                    "insert takes a model without SE blocks. "
+                    f"Received: model {graph.model.name!r}, which has them already"
+                )
+            check_hidden(call.layer)
+
+
+def _check_names(sites: list[_Site]) -> None:
+    """Each block of a model needs a name of its own."""
+    names = [(id(site.place.graph.model), site.block.name) for site in sites]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"A plan gives the blocks of a model different names. Received: name={name[1]!r}"
+            )
 
 
 def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:

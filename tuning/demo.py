@@ -88,8 +88,11 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
     model = _train(console, split, result, epochs, seed)
     console.print("Converting to TFLite ...")
     files = {
-        "model_float32.tflite": keras_se.to_tflite(model, "float32"),
-        "model_int8.tflite": keras_se.to_tflite(model, "int8", _calibration(split, seed)),
+        name: keras_se.to_tflite(model, file_format, samples, path=folder / name)
+        for name, file_format, samples in (
+            ("model_float32.tflite", "float32", None),
+            ("model_int8.tflite", "int8", _calibration(split, seed)),
+        )
     }
     console.print("Reading the gates from the bytes of both files ...")
     x_test, y_test = split.test
@@ -101,8 +104,6 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
     }
     _show(console, reports, accuracy, len(y_test))
     model.save(folder / "model.keras")
-    for name, tflite in files.items():
-        (folder / name).write_bytes(tflite)
     (folder / "plan.json").write_text(json.dumps(result.plan, indent=2))
     (folder / "trials.json").write_text(result.to_json())
     (folder / "report.json").write_text(_report(split, epochs, seed, accuracy, reports))

@@ -109,11 +109,22 @@ class Excitation(keras.layers.Layer):
         Returns:
             `(gates, shift)`, each of the shape of `pooled`; the shift is `None` without `shift`.
         """
-        hidden = self.activation(_fully_connected(pooled, self.w1, self.b1))
+        hidden = self.bottleneck(pooled)
         gates = gates_module.get(self.gate).function(_fully_connected(hidden, self.w2, self.b2))
         if not self.shift:
             return gates, None
         return gates, _fully_connected(hidden, self.w_shift, self.b_shift)
+
+    def bottleneck(self, pooled: Any) -> Any:
+        """The activations of the bottleneck.
+
+        Args:
+            pooled: As for `excite`.
+
+        Returns:
+            Tensor of the rank of `pooled`, with `width` units on the last axis.
+        """
+        return self.activation(_fully_connected(pooled, self.w1, self.b1))
 
     def excitation(self) -> tuple[np.ndarray | None, ...]:
         """The matrices and biases of a built block, as arrays.

@@ -128,7 +128,7 @@ class SEBlock(Excitation):
 
     def call(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
         """Recalibrates `inputs`; see the class."""
-        gates, shift = self.excite(self._squeeze(inputs, mask))
+        gates, shift = self.excite(self.squeezed(inputs, mask))
         channels = gates.shape[-1]
         shape = self._per_channel_shape(len(inputs.shape), channels)
         outputs = inputs * _reshaped(gates, shape)
@@ -180,8 +180,16 @@ class SEBlock(Excitation):
     def _channel_axis(self) -> int:
         return -1 if self.data_format == "channels_last" else 1
 
-    def _squeeze(self, inputs: Any, mask: Any) -> Any:
-        """Pools to (batch, 1, 1, channels); half precisions are accumulated in float32."""
+    def squeezed(self, inputs: Any, mask: Any = None) -> Any:
+        """The squeezed features; half precisions are accumulated in float32.
+
+        Args:
+            inputs: Tensor of feature maps.
+            mask: As for calling the block.
+
+        Returns:
+            Tensor of shape (batch, 1, 1, channels).
+        """
         rank = len(inputs.shape)
         spatial = tuple(range(1, rank - 1) if self._channel_axis == -1 else range(2, rank))
         dtype = keras.backend.standardize_dtype(inputs.dtype)

@@ -55,6 +55,7 @@ _MATRICES = {"CONV_2D", "FULLY_CONNECTED"}
 _MAX_MATRICES = 2
 _SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
 _MAX_RESCALING = 256.0  # XNNPACK takes no larger input scale · filter scale / output scale
+_WITHOUT_EFFECT = {"RESHAPE", "QUANTIZE", "DEQUANTIZE"}
 _RELU, _RELU6 = 1, 3  # schema.fbs, ActivationFunctionType
 
 
@@ -69,6 +70,7 @@ class GateNode:
         product_tensor: Index of the gated result.
         quantized: Whether the gates are integer codes.
         operators: Names of the operators of the site, from the pooling to the product.
+        positions: Where these are among the operators of the file.
     """
 
     site: Site
@@ -77,6 +79,7 @@ class GateNode:
     product_tensor: int
     quantized: bool
     operators: tuple[str, ...]
+    positions: tuple[int, ...]
 
 
 def file_sites(tflite: TFLite) -> list[Site]:
@@ -146,6 +149,23 @@ def dead_tensors(content: bytes) -> list[str]:
     return _parsed(content, _Graph.dead_tensors)
 
 
+def gate_codes(content: bytes) -> dict[str, tuple[float, float] | None]:
+    """The step and the ceiling that a file's format pins for its gates.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        By site name, the distance of two codes of the sigmoid or tanh, and the largest gate that
+        they hold; `None` in floating point and for gates that calibration gives a range.
+
+    Raises:
+        InputError: If the bytes do not hold a TFLite graph.
+        MissingExtraError: If LiteRT is not installed.
+    """
+    return dict(_parsed(content, _Graph.gate_codes))
+
+
 _T = TypeVar("_T")
 
 
@@ -167,6 +187,8 @@ class _Graph:
     def __init__(self, content: bytes) -> None:
         schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
         builtin = schema.BuiltinOperator
+        types = schema.TensorType
+        self._largest_codes = {types.INT8: 127, types.UINT8: 255, types.INT16: 32767}
         self._float_types = {schema.TensorType.FLOAT32, schema.TensorType.FLOAT16}
         self._names = {code: name for name, code in vars(builtin).items() if name.isupper()}
         model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -196,26 +218,41 @@ class _Graph:
         scales = None if quantization is None else quantization.scale
         return 0.0 if scales is None or len(scales) == 0 else float(max(scales))
 
+    def gate_codes(self) -> Iterator[tuple[str, tuple[float, float] | None]]:
+        for node in self.gate_nodes():
+            pinned = [
+                int(self._operators[position].outputs[0])
+                for position, name in zip(node.positions, node.operators, strict=True)
+                if name in ("LOGISTIC", "TANH")
+            ]
+            step = self._scale(pinned[-1]) if pinned else 0.0
+            if not step:
+                yield node.site.name, None
+                continue
+            tensor = self._tensors[pinned[-1]]
+            top = self._largest_codes[tensor.type] - int(tensor.quantization.zeroPoint[0])
+            yield node.site.name, (step, step * top + (node.site.gate == "one_plus_tanh"))
+
     def gate_nodes(self) -> Iterator[GateNode]:
         found = 0
-        for product in self._operators:
-            node = self._gate_node(product, f"se_{found + 1}")
+        for position, product in enumerate(self._operators):
+            node = self._gate_node(position, product, f"se_{found + 1}")
             if node is not None:
                 found += 1
                 yield node
 
-    def _gate_node(self, product: Any, name: str) -> GateNode | None:
+    def _gate_node(self, position: int, product: Any, name: str) -> GateNode | None:
         if self._name(product) != "MUL":
             return None
         left, right = (int(i) for i in product.inputs)
         for gate, feature in ((left, right), (right, left)):
             chain = self._excitation(gate, feature)
             if chain is not None:
-                return self._node(name, gate, feature, product, chain)
+                return self._node(name, gate, feature, {**chain, position: product})
         return None
 
-    def _excitation(self, gate: int, feature: int) -> list[Any] | None:
-        """The operators from a pooling of `feature` to the gate, in their order, or None."""
+    def _excitation(self, gate: int, feature: int) -> dict[int, Any] | None:
+        """By position, the operators from a pooling of `feature` to the gate, or None."""
         if not self._is_per_channel(gate, feature):
             return None
         source, found, matrices = self._unquantized(feature), {}, 0
@@ -233,19 +270,46 @@ class _Graph:
             matrices += self._name(operator) in _MATRICES
             if matrices > _MAX_MATRICES:
                 return None
-            if not self._pools(operator, source):
+            pooling = self._pooling(operator, source)
+            if pooling is None:
                 to_visit += self._data_inputs(operator)
-        return [found[position] for position in sorted(found)] if matrices else None
+            else:
+                found |= pooling
+        return {position: found[position] for position in sorted(found)} if matrices else None
 
-    def _pools(self, operator: Any, source: int) -> bool:
-        """Whether an operator pools `source`, or its squared distance from its mean."""
+    def _pooling(self, operator: Any, source: int) -> dict[int, Any] | None:
+        """The operators before a pooling: none, or those that square the deviation from the mean.
+
+        By position; `None` if the operator is no pooling of `source`.
+        """
         if self._name(operator) not in _POOLS:
-            return False
+            return None
         pooled = self._unquantized(int(operator.inputs[0]))
-        producer = self._producer(pooled)
-        if producer is not None and self._name(producer) == "SQUARED_DIFFERENCE":
-            return source in {self._unquantized(int(i)) for i in producer.inputs}
-        return pooled == source
+        if pooled == source:
+            return {}
+        before = self._squared_deviation(pooled)
+        if not before:
+            return None
+        *_, difference = before.values()
+        inputs = {self._unquantized(int(i)) for i in difference.inputs}
+        if source not in inputs:
+            return None
+        means = (self._producers[i] for i in inputs - {source} if i in self._producers)
+        return {**before, **dict(means)}
+
+    def _squared_deviation(self, tensor: int) -> dict[int, Any]:
+        """By position, the operators that make a squared difference, the subtraction last."""
+        position, operator = self._producers.get(tensor, (-1, None))
+        if operator is None or self._name(operator) not in ("SQUARED_DIFFERENCE", "SQUARE"):
+            return {}
+        found = {position: operator}
+        if self._name(operator) == "SQUARE":
+            difference = self._unquantized(int(operator.inputs[0]))
+            position, operator = self._producers.get(difference, (-1, None))
+            if operator is None or self._name(operator) != "SUB":
+                return {}
+            found[position] = operator
+        return found
 
     def _is_map_of_one(self, tensor: int, source: int) -> bool:
         """Whether `tensor` is the gated map itself, of one position: its pooling is folded away."""
@@ -259,7 +323,7 @@ class _Graph:
         fits = all(g in (1, f) for g, f in zip(gate_shape, shape, strict=False))
         return len(gate_shape) == len(shape) > 2 and fits and self._is_vector(gate)
 
-    def _matrices(self, chain: list[Any]) -> list[Any]:
+    def _matrices(self, chain: Iterable[Any]) -> list[Any]:
         return [operator for operator in chain if self._name(operator) in _MATRICES]
 
     def _data_inputs(self, operator: Any) -> list[int]:
@@ -276,7 +340,8 @@ class _Graph:
             tensor = int(operator.inputs[0])
         return tensor
 
-    def _node(self, name: str, gate: int, feature: int, product: Any, chain: list[Any]) -> GateNode:
+    def _node(self, name: str, gate: int, feature: int, operators: dict[int, Any]) -> GateNode:
+        *chain, product = operators.values()
         first_matrix = self._matrices(chain)[0]
         site = Site(
             name=name,
@@ -287,15 +352,22 @@ class _Graph:
             layer=self._tensor_name(gate),
             source="tflite",
         )
-        names = tuple(self._name(operator) for operator in [*chain, product])
-        quantized = self._tensors[gate].type not in self._float_types
-        return GateNode(site, gate, feature, int(product.outputs[0]), quantized, names)
+        return GateNode(
+            site=site,
+            gate_tensor=gate,
+            feature_tensor=feature,
+            product_tensor=int(product.outputs[0]),
+            quantized=self._tensors[gate].type not in self._float_types,
+            operators=tuple(map(self._name, operators.values())),
+            positions=tuple(operators),
+        )
 
     def _gate_name(self, chain: list[Any]) -> str:
         last_matrix = self._matrices(chain)[-1]
         names = {self._name(operator) for operator in chain[chain.index(last_matrix) + 1 :]}
         fused = getattr(last_matrix.builtinOptions, "fusedActivationFunction", 0)
         names |= {name for code, name in ((_RELU, "RELU"), (_RELU6, "RELU6")) if fused == code}
+        names -= _WITHOUT_EFFECT
         if "LOGISTIC" in names:
             return "sigmoid"
         if "TANH" in names:

@@ -183,3 +183,17 @@ def test_names_do_not_collide():
     g = keras.layers.Dense(2, activation="relu")(g)
     new = adopt(keras.Model(inputs, x * keras.layers.Dense(8, activation="sigmoid")(g)))
     assert [layer.name for layer in new.layers if isinstance(layer, SEBlock)] == ["se_1_1"]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_is_recognized_and_adopted(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {site.gate for site in find_sites(model)} == {"hard_sigmoid"}
+    x = RNG.uniform(0, 255, size=(2, 32, 32, 3)).astype("float32")
+    expected = keras.ops.cast(model(x, training=False), "float32")
+    outputs = keras.ops.cast(adopt(model)(x, training=False), "float32")
+    np.testing.assert_allclose(outputs, expected, rtol=0.02)

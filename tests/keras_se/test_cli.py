@@ -150,6 +150,7 @@ def bad_input(files, tmp_path):
     np.savez(tmp_path / "narrow.npz", x=x[:, :4], y=y)
     np.savez(tmp_path / "few.npz", x=x[:8], y=y[:8])
     out, se, data = tmp_path / "out", files / "se.keras", ("--data", files / "data.npz")
+    tflite = tmp_path / "out.tflite"
     (tmp_path / "old.keras").write_text("old")
     (tmp_path / "old.tflite").write_text("old")
 
@@ -157,7 +158,7 @@ def bad_input(files, tmp_path):
         return ("gates", se, "--data", tmp_path / name)
 
     return {
-        "int8 without calibration": (("export", se, out), "needs calibration data"),
+        "int8 without calibration": (("export", se, tflite), "needs calibration data"),
         "missing npz": (gates("missing.npz"), "must be an existing .npz file"),
         "truncated npz": (gates("truncated.npz"), "must be an .npz file"),
         "pickled npz": (gates("pickled.npz"), "without pickled objects"),
@@ -176,7 +177,7 @@ def bad_input(files, tmp_path):
         "not a tflite": (("gates", tmp_path / "text.tflite", *data), "holds 'TFL3' at byte 4"),
         "truncated tflite": (("gates", tmp_path / "truncated.tflite", *data), "A TFLite file must"),
         "missing tflite": (("gates", tmp_path / "no.tflite", *data), "must exist to be read"),
-        "not a keras file": (("export", tmp_path / "text.keras", out), "zip archive that model"),
+        "not a keras file": (("export", tmp_path / "text.keras", tflite), "zip archive that model"),
         "missing keras file": (("insert", tmp_path / "no.keras", out.with_suffix(".keras")),
                                "an existing .keras file"),
         "no site": (("gates", files / "plain.keras", *data), "a model with SE sites"),
@@ -209,6 +210,12 @@ def bad_input(files, tmp_path):
             "A plan must be a JSON file",
         ),
         "no site to price": (("cost", files / "plain.keras"), "cost needs a model with SE sites"),
+        "tau below 0": (("gates", se, *data, "--tau", -1), "--tau must be at least 0"),
+        "one file for two": (
+            ("gates", se, *data, "--json", tmp_path / "a.svg", "--plot", tmp_path / "a.svg"),
+            "need files of their own",
+        ),
+        "export without .tflite": (("export", se, out, "--format", "float32"), "end in .tflite"),
         "bad sizes": (("cost", se, "--input-shape", "8x8"), "is sizes such as 224,224,3"),
         "unknown module": (("--import", "no_such_module", "gates", se, *data), "importable module"),
         "unknown function": (("gates", se, "--data", "no_such_module:f"), "must be importable"),
@@ -222,8 +229,8 @@ NAMES = [
     "not a tflite", "truncated tflite", "missing tflite", "not a keras file", "missing keras file",
     "no site", "no site to verify", "output exists", "tflite exists", "report exists",
     "output without .keras", "ratio below 1", "unknown gate", "no plan", "no site to price",
-    "bad sizes", "unknown module", "unknown function",
-    "unknown command",
+    "tau below 0", "one file for two", "export without .tflite", "bad sizes", "unknown module",
+    "unknown function", "unknown command",
 ]  # fmt: skip
 
 

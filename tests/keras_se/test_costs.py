@@ -128,7 +128,7 @@ def test_unknown_sizes_need_the_shape():
         cost(model)
     assert cost(model, (8, 8, 4)).se_flops == 2 * 64 * 4 + 4 * 4 * 2
     for shape in [(8, 8, 3), (8, 4)]:
-        with pytest.raises(InputError, match=r"must fit the one input of the model, \(None, None"):
+        with pytest.raises(InputError, match=r"must fit the input of the model, \(None, None"):
             cost(model, shape)
 
 

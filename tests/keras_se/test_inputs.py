@@ -32,7 +32,7 @@ def test_which_part_is_taken(npz, name):
 
 
 def test_the_test_part_is_never_for_calibration(npz):
-    with pytest.raises(InputError, match=r"Data must hold x, or the same with _train behind"):
+    with pytest.raises(InputError, match=r"Data must hold x or image, or .* _train behind"):
         load_inputs(npz(x_test=X), ONE, held_out=False)
 
 
@@ -54,7 +54,11 @@ def test_several_inputs_go_by_name(npz):
 @pytest.mark.parametrize(
     ("arrays", "shapes", "message"),
     [
-        ({"images": X}, ONE, r"Data must hold x, or .* _test or _train .* Received: \['images'\]"),
+        (
+            {"images": X},
+            ONE,
+            r"Data must hold x or image, .* _test or _train .* Received: \['images'\]",
+        ),
         ({"image": X}, TWO, r"Data must hold image and gain, or"),
         ({"image_test": X, "gain": X}, TWO, r"Data must hold image and gain, or"),
         ({"image": X, "gain": np.ones((5, 2))}, TWO, r"one number of samples.*'image': 6, 'gain'"),
@@ -83,6 +87,25 @@ def test_the_names_are_those_that_the_model_takes():
     shapes = input_shapes(model)
     assert shapes == {"a": (4,), "b": (2,)}
     model({name: np.zeros((1, *shape)) for name, shape in shapes.items()})
+
+
+def test_an_input_called_y_is_no_label(npz):
+    loaded = load_inputs(npz(x=np.ones((6, 2)), y=np.ones((6, 3))), {"x": (2,), "y": (3,)})
+    assert loaded.labels is None
+    assert loaded.x["y"].shape == (6, 3)
+
+
+def test_scalars_need_an_axis_of_samples(npz):
+    with pytest.raises(InputError, match=r"t must have the shape \(samples, \).* shape \(\)"):
+        load_inputs(npz(t=np.float32(3)), {"t": ()})
+    assert load_inputs(npz(t=np.ones(4)), {"t": ()}).x.shape == (4,)
+
+
+def test_nested_inputs_are_refused():
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    model = keras.Model({"a": a, "q": {"b": b}}, keras.layers.Concatenate()([a, b]))
+    with pytest.raises(InputError, match=r"must not nest them.* with inputs \['a', 'q'\]"):
+        input_shapes(model)
 
 
 def test_a_model_that_is_not_built_is_refused():

@@ -146,3 +146,184 @@ def test_nested_written_out_se_is_adopted():
     assert (site.name, site.source) == ("inner/se_1", "SEBlock")
     x = RNG.normal(size=(2, 8, 8, 4)).astype("float32")
     np.testing.assert_allclose(new(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="test_rebuilding")
+class Net(keras.Model):
+    """A functional model of a class of its own, with a weight beside its layers."""
+
+    def __init__(self, filters=4, **kwargs):
+        inputs = keras.Input((8, 8, 4))
+        super().__init__(inputs, keras.layers.Conv2D(filters, 3, padding="same")(inputs), **kwargs)
+        self.filters = filters
+        self.temperature = self.add_weight(shape=(), name="temperature")
+
+    def get_config(self):
+        return {"filters": self.filters, "name": self.name}
+
+
+def on_volumes(layer):
+    inputs = keras.Input((2, 8, 8, 4))
+    return keras.Model(
+        inputs, keras.layers.Conv3D(4, 2)(keras.layers.TimeDistributed(layer)(inputs))
+    )
+
+
+def normalization():
+    layer = keras.layers.Normalization()
+    layer.adapt(5 * RNG.normal(size=(16, 8, 8, 4)) + 3)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [normalization, lambda: keras.Sequential([keras.Input((8, 8, 4)), normalization()])],
+    ids=["bare", "in a model"],
+)
+def test_statistics_inside_of_wrappers_are_carried_over(layer):
+    model = on_volumes(layer())
+    x = RNG.normal(size=(2, 2, 8, 8, 4)).astype("float32")
+    new = insert(model, 2)
+    np.testing.assert_array_equal(new(x), model(x))
+    np.testing.assert_array_equal(remove(new)(x), model(x))
+
+
+def test_compilation_plays_no_part():
+    """Keras's own cloning compiles anew, which fails on losses that are not registered."""
+
+    def loss(y_true, y_pred):
+        return keras.ops.mean((y_true - y_pred) ** 2)
+
+    model = chain()
+    model.compile("adam", loss)
+    model.get_layer("inner").compile("adam", loss)
+    new = insert(model, 2)
+    assert not new.compiled
+    assert len(find_sites(new)) == len(cost(new).sites) == len(read_gates(new, X)) == 1
+    np.testing.assert_array_equal(remove(new)(X), model(X))
+
+
+def test_models_of_a_class_of_their_own_keep_it_without_edits():
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="c")(Net(name="net")(inputs)))
+    new = insert(model, 2, where=["c"])
+    assert type(new.get_layer("net")) is Net
+    assert len(new.weights) == len(model.weights) + 4
+    both = insert(model, 2)
+    x = RNG.normal(size=(2, 8, 8, 4)).astype("float32")
+    assert [site.name for site in find_sites(both)] == ["net/se_1", "se_1"]
+    np.testing.assert_array_equal(both(x), model(x))
+
+
+@keras.saving.register_keras_serializable(package="test_rebuilding")
+class Pair(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Conv2D(4, 3, padding="same", name="first")
+        self.second = keras.layers.Conv2D(4, 3, padding="same", name="second")
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+
+def test_flags_inside_of_subclassed_layers_are_kept():
+    inputs, pair = keras.Input((8, 8, 4)), Pair()
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(pair(inputs)))
+    pair.first.trainable = False
+    assert len(insert(model, 2).trainable_weights) == len(model.trainable_weights) + 4
+
+
+def test_a_layer_shared_with_the_inside_of_another_is_refused():
+    conv = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    a, b = keras.Input((2, 8, 8, 4)), keras.Input((8, 8, 4))
+    wrapper = keras.layers.TimeDistributed(conv, name="wrapper")
+    model = keras.Model([a, b], [wrapper(a), conv(b)])
+    with pytest.raises(InputError, match=r"Received: 'shared' inside of 'wrapper'"):
+        insert(model, 2)
+
+
+@keras.saving.register_keras_serializable(package="test_rebuilding")
+class Fuse(keras.layers.Layer):
+    def call(self, x, training=None):
+        return keras.ops.concatenate(x, -1)
+
+    def compute_output_spec(self, x, training=None):
+        return keras.KerasTensor((*x[0].shape[:-1], 8), dtype="float32")
+
+
+def test_an_unbuilt_sequential_model_is_refused():
+    a, b = keras.Input((8, 8, 4)), keras.Input((8, 8, 4))
+    fuse = keras.Sequential([Fuse(), keras.layers.Conv2D(4, 3)], name="fuse")
+    model = keras.Model([a, b], keras.layers.Conv2D(4, 3)(fuse([a, b])))
+    with pytest.raises(InputError, match=r"on several tensors\. Received: 'fuse'"):
+        insert(model, 2)
+    assert find_sites(model) == []
+
+
+def test_data_formats_inside_of_nested_models():
+    first = {"padding": "same", "data_format": "channels_first"}
+    j = keras.Input((4, 8, 9))
+    inner = keras.Model(j, j + keras.layers.Conv2D(4, 3, **first)(j), name="inner")
+    inputs = keras.Input((3, 8, 9))
+    model = keras.Model(inputs, inner(keras.layers.Conv2D(4, 1, **first)(inputs)))
+    for arguments in (("standard",), ("pre",), ("identity",), ("standard", ["inner"])):
+        (candidate,) = candidates(model, *arguments)
+        assert (candidate.channels, candidate.data_format) == (4, "channels_first")
+
+
+def test_nested_models_called_by_keyword_and_with_named_outputs():
+    j = keras.Input((8, 8, 4))
+    inner = keras.Model(j, {"features": keras.layers.Conv2D(4, 3)(j)}, name="inner")
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, inner(inputs=inputs))
+    x = RNG.normal(size=(2, 8, 8, 4)).astype("float32")
+    for where, name in ((None, "inner/se_1"), (["inner"], "se_1")):
+        new = insert(model, 2, where=where)
+        assert [site.name for site in find_sites(new)] == list(read_gates(new, x)) == [name]
+        np.testing.assert_array_equal(new(x)["features"], model(x)["features"])
+
+
+def test_cost_of_nested_models_of_open_sizes():
+    a, b = keras.Input((None, None, 4)), keras.Input((None, None, 4))
+    inner = keras.Model([a, b], keras.layers.Conv2D(4, 3)(a + b), name="inner")
+    inputs = keras.Input((8, 8, 4))
+    assert cost(keras.Model(inputs, inner([inputs, inputs]))).macs == 36 * 4 * 9 * 4
+
+
+@keras.saving.register_keras_serializable(package="test_rebuilding")
+class Scale(keras.layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+def test_half_precision_of_raw_operations_is_kept():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        inputs = keras.Input((8, 8, 4))
+        x = Scale()(inputs)
+        model = keras.Model(inputs, keras.layers.Conv2D(4, 3, padding="same")(x) + x)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for placement in ("standard", "pre", "post", "identity"):
+        assert insert(model, 2, placement=placement).output.dtype == model.output.dtype
+
+
+def test_names_of_blocks_must_differ():
+    inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, unit("a")(keras.layers.Conv2D(4, 3)(inputs)))
+    plan = {"se_1": {"name": "b"}, "a/se_1": {"name": "b"}}
+    insert(model, where="conv", plan=plan)  # of different models
+    with pytest.raises(InputError, match=r"different names\. Received: name='b'"):
+        insert(model, where="conv", plan={"a/se_1": {"name": "b"}, "a/se_2": {"name": "b"}})
+    with pytest.raises(InputError, match=r"must not hold a slash\. Received: name='a/b'"):
+        insert(model, where="conv", plan={"se_1": {"name": "a/b"}})
+
+
+def test_hidden_blocks_are_refused():
+    inputs = keras.Input((2, 8, 8, 4))
+    x = keras.layers.TimeDistributed(SEBlock(2, name="se"), name="wrapper")(inputs)
+    with pytest.raises(InputError, match="'se' inside the layer 'wrapper'"):
+        insert(keras.Model(inputs, keras.layers.Conv3D(4, 1)(x)), 2)

@@ -168,6 +168,38 @@ def test_inputs_that_do_not_fit(shape):
         model_gates(model, np.zeros(shape, "float32"))
 
 
+def two_inputs():
+    a, b = keras.Input((8, 8, 4), name="a"), keras.Input((8, 8, 4), name="b")
+    return keras.Model([a, b], SEBlock(2)(a + b))
+
+
+def one_input():
+    inputs = keras.Input((8, 8, 4), name="a")
+    return keras.Model(inputs, SEBlock(2)(inputs))
+
+
+@pytest.mark.parametrize(
+    ("build", "x", "message"),
+    [
+        (two_inputs, [X * np.nan, X], "x must be finite"),
+        (two_inputs, iter([[X * np.nan, X]]), "x must be finite"),
+        (one_input, keras.ops.convert_to_tensor(X * np.nan), "x must be finite"),
+        (
+            one_input,
+            keras.ops.convert_to_tensor(X[..., :2]),
+            r"Received: x of shape \(5, 8, 8, 2\)",
+        ),
+        (one_input, [X, X], "x must be inputs that model 'functional.*' takes"),
+        (one_input, {"z": X}, "x must be inputs that model 'functional.*' takes"),
+        (one_input, iter(["a"]), "x must be inputs that model 'functional.*' takes"),
+        (one_input, iter([()]), "x must be inputs that model 'functional.*' takes"),
+    ],
+)
+def test_inputs_that_cannot_be_computed_with(build, x, message):
+    with pytest.raises(InputError, match=message):
+        model_gates(build(), x)
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x

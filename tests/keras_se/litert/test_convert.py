@@ -1,12 +1,18 @@
+import hashlib
+import json
+
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
+from keras_se.litert.formats import FORMATS
 from keras_se.litert.graph import gate_nodes, operator_names
 from keras_se.litert.runtime import load, predict
 
+GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")  # of the networks
 LOWERING = {
     "sigmoid": ("CONV_2D", "CONV_2D", "LOGISTIC", "MUL"),
     "hard_sigmoid": ("CONV_2D", "CONV_2D", "MUL", "MUL"),
@@ -23,7 +29,7 @@ SQUEEZES = {"avg": "MEAN", "max": "REDUCE_MAX"}
 def test_canonical_lowering(gate, squeeze, file_format):
     """Five operations, six for one_plus_tanh, and none beside them."""
     model = keras.Sequential([keras.Input((8, 8, 16)), SEBlock(4, gate=gate, squeeze=squeeze)])
-    x = np.random.default_rng(0).normal(size=(20, 8, 8, 16))
+    x = np.random.default_rng(0).normal(size=(100, 8, 8, 16))
     tflite = to_tflite(model, file_format, x)
     expected = (SQUEEZES[squeeze], *LOWERING[gate])
     assert tuple(operator_names(tflite)) == expected
@@ -124,7 +130,7 @@ RELU = built(keras.layers.ReLU())
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (RELU, {"format": "int4"}, r"format must be one of \['float32', 'int8'\]\. Received: fo"),
+        (RELU, {"format": "int4"}, r"one of \['float32', .* 'int16x8'\]\. Received: format='int4'"),
         (RELU, {}, r"needs calibration data: .* \(samples, 8, 8, 3\)\. Received: calibration=Non"),
         (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"the shape \(samples, 8, 8, 3\)\. Rec"),
         (RELU, {"calibration": np.ones((0, 8, 8, 3))}, r"Received: shape \(0, 8, 8, 3\)"),
@@ -154,7 +160,7 @@ def test_other_precisions_are_refused_with_the_reason(policy):
 
 def test_int8_refuses_loops_and_takes_them_unrolled():
     """The calibrator of the converter would end the process."""
-    x = np.random.default_rng(0).normal(size=(20, 6, 4)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(100, 6, 4)).astype("float32")
     for unroll in (False, True):
         recurrent = keras.layers.GRU(3, unroll=unroll)
         model = keras.Sequential([keras.Input((6, 4)), SEBlock(2), recurrent])
@@ -167,15 +173,19 @@ def test_int8_refuses_loops_and_takes_them_unrolled():
 
 def test_a_dead_bottleneck_is_named(images):
     """Such a file fails in the default delegate; loading several of them ends the process."""
-    dead = SEBlock(1, bias_initializer=keras.initializers.Constant(-50.0))
-    with pytest.raises(InputError, match=r"somewhere not zero\. Received: .* zero: \['"):
-        to_tflite(built(dead), "int8", images)
+    dead = SEBlock(1, bias_initializer=keras.initializers.Constant(-50.0), name="dead")
+    for file_format in ("int8", "int16x8"):
+        with pytest.raises(InputError, match=r"of each SE site .* throughout: \['dead'\]"):
+            to_tflite(built(dead), file_format, images)
+    assert to_tflite(built(dead), "float32", images)
 
 
-def test_two_inputs_are_refused():
-    a, b = keras.Input((2,)), keras.Input((2,))
-    with pytest.raises(InputError, match=r"a model with one input.* with 2 known inputs"):
-        to_tflite(keras.Model([a, b], keras.layers.Add()([a, b])), "float32")
+def test_a_dead_activation_elsewhere_is_found_in_the_file(images):
+    dead = keras.layers.Conv2D(4, 1, activation="relu", bias_initializer="zeros")
+    model = built(dead, keras.layers.Conv2D(2, 1))
+    dead.bias.assign(np.full(4, -50.0))
+    with pytest.raises(InputError, match=r"every activation is somewhere not zero.* zero: \['"):
+        to_tflite(model, "int8", images)
 
 
 def test_an_operation_without_a_builtin_is_refused_by_name():
@@ -190,3 +200,207 @@ def test_gates_of_a_block_with_one_hidden_unit(images):
         tflite = to_tflite(model, "float32")
         gates = read_gates(model, images[:8])["se_1"]
         np.testing.assert_allclose(read_gates(tflite, images[:8])["se_1"], gates, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def converted(networks, images):
+    """The bytes of each network in each format."""
+    return {
+        (gate, name): to_tflite(model, name, images[100:] if spec.needs_calibration else None)
+        for gate, model in networks.items()
+        for name, spec in FORMATS.items()
+    }
+
+
+RELATIVE_ERROR = {  # rms over the spread of the outputs; weights of 11 bits and of 8, codes of 8
+    "float32": 1e-6,
+    "float16": 2e-3,
+    "dynamic": 0.05,
+    "weight_only": 0.02,
+    "int8": 0.05,
+    "int16x8": 0.02,
+}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("gate", GATES)
+def test_outputs_follow_keras(networks, images, converted, gate, file_format):
+    expected = networks[gate].predict(images[:64], verbose=0)
+    error = predict(converted[gate, file_format], images[:64]) - expected
+    assert np.sqrt((error**2).mean()) < RELATIVE_ERROR[file_format] * expected.std()
+    if file_format != "float32":
+        assert np.abs(error).max() > 0  # it is another format
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("gate", GATES)
+def test_two_threads_compute_the_same(images, converted, gate, file_format):
+    outputs = []
+    for threads in (1, 2):
+        interpreter = Interpreter(model_content=converted[gate, file_format], num_threads=threads)
+        interpreter.allocate_tensors()
+        details = interpreter.get_input_details()[0]
+        for image in images[:8]:
+            scale, zero = details["quantization"]
+            x = image if scale == 0 else np.clip(np.round(image / scale) + zero, -32768, 32767)
+            x = np.clip(x, -128, 127) if details["dtype"] is np.int8 else x
+            interpreter.set_tensor(details["index"], x[None].astype(details["dtype"]))
+            interpreter.invoke()
+            output = interpreter.get_output_details()[0]
+            outputs.append(interpreter.get_tensor(output["index"])[0])
+    np.testing.assert_array_equal(outputs[:8], outputs[8:])
+
+
+def test_what_is_stored(converted):
+    """Weights in the type of the format; sizes in the order of their bits."""
+    sizes = {name: len(converted["sigmoid", name]) for name in FORMATS}
+    assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+    assert sizes["weight_only"] < sizes["float32"]
+    types = {name: weight_types(converted["sigmoid", name]) for name in FORMATS}
+    assert types["float32"] == {np.float32}
+    assert types["float16"] == {np.float16}
+    assert np.int8 in types["weight_only"]
+    assert types["int8"] == {np.int8}
+    assert np.int8 in types["int16x8"]  # beside room that its kernels allocate
+
+
+def weight_types(tflite):
+    """The types of the constant tensors with more than one axis and more than 64 numbers."""
+    interpreter = load(tflite)
+    made = {int(i) for d in interpreter._get_ops_details() for i in d["outputs"]}
+    made |= {d["index"] for d in interpreter.get_input_details()}
+    return {
+        d["dtype"]
+        for d in interpreter.get_tensor_details()
+        if d["index"] not in made and len(d["shape"]) > 1 and np.prod(d["shape"]) > 64
+    }
+
+
+@pytest.mark.parametrize(
+    ("file_format", "types"),
+    [("int8", ("int8", "uint8", "float32")), ("int16x8", ("int16", "float32"))],
+)
+def test_types_of_inputs_and_outputs(networks, images, converted, file_format, types):
+    expected = predict(converted["sigmoid", file_format], images[:8])
+    for kind in types:
+        arguments = {"input_type": kind, "output_type": kind}
+        tflite = to_tflite(networks["sigmoid"], file_format, images[100:], **arguments)
+        interpreter = load(tflite)
+        for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+            assert details["dtype"] is getattr(np, kind)
+        np.testing.assert_allclose(predict(tflite, images[:8]), expected, atol=1e-6)
+    with pytest.raises(InputError, match=r"input_type must be one of .* Received: input_type='int"):
+        to_tflite(networks["sigmoid"], file_format, images, input_type="int4")
+    with pytest.raises(InputError, match=r"output_type must be one of \['float32'\]"):
+        to_tflite(networks["sigmoid"], "float16", output_type="int8")
+
+
+def several():
+    image, gain = keras.Input((8, 8, 3), name="z image"), keras.Input((2,), name="gain")
+    x = SEBlock(2)(keras.layers.Conv2D(8, 3, activation="relu")(image))
+    x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), gain])
+    outputs = [keras.layers.Dense(2)(x), keras.layers.Dense(3)(x)]
+    return keras.Model([image, gain], outputs)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_several_inputs_and_outputs(images, file_format):
+    model = several()
+    x = [images, np.random.default_rng(0).normal(size=(300, 2)).astype("float32")]
+    tflite = to_tflite(model, file_format, x)
+    named = {"z_image": x[0][:16], "gain": x[1][:16]}
+    expected = model.predict([part[:16] for part in x], verbose=0)
+    outputs = predict(tflite, named)
+    assert list(outputs) == ["output_0", "output_1"]
+    for values, wanted in zip(outputs.values(), expected, strict=True):
+        assert np.sqrt(((values - wanted) ** 2).mean()) < 0.05 * wanted.std()
+    by_key = {"z image": x[0], "gain": x[1]}
+    assert to_tflite(model, file_format, by_key) == tflite
+    gates = read_gates(tflite, named)["se_1"]
+    wanted = read_gates(model, [part[:16] for part in x])["se_1"]
+    np.testing.assert_allclose(gates, wanted, atol=0.02)
+
+
+def test_tokens():
+    """Integers go in as they are, and what is masked is not squeezed."""
+    inputs = keras.Input((12,), dtype="int32")
+    x = SEBlock(2)(keras.layers.Embedding(20, 8, mask_zero=True)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+    x = np.random.default_rng(0).integers(0, 20, size=(100, 12)).astype("int32")
+    expected = model.predict(x, verbose=0)
+    for name, tolerance in (("float32", 1e-6), ("dynamic", 0.05), ("int8", 0.1)):
+        tflite = to_tflite(model, name, x)
+        assert load(tflite).get_input_details()[0]["dtype"] is np.int32
+        error = predict(tflite, x) - expected
+        assert np.sqrt((error**2).mean()) < tolerance * expected.std()
+    with pytest.raises(InputError, match=r"integers for an input of int32\. Received: fractions"):
+        to_tflite(model, "int8", x / 2)
+    with pytest.raises(InputError, match=r"format='int16x8' takes operations that TFLite has in"):
+        to_tflite(model, "int16x8", x)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_recurrent_layers_after_gated_sequences(file_format):
+    inputs = keras.Input((6, 4))
+    x = SEBlock(2)(keras.layers.Conv1D(8, 3, activation="relu")(inputs))
+    model = keras.Model(inputs, keras.layers.LSTM(3, unroll=True)(x))
+    x = np.random.default_rng(0).normal(size=(100, 6, 4)).astype("float32")
+    expected = model.predict(x, verbose=0)
+    error = predict(to_tflite(model, file_format, x), x) - expected
+    assert np.sqrt((error**2).mean()) < 0.15 * expected.std()
+
+
+def test_written_out_se_and_nested_models(images):
+    inner = keras.applications.MobileNetV3Small(
+        input_shape=(32, 32, 3), weights=None, include_top=False, pooling="avg"
+    )
+    model = keras.Sequential([keras.Input((32, 32, 3)), inner, keras.layers.Dense(3)])
+    x = np.random.default_rng(0).uniform(0, 255, size=(4, 32, 32, 3)).astype("float32")
+    tflite = to_tflite(model, "float32")
+    assert len(gate_nodes(tflite)) == 9
+    np.testing.assert_allclose(predict(tflite, x), model.predict(x, verbose=0), atol=1e-4)
+
+
+def test_a_hard_swish_is_no_16_bit_operation(images):
+    model = built(keras.layers.Conv2D(4, 3, activation="hard_silu"), SEBlock(2))
+    assert to_tflite(model, "int8", images)
+    with pytest.raises(InputError, match=r"format='int16x8' .* the converter says: .*HARD_SWISH"):
+        to_tflite(model, "int16x8", images)
+
+
+def test_inputs_of_one_name_are_refused():
+    a, b = keras.Input((2,), name="a b"), keras.Input((2,), name="a_b")
+    model = keras.Model([a, b], keras.layers.Add()([a, b]))
+    with pytest.raises(InputError, match=r"inputs of different names.* \['a b', 'a_b'\]"):
+        to_tflite(model, "float32")
+
+
+def test_bytes_are_the_same_again(networks, images):
+    first, second = (to_tflite(networks["sigmoid"], "int8", images) for _ in range(2))
+    assert first == second
+
+
+def test_a_file_and_its_recipe_are_written_whole_or_not_at_all(
+    networks, images, tmp_path, monkeypatch
+):
+    model, path = networks["sigmoid"], tmp_path / "new" / "model.tflite"
+    tflite = to_tflite(model, "int8", images, path=path)
+    assert path.read_bytes() == tflite
+    recipe = json.loads((tmp_path / "new" / "model.recipe.json").read_text())
+    assert recipe["sha256"] == hashlib.sha256(tflite).hexdigest()
+    with pytest.raises(InputError, match=r"must not exist yet.*/model\.tflite, which ex"):
+        to_tflite(model, "float32", path=path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"must not exist yet.*/model\.recipe\.json, which ex"):
+        to_tflite(model, "float32", path=path)
+    to_tflite(model, "float32", path=path, overwrite=True)
+    assert (tmp_path / "new" / "model.recipe.json.1").exists()
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("os.rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_tflite(model, "float32", path=tmp_path / "cut.tflite")
+    assert sorted(tmp_path.rglob("*")) == before

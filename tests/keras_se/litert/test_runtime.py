@@ -4,7 +4,7 @@ import pytest
 
 from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
-from keras_se.litert.runtime import file_gates, load, predict
+from keras_se.litert.runtime import file_gates, file_input_shapes, load, predict
 
 
 def test_float32_gates_equal_keras(networks, images):
@@ -86,16 +86,25 @@ def test_inputs_that_do_not_fit(networks, x):
         file_gates(to_tflite(networks["sigmoid"], "float32"), x)
 
 
-def test_a_file_with_two_inputs_is_refused():
+def test_a_file_with_two_inputs_takes_them_by_name():
     import tensorflow as tf
 
     spec = tf.TensorSpec((1, 2), tf.float32)
-    add = tf.function(lambda a, b: a + b, input_signature=[spec, spec])
+    subtract = tf.function(lambda b, a: b - a, input_signature=[spec, spec])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [add.get_concrete_function()], tf.Module()
+        [subtract.get_concrete_function()], tf.Module()
     )
-    with pytest.raises(InputError, match=r"one input is needed\. Received: 2 inputs"):
-        predict(converter.convert(), np.ones((2, 2)))
+    tflite = converter.convert()
+    x = {"a": np.ones((3, 2)), "b": np.full((3, 2), 5.0)}
+    np.testing.assert_array_equal(predict(tflite, x), np.full((3, 2), 4.0))
+    assert file_input_shapes(tflite) == {"a": (2,), "b": (2,)}
+    for wrong in (np.ones((2, 2)), {"a": x["a"]}, {**x, "c": x["a"]}):
+        with pytest.raises(
+            InputError, match=r"a dictionary with the inputs of the file, \['a', 'b'"
+        ):
+            predict(tflite, wrong)
+    with pytest.raises(InputError, match=r"one number of samples\. Received: \{'a': 1, 'b': 3\}"):
+        predict(tflite, {"a": x["a"][:1], "b": x["b"]})
 
 
 def test_what_the_runtime_refuses(networks):

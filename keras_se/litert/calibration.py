@@ -1,0 +1,242 @@
+"""Checks of calibration data against the model, before a conversion.
+
+Data of the wrong range gives every activation the wrong scale, and the gates are lost where the
+trunk is. The statistics of BatchNormalization remember the range that the model was trained with:
+over sound data the ratio of the batch variance to the moving variance is near 1, median over
+channels; over data ten times too dark it was measured between .01 and .18.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.inline import find_inline
+from keras_se.layers import SEBlock
+from keras_se.replay import Graph, fresh_inputs, is_nested_graph, original, replay
+
+MIN_SAMPLES = 100
+MIN_RATIO, MAX_RATIO = 1 / 3, 3.0
+FLOAT16_MAX = 65504.0
+_BATCH = 32
+_SQUEEZES = (
+    keras.layers.GlobalAveragePooling1D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalAveragePooling3D,
+)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a model does on samples.
+
+    Attributes:
+        variance_ratios: Over channels of all trained BatchNormalizations, the variance over the
+            samples by the moving variance; empty without any.
+        bottlenecks: By name of the SE layer, the largest magnitude in its bottleneck.
+        sums: By name of the layer that pools, the largest Σ|x| over a map, of a sample and channel.
+    """
+
+    variance_ratios: np.ndarray
+    bottlenecks: dict[str, float]
+    sums: dict[str, float]
+
+    @property
+    def variance_ratio(self) -> float | None:
+        """The median of `variance_ratios`; `None` without any."""
+        return float(np.median(self.variance_ratios)) if self.variance_ratios.size else None
+
+
+def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
+    """Runs a model once over samples.
+
+    Args:
+        model: A built functional or Sequential model. It is not changed.
+        samples: One array for each input, in the order of `model.inputs`.
+
+    Returns:
+        The `Observations`.
+    """
+    observer = _Observer()
+    inputs = fresh_inputs(model)
+    observer.model(model, inputs)
+    if not observer.outputs:
+        return Observations(np.zeros(0), {}, {})
+    reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
+    reader.compile(jit_compile=False)
+    batches = [reader.predict_on_batch(batch) for batch in _batches(samples)]
+    values = {key: np.concatenate([batch[key] for batch in batches]) for key in observer.outputs}
+    ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
+    return Observations(
+        np.concatenate([np.zeros(0), *ratios]),
+        {name: float(values[key].max()) for name, key in observer.bottlenecks.items()},
+        {name: float(values[key].max()) for name, key in observer.sums.items()},
+    )
+
+
+def _batches(samples: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    for start in range(0, len(samples[0]), _BATCH):
+        yield [array[start : start + _BATCH] for array in samples]
+
+
+def _ratios(moments: np.ndarray, layer: Any) -> np.ndarray:
+    """By channel, the variance over samples and positions by the moving variance."""
+    means, variances = np.moveaxis(moments.astype("float64"), 1, 0)
+    variance = variances.mean(axis=0) + means.var(axis=0)
+    return variance / np.maximum(np.asarray(layer.moving_variance, "float64"), 1e-12)
+
+
+class _Observer:
+    """Goes through a model and the models in it, and adds outputs to look at."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, Any] = {}
+        self.normalizations: dict[str, Any] = {}  # the layers, by key of the output
+        self.bottlenecks: dict[str, str] = {}  # keys of the outputs, by name
+        self.sums: dict[str, str] = {}
+
+    def model(self, model: keras.Model, inputs: Any) -> Any:
+        graph = Graph(model, inputs)
+
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            layer = original(operation)
+            if is_nested_graph(layer) and len(args) == 1 and _fits(layer, args[0]):
+                outputs = self.model(layer, args[0])
+            else:
+                self._look(layer, *args)
+                outputs = operation(*args, **kwargs)
+            graph.add(layer, args, kwargs, outputs)
+            return outputs
+
+        outputs = replay(model, inputs, call)
+        for site in find_inline(graph):
+            self.bottlenecks[site.first.name] = self._add(site.hidden, _largest)
+        return outputs
+
+    def _look(self, layer: Any, *args: Any) -> None:
+        if isinstance(layer, keras.layers.BatchNormalization) and _is_trained(layer):
+            self.normalizations[self._add(args[0], _moments(layer.axis))] = layer
+        elif isinstance(layer, SEBlock):
+            self.bottlenecks[layer.name] = self._add(args[0], _bottleneck(layer))
+            if layer.squeeze != "max":
+                self.sums[layer.name] = self._add(args[0], _sums(layer.data_format))
+        elif isinstance(layer, _SQUEEZES):
+            self.sums[layer.name] = self._add(args[0], _sums(layer.data_format))
+
+    def _add(self, tensor: Any, function: Callable[..., Any]) -> str:
+        key = f"output_{len(self.outputs)}"
+        look = keras.layers.Lambda(function, name=key)
+        look.supports_masking = True
+        self.outputs[key] = look(tensor)
+        return key
+
+
+def _fits(model: keras.Model, x: Any) -> bool:
+    """Whether the graph of a nested model can be gone through with these inputs."""
+    given, own = keras.tree.flatten(x), model.inputs
+    return len(given) == len(own) and all(
+        len(a.shape) == len(b.shape) and a.dtype == b.dtype for a, b in zip(given, own, strict=True)
+    )
+
+
+def _is_trained(layer: Any) -> bool:
+    mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+    return bool((mean != 0).any() or (variance != 1).any())
+
+
+def _largest(x: Any, mask: Any = None) -> Any:
+    return ops.max(ops.abs(ops.reshape(x, (ops.shape(x)[0], -1))), axis=1)
+
+
+def _moments(axis: Any) -> Callable[..., Any]:
+    channel = axis if isinstance(axis, int) else axis[0]
+
+    def moments(x: Any, mask: Any = None) -> Any:
+        x = ops.moveaxis(x, channel, -1)
+        x = ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
+        return ops.stack([ops.mean(x, axis=1), ops.var(x, axis=1)], axis=1)
+
+    return moments
+
+
+def _bottleneck(block: SEBlock) -> Callable[..., Any]:
+    def bottleneck(x: Any, mask: Any = None) -> Any:
+        return _largest(block.bottleneck(block.squeezed(x, mask)))
+
+    return bottleneck
+
+
+def _sums(data_format: str) -> Callable[..., Any]:
+    def sums(x: Any, mask: Any = None) -> Any:
+        rank = len(x.shape)
+        spatial = range(1, rank - 1) if data_format == "channels_last" else range(2, rank)
+        return ops.max(ops.sum(ops.abs(ops.cast(x, "float32")), axis=tuple(spatial)), axis=-1)
+
+    return sums
+
+
+def check_bottlenecks(observed: Observations) -> None:
+    """Refuses data on which the bottleneck of an SE site is zero throughout.
+
+    The converter gives such a tensor a scale so small that the file does not load.
+
+    Args:
+        observed: What the model does on the data.
+
+    Raises:
+        InputError: If there is such a site.
+    """
+    dead = [name for name, largest in observed.bottlenecks.items() if largest == 0.0]
+    if dead:
+        raise InputError(
+            "Calibration needs data on which the bottleneck of each SE site is somewhere not zero: "
+            "with a dead one the file would not load; train the model further or remove the site. "
+            f"Received: data on which these are zero throughout: {dead}"
+        )
+
+
+def check_range(observed: Observations) -> None:
+    """Refuses data of another range than the model was trained with.
+
+    Args:
+        observed: What the model does on the data.
+
+    Raises:
+        InputError: If the median variance ratio is not between 1/3 and 3.
+    """
+    ratio = observed.variance_ratio
+    if ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO:
+        raise InputError(
+            "Calibration needs data in the range that the model was trained with: the variance "
+            "before its BatchNormalization layers must be within 1/3 and 3 of the one that they "
+            "remember, median over channels; check_range=False takes the data as they are. "
+            f"Received: a median ratio of {ratio:.3g}"
+        )
+
+
+def calibration_warnings(observed: Observations, samples: int, is_integer: bool) -> Iterator[str]:
+    """What a user should know of the data, short of a refusal.
+
+    Args:
+        observed: What the model does on the data.
+        samples: Number of samples.
+        is_integer: Whether the data give ranges of activations.
+
+    Yields:
+        Sentences.
+    """
+    if is_integer and samples < MIN_SAMPLES:
+        yield (
+            f"Calibration on fewer than {MIN_SAMPLES} samples gives ranges that other data exceed. "
+            f"Received: {samples}"
+        )
+    large = {name: f"{value:.3g}" for name, value in observed.sums.items() if value > FLOAT16_MAX}
+    if large and not is_integer:
+        yield (
+            f"A sum over a feature map exceeds the largest float16, {FLOAT16_MAX:.0f}: a GPU that "
+            f"computes in float16 may give NaN. Received: sums of {large}"
+        )

@@ -1,0 +1,140 @@
+"""The inputs and outputs of a converted model, by name."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.data import finite_float32
+from keras_se.errors import InputError
+
+_AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model, for a batch of one.
+
+    Attributes:
+        name: Its name in the signature of the file.
+        key: Its name in the Keras model.
+        shape: Shape of one sample.
+        dtype: Name of its type in the Keras model.
+    """
+
+    name: str
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def input_specs(model: keras.Model) -> list[InputSpec]:
+    """The inputs of a model, in the order of `model.inputs`.
+
+    One input is called `inputs` in the file. Several have the names of the Keras model, or
+    `input_0`, `input_1`, ... where Keras made these up.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Returns:
+        One `InputSpec` for each.
+
+    Raises:
+        InputError: If the model is not built, has no known inputs, or one of unknown size.
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise InputError(
+            "to_tflite takes a built keras.Model: call it once, or give it an Input. "
+            f"Received: {type(model).__name__}"
+        )
+    if not getattr(model, "inputs", None):
+        raise InputError(
+            "to_tflite takes models with known inputs: wrap a subclassed model as "
+            "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape). "
+            f"Received: model {model.name!r} ({type(model).__name__})"
+        )
+    tensors = model.inputs
+    structure = None if isinstance(model, keras.Sequential) else model.input
+    keys = {}
+    if isinstance(structure, dict):
+        keys = {id(tensor): key for key, tensor in structure.items()}
+    specs = []
+    for n, tensor in enumerate(tensors):
+        key = keys.get(id(tensor), tensor.name)
+        name = f"input_{n}" if _AUTOMATIC.fullmatch(key) else re.sub(r"\W|^(?=\d)", "_", key)
+        shape = tuple(tensor.shape[1:])
+        if None in shape:
+            raise InputError(
+                "to_tflite needs an input of known size: rebuild the model with a fixed Input. "
+                f"Received: model {model.name!r} with input shape {(None, *shape)}"
+            )
+        specs.append(InputSpec(name if len(tensors) > 1 else "inputs", key, shape, tensor.dtype))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise InputError(
+            "to_tflite needs inputs of different names, of letters, digits and underscores. "
+            f"Received: {[spec.key for spec in specs]}"
+        )
+    return specs
+
+
+def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndarray]:
+    """Samples for a model as arrays of its types, by the names of the signature.
+
+    Args:
+        specs: The inputs.
+        x: One array; for several inputs a list in the order of the specs, or a dictionary by the
+            names of the Keras model or of the signature.
+        what: What an error calls `x`.
+
+    Returns:
+        Arrays of shape (samples, *shape).
+
+    Raises:
+        InputError: If `x` does not fit, is not finite, or is empty.
+    """
+    given = _by_name(specs, x, what)
+    arrays = {spec.name: _fitted(spec, given[spec.name], what, len(specs)) for spec in specs}
+    samples = {name: len(array) for name, array in arrays.items()}
+    if len(set(samples.values())) != 1:
+        raise InputError(f"{what} must have one number of samples. Received: {samples}")
+    return arrays
+
+
+def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
+    if isinstance(x, Mapping):
+        names = {key: spec.name for spec in specs for key in (spec.key, spec.name)}
+        given: dict[str, Any] = {names.get(key, str(key)): value for key, value in x.items()}
+        if set(given) != {spec.name for spec in specs}:
+            raise InputError(
+                f"{what} must hold the inputs {[spec.name for spec in specs]}. Received: {list(x)}"
+            )
+        return given
+    if len(specs) == 1:
+        is_one_in_a_list = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) > 1
+        return {specs[0].name: x[0] if is_one_in_a_list else x}
+    if not isinstance(x, list | tuple) or len(x) != len(specs):
+        raise InputError(
+            f"{what} must be {len(specs)} arrays, in a list or a dictionary with the keys "
+            f"{[spec.name for spec in specs]}. Received: {type(x).__name__}"
+        )
+    return {spec.name: value for spec, value in zip(specs, x, strict=True)}
+
+
+def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
+    name = what if inputs == 1 else f"{what}[{spec.name!r}]"
+    array = finite_float32(name, x)
+    if array.shape[1:] != spec.shape or len(array) == 0:
+        raise InputError(
+            f"{name} must have the shape (samples, {', '.join(map(str, spec.shape))}). "
+            f"Received: shape {array.shape}"
+        )
+    if "float" not in spec.dtype:
+        if (array != np.round(array)).any():
+            raise InputError(f"{name} must be integers for an input of {spec.dtype}. Received: "
+                             "fractions")  # fmt: skip
+        return np.asarray(x).astype(spec.dtype)
+    return array

@@ -1,0 +1,138 @@
+"""Checks of calibration data, each shown to refuse and to let pass."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+from keras_se import SEBlock, to_tflite
+from keras_se.errors import InputError
+from keras_se.litert.calibration import observe
+from keras_se.litert.convert import ConversionWarning
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.uniform(0, 255, size=(200, 8, 8, 3)).astype("float32")
+
+
+def network(nested=False):
+    """Trained far enough that its BatchNormalization remembers the range of the images."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Conv2D(8, 3, name="conv"),
+        keras.layers.BatchNormalization(momentum=0.5, name="norm"),
+        keras.layers.ReLU(),
+        SEBlock(2, name="se"),
+        keras.layers.GlobalAveragePooling2D(name="pool"),
+    ]
+    if nested:
+        inner = keras.Sequential([keras.Input((8, 8, 3)), *layers], name="inner")
+        layers = [inner]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(2)])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.optimizer.learning_rate = 0.0
+    model.fit(IMAGES, np.zeros((200, 2)), epochs=3, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return network()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_ratio_is_that_of_the_variances(nested):
+    model = network(nested)
+    layers = model.get_layer("inner") if nested else model
+    features = keras.Model(layers.inputs[0], layers.get_layer("norm").input)(IMAGES).numpy()
+    expected = features.var(axis=(0, 1, 2)) / layers.get_layer("norm").moving_variance.numpy()
+    observed = observe(model, [IMAGES])
+    np.testing.assert_allclose(observed.variance_ratios, expected, rtol=1e-3)
+    assert observed.variance_ratio == pytest.approx(np.median(expected), rel=1e-3)
+    assert 0.9 < observed.variance_ratio < 1.1
+
+
+def test_bottlenecks_and_sums_are_those_of_the_blocks(trained):
+    norm = keras.Model(trained.inputs[0], trained.layers[2].output)(IMAGES).numpy()
+    block = trained.get_layer("se")
+    w1, b1, _, _ = block.excitation()
+    hidden = np.maximum(norm.mean(axis=(1, 2)) @ w1 + b1, 0)
+    observed = observe(trained, [IMAGES])
+    assert observed.bottlenecks == {"se": pytest.approx(hidden.max(), rel=1e-4)}
+    assert observed.sums["se"] == pytest.approx(np.abs(norm).sum(axis=(1, 2)).max(), rel=1e-4)
+    assert set(observed.sums) == {"se", "pool"}
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.4, 2.0, 10.0])
+@pytest.mark.parametrize("file_format", ["int8", "int16x8"])
+def test_data_of_another_range_are_refused(trained, factor, file_format):
+    assert to_tflite(trained, file_format, IMAGES)
+    with pytest.raises(InputError, match=r"in the range that the model was trained with.* ratio"):
+        to_tflite(trained, file_format, factor * IMAGES)
+    assert to_tflite(trained, file_format, factor * IMAGES, check_range=False)
+    assert to_tflite(trained, "float32", factor * IMAGES)  # ranges do not matter there
+
+
+@pytest.mark.parametrize("normalization", [False, True])
+def test_without_trained_statistics_the_range_is_not_checked(normalization):
+    layers = [keras.layers.BatchNormalization()] if normalization else []
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, SEBlock(1)])
+    assert observe(model, [IMAGES]).variance_ratio is None
+    assert to_tflite(model, "int8", 0.01 * IMAGES)
+
+
+def test_few_samples_are_warned_of(trained):
+    with pytest.warns(ConversionWarning, match=r"fewer than 100 samples.* Received: 99"):
+        to_tflite(trained, "int8", IMAGES[:99])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_tflite(trained, "int8", IMAGES[:100])
+        to_tflite(trained, "float32", IMAGES[:5])
+
+
+@pytest.mark.parametrize("file_format", ["float32", "float16"])
+def test_sums_beyond_float16_are_warned_of(file_format):
+    """By what the samples reach, not by the largest value everywhere."""
+    model = keras.Sequential([keras.Input((32, 32, 3)), SEBlock(1, name="se")])
+    x = np.zeros((4, 32, 32, 3), "float32")
+    x[1, ..., 2] = 70.0  # 71,680 over the map
+    with pytest.warns(ConversionWarning, match=r"largest float16, 65504.*'se': '7.17e"):
+        to_tflite(model, file_format, x)
+    x[1] = 0.0
+    x[1, 0, 0] = 60000.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_tflite(model, file_format, x)
+
+
+def test_a_maximum_sums_nothing():
+    model = keras.Sequential([keras.Input((32, 32, 3)), SEBlock(1, squeeze="max")])
+    assert observe(model, [np.full((1, 32, 32, 3), 100.0, "float32")]).sums == {}
+
+
+def test_bottlenecks_that_are_written_out_are_observed():
+    inputs = keras.Input((8, 8, 4))
+    gates = keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+    gates = keras.layers.Dense(2, activation="relu", name="w1")(gates)
+    gates = keras.layers.Dense(4, activation="sigmoid")(gates)
+    model = keras.Model(inputs, inputs * gates)
+    model.get_layer("w1").bias.assign(np.full(2, -1e6))
+    with pytest.raises(InputError, match=r"are zero throughout: \['w1'\]"):
+        to_tflite(model, "int8", RNG.normal(size=(100, 8, 8, 4)))
+
+
+def test_masked_blocks_are_observed_under_their_mask():
+    inputs = keras.Input((6, 4))
+    block = SEBlock(2, name="se")
+    model = keras.Model(inputs, block(keras.layers.Masking()(inputs)))
+    x = RNG.normal(size=(20, 6, 4)).astype("float32")
+    x[:, 3:] = 0.0
+    w1, b1, _, _ = block.excitation()
+    hidden = np.maximum(x[:, :3].mean(axis=1) @ w1 + b1, 0)
+    assert observe(model, [x]).bottlenecks["se"] == pytest.approx(hidden.max(), rel=1e-5)
+
+
+def test_a_model_with_nothing_to_look_at():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
+    observed = observe(model, [IMAGES])
+    assert (observed.variance_ratio, observed.bottlenecks, observed.sums) == (None, {}, {})
