@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from keras_se import theory
     from keras_se.adoption import adopt
     from keras_se.costs import CostReport, cost
+    from keras_se.gate_report import GateReport
     from keras_se.litert.convert import to_tflite
     from keras_se.placements import Candidate, candidates
     from keras_se.reading import find_sites, read_gates
     from keras_se.sites import Site
     from keras_se.surgery import insert, remove
-    from keras_se.verification import GateReport, verify
+    from keras_se.verification import verify
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "CostReport": "keras_se.costs",
     "Candidate": "keras_se.placements",
-    "GateReport": "keras_se.verification",
+    "GateReport": "keras_se.gate_report",
     "Site": "keras_se.sites",
     "adopt": "keras_se.adoption",
     "candidates": "keras_se.placements",

@@ -7,33 +7,32 @@ interrupted. The commands are arguments of `run`, so that a package above this o
 import importlib
 import json
 import os
-import tempfile
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import keras
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 import keras_se
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.gate_curves import draw_gate_curves
-from keras_se.gate_statistics import gate_statistics, to_json
+from keras_se.gate_report import NOTHING_TO_SURVIVE
+from keras_se.gate_statistics import GateStatistics, gate_statistics, to_json
 from keras_se.inputs import input_shapes, load_inputs
 from keras_se.layers import gates as gates_module
-from keras_se.litert.convert import ConversionWarning
+from keras_se.litert.convert import ConversionWarning, convert
+from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import FORMATS
 from keras_se.litert.recipe import recipe_path
 from keras_se.litert.runtime import file_input_shapes
+from keras_se.model_files import load_model, model_bytes
 from keras_se.outputs import refuse_existing, write_file
 from keras_se.placements import PLACEMENTS, WHERE
-from keras_se.verification import FLOAT_STEP, NOTHING_TO_SURVIVE, GateReport
+from keras_se.sites import Site
+from keras_se.tables import cost_table, gates_table, report_table, sites_table
 
 PASSED, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -93,50 +92,6 @@ def _import_modules(modules: tuple[str, ...]) -> None:
             ) from error
 
 
-def load_model(path: str) -> keras.Model:
-    """Loads a `.keras` file in safe mode.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: If there is no such file, or Keras cannot load it.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
-    if not path.endswith(".keras") or not zipfile.is_zipfile(path):
-        raise InputError(
-            "A model must be a .keras file, a zip archive that model.save wrote. "
-            f"Received: {path!r}, which is not"
-        )
-    try:
-        return keras.saving.load_model(path)
-    except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
-        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(
-            "A model must be a .keras file that Keras loads in safe mode, with --import for custom "
-            f"layers. Received: {path!r}, which gives: {first_line}"
-        ) from error
-
-
-def model_bytes(model: keras.Model) -> bytes:
-    """The `.keras` file of a model, as bytes.
-
-    Args:
-        model: The model.
-
-    Returns:
-        What `model.save` writes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.keras")
-        model.save(path)
-        return path.read_bytes()
-
-
 @click.command("insert", short_help="Put SE blocks into a model.")
 @click.argument("model")
 @click.argument("out")
@@ -187,15 +142,7 @@ def cost_command(
     report = keras_se.cost(load_model(model), _sizes(input_shape))
     if not report.sites:
         raise InputError(f"cost needs a model with SE sites. Received: {model} with none")
-    columns = ("site", "C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for site in report.sites:
-        table.add_row(
-            *(site.name, f"{site.channels:,}", f"{site.width:,}"),
-            *(f"{site.parameters:,}", f"{site.parameter_share:.2%}"),
-            *(f"{site.flops:,}", f"{site.flop_share:.2%}", f"{site.macs:,}"),
-        )
-    Console().print(table)
+    Console().print(cost_table(report))
     for name, part, whole, share in (
         ("parameters", report.se_parameters, report.parameters, report.se_parameter_share),
         ("FLOPs", report.se_flops, report.flops, report.se_flop_share),
@@ -207,27 +154,23 @@ def cost_command(
         _write(json_path, report.to_json().encode(), overwrite)
 
 
-@click.command("gates", short_help="Show what gates do on data.")
+@click.command("gates", short_help="Show SE sites, and what their gates do on data.")
 @click.argument("model_or_tflite")
-@click.option("--data", required=True, help=_DATA_HELP)
+@click.option("--data", help=_DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
 @click.option("--json", "json_path", help="Also write the figures, by class, to this file.")
 @click.option("--plot", help="Also draw the mean gates by class: FILE.svg, .png or .pdf.")
 @click.option("--overwrite", is_flag=True, help="Rename existing files aside.")
 def gates_command(
     model_or_tflite: str,
-    data: str,
+    data: str | None,
     tau: float,
     json_path: str | None,
     plot: str | None,
     overwrite: bool,
 ) -> None:
-    """Show what the gates of MODEL.keras or FILE.tflite do on data."""
-    outputs = [path for path in (json_path, plot) if path is not None]
-    for path in outputs:
-        refuse_existing(path, overwrite)
-    if len(outputs) == 2 and Path(outputs[0]).resolve() == Path(outputs[1]).resolve():
-        raise InputError(f"--json and --plot need files of their own. Received: {plot!r} for both")
+    """Show the SE sites of MODEL.keras or FILE.tflite, and with --data what their gates do."""
+    _check_gates_outputs(json_path, plot, overwrite)
     if not tau >= 0.0:
         raise InputError(f"--tau must be at least 0. Received: {tau}")
     source: Any = model_or_tflite
@@ -238,26 +181,42 @@ def gates_command(
         raise InputError(
             f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
         )
-    is_model = isinstance(source, keras.Model)
-    loaded = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
-    values = keras_se.read_gates(source, loaded.x)
-    statistics = [gate_statistics(site, values[site.name], loaded.labels, tau) for site in sites]
-    columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for figures in statistics:
-        table.add_row(
-            *(figures.name, figures.gate, str(figures.channels)),
-            *(_figure(v, ".4f") for v in (figures.mean, figures.spread, figures.between_classes)),
-            *(str(figures.suppressed), _figure(figures.saturated, ".1%")),
-        )
+    if data is None:
+        if json_path is not None or plot is not None:
+            raise InputError("--json and --plot need --data. Received: no --data")
+        is_model = isinstance(source, keras.Model)
+        Console().print(sites_table(sites, {} if is_model else delegation(source).sites))
+        return
+    statistics, samples = _gate_statistics(source, sites, data, tau)
     drawn = None if plot is None else draw_gate_curves(statistics, plot.rpartition(".")[-1])
-    Console().print(table)
-    click.echo(f"On {loaded.samples} samples. spread: standard deviation over samples,")
+    Console().print(gates_table(statistics, tau))
+    click.echo(f"On {samples} samples. spread: standard deviation over samples,")
     click.echo("classes: of the class means; root mean squares over channels.")
     if json_path is not None:
         _write(json_path, to_json(statistics).encode(), overwrite)
     if plot is not None and drawn is not None:
         _write(plot, drawn, overwrite)
+
+
+def _check_gates_outputs(json_path: str | None, plot: str | None, overwrite: bool) -> None:
+    outputs = [path for path in (json_path, plot) if path is not None]
+    for path in outputs:
+        refuse_existing(path, overwrite)
+    if len(outputs) == 2 and Path(outputs[0]).resolve() == Path(outputs[1]).resolve():
+        raise InputError(f"--json and --plot need files of their own. Received: {plot!r} for both")
+
+
+def _gate_statistics(
+    source: Any, sites: list[Site], data: str, tau: float
+) -> tuple[list[GateStatistics], int]:
+    is_model = isinstance(source, keras.Model)
+    loaded = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
+    values = keras_se.read_gates(source, loaded.x)
+    return [
+        gate_statistics(site, values[site.name], loaded.labels, tau)
+        for site in sites
+        if site.name in values
+    ], loaded.samples
 
 
 @click.command("export", short_help="Convert a model to TFLite.")
@@ -268,6 +227,8 @@ def gates_command(
 @click.option("--calibration", help="Representative inputs, for int8 and int16x8: " + _DATA_HELP)
 @click.option("--input-type", help="Of an integer file: int8, uint8, int16 or float32.")
 @click.option("--output-type", help="The same for its outputs.")
+@click.option("--keep-float", multiple=True, metavar="SITE",
+              help="Leave an SE site of an integer file in float32; may be repeated.")  # fmt: skip
 @click.option("--no-check-range", is_flag=True,
               help="Take data of another range than the model was trained with.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Rename an existing OUT and its recipe aside.")
@@ -278,6 +239,7 @@ def export_command(
     calibration: str | None,
     input_type: str | None,
     output_type: str | None,
+    keep_float: tuple[str, ...],
     no_check_range: bool,
     overwrite: bool,
 ) -> None:
@@ -291,12 +253,13 @@ def export_command(
         samples = load_inputs(calibration, input_shapes(loaded), held_out=False).x
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConversionWarning)
-        tflite = keras_se.to_tflite(
+        conversion = convert(
             loaded,
             file_format,
             samples,
             input_type=input_type,
             output_type=output_type,
+            keep_float=keep_float,
             check_range=not no_check_range,
             path=out,
             overwrite=overwrite,
@@ -304,7 +267,9 @@ def export_command(
     for warning in caught:
         if isinstance(warning.message, ConversionWarning):
             click.echo(f"Warning: {warning.message}", err=True)
-    click.echo(f"{out}: {file_format}, {len(tflite):,} bytes")
+    for aside in conversion.asides:
+        click.echo(f"An old file is now {aside}")
+    click.echo(f"{out}: {file_format}, {len(conversion.tflite):,} bytes")
     click.echo(f"{recipe_path(out)}: what went into it")
 
 
@@ -313,22 +278,38 @@ def export_command(
 @click.argument("tflite")
 @click.option("--data", required=True, help="Held-out inputs: " + _DATA_HELP)
 @click.option("--tau", type=float, default=0.2, show_default=True, help="Suppressed below this.")
+@click.option("--reference", help="The compressed .keras model, if MODEL was trained on since.")
+@click.option("--gates", "recorded", help="Gates recorded on a device: FILE.npz.")
+@click.option("--recipe", help="The recipe of the file; by default the one beside it.")
 @click.option("--json", "json_path", help="Also write the report to this file.")
 @click.option("--overwrite", is_flag=True, help="Rename an existing report aside.")
 def verify_command(
-    model: str, tflite: str, data: str, tau: float, json_path: str | None, overwrite: bool
+    model: str,
+    tflite: str,
+    data: str,
+    tau: float,
+    reference: str | None,
+    recorded: str | None,
+    recipe: str | None,
+    json_path: str | None,
+    overwrite: bool,
 ) -> int:
     """Judge the gates of FILE.tflite against those of MODEL.keras: exit code 0 or 1."""
     if json_path is not None:
         refuse_existing(json_path, overwrite)
     loaded = load_model(model)
     inputs = load_inputs(data, input_shapes(loaded))
-    report = keras_se.verify(loaded, tflite, inputs.x, tau)
+    report = keras_se.verify(
+        *(loaded, tflite, inputs.x, tau),
+        y=inputs.labels,
+        reference=None if reference is None else load_model(reference),
+        gates=recorded,
+        recipe=recipe,
+    )
     Console().print(report_table(os.path.basename(tflite), report))
     click.echo(f"{tflite}: {report.verdict}.")
     if report.verdict == NOTHING_TO_SURVIVE:
         click.echo("No gate varies over these samples by more than the format can show.")
-    click.echo(f"On {report.samples} samples, {report.runtime}.")
     if json_path is not None:
         _write(json_path, report.to_json().encode(), overwrite)
     return PASSED if report.passed else FAILED
@@ -360,34 +341,3 @@ COMMANDS: dict[str, click.Command] = {
     command.name or "": command
     for command in (insert_command, cost_command, gates_command, export_command, verify_command)
 }
-
-
-def report_table(title: str, report: GateReport) -> Group:
-    """A table of verdicts, a row per site, with the reasons of those that fail below it.
-
-    Args:
-        title: Stands above the table.
-        report: What `verify` returned.
-
-    Returns:
-        Something that `rich` prints.
-    """
-    columns = ("site", "gate", "C", "spread/step", "R²", "slope", "verdict")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    faults = []
-    for site in report.sites.values():
-        spread = None if site.step == FLOAT_STEP else site.spread
-        table.add_row(
-            *(site.name, site.gate, str(site.channels)),
-            *(_figure(v, f) for v, f in ((spread, ".1f"), (site.r2, ".4f"), (site.slope, ".3f"))),
-            site.verdict,
-        )
-        if site.verdict == "fails":
-            faults.append(Text(f"{site.name} fails: {site.reason}"))
-    return Group(table, *faults)
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,27 +83,77 @@ def write_file(
         The new name of the old file, if there was one.
 
     Raises:
-        InputError: If the name is taken and `overwrite` is false.
+        InputError: If the name is taken and `overwrite` is false, or cannot be that of a file.
 
     Example:
         >>> write_file(tempfile.mkdtemp() + "/a.txt", b"a")
     """
-    target = Path(path)
-    refuse_existing(target, overwrite)
-    if target.is_dir():
-        raise InputError(f"The output must be a file. Received: {path}, which is a folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    return write_files({path: content}, overwrite)[0]
+
+
+def write_files(
+    contents: Mapping[str | os.PathLike[str], bytes], overwrite: bool = False
+) -> list[Path | None]:
+    """Writes files that belong together: all of them whole, or none.
+
+    Args:
+        contents: The bytes by the name of the file.
+        overwrite: As for `write_file`.
+
+    Returns:
+        For each, the new name of the old file, if there was one.
+
+    Raises:
+        InputError: As `write_file`.
+    """
+    targets = [Path(path) for path in contents]
+    for target in targets:
+        check_file_name(target)
+        refuse_existing(target, overwrite)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    moved: list[tuple[Path, Path]] = []  # from, to: to be moved back if anything fails
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        aside = _set_aside(target, overwrite)
-        os.chmod(name, 0o644)
-        os.rename(name, target)
+        for target, content in zip(targets, contents.values(), strict=True):
+            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+            written.append(Path(name))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+            os.chmod(name, 0o644)
+        asides: list[Path | None] = []
+        for target, temporary in zip(targets, list(written), strict=True):
+            asides.append(_set_aside(target, overwrite))
+            if asides[-1] is not None:
+                moved.append((target, asides[-1]))
+            os.rename(temporary, target)
+            moved.append((temporary, target))
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        for before, after in reversed(moved):
+            os.replace(after, before)
+        for temporary in written:
+            temporary.unlink(missing_ok=True)
         raise
-    return aside
+    return asides
+
+
+def check_file_name(path: str | os.PathLike[str]) -> None:
+    """Refuses what cannot be the name of a file to be written.
+
+    Args:
+        path: The name.
+
+    Raises:
+        InputError: If it is empty, that of a folder, or lies in what is no folder.
+
+    Example:
+        >>> check_file_name("new/model.tflite")
+    """
+    valid = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
+    if not valid or Path(path).name in ("", ".", "..") or Path(path).is_dir():
+        raise InputError(f"The output must be the name of a file. Received: {path!r}")
+    above = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    if not above.is_dir():
+        raise InputError(f"The output must lie in a folder. Received: {path}; {above} is none")
 
 
 def _set_aside(target: Path, overwrite: bool) -> Path | None:

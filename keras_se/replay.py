@@ -74,7 +74,13 @@ def original(operation: Any) -> Any:
     return operation.layer if isinstance(operation, _Shared | _Outline) else operation
 
 
-def replay(model: keras.Model, inputs: Any, call: Callable[..., Any], outline: bool = False) -> Any:
+def replay(
+    model: keras.Model,
+    inputs: Any,
+    call: Callable[..., Any],
+    outline: bool = False,
+    extra: Sequence[Any] = (),
+) -> Any:
     """Goes through a model's graph in topological order.
 
     Args:
@@ -84,6 +90,7 @@ def replay(model: keras.Model, inputs: Any, call: Callable[..., Any], outline: b
             operation; returns what stands for its outputs, normally `operation(*args, **kwargs)`.
         outline: Whether only the shapes of the outputs are needed: masks and variables are not
             followed then.
+        extra: Further symbolic inputs that `call` makes use of.
 
     Returns:
         The outputs.
@@ -99,7 +106,7 @@ def replay(model: keras.Model, inputs: Any, call: Callable[..., Any], outline: b
         for layer in model.layers:
             inputs = call(proxied(layer), inputs)
         return inputs
-    return called_again(model, inputs, proxied, call)
+    return called_again(model, inputs, proxied, call, extra)
 
 
 def called_again(
@@ -107,6 +114,7 @@ def called_again(
     inputs: Any,
     copy: Callable[[Any], Any],
     call: Callable[..., Any],
+    extra: Sequence[Any] = (),
 ) -> Any:
     """Calls what stands for the operations of a functional model, in topological order.
 
@@ -115,14 +123,21 @@ def called_again(
         inputs: Symbolic inputs, in the structure of `model.input`.
         copy: Called once for each layer and raw operation; returns what stands for it.
         call: As for `replay`, with what `copy` returned.
+        extra: As for `replay`.
 
     Returns:
         The outputs.
     """
-    plain = keras.Model(model.input, model.output)  # neither compiled nor of a class of its own
-    return keras.models.clone_model(
-        plain, input_tensors=inputs, clone_function=copy, call_function=call
-    ).output
+    passed = [  # named, since automatic names may be those of the model's inputs
+        keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"keras_se_extra_{n}")
+        for n, t in enumerate(extra)
+    ]
+    # Neither compiled nor of a class of its own, and with all inputs that its outputs will need.
+    plain = keras.Model([model.input, *passed], [model.output, *passed])
+    copied = keras.models.clone_model(
+        plain, input_tensors=[inputs, *extra], clone_function=copy, call_function=call
+    )
+    return copied.output[0]
 
 
 def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
@@ -209,6 +224,22 @@ def is_nested_graph(layer: Any) -> bool:
         False for a Sequential model on several tensors, too: Keras keeps no graph of it.
     """
     return is_graph(layer) and bool(getattr(layer, "inputs", None))
+
+
+def can_inline(model: keras.Model, inputs: Any) -> bool:
+    """Whether the graph of a nested model can be gone through with the inputs of its call.
+
+    Args:
+        model: A nested model.
+        inputs: Symbolic tensors.
+
+    Returns:
+        False where Keras would first change their rank, dtype or structure.
+    """
+    given, own = keras.tree.flatten(inputs), model.inputs
+    return len(given) == len(own) and all(
+        len(a.shape) == len(b.shape) and a.dtype == b.dtype for a, b in zip(given, own, strict=True)
+    )
 
 
 def sublayers(layer: Any) -> Iterator[Any]:

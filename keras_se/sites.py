@@ -45,6 +45,8 @@ class Site:
         layer: Name of the `SEBlock` (of the product, where SE is written out; in a TFLite file: of
             the tensor that holds the gates).
         source: `"SEBlock"`, `"inline"` where SE is written out, or `"tflite"`.
+        kind: `"self"`, or `"cross"` where another map is squeezed than the gated one, as in the
+            heads of LR-ASPP and in decoders.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Site:
     after: str
     layer: str
     source: str = "SEBlock"
+    kind: str = "self"
 
 
 def model_sites(model: keras.Model) -> list[Site]:
@@ -83,14 +86,37 @@ class Excitation:
     Attributes:
         site: The site.
         source: The `SEBlock`, or the `InlineSE` where SE is written out.
-        shape: Shape of the feature map, with `None` for sizes that are open.
+        features: The symbolic feature map.
         gates: The symbolic gates, shape (batch, channels).
+        pooled: The symbolic means of the features over positions, of the same shape.
     """
 
     site: Site
     source: SEBlock | InlineSE
-    shape: tuple[int | None, ...]
+    features: Any
     gates: Any
+    pooled: Any
+
+    @property
+    def data_format(self) -> str:
+        """Of the feature map."""
+        data_format: str = self.source.data_format
+        return data_format
+
+    def replay(self, features: np.ndarray) -> np.ndarray:
+        """The gates that the float excitation gives to feature maps.
+
+        Args:
+            features: Shape (samples, *map shape).
+
+        Returns:
+            Shape (samples, channels).
+        """
+        if isinstance(self.source, SEBlock):
+            return self.source.gates(features)
+        gates = keras.Model(self.features, self.gates)(features)
+        values: np.ndarray = keras.ops.convert_to_numpy(gates)
+        return values
 
 
 def excitations(model: keras.Model) -> list[Excitation]:
@@ -198,6 +224,24 @@ def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
             finite_float32("x", values)
 
 
+def model_means(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
+    """The means over positions of what each SE site gates.
+
+    Args:
+        model: As for `model_gates`.
+        x: Inputs as `model.predict` takes them.
+
+    Returns:
+        By site name, an array of shape (samples, channels).
+    """
+    walk, inputs = _Walk(), fresh_inputs(model)
+    walk.model(model, inputs, "")
+    reader = keras.Model(inputs, {part.site.name: part.pooled for part in walk.sites()})
+    reader.compile(jit_compile=False)
+    means: dict[str, np.ndarray] = reader.predict(x, verbose=0)
+    return means
+
+
 _Reader = tuple[list[Site], keras.Model | None]
 _READERS: "weakref.WeakKeyDictionary[keras.Model, tuple[list[Any], _Reader]]" = (
     weakref.WeakKeyDictionary()
@@ -296,11 +340,11 @@ class _Walk:
         found = self.found[start:]
         if not found or self._outline:
             return operation(inputs, **kwargs)
-        reader = keras.Model(own, [outputs, [part.gates for _, part in found]])
-        outputs, gates = reader(inputs, **kwargs)
+        reader = keras.Model(own, [outputs, [[part.gates, part.pooled] for _, part in found]])
+        outputs, read = reader(inputs, **kwargs)
         self.found[start:] = [
-            (time, dataclasses.replace(part, gates=values))
-            for (time, part), values in zip(found, gates, strict=True)
+            (time, dataclasses.replace(part, gates=gates, pooled=pooled))
+            for (time, part), (gates, pooled) in zip(found, read, strict=True)
         ]
         return outputs
 
@@ -318,7 +362,7 @@ class _Walk:
             after=_producer(graph, id(x)),
             layer=block.name,
         )
-        self.found.append((self._clock, Excitation(site, block, tuple(x.shape), gates)))
+        self._add(self._clock, site, block, x, gates)
         return (outputs, gates) if arguments.get("return_gates") else outputs
 
     def _add_inline(self, site: InlineSE, time: int, path: str, graph: Graph) -> None:
@@ -332,9 +376,21 @@ class _Walk:
             layer=product.layer.name,
             source="inline",
         )
-        shape = tuple(graph.tensors[product.inputs[site.position]].shape)
+        features = graph.tensors[product.inputs[site.position]]
         gates = keras.ops.reshape(site.gates, (-1, site.channels))
-        self.found.append((time, Excitation(found, site, shape, gates)))
+        self._add(time, found, site, features, gates)
+
+    def _add(
+        self, time: int, site: Site, source: SEBlock | InlineSE, features: Any, gates: Any
+    ) -> None:
+        pooled = gates if self._outline else _means(features, source.data_format)
+        self.found.append((time, Excitation(site, source, features, gates, pooled)))
+
+
+def _means(features: Any, data_format: str) -> Any:
+    rank = len(features.shape)
+    spatial = range(1, rank - 1) if data_format == "channels_last" else range(2, rank)
+    return keras.ops.mean(features, axis=tuple(spatial))
 
 
 def _producer(graph: Graph, tensor: int) -> str:

@@ -1,150 +1,105 @@
 """Did the gates survive? A verdict per SE site, from the bytes of a TFLite file.
 
 The gates that the file computes on held-out samples are compared with those of the Keras model,
-site by site. Let f be the float gate, capped at the ceiling of its code in the file, q the shipped
-gate, and sd the root mean square over channels of the spread of f over samples.
+site by site; `keras_se.gate_rule` holds the rule.
 
-- A site whose sd is below 1.5 steps of the file's format is *not adaptive*: nothing to survive.
-  Only its level is checked.
-- Any other site *survives* when R² >= 0.9, the regression slope of q on f is 1 ± 0.1, every channel
-  with a spread of at least 2 steps has R² >= 0.5 of its own, every steadier channel keeps its level
-  to 2 steps (each widened by the rounding of the pre-gate values in the file), and no channel is
-  newly dead.
+- A site whose gates spread less than 1.5 steps of the file's format over the samples is *not
+  adaptive*: nothing to survive. Only its level is checked.
+- Any other site *survives* when R² >= 0.9, the regression slope is 1 ± 0.1, every channel that
+  adapts visibly has R² >= 0.5 of its own, every steadier one keeps its level to 2 widened steps,
+  and no channel is newly dead.
 - The file passes when no site fails and at least one is adaptive. With none adaptive the answer is
   "nothing to survive", which is not a pass.
 
-R² is 1 - Σ(q - f)² / Σ(f - mean of f over samples)², pooled over the channels of a site: 1 for a
-perfect gate, 0 for a gate frozen at its mean. The step is the nominal one of gate and format, never
-the file's own scale: bad calibration inflates that, and would excuse itself. A gate whose range has
-no bound has no nominal step: there it is 1/255 of the range of the float gates on the samples.
+Of a site that fails it is said where the gates were lost: the float excitation is run on the
+feature maps that the file really gated. If even that does not give the float gates, the trunk or
+its calibration lost them, else SE did.
 """
 
-import dataclasses
 import hashlib
-import importlib.metadata
-import json
-import math
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_se.data import finite_float32
+from keras_se.assignment import assign
+from keras_se.data import checked_labels
+from keras_se.effects import Effect, measure_effect
 from keras_se.errors import InputError
-from keras_se.layers import gates as gates_module
-from keras_se.litert.convert import to_tflite
-from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
-from keras_se.litert.runtime import file_gates
-from keras_se.sites import Site, model_gates, model_sites
+from keras_se.gate_report import GateReport, SiteVerdict, Stress, verdict_of
+from keras_se.gate_rule import (
+    ADAPTIVE_STEPS,
+    MIN_R2,
+    MIN_SPREAD_KEPT,
+    Code,
+    Judgement,
+    gate_code,
+    judge,
+    nothing_measured,
+    r_squared,
+    spread,
+    suppressed,
+)
+from keras_se.litert.delegation import delegation
+from keras_se.litert.graph import GateNode, TFLite, gate_codes, read_bytes
+from keras_se.litert.probing import recorded_gates
+from keras_se.litert.recipe import calibration_rows, row_hashes
+from keras_se.litert.runtime import file_precision, read_sites, runtime_name
+from keras_se.litert.signature import InputSpec, input_arrays, input_specs
+from keras_se.sites import Excitation, excitations, model_gates
 
 MIN_SAMPLES = 32
-ADAPTIVE_STEPS = 1.5  # an 8-bit code carries R² >= 0.9 of a gate whose spread is at least this
-MIN_R2 = 0.9
-SLOPE_TOLERANCE = 0.1
-CHANNEL_STEPS = 2.0
-MIN_CHANNEL_R2 = 0.5
-MAX_RMS_STEPS = 1.0
-MAX_BIAS_STEPS = 2.0
-FLOAT_STEP = 1e-5  # what two float32 runtimes agree to after a trunk of layers
-NOTHING_TO_SURVIVE = "nothing to survive"
-ASSIGN_TOLERANCE = 0.01  # rms; the nearest is taken, so that it only tells a stranger
+MIN_STRESSED = 8
+DEAD_BAND = 0.02  # around tau: channels there belong to neither set
+REMEDIES = {
+    "trunk": (
+        "The layers before it lost them: calibrate on more data in the range of use, equalize the "
+        "scales of their channels, or take format='int16x8'."
+    ),
+    "SE": "SE itself lost them: leave the site in float with to_tflite(..., keep_float=[...]).",
+}
 
 
-@dataclass(frozen=True)
-class SiteVerdict:
-    """What was measured at one site, and what follows.
-
-    Attributes:
-        name: Name of the site in the Keras model.
-        gate: Name of the gate.
-        channels: Number of channels.
-        verdict: `"survives"`, `"fails"` or `"not adaptive"`.
-        reason: The test that decided, in words.
-        step: Nominal step of the gate in the file's format.
-        spread: sd of the float gates over samples, rms over channels, in steps.
-        r2: Pooled R² of shipped against float gates; `None` where the float gates do not vary.
-        slope: Pooled within-channel regression slope; `None` where the float gates do not vary.
-        rms_error: Root mean square difference, in gate units.
-        max_error: Largest difference, in gate units. All five are `None` where the shipped gates
-            are not finite.
-        suppressed: Indices of the channels whose mean float gate is below `tau`.
-        suppressed_shipped: The same for the shipped gates.
-    """
-
-    name: str
-    gate: str
-    channels: int
-    verdict: str
-    reason: str
-    step: float
-    spread: float | None
-    r2: float | None
-    slope: float | None
-    rms_error: float | None
-    max_error: float | None
-    suppressed: tuple[int, ...]
-    suppressed_shipped: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """The verdict on a file, with everything that it rests on.
-
-    Attributes:
-        sites: One `SiteVerdict` per SE site, by name.
-        tau: Gates below it count as suppressed.
-        samples: Number of samples that the gates were read on.
-        sha256: Digest of the judged bytes.
-        runtime: What ran the file.
-    """
-
-    sites: Mapping[str, SiteVerdict]
-    tau: float
-    samples: int
-    sha256: str
-    runtime: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether no site fails and at least one adaptive site survives."""
-        verdicts = [site.verdict for site in self.sites.values()]
-        return "fails" not in verdicts and "survives" in verdicts
-
-    @property
-    def verdict(self) -> str:
-        """`"the gates survive"`, `"gates are lost"` or `"nothing to survive"`."""
-        if any(site.verdict == "fails" for site in self.sites.values()):
-            return "gates are lost"
-        return "the gates survive" if self.passed else NOTHING_TO_SURVIVE
-
-    def to_json(self) -> str:
-        """The report as JSON text."""
-        content = {"passed": self.passed, "verdict": self.verdict, **dataclasses.asdict(self)}
-        return json.dumps(content, indent=2) + "\n"
-
-
-def verify(model: keras.Model, tflite: TFLite, x: Any, tau: float = 0.2) -> GateReport:
+def verify(
+    model: keras.Model,
+    tflite: TFLite,
+    x: Any,
+    tau: float = 0.2,
+    *,
+    y: Any = None,
+    stress: Sequence[float] | Mapping[str, Any] = (0.5, 1.5),
+    reference: keras.Model | None = None,
+    gates: Any = None,
+    recipe: Any = None,
+) -> GateReport:
     """Judges the gates of a TFLite file against those of the Keras model that it was made from.
 
     Args:
-        model: The Keras model, built, with `SEBlock`s.
-        tflite: The bytes of the file, or its path; float32 or full-integer int8.
-        x: Held-out inputs in the float model's units, shape (samples, *input shape), 32 samples or
-            more, none of which was used for training or calibration.
+        model: The Keras model, built, its SE done by `SEBlock`s or written out.
+        tflite: The bytes of the file, or its path; in any format.
+        x: Held-out inputs in the float model's units, shape (samples, *input shape), or a list or
+            dictionary of them; 32 samples or more, none used for training or calibration.
         tau: Gates below it are reported as suppressed; no verdict rests on it.
+        y: Integer labels, shape (samples,): the effect on the model is its accuracy then.
+        stress: Factors of brightness, or named inputs, on which the gates are looked at too.
+        reference: After training with compression, the compressed Keras model: gates are judged
+            against it, and `model` is the original, half of whose spread they must keep.
+        gates: Gates recorded on a device with the outputs of `keras_se.litert.probe`: an `.npz`
+            file or a dictionary. They are judged in place of those of this machine.
+        recipe: The recipe of the file, to check that `x` was not used for calibration; by default
+            the one beside the file.
 
     Returns:
         A `GateReport`; `report.passed` is the verdict.
 
     Raises:
-        InputError: If the two do not belong together, or `x` breaks its rule.
+        InputError: If the two do not belong together, or an argument breaks its rule.
         MissingExtraError: If TensorFlow or LiteRT is not installed.
 
     Example:
-        >>> from keras_se import SEBlock
+        >>> from keras_se import SEBlock, to_tflite
         >>> wide = keras.initializers.RandomNormal(stddev=2.0, seed=0)
         >>> block = SEBlock(2, kernel_initializer=wide)
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), block])
@@ -152,48 +107,284 @@ def verify(model: keras.Model, tflite: TFLite, x: Any, tau: float = 0.2) -> Gate
         >>> verify(model, to_tflite(model, "float32"), x).passed
         True
     """
-    samples = _checked_samples(x)
     if not 0.0 <= tau <= 1.0:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
     content = read_bytes(tflite)
-    sites = model_sites(model)
-    if not sites:
-        raise InputError(
-            "verify needs a model with SE sites; insert puts them in. "
-            f"Received: model {model.name!r} with none"
-        )
-    float_gates = model_gates(model, samples)
-    _check_finite("the Keras model's", float_gates)
-    shipped = file_gates(content, samples)
-    order = _assignment(model, sites, float_gates, samples)
-    nodes = gate_nodes(content)
-    if len(nodes) != len(sites):
-        raise InputError(
-            "verify needs a file with the sites of the model. "
-            f"Received: {len(sites)} sites in the model, {len(nodes)} in the file"
-        )
-    verdicts = {}
-    for site, position in zip(sites, order, strict=True):
-        node = nodes[position]
-        code = _code(site, node, float_gates[site.name])
-        verdicts[site.name] = _judge(
-            site, float_gates[site.name], shipped[node.site.name], code, tau
-        )
-    digest = hashlib.sha256(content).hexdigest()
-    return GateReport(verdicts, tau, len(samples), digest, _runtime())
+    judged = model if reference is None else reference
+    session = _Session(judged, content)
+    samples = session.samples(x, MIN_SAMPLES)
+    labels = None if y is None else checked_labels("verify", "y", y, samples.count)
+    held_out = _held_out(tflite, content, recipe, samples.arrays)
+    own = session.own_gates(samples)
+    original = None if reference is None else _original_gates(model, session, samples)
+    assigned = assign(
+        judged,
+        [part.site for part in session.parts],
+        {name: values[:MIN_SAMPLES] for name, values in own.items()},
+        samples.first(MIN_SAMPLES).x,
+        samples.first(MIN_SAMPLES).arrays,
+        content,
+    )
+    session.nodes = assigned.nodes
+    shipped = session.shipped(samples)
+    if gates is not None:
+        shipped = session.recorded(gates, shipped, samples.count)
+    verdicts = {
+        part.site.name: session.verdict(part, own, shipped, original, tau) for part in session.parts
+    }
+    where = runtime_name() if gates is None else f"gates recorded on a device, {_source(gates)}"
+    return GateReport(
+        sites=verdicts,
+        tau=tau,
+        samples=samples.count,
+        sha256=hashlib.sha256(content).hexdigest(),
+        runtime=where,
+        held_out=held_out,
+        assignment_error=assigned.error,
+        effect=session.effect(samples, own, shipped, labels),
+        stress={} if gates is not None else session.stress(samples, stress),
+    )
 
 
-def _checked_samples(x: Any) -> np.ndarray:
-    samples = finite_float32("x", x)
-    if samples.ndim < 2:
-        raise InputError(
-            f"x must have the shape (samples, *input shape). Received: shape {samples.shape}"
+@dataclass(frozen=True)
+class _Samples:
+    """Inputs by the names of the signature, and as the Keras model takes them."""
+
+    x: Any
+    arrays: dict[str, np.ndarray]
+    structure: Any
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def first(self, count: int) -> "_Samples":
+        return _samples(self.structure, {k: v[:count] for k, v in self.arrays.items()})
+
+    def times(self, factor: float) -> "_Samples":
+        """Float inputs, brighter or darker."""
+        arrays = {
+            name: array * np.float32(factor) if array.dtype.kind == "f" else array
+            for name, array in self.arrays.items()
+        }
+        return _samples(self.structure, arrays)
+
+
+def _samples(structure: Any, arrays: dict[str, np.ndarray]) -> _Samples:
+    x = keras.tree.pack_sequence_as(structure, list(arrays.values()))
+    return _Samples(x, arrays, structure)
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """What the file did at a site: its gates, and those that the float excitation would give."""
+
+    gates: np.ndarray | None
+    replayed: np.ndarray | None
+
+
+class _Session:
+    """A model and a file that are compared."""
+
+    def __init__(self, model: keras.Model, content: bytes) -> None:
+        self.model = model
+        self.parts = excitations(model)
+        if not self.parts:
+            raise InputError(
+                "verify needs a model with SE sites; insert puts them in. "
+                f"Received: model {model.name!r} with none"
+            )
+        self.nodes: dict[str, GateNode | None] = {}
+        self._content = content
+        self._specs: list[InputSpec] = input_specs(model)
+        self._structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        self._precision = file_precision(content)
+        self._codes = gate_codes(content)
+        self._delegation = delegation(content).sites
+
+    def samples(self, x: Any, least: int) -> _Samples:
+        samples = _samples(self._structure, input_arrays(self._specs, x, "x"))
+        if samples.count < least:
+            raise InputError(
+                f"verify needs at least {least} held-out samples. Received: {samples.count}"
+            )
+        return samples
+
+    def own_gates(self, samples: _Samples) -> dict[str, np.ndarray]:
+        gates = model_gates(self.model, samples.x)
+        _check_finite("the Keras model's", gates)
+        return gates
+
+    def shipped(self, samples: _Samples) -> dict[str, _Shipped]:
+        """By name of the site in the model."""
+        rows: dict[str, list[Any]] = {part.site.name: [] for part in self.parts}
+        for readings in read_sites(self._content, samples.arrays, features=True):
+            for part in self.parts:
+                node = self.nodes[part.site.name]
+                if node is not None:
+                    reading = readings[node.site.name]
+                    rows[part.site.name].append((reading.gates, _replayed(part, reading.features)))
+        return {name: _joined(values) for name, values in rows.items()}
+
+    def recorded(
+        self, source: Any, shipped: dict[str, _Shipped], count: int
+    ) -> dict[str, _Shipped]:
+        """The gates of a device in place of those of this machine."""
+        recorded = recorded_gates(self._content, source)
+        lengths = {name: len(values) for name, values in recorded.items()}
+        if set(lengths.values()) != {count}:
+            raise InputError(
+                f"Recorded gates must be of the {count} samples in x. Received: {lengths}"
+            )
+        return {
+            name: _Shipped(None if node is None else recorded[node.site.name], None)
+            for name, node in self.nodes.items()
+        }
+
+    def code(self, part: Excitation, gates: np.ndarray) -> Code:
+        node = self.nodes[part.site.name]
+        pinned = None if node is None else self._codes[node.site.name]
+        ceiling = None if pinned is None else pinned[1]
+        return gate_code(part.site.gate, gates, self._precision, ceiling)
+
+    def verdict(
+        self,
+        part: Excitation,
+        own: Mapping[str, np.ndarray],
+        shipped: Mapping[str, _Shipped],
+        original: Mapping[str, np.ndarray] | None,
+        tau: float,
+    ) -> SiteVerdict:
+        site, gates, found = part.site, own[part.site.name], shipped[part.site.name]
+        code = self.code(part, gates)
+        judgement, kept = _judged(gates, found.gates, code), None
+        own_tau = () if found.gates is None else suppressed(found.gates, tau, DEAD_BAND)
+        if original is not None and found.gates is not None:
+            judgement, kept = _adaptivity_kept(judgement, original[site.name], found.gates, code)
+        trunk = None if found.replayed is None else r_squared(gates, found.replayed)
+        node = self.nodes[site.name]
+        delegated = None if node is None else self._delegation[node.site.name]
+        return SiteVerdict(
+            name=site.name,
+            gate=site.gate,
+            channels=site.channels,
+            verdict=judgement.verdict,
+            reason=judgement.reason,
+            blame=_blame(judgement, trunk),
+            step=code.step,
+            trunk_r2=trunk,
+            suppressed=suppressed(gates, tau),
+            suppressed_shipped=own_tau,
+            spread_kept=kept,
+            undelegated=() if delegated is None else delegated.undelegated,
+            partitions=None if delegated is None else delegated.partitions,
+            **judgement.figures,
         )
-    if len(samples) < MIN_SAMPLES:
+
+    def effect(
+        self,
+        samples: _Samples,
+        own: Mapping[str, np.ndarray],
+        shipped: Mapping[str, _Shipped],
+        labels: np.ndarray | None,
+    ) -> Effect | None:
+        """What the shipped gates do; `None` where a site is missing or its gates are not finite."""
+        values = {name: found.gates for name, found in shipped.items() if found.gates is not None}
+        if len(values) < len(shipped) or not all(np.isfinite(g).all() for g in values.values()):
+            return None
+        return measure_effect(self.model, list(samples.arrays.values()), own, values, labels)
+
+    def stress(
+        self, samples: _Samples, given: Sequence[float] | Mapping[str, Any]
+    ) -> dict[str, Stress]:
+        """The verdicts on other samples."""
+        if isinstance(given, Mapping):
+            named = {str(name): self.samples(x, MIN_STRESSED) for name, x in given.items()}
+        else:
+            named = {f"times {factor:g}": samples.times(factor) for factor in given}
+        return {name: self._stressed(stressed) for name, stressed in named.items()}
+
+    def _stressed(self, samples: _Samples) -> Stress:
+        own, shipped = self.own_gates(samples), self.shipped(samples)
+        sites = {}
+        for part in self.parts:
+            name = part.site.name
+            judgement = _judged(own[name], shipped[name].gates, self.code(part, own[name]))
+            sites[name] = (judgement.verdict, judgement.figures.get("r2"))
+        return Stress(verdict_of([verdict for verdict, _ in sites.values()]), sites)
+
+
+def _replayed(part: Excitation, features: np.ndarray | None) -> np.ndarray | None:
+    """The float gates for the maps that the file gated; `None` where it lays them out otherwise."""
+    if features is None:
+        return None
+    shape = tuple(part.features.shape[1:])
+    if len(shape) != features.ndim - 1 or any(
+        size not in (None, own) for size, own in zip(shape, features.shape[1:], strict=True)
+    ):
+        return None
+    return part.replay(features)
+
+
+def _joined(values: list[Any]) -> _Shipped:
+    if not values:
+        return _Shipped(None, None)
+    gates, replayed = zip(*values, strict=True)
+    known = all(part is not None for part in replayed)
+    return _Shipped(np.concatenate(gates), np.concatenate(replayed) if known else None)
+
+
+def _judged(gates: np.ndarray, shipped: np.ndarray | None, code: Code) -> Judgement:
+    if shipped is None:
+        return Judgement("fails", "the file has no such site", nothing_measured())
+    return judge(gates, shipped, code)
+
+
+def _blame(judgement: Judgement, trunk: float | None) -> str:
+    if judgement.verdict != "fails":
+        return ""
+    if judgement.figures["r2"] is None and judgement.reason.startswith("the file has"):
+        return "SE"
+    if trunk is None:
+        return "unknown"
+    return "trunk" if trunk < MIN_R2 else "SE"
+
+
+def _adaptivity_kept(
+    judgement: Judgement, original: np.ndarray, shipped: np.ndarray, code: Code
+) -> tuple[Judgement, float | None]:
+    """Whether a site that was adaptive before training with compression still is."""
+    before = spread(original)
+    if before < ADAPTIVE_STEPS * code.step or not np.isfinite(shipped).all():
+        return judgement, None
+    kept = spread(shipped) / before
+    if kept >= MIN_SPREAD_KEPT or judgement.verdict == "fails":
+        return judgement, kept
+    reason = (
+        f"adaptivity lost in training: {kept:.2f} of the original's spread is left, "
+        f"below {MIN_SPREAD_KEPT:g}"
+    )
+    return Judgement("fails", reason, judgement.figures), kept
+
+
+def _original_gates(
+    model: keras.Model, session: _Session, samples: _Samples
+) -> dict[str, np.ndarray]:
+    """The gates of the original, whose sites must be those of the compressed model."""
+    wanted = [(part.site.name, part.site.channels) for part in session.parts]
+    found = [(part.site.name, part.site.channels) for part in excitations(model)]
+    if wanted != found:
         raise InputError(
-            f"verify needs at least {MIN_SAMPLES} held-out samples. Received: {len(samples)}"
+            "A reference has the sites of the original model. "
+            f"Received: {found} in the model, {wanted} in the reference"
         )
-    return samples
+    gates = model_gates(model, samples.x)
+    _check_finite("the original model's", gates)
+    return gates
+
+
+def _source(gates: Any) -> str:
+    return "given as arrays" if isinstance(gates, Mapping) else f"from {gates}"
 
 
 def _check_finite(whose: str, gates: Mapping[str, np.ndarray]) -> None:
@@ -204,172 +395,15 @@ def _check_finite(whose: str, gates: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _assignment(
-    model: keras.Model,
-    sites: list[Site],
-    float_gates: Mapping[str, np.ndarray],
-    samples: np.ndarray,
-) -> list[int]:
-    """For each site of the model, the position of its gate in a converted graph.
-
-    Keras and the converter may order parallel branches differently, so sites are matched by value
-    on a float32 conversion; a conversion to another format keeps the order of the operators.
-    """
-    reference = list(file_gates(to_tflite(model, "float32"), samples[:MIN_SAMPLES]).values())
-    expected = [float_gates[site.name][:MIN_SAMPLES] for site in sites]
-    distances = {
-        (i, j): float(np.sqrt(((e - values) ** 2).mean()))
-        for i, e in enumerate(expected)
-        for j, values in enumerate(reference)
-        if e.shape == values.shape and np.isfinite(values).all()
-    }
-    order: dict[int, int] = {}
-    for (i, j), distance in sorted(distances.items(), key=lambda item: item[1]):
-        if i not in order and j not in order.values() and distance <= ASSIGN_TOLERANCE:
-            order[i] = j
-    missing = [site.name for i, site in enumerate(sites) if i not in order]
-    if missing:
+def _held_out(tflite: TFLite, content: bytes, recipe: Any, arrays: Mapping[str, np.ndarray]) -> str:
+    """Refuses samples that the file was calibrated on; says what they were compared with."""
+    rows = calibration_rows(tflite, content, recipe)
+    if rows is None:
+        return "not checked: no recipe of this file"
+    used = sum(row in rows for row in row_hashes(arrays))
+    if used:
         raise InputError(
-            "verify finds each site of the model in its float32 conversion, by its gate values. "
-            f"Received: no such gates for {missing}, {len(reference)} sites in the conversion"
+            "verify needs samples that the file was not calibrated on. "
+            f"Received: {used} of {len(next(iter(arrays.values())))} that are in its recipe"
         )
-    return [order[i] for i in range(len(sites))]
-
-
-@dataclass(frozen=True)
-class _Code:
-    """How finely a file can hold the gates of a site.
-
-    Attributes:
-        step: Nominal step of the gates.
-        ceiling: Largest value that can be held.
-        level: By channel, the step widened by the rounding of the pre-gate values.
-    """
-
-    step: float
-    ceiling: float
-    level: np.ndarray
-
-
-def _code(site: Site, node: GateNode, gates: np.ndarray) -> _Code:
-    channels = gates.shape[1]
-    if not node.quantized:
-        return _Code(FLOAT_STEP, math.inf, np.full(channels, FLOAT_STEP))
-    facts = gates_module.GATES.get(site.gate)
-    if facts is None or facts.step is None:
-        # No nominal step: the one that 8 bits would have over the range of the float gates.
-        step, ceiling = max(float(np.ptp(np.append(gates, 0.0))) / 255, FLOAT_STEP), math.inf
-    else:
-        step, ceiling = facts.step, facts.ceiling
-    rounding = np.zeros(channels) if facts is None else _pre_gate_rounding(facts, gates)
-    return _Code(step, ceiling, np.hypot(step, rounding))
-
-
-def _pre_gate_rounding(facts: gates_module.Gate, gates: np.ndarray) -> np.ndarray:
-    """What one of 255 steps over the range of the float pre-gate values is worth, by channel."""
-    if facts.inverse is None:
-        return np.zeros(gates.shape[1])
-    margin = 1e-4
-    inside = np.clip(gates.astype("float64"), facts.low + 2 * margin, facts.high - 2 * margin)
-    step = np.ptp(np.append(facts.inverse(inside), 0.0)) / 255
-    slope = 2 * margin / (facts.inverse(inside + margin) - facts.inverse(inside - margin))
-    return step * slope.mean(axis=0)
-
-
-def _judge(
-    site: Site, gate: np.ndarray, shipped: np.ndarray, code: _Code, tau: float
-) -> SiteVerdict:
-    step = code.step
-    f, q = np.minimum(gate, code.ceiling).astype("float64"), shipped.astype("float64")
-    finite = bool(np.isfinite(q).all())
-    figures = _figures(f, q, step) if finite else _NO_FIGURES
-    if not finite:
-        reason, verdict = "shipped gates are NaN or infinite", "fails"
-    elif figures["spread"] < ADAPTIVE_STEPS:
-        reason = _level_fault(f, q, step)
-        verdict = "fails" if reason else "not adaptive"
-    else:
-        reason = _adaptivity_fault(f, q, code, figures)
-        verdict = "fails" if reason else "survives"
-    return SiteVerdict(
-        name=site.name,
-        gate=site.gate,
-        channels=site.channels,
-        verdict=verdict,
-        reason=reason or _GOOD_REASONS[verdict],
-        step=step,
-        suppressed=_suppressed(gate, tau),
-        suppressed_shipped=_suppressed(shipped, tau),
-        **figures,
-    )
-
-
-_GOOD_REASONS = {
-    "survives": "follows the float gates sample by sample",
-    "not adaptive": "the float gates vary less than the format can show; the level is kept",
-}
-_NO_FIGURES: dict[str, Any] = dict.fromkeys(("spread", "r2", "slope", "rms_error", "max_error"))
-
-
-def _figures(f: np.ndarray, q: np.ndarray, step: float) -> dict[str, Any]:
-    """The measures of a site; `f` and `q` are (samples, channels)."""
-    centred, error = f - f.mean(axis=0), q - f
-    total = float((centred**2).sum())
-    return {
-        "spread": float(np.sqrt(f.var(axis=0).mean()) / step),
-        "r2": 1.0 - float((error**2).sum()) / total if total > 0 else None,
-        "slope": float((centred * q).sum()) / total if total > 0 else None,
-        "rms_error": float(np.sqrt((error**2).mean())),
-        "max_error": float(np.abs(error).max()),
-    }
-
-
-def _level_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
-    """What is wrong with the level of gates that do not adapt; empty if nothing is."""
-    rms = float(np.sqrt(((q - f) ** 2).mean())) / step
-    if rms > MAX_RMS_STEPS:
-        return f"level: rms error of {rms * step:.4f}, {rms:.2f} steps, above {MAX_RMS_STEPS:g}"
-    bias = float(np.abs((q - f).mean(axis=0)).max()) / step
-    if bias > MAX_BIAS_STEPS:
-        return f"level: a channel is {bias:.2f} steps off on average, above {MAX_BIAS_STEPS:g}"
-    return _dead_fault(f, q, step)
-
-
-def _adaptivity_fault(f: np.ndarray, q: np.ndarray, code: _Code, figures: dict[str, Any]) -> str:
-    """Which test adaptive gates fail; empty if none."""
-    r2, slope = figures["r2"], figures["slope"]
-    if r2 < MIN_R2:
-        return f"R² of {r2:.3f} is below {MIN_R2:g}"
-    if abs(slope - 1.0) > SLOPE_TOLERANCE:
-        return f"slope of {slope:.3f} is not within 1 ± {SLOPE_TOLERANCE:g}"
-    is_wide = f.std(axis=0) >= CHANNEL_STEPS * code.step
-    wide, steady = np.flatnonzero(is_wide), np.flatnonzero(~is_wide)
-    centred = (f - f.mean(axis=0))[:, wide]
-    own = 1.0 - ((q - f)[:, wide] ** 2).sum(axis=0) / (centred**2).sum(axis=0)
-    if wide.size and own.min() < MIN_CHANNEL_R2:
-        channel = int(wide[own.argmin()])
-        return f"channel {channel}: R² of {own.min():.3f} is below {MIN_CHANNEL_R2:g}"
-    dead = _dead_fault(f, q, code.step)
-    bias = np.abs((q - f).mean(axis=0) / code.level)[steady]
-    if not dead and steady.size and bias.max() > MAX_BIAS_STEPS:
-        channel = int(steady[bias.argmax()])
-        return (
-            f"channel {channel}: its level is {bias.max():.1f} steps off, above {MAX_BIAS_STEPS:g}"
-        )
-    return dead
-
-
-def _dead_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
-    """A channel is newly dead if it is always 0 in the file, and not below a step in the model."""
-    dead = np.flatnonzero((np.abs(q).max(axis=0) < step / 2) & (np.abs(f).max(axis=0) >= step))
-    return f"channel {int(dead[0])} is dead in the file only" if dead.size else ""
-
-
-def _suppressed(gates: np.ndarray, tau: float) -> tuple[int, ...]:
-    """The channels whose gate is below `tau` on average over the samples."""
-    return tuple(int(channel) for channel in np.flatnonzero(gates.mean(axis=0) < tau))
-
-
-def _runtime() -> str:
-    version = importlib.metadata.version("ai-edge-litert")
-    return f"LiteRT {version}, default CPU delegate (XNNPACK), {platform.machine()}"
+    return f"compared with the {len(rows)} calibration samples of the recipe"

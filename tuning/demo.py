@@ -17,13 +17,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import keras_se
-from keras_se.cli import FAILED, PASSED, report_table
+from keras_se.cli import FAILED, PASSED
 from keras_se.data import load_data
 from keras_se.errors import InputError, import_extra
+from keras_se.gate_report import GateReport
 from keras_se.litert.runtime import predict
 from keras_se.outputs import free_name, output_folder, refuse_existing
 from keras_se.surgery import hold_gates
-from keras_se.verification import MIN_SAMPLES, GateReport
+from keras_se.tables import report_table
+from keras_se.verification import MIN_SAMPLES
 from tuning.result import SearchResult, TrialRecord
 from tuning.searching import search
 from tuning.space import SESpace

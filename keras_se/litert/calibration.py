@@ -17,7 +17,14 @@ from keras import ops
 from keras_se.errors import InputError
 from keras_se.inline import find_inline
 from keras_se.layers import SEBlock
-from keras_se.replay import Graph, fresh_inputs, is_nested_graph, original, replay
+from keras_se.replay import (
+    Graph,
+    can_inline,
+    fresh_inputs,
+    is_nested_graph,
+    original,
+    replay,
+)
 
 MIN_SAMPLES = 100
 MIN_RATIO, MAX_RATIO = 1 / 3, 3.0
@@ -39,11 +46,13 @@ class Observations:
             samples by the moving variance; empty without any.
         bottlenecks: By name of the SE layer, the largest magnitude in its bottleneck.
         sums: By name of the layer that pools, the largest Σ|x| over a map, of a sample and channel.
+        finite: Whether all outputs of the model are.
     """
 
     variance_ratios: np.ndarray
     bottlenecks: dict[str, float]
     sums: dict[str, float]
+    finite: bool
 
     @property
     def variance_ratio(self) -> float | None:
@@ -63,11 +72,10 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     """
     observer = _Observer()
     inputs = fresh_inputs(model)
-    observer.model(model, inputs)
-    if not observer.outputs:
-        return Observations(np.zeros(0), {}, {})
+    outputs = keras.tree.flatten(observer.model(model, inputs))
+    observer.outputs["finite"] = _look(_all_finite, "finite", outputs)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
-    reader.compile(jit_compile=False)
+    reader.compile(run_eagerly=True)  # once over the data: nothing to trace for
     batches = [reader.predict_on_batch(batch) for batch in _batches(samples)]
     values = {key: np.concatenate([batch[key] for batch in batches]) for key in observer.outputs}
     ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
@@ -75,6 +83,7 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
         np.concatenate([np.zeros(0), *ratios]),
         {name: float(values[key].max()) for name, key in observer.bottlenecks.items()},
         {name: float(values[key].max()) for name, key in observer.sums.items()},
+        bool(values["finite"].all()),
     )
 
 
@@ -87,7 +96,7 @@ def _ratios(moments: np.ndarray, layer: Any) -> np.ndarray:
     """By channel, the variance over samples and positions by the moving variance."""
     means, variances = np.moveaxis(moments.astype("float64"), 1, 0)
     variance = variances.mean(axis=0) + means.var(axis=0)
-    return variance / np.maximum(np.asarray(layer.moving_variance, "float64"), 1e-12)
+    return variance / np.maximum(layer.moving_variance.numpy().astype("float64"), 1e-12)
 
 
 class _Observer:
@@ -104,7 +113,7 @@ class _Observer:
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             layer = original(operation)
-            if is_nested_graph(layer) and len(args) == 1 and _fits(layer, args[0]):
+            if is_nested_graph(layer) and len(args) == 1 and can_inline(layer, args[0]):
                 outputs = self.model(layer, args[0])
             else:
                 self._look(layer, *args)
@@ -129,23 +138,28 @@ class _Observer:
 
     def _add(self, tensor: Any, function: Callable[..., Any]) -> str:
         key = f"output_{len(self.outputs)}"
-        look = keras.layers.Lambda(function, name=key)
-        look.supports_masking = True
-        self.outputs[key] = look(tensor)
+        self.outputs[key] = _look(function, key, tensor)
         return key
 
 
-def _fits(model: keras.Model, x: Any) -> bool:
-    """Whether the graph of a nested model can be gone through with these inputs."""
-    given, own = keras.tree.flatten(x), model.inputs
-    return len(given) == len(own) and all(
-        len(a.shape) == len(b.shape) and a.dtype == b.dtype for a, b in zip(given, own, strict=True)
-    )
+def _look(function: Callable[..., Any], name: str, tensors: Any) -> Any:
+    """A layer that heeds masks where `function` does, and is silent where it does not."""
+    layer = keras.layers.Lambda(function, name=name)
+    layer.supports_masking = True
+    return layer(tensors)
 
 
 def _is_trained(layer: Any) -> bool:
-    mean, variance = np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)
+    mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     return bool((mean != 0).any() or (variance != 1).any())
+
+
+def _all_finite(outputs: Any) -> Any:
+    finite = [
+        ops.all(ops.isfinite(ops.reshape(x, (ops.shape(x)[0], -1))), axis=1)
+        for x in keras.tree.flatten(outputs)
+    ]
+    return ops.all(ops.stack(finite, axis=-1), axis=-1)
 
 
 def _largest(x: Any, mask: Any = None) -> Any:
@@ -177,6 +191,22 @@ def _sums(data_format: str) -> Callable[..., Any]:
         return ops.max(ops.sum(ops.abs(ops.cast(x, "float32")), axis=tuple(spatial)), axis=-1)
 
     return sums
+
+
+def check_finite(observed: Observations) -> None:
+    """Refuses data on which the model overflows.
+
+    Args:
+        observed: What the model does on the data.
+
+    Raises:
+        InputError: If an output of the model is not finite.
+    """
+    if not observed.finite:
+        raise InputError(
+            "Calibration needs data on which the model computes finite outputs. "
+            "Received: data on which an output is NaN or infinite"
+        )
 
 
 def check_bottlenecks(observed: Observations) -> None:

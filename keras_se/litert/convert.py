@@ -1,9 +1,13 @@
 """From a Keras model to the bytes of a TFLite file, with built-in operations only."""
 
+import contextlib
+import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,13 +15,16 @@ import numpy as np
 
 from keras_se.errors import InputError, import_extra
 from keras_se.litert import calibration as checks
-from keras_se.litert import formats
+from keras_se.litert import formats, selective
 from keras_se.litert.formats import Format
 from keras_se.litert.graph import dead_tensors
 from keras_se.litert.recipe import make_recipe, recipe_path
-from keras_se.litert.runtime import run_once
+from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs
-from keras_se.outputs import refuse_existing, write_file
+from keras_se.outputs import check_file_name, refuse_existing, write_files
+
+MAX_OUTPUT_ERROR = 0.25  # rms over spread: sound int8 files were measured at .01-.05
+_COMPARED = 8  # calibration samples on which the file is compared with Keras
 
 
 class ConversionWarning(UserWarning):
@@ -31,6 +38,7 @@ def to_tflite(
     *,
     input_type: str | None = None,
     output_type: str | None = None,
+    keep_float: Sequence[str] = (),
     check_range: bool = True,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -52,6 +60,8 @@ def to_tflite(
         input_type: Type of the inputs that are float in the model: `"int8"` (default), `"uint8"` or
             `"float32"` for `"int8"`; `"int16"` (default) or `"float32"` for `"int16x8"`.
         output_type: The same for the outputs.
+        keep_float: For `"int8"` and `"int16x8"`, names of SE sites whose operations stay in
+            float32, from the squeeze to the product. It rescues what SE itself lost in integers.
         check_range: Whether to refuse calibration data of another range than the statistics of
             BatchNormalization remember.
         path: Where to write the file, if anywhere, and beside it its recipe, `NAME.recipe.json`.
@@ -76,36 +86,132 @@ def to_tflite(
         >>> to_tflite(model, "float32")[4:8]
         b'TFL3'
     """
+    conversion = convert(
+        model,
+        format,
+        calibration,
+        input_type=input_type,
+        output_type=output_type,
+        keep_float=keep_float,
+        check_range=check_range,
+        path=path,
+        overwrite=overwrite,
+    )
+    return conversion.tflite
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion made.
+
+    Attributes:
+        tflite: The bytes of the file.
+        asides: The new names of the files that stood where it was written, if there were any.
+    """
+
+    tflite: bytes
+    asides: tuple[Path, ...]
+
+
+def convert(
+    model: keras.Model,
+    format: str,
+    calibration: Any,
+    *,
+    input_type: str | None,
+    output_type: str | None,
+    keep_float: Sequence[str],
+    check_range: bool,
+    path: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> Conversion:
+    """As `to_tflite`, and says what was renamed aside."""
     spec = formats.get(format)
-    types = tuple(_io_type(spec, *given) for given in (("input", input_type),
-                                                       ("output", output_type)))  # fmt: skip
+    types = (_io_type(spec, "input", input_type), _io_type(spec, "output", output_type))
+    kept = _checked_sites(spec, keep_float)
     if path is not None:
-        for output in (path, recipe_path(path)):
-            refuse_existing(output, overwrite)
+        _check_outputs(path, overwrite)
     inputs = input_specs(model)
-    _check_precision(model)
+    _check_model(model)
     samples, observed = _checked_calibration(model, inputs, spec, calibration, check_range)
     tflite = _convert(model, inputs, spec, samples, types)
+    if kept and samples is not None:
+        tflite = _with_float_sites(model, inputs, samples, tflite, kept)
     if spec.needs_calibration:
         _check_dead(tflite)
-    run_once(tflite, None if samples is None else {k: v[:1] for k, v in samples.items()})
-    if path is not None:
-        options = {"input_type": types[0], "output_type": types[1], "check_range": check_range}
-        recipe = make_recipe(model, tflite, spec, options, samples, observed)
-        write_file(recipe_path(path), recipe.encode(), overwrite)
-        write_file(path, tflite, overwrite)
-    return tflite
+    error = _run(model, spec, tflite, samples)
+    if path is None:
+        return Conversion(tflite, ())
+    options = {
+        "input_type": types[0],
+        "output_type": types[1],
+        "keep_float": kept,
+        "check_range": check_range,
+    }
+    recipe = make_recipe(model, tflite, spec, options, samples, observed, error)
+    files = {path: tflite, recipe_path(path): recipe.encode()}
+    asides = write_files(files, overwrite)
+    return Conversion(tflite, tuple(aside for aside in asides if aside is not None))
+
+
+def _checked_sites(spec: Format, keep_float: Any) -> list[str]:
+    names = [] if isinstance(keep_float, str) else list(keep_float)
+    if isinstance(keep_float, str) or (names and not spec.needs_calibration):
+        raise InputError(
+            "keep_float is a list of SE sites that stay in float in 'int8' or 'int16x8'. "
+            f"Received: keep_float={keep_float!r} for format={spec.name!r}"
+        )
+    return names
+
+
+def _with_float_sites(
+    model: keras.Model,
+    inputs: list[InputSpec],
+    samples: "_Samples",
+    tflite: bytes,
+    names: list[str],
+) -> bytes:
+    float_types = ("float32", "float32")
+    reference = _convert(model, inputs, formats.get("float32"), None, float_types)
+    sites = selective.file_site_names(model, reference, names, samples)
+    return selective.keep_float(tflite, reference, sites)
+
+
+def _check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:
+    check_file_name(path)
+    if not os.fspath(path).endswith(".tflite") or Path(path).name == ".tflite":
+        raise InputError(f"The name of a TFLite file must end in .tflite. Received: {path!r}")
+    for output in (path, recipe_path(path)):
+        check_file_name(output)
+        refuse_existing(output, overwrite)
 
 
 def _io_type(spec: Format, which: str, given: str | None) -> str:
     if given is None:
         return spec.io_types[0]
-    if given not in spec.io_types:
+    if not isinstance(given, str) or given not in spec.io_types:
         raise InputError(
             f"{which}_type must be one of {list(spec.io_types)} for format={spec.name!r}. "
             f"Received: {which}_type={given!r}"
         )
     return given
+
+
+def _check_model(model: keras.Model) -> None:
+    """Refuses another backend, other precisions, and weights that are not finite."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "to_tflite needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
+            f"imported. Received: backend {keras.backend.backend()!r}"
+        )
+    _check_precision(model)
+    for variable in model.weights:
+        values = variable.numpy()
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise InputError(
+                "to_tflite takes models whose weights are finite. "
+                f"Received: NaN or infinity in {variable.path!r} of model {model.name!r}"
+            )
 
 
 def _check_precision(model: keras.Model) -> None:
@@ -118,6 +224,52 @@ def _check_precision(model: keras.Model) -> None:
                 "keras.config.set_dtype_policy('float32') and set its weights. "
                 f"Received: layer {layer.name!r} of model {model.name!r} in {layer.compute_dtype}"
             )
+
+
+def _run(
+    model: keras.Model, spec: Format, tflite: bytes, samples: "_Samples | None"
+) -> float | None:
+    """Loads the file and runs it, on calibration samples beside Keras where there are some.
+
+    Returns:
+        The root mean square error of its outputs over their spread; `None` without samples.
+    """
+    try:
+        check_loads(tflite)
+        if samples is None:
+            run_once(tflite)
+            return None
+        few = {name: array[:_COMPARED] for name, array in samples.items()}
+        shipped = predict(tflite, few)
+    except InputError as error:
+        raise InputError(
+            "to_tflite hands over files that the default interpreter runs. "
+            f"Received: model {model.name!r} in {spec.name}, of which it says: {error}"
+        ) from error
+    difference = _output_error(model, few, shipped)
+    if difference > MAX_OUTPUT_ERROR:
+        warnings.warn(
+            "The file computes something else than the model on its own calibration data. "
+            f"Received: outputs that are off by {difference:.2f} of their spread, root mean square",
+            ConversionWarning,
+            stacklevel=4,
+        )
+    return difference
+
+
+def _output_error(model: keras.Model, samples: "_Samples", shipped: Any) -> float:
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    x = keras.tree.pack_sequence_as(structure, list(samples.values()))
+    wanted = [values.numpy() for values in keras.tree.flatten(model(x, training=False))]
+    found = list(shipped.values()) if isinstance(shipped, dict) else [shipped]
+    pairs = [(w, f) for w, f in zip(wanted, found, strict=False) if w.shape == f.shape]
+    errors = [_relative(w.astype("float64"), f) for w, f in pairs if w.dtype.kind == "f"]
+    return max(errors, default=0.0)
+
+
+def _relative(wanted: np.ndarray, found: np.ndarray) -> float:
+    scale = max(float(wanted.std()), 1e-6 * float(np.abs(wanted).max()), 1e-12)
+    return float(np.sqrt(((found - wanted) ** 2).mean())) / scale
 
 
 _Samples = dict[str, np.ndarray]
@@ -138,12 +290,13 @@ def _checked_calibration(
     samples = input_arrays(inputs, calibration, "calibration")
     observed = checks.observe(model, list(samples.values()))
     if spec.needs_calibration:
+        checks.check_finite(observed)
         checks.check_bottlenecks(observed)
         if check_range:
             checks.check_range(observed)
     count = len(next(iter(samples.values())))
     for sentence in checks.calibration_warnings(observed, count, spec.needs_calibration):
-        warnings.warn(sentence, ConversionWarning, stacklevel=3)
+        warnings.warn(sentence, ConversionWarning, stacklevel=4)
     return samples, observed
 
 
@@ -204,9 +357,10 @@ def _with_int8_weights(tflite: bytes) -> bytes:
     """The file with weights of int8, made float32 again before they are used."""
     quantizer: Any = import_extra("litert_quantizer.quantizer", "litert")
     recipe: Any = import_extra("litert_quantizer.recipe", "litert")
-    quantized = quantizer.Quantizer(tflite, recipe.weight_only_wi8_afp32()).quantize(
-        enable_progress_bar=False, enable_progress_report=False
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # it shows a bar for large files, asked or not
+        quantized = quantizer.Quantizer(tflite, recipe.weight_only_wi8_afp32()).quantize(
+            enable_progress_bar=False, enable_progress_report=False
+        )
     return bytes(quantized.quantized_model)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from keras_se.litert.graph import GateNode, TFLite, gate_nodes, operator_names, read_bytes
+from keras_se.litert.graph import GateNode, TFLite, main_nodes, operator_names, read_bytes
 from keras_se.litert.runtime import load
 
 
@@ -23,6 +23,12 @@ class SiteDelegation:
     name: str
     operators: tuple[str, ...]
     delegated: tuple[bool, ...]
+
+    @property
+    def undelegated(self) -> tuple[str, ...]:
+        """The operations that the delegate does not take."""
+        pairs = zip(self.operators, self.delegated, strict=True)
+        return tuple(name for name, taken in pairs if not taken)
 
     @property
     def partitions(self) -> int:
@@ -69,7 +75,7 @@ def delegation(tflite: TFLite) -> Delegation:
     made = {output for node in nodes[len(names) :] for output in node}
     delegated = tuple(bool(made & set(node)) for node in nodes[: len(names)])
     partitions = len(_operations(load(content))) - len(names)
-    sites = {node.site.name: _site(node, delegated) for node in gate_nodes(content)}
+    sites = {node.site.name: _site(node, delegated) for node in main_nodes(content)}
     return Delegation(names, delegated, partitions, sites)
 
 

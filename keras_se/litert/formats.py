@@ -56,6 +56,6 @@ def get(name: str) -> Format:
         >>> get("int8").io_types
         ('int8', 'uint8', 'float32')
     """
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise InputError(f"format must be one of {list(FORMATS)}. Received: format={name!r}")
     return FORMATS[name]

@@ -1,15 +1,22 @@
 """Run a TFLite file, and read the values of its gates while it runs."""
 
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError, MissingExtraError, import_extra
-from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
+from keras_se.litert.graph import GateNode, TFLite, main_nodes, read_bytes
 
 
 def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
@@ -60,6 +67,44 @@ def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
     return {name: _shape(details)[1:] for name, details in _inputs(load(tflite)).items()}
 
 
+def file_precision(tflite: TFLite) -> str:
+    """The coarsest type among the weights and activations of a file.
+
+    Args:
+        tflite: The bytes of the file, or its path.
+
+    Returns:
+        `"int8"`, `"float16"` or `"float32"`. A file of 16-bit activations has weights of 8 bits.
+
+    Raises:
+        InputError: If the file is not a TFLite file, or the runtime refuses it.
+    """
+    types = {details["dtype"] for details in load(tflite).get_tensor_details()}
+    coarse = {np.int8, np.uint8, np.int16} & types
+    return "int8" if coarse else "float16" if np.float16 in types else "float32"
+
+
+def runtime_name() -> str:
+    """What runs a file here: the runtime, its delegate, the machine and its vector instructions.
+
+    Returns:
+        A line of text.
+    """
+    version = importlib.metadata.version("ai-edge-litert")
+    machine = " ".join([platform.machine(), *_vector_instructions()])
+    return f"LiteRT {version}, default CPU delegate (XNNPACK), {machine}"
+
+
+def _vector_instructions() -> list[str]:
+    """Those that Linux lists of the ones for which XNNPACK has kernels."""
+    try:
+        listed = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return []
+    known = ("avx2", "avx512f", "avx512vnni", "amx_int8", "asimd", "asimddp", "i8mm")
+    return [name for name in known if name in listed]
+
+
 def predict(tflite: TFLite, x: Any) -> Any:
     """The outputs of a TFLite file, sample by sample.
 
@@ -87,6 +132,51 @@ def predict(tflite: TFLite, x: Any) -> Any:
     return arrays[0] if len(arrays) == 1 else dict(zip(outputs, arrays, strict=True))
 
 
+def check_loads(tflite: TFLite) -> None:
+    """Loads a file in a process of its own where it might bring this one down.
+
+    The delegate ends the process on some scales that calibration on constant data gives.
+
+    Args:
+        tflite: The bytes of the file, or its path.
+
+    Raises:
+        InputError: If that process dies.
+    """
+    content = read_bytes(tflite)
+    if not _has_extreme_scales(content):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        path.write_bytes(content)
+        done = subprocess.run(  # noqa: S603 (our own interpreter and script)
+            [sys.executable, "-c", _LOAD, str(path)], capture_output=True, check=False
+        )
+    if done.returncode < 0:
+        raise InputError(
+            "A TFLite file must load in the LiteRT runtime. "
+            f"Received: a file on which it ends with signal {-done.returncode}"
+        )
+
+
+def _has_extreme_scales(content: bytes) -> bool:
+    """Whether calibration left an integer tensor next to no range, or all there is."""
+    interpreter_module: Any = import_extra("ai_edge_litert.interpreter", "litert")
+    details = interpreter_module.Interpreter(model_content=content).get_tensor_details()
+    scales = [d["quantization"][0] for d in details if d["dtype"] in (np.int8, np.int16)]
+    return any(scale and not _LEAST_SCALE < scale < 1 / _LEAST_SCALE for scale in scales)
+
+
+_LEAST_SCALE = 1e-6
+_LOAD = """
+import sys
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
+interpreter.allocate_tensors()
+interpreter.invoke()
+"""
+
+
 def run_once(tflite: TFLite, sample: Mapping[str, np.ndarray] | None = None) -> None:
     """Loads a file under the default interpreter and runs it once.
 
@@ -107,6 +197,9 @@ def run_once(tflite: TFLite, sample: Mapping[str, np.ndarray] | None = None) -> 
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
     """The gate values of every SE site of a TFLite file, read from the shipped bytes.
 
+    On the first samples it is checked that reading changes nothing: the outputs equal those of the
+    default interpreter bit for bit, and each product is its gate times its feature map.
+
     Args:
         tflite: The bytes of the file, or its path.
         x: As for `predict`.
@@ -116,18 +209,129 @@ def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
         quantized. Empty if there is no site.
 
     Raises:
-        InputError: If the file cannot be run, or `x` does not fit its inputs.
+        InputError: If the file cannot be run, `x` does not fit its inputs, or reading changes what
+            the file computes.
+    """
+    rows: dict[str, list[np.ndarray]] = {}
+    for readings in read_sites(tflite, x):
+        for name, reading in readings.items():
+            rows.setdefault(name, []).append(reading.gates)
+    return {name: np.concatenate(values) for name, values in rows.items()}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file computed at one SE site, for some samples.
+
+    Attributes:
+        gates: Float32, shape (samples, channels).
+        features: The gated maps, float32, shape (samples, *map shape); `None` if not asked for.
+    """
+
+    gates: np.ndarray
+    features: np.ndarray | None
+
+
+def read_sites(tflite: TFLite, x: Any, features: bool = False) -> Iterator[dict[str, Reading]]:
+    """The gates of every SE site, and what they gate, some samples at a time.
+
+    Args:
+        tflite: The bytes of the file, or its path.
+        x: As for `predict`.
+        features: Whether to read the gated maps too.
+
+    Yields:
+        By site name, a `Reading` of up to 32 samples.
+
+    Raises:
+        InputError: As `file_gates`.
     """
     content = read_bytes(tflite)
-    nodes = gate_nodes(content)
-    rows: dict[str, list[np.ndarray]] = {node.site.name: [] for node in nodes}
+    nodes = main_nodes(content)
     with _readable(content):
         interpreter = load(content, preserve_all_tensors=True)
         details = {d["index"]: d for d in interpreter.get_tensor_details()}
-        for _ in _runs(interpreter, x):
-            for node in nodes:
-                rows[node.site.name].append(_gate_row(interpreter, details, node))
-    return {name: np.stack(values) for name, values in rows.items()}
+        check = _Check(load(content), interpreter, nodes, details)
+        rows: list[list[tuple[np.ndarray, np.ndarray | None]]] = []
+        for n, feed in enumerate(_runs(interpreter, x)):
+            if n < _CHECKED:
+                check(feed)
+            rows.append([_site_row(interpreter, details, node, features) for node in nodes])
+            if len(rows) == _BATCH:
+                yield _readings(nodes, rows)
+                rows = []
+        if rows:
+            yield _readings(nodes, rows)
+
+
+_BATCH = 32
+_CHECKED = 4  # samples on which reading is compared with plain running
+
+
+def _site_row(
+    interpreter: Any, details: dict[int, Any], node: GateNode, features: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    gates = _value(interpreter, details[node.gate_tensor]).reshape(node.site.channels)
+    return gates, _value(interpreter, details[node.feature_tensor])[0] if features else None
+
+
+def _readings(nodes: list[GateNode], rows: list[Any]) -> dict[str, Reading]:
+    readings = {}
+    for node, values in zip(nodes, zip(*rows, strict=True), strict=True):
+        gates, maps = zip(*values, strict=True)
+        features = None if maps[0] is None else np.stack(maps)
+        readings[node.site.name] = Reading(np.stack(gates), features)
+    return readings
+
+
+class _Check:
+    """Compares a run whose tensors are kept with one of the default interpreter."""
+
+    def __init__(
+        self, plain: Any, kept: Any, nodes: list[GateNode], details: dict[int, Any]
+    ) -> None:
+        self._plain, self._kept, self._nodes, self._details = plain, kept, nodes, details
+
+    def __call__(self, feed: dict[int, np.ndarray]) -> None:
+        for index, value in feed.items():
+            self._plain.set_tensor(index, value)
+        self._plain.invoke()
+        for output in self._plain.get_output_details():
+            wanted, found = (i.get_tensor(output["index"]) for i in (self._plain, self._kept))
+            if wanted.tobytes() != found.tobytes():
+                raise InputError(
+                    "Reading gates must not change what a file computes. Received: a file whose "
+                    f"output {output['name']!r} differs when its tensors are kept"
+                )
+        for node in self._nodes:
+            self._check_product(node)
+
+    def _check_product(self, node: GateNode) -> None:
+        gate, feature, product = (
+            _value(self._kept, self._details[index])
+            for index in (node.gate_tensor, node.feature_tensor, node.product_tensor)
+        )
+        expected = np.clip(gate * feature, *_limits(self._details[node.product_tensor]))
+        if not np.isfinite(expected).all():
+            return  # there is no saying what NaN times a map is; the verdict speaks of it
+        step = self._details[node.product_tensor]["quantization"][0]
+        tolerance = 1.01 * step if step else 1e-5 * max(1.0, float(np.abs(expected).max()))
+        fused = (expected, np.maximum(expected, 0.0), np.clip(expected, 0.0, 6.0))
+        error = min(float(np.abs(product - values).max()) for values in fused)
+        if error > tolerance:
+            raise InputError(
+                "The product of an SE site must be its gate times its feature map. Received: "
+                f"site {node.site.name} with a difference of {error:.3g}"
+            )
+
+
+def _limits(details: dict[str, Any]) -> tuple[float, float]:
+    """The least and the largest value that a tensor can hold."""
+    dtype, (scale, zero_point) = details["dtype"], details["quantization"]
+    if not np.issubdtype(dtype, np.integer) or scale == 0.0:
+        return -np.inf, np.inf
+    limits = np.iinfo(dtype)
+    return (limits.min - zero_point) * scale, (limits.max - zero_point) * scale
 
 
 @contextmanager
@@ -144,19 +348,19 @@ def _readable(content: bytes) -> Iterator[None]:
         ) from error
 
 
-def _gate_row(interpreter: Any, details: dict[int, Any], node: GateNode) -> np.ndarray:
-    return _value(interpreter, details[node.gate_tensor]).reshape(node.site.channels)
-
-
-def _runs(interpreter: Any, x: Any) -> Iterator[None]:
-    """Invokes the interpreter for each sample of `x` in turn."""
+def _runs(interpreter: Any, x: Any) -> Iterator[dict[int, np.ndarray]]:
+    """Invokes the interpreter for each sample of `x` in turn; yields what it was fed, by index."""
     inputs = _inputs(interpreter)
     arrays = _arranged(inputs, x)
     for n in range(len(next(iter(arrays.values())))):
-        for name, details in inputs.items():
-            interpreter.set_tensor(details["index"], _quantized(arrays[name][n : n + 1], details))
+        feed = {
+            details["index"]: _quantized(arrays[name][n : n + 1], details)
+            for name, details in inputs.items()
+        }
+        for index, value in feed.items():
+            interpreter.set_tensor(index, value)
         interpreter.invoke()
-        yield
+        yield feed
 
 
 def _inputs(interpreter: Any) -> dict[str, Any]:
@@ -188,13 +392,18 @@ def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
 
 
 def _checked(details: Any, x: Any) -> np.ndarray:
-    expected, samples = _shape(details), finite_float32("x", x)
+    expected, samples = _shape(details), finite_float32("x", _numbers(x))
     if expected[:1] != (1,) or samples.shape[1:] != expected[1:] or len(samples) == 0:
         raise InputError(
             f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) and the file a "
             f"batch of 1. Received: x of shape {samples.shape}, a file for {expected}"
         )
     return samples
+
+
+def _numbers(x: Any) -> Any:
+    """Truth values as 0 and 1; all else as it is."""
+    return np.asarray(x, "uint8") if getattr(x, "dtype", None) == np.bool_ else x
 
 
 def _shape(details: Any) -> tuple[int, ...]:

@@ -67,6 +67,11 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
         key = keys.get(id(tensor), tensor.name)
         name = f"input_{n}" if _AUTOMATIC.fullmatch(key) else re.sub(r"\W|^(?=\d)", "_", key)
         shape = tuple(tensor.shape[1:])
+        if tensor.dtype in ("float16", "bfloat16", "float64"):
+            raise InputError(
+                "to_tflite takes models with inputs of float32, integers or truth values. "
+                f"Received: model {model.name!r} with an input of {tensor.dtype}"
+            )
         if None in shape:
             raise InputError(
                 "to_tflite needs an input of known size: rebuild the model with a fixed Input. "
@@ -105,6 +110,11 @@ def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndar
 
 
 def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
+    if (hasattr(x, "__iter__") and not hasattr(x, "__len__")) or hasattr(x, "element_spec"):
+        raise InputError(
+            f"{what} must be arrays; of a generator or a dataset collect the samples first, with "
+            f"np.concatenate. Received: {type(x).__name__}"
+        )
     if isinstance(x, Mapping):
         names = {key: spec.name for spec in specs for key in (spec.key, spec.name)}
         given: dict[str, Any] = {names.get(key, str(key)): value for key, value in x.items()}
@@ -126,6 +136,8 @@ def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
 
 def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
     name = what if inputs == 1 else f"{what}[{spec.name!r}]"
+    if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
+        x = np.asarray(x, "uint8")
     array = finite_float32(name, x)
     if array.shape[1:] != spec.shape or len(array) == 0:
         raise InputError(

@@ -75,6 +75,34 @@ def test_gates(files, capsys, name):
         assert f"{values.mean():.4f}" in printed
 
 
+@pytest.mark.parametrize("name", ["se.keras", "se.tflite"])
+def test_gates_without_data_lists_the_sites(files, capsys, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert keras_se_command("gates", files / name) == 0
+    printed = capsys.readouterr().out
+    assert "se_1" in printed
+    assert "sigmoid" in printed
+    assert ("5, partitions: 1, left: none" in printed) == (name == "se.tflite")
+    assert keras_se_command("gates", files / name, "--plot", "a.svg") == 2
+    assert "--json and --plot need --data" in capsys.readouterr().err
+
+
+def test_verify_takes_recorded_gates_a_reference_and_a_recipe(files, tmp_path, images, capsys):
+    out, data = tmp_path / "a.tflite", files / "data.npz"
+    arguments = ("export", files / "se.keras", out, "--calibration", data)
+    assert keras_se_command(*arguments) == 0
+    np.savez(tmp_path / "device.npz", **keras_se.read_gates(out, images[:100]))
+    verify = ("verify", files / "se.keras", out, "--data", data)
+    assert keras_se_command(*verify, "--gates", tmp_path / "device.npz") == 0
+    assert "gates recorded on a device" in capsys.readouterr().out.replace("\n", " ")
+    assert keras_se_command(*verify, "--reference", files / "se.keras") == 0
+    np.savez(tmp_path / "used.npz", x=images[100:])
+    used = ("verify", files / "se.keras", out, "--data", tmp_path / "used.npz")
+    assert keras_se_command(*used) == 2
+    assert "200 of 200 that are in its recipe" in capsys.readouterr().err.replace("\n", " ")
+    assert keras_se_command(*verify, "--recipe", tmp_path / "a.recipe.json") == 0
+
+
 def test_gates_by_class(files, tmp_path, images):
     labels = (images.mean(axis=(1, 2, 3)) > 0.25).astype("int64")
     np.savez(tmp_path / "classes.npz", x=images, y=labels)
@@ -112,7 +140,12 @@ def test_export_and_verify(files, tmp_path, capsys):
     assert out.read_bytes() == (files / "se.tflite").read_bytes()
     data = ("--data", files / "data.npz")
     assert keras_se_command("verify", files / "se.keras", out, *data, "--json", report) == 0
-    assert "a.tflite: the gates survive.\nOn 100 samples, LiteRT" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a.tflite: the gates survive.\n" in printed
+    assert "On 100 samples, compared with the 200 calibration samples of the recipe; LiteRT" in (
+        printed.replace("\n", " ")
+    )
+    assert "accuracy of the Keras model: " in printed
     assert json.loads(report.read_text())["passed"] is True
 
 

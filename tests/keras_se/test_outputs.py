@@ -83,6 +83,6 @@ def test_the_working_directory_is_never_set_aside(tmp_path, monkeypatch, name):
 
 def test_a_folder_is_never_replaced_by_a_file(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(InputError, match="must be a file"):
+    with pytest.raises(InputError, match="must be the name of a file"):
         write_file(tmp_path / "a", b"1", overwrite=True)
     assert (tmp_path / "a").is_dir()

@@ -18,6 +18,7 @@ from tuning import SESpace, demo
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "keras-se"))
 FILES = {
     *("model.keras", "model_float32.tflite", "model_int8.tflite"),
+    *("model_float32.recipe.json", "model_int8.recipe.json"),
     *("plan.json", "trials.json", "report.json", "keras_tuner"),
 }
 

@@ -85,7 +85,7 @@ def test_few_samples_are_warned_of(trained):
     with pytest.warns(ConversionWarning, match=r"fewer than 100 samples.* Received: 99"):
         to_tflite(trained, "int8", IMAGES[:99])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", ConversionWarning)
         to_tflite(trained, "int8", IMAGES[:100])
         to_tflite(trained, "float32", IMAGES[:5])
 
@@ -101,7 +101,7 @@ def test_sums_beyond_float16_are_warned_of(file_format):
     x[1] = 0.0
     x[1, 0, 0] = 60000.0
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", ConversionWarning)
         to_tflite(model, file_format, x)
 
 

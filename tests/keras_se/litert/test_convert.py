@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
+from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.formats import FORMATS
 from keras_se.litert.graph import gate_nodes, operator_names
 from keras_se.litert.runtime import load, predict
@@ -404,3 +406,134 @@ def test_a_file_and_its_recipe_are_written_whole_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         to_tflite(model, "float32", path=tmp_path / "cut.tflite")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 8)])
+def test_a_scale_that_ends_the_process_is_met_in_a_process_of_its_own(shape):
+    """Of one position there is no deviation: the delegate aborts on the scale of nothing."""
+    block = SEBlock(2, squeeze="std", bias_initializer="ones")
+    model = keras.Sequential([keras.Input(shape), block])
+    x = np.random.default_rng(0).normal(size=(100, *shape))
+    with pytest.raises(InputError, match=r"default interpreter runs\. .* ends with signal 6"):
+        to_tflite(model, "int8", x)
+
+
+def test_activations_that_overflow_are_refused(images):
+    model = built(keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(1e30)))
+    with pytest.raises(InputError, match="computes finite outputs"):
+        to_tflite(model, "int8", 1e9 * images)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_weights_that_are_not_finite_are_named(images, file_format):
+    model = built(keras.layers.Conv2D(4, 3, name="conv"))
+    model.get_layer("conv").bias.assign([np.nan, 0.0, 0.0, 0.0])
+    with pytest.raises(InputError, match=r"NaN or infinity in '.*conv/bias'"):
+        to_tflite(model, file_format, images)
+
+
+def test_a_file_that_computes_something_else_is_warned_of(images):
+    """The converter gives the two sides of a reversal different scales."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    model = keras.Model(inputs, keras.ops.flip(x, 1) * 2.0 + 1.0)
+    with pytest.warns(ConversionWarning, match=r"something else .* off by 0\.\d+ of their spread"):
+        to_tflite(model, "int8", images)
+
+
+@pytest.mark.parametrize("file_format", ["float32", "int8"])
+def test_truth_values_as_inputs(images, file_format):
+    inputs = keras.Input((8, 8, 3), dtype="bool")
+    x = keras.layers.Conv2D(4, 3)(keras.ops.cast(inputs, "float32"))
+    model = keras.Model(inputs, x)
+    mask = images > 0.2
+    error = predict(to_tflite(model, file_format, mask), mask[:16]) - model(mask[:16]).numpy()
+    assert np.sqrt((error**2).mean()) < 0.05
+
+
+def test_other_input_types_and_backends_are_refused(monkeypatch):
+    inputs = keras.Input((8, 8, 3), dtype="float16")
+    with pytest.raises(InputError, match=r"inputs of float32, integers.* an input of float16"):
+        to_tflite(keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)), "float32")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(InputError, match=r"needs the TensorFlow backend.* backend 'jax'"):
+        to_tflite(RELU, "float32")
+
+
+@pytest.mark.parametrize("format", [["int8"], {}, None])
+def test_formats_that_are_no_names(format):
+    with pytest.raises(InputError, match="format must be one of"):
+        to_tflite(RELU, format)
+
+
+@pytest.mark.parametrize("calibration", [iter([1]), "data.npz"])
+def test_calibration_that_is_no_array(calibration):
+    with pytest.raises(InputError, match=r"calibration must be .*array"):
+        to_tflite(RELU, "int8", calibration)
+
+
+@pytest.mark.parametrize("name", ["", ".", ".tflite", "model.bin", "a\0b.tflite", 3])
+def test_names_that_cannot_be_written(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"The output must be the name|must end in \.tflite"):
+        to_tflite(RELU, "float32", path=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_and_files_in_the_way(tmp_path):
+    (tmp_path / "folder.tflite").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("folder.tflite", "file/m.tflite"):
+        with pytest.raises(InputError, match=r"The output must (be the name|lie in a)"):
+            to_tflite(RELU, "float32", path=tmp_path / name, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.tflite", "file"}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_an_interruption_leaves_the_old_pair_together(tmp_path, monkeypatch, count):
+    """At each renaming: the old file and the old recipe stay, or come back."""
+    path = tmp_path / "m.tflite"
+    to_tflite(RELU, "float32", path=path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    rename, left = os.rename, [count]
+
+    def interrupted(*arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return rename(*arguments)
+
+    monkeypatch.setattr("os.rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_tflite(built(keras.layers.Conv2D(2, 3)), "float32", path=path, overwrite=True)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class Doubled(keras.Model):
+    def call(self, x, training=None, mask=None):
+        return 2.0 * super().call(x)
+
+
+def test_a_model_with_a_call_of_its_own_is_converted_and_recorded(images, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    model = Doubled(inputs, keras.layers.Conv2D(2, 3)(inputs))
+    tflite = to_tflite(model, "float32", path=tmp_path / "m.tflite")
+    np.testing.assert_allclose(predict(tflite, images[:4]), model(images[:4]), atol=1e-5)
+    assert json.loads((tmp_path / "m.recipe.json").read_text())["sites"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"format": "float32", "keep_float": ["se_1"]},
+            r"in 'int8' or 'int16x8'\. Received: keep_",
+        ),
+        ({"keep_float": "se_1"}, r"a list of SE sites .* Received: keep_float='se_1'"),
+        ({"keep_float": ["se_9"]}, r"se_9"),
+    ],
+)
+def test_sites_that_cannot_stay_in_float(networks, images, arguments, message):
+    with pytest.raises(InputError, match=message):
+        to_tflite(networks["sigmoid"], **{"calibration": images, **arguments})

@@ -1,0 +1,390 @@
+"""Chosen SE sites in float32 inside of a file that is integer otherwise.
+
+Where the integer arithmetic of a site loses its gates, the site can compute in float32:
+
+    int8 map -> DEQUANTIZE -> MEAN ... gate -> MUL -> QUANTIZE -> int8 map
+
+The float operators come from the float32 conversion of the same model and are put in the place of
+the integer ones; nothing else of the file changes. The map that goes in and the product that comes
+out keep their codes, so that a site rescues what it lost itself, not what the trunk lost before.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.errors import InputError, import_extra
+from keras_se.litert.graph import GateNode, gate_nodes
+from keras_se.litert.probing import packed, unpacked
+from keras_se.litert.runtime import file_gates
+from keras_se.sites import model_gates
+
+_MATCHING = 32  # samples that sites are told apart by
+_CASTS = ("QUANTIZE", "DEQUANTIZE")
+_TOLERANCE = 0.01  # largest rms difference of the gates of a model and its float32 conversion
+
+
+def file_site_names(
+    model: keras.Model, float32: bytes, names: Sequence[str], samples: Mapping[str, np.ndarray]
+) -> list[str]:
+    """What sites of a Keras model are called in its TFLite files.
+
+    Both number the sites, Keras in the order of its graph and TFLite in that of its operators; with
+    parallel branches or nested models these differ. So sites are matched by their gates.
+
+    Args:
+        model: The model.
+        float32: Its conversion to float32. Conversions to other formats have the sites in the same
+            order.
+        names: Names of sites of the model, as `find_sites(model)` gives them.
+        samples: Inputs by their names in the file, in the order of `model.inputs`; the first 32
+            are used.
+
+    Returns:
+        For each name, the site's name in the file.
+
+    Raises:
+        InputError: If a name is unknown or comes twice, or the file has no site with these gates.
+        MissingExtraError: If LiteRT is not installed.
+
+    Example:
+        >>> from keras_se import SEBlock, to_tflite
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> x = np.random.default_rng(0).random((32, 8, 8, 4), "float32")
+        >>> file_site_names(model, to_tflite(model, "float32"), ["se_1"], {"inputs": x})
+        ['se_1']
+    """
+    arrays = {name: array[:_MATCHING] for name, array in samples.items()}
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    x = keras.tree.pack_sequence_as(structure, list(arrays.values()))
+    expected = model_gates(model, x)
+    _check_names(names, list(expected), f"model {model.name!r}")
+    found = file_gates(float32, arrays if len(arrays) > 1 else next(iter(arrays.values())))
+    pairs = _pairs(expected, found)
+    missing = [name for name in names if name not in pairs]
+    if missing:
+        raise InputError(
+            "A site to be kept in float32 must be in the float32 conversion, with the gates that "
+            f"Keras computes. Received: {missing} of model {model.name!r}, and the conversion has "
+            f"{list(found)}"
+        )
+    return [pairs[name] for name in names]
+
+
+def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
+    """A quantized file with some of its SE sites in float32.
+
+    From the pooling to the product the operators of these sites are those of the float32 file. What
+    the rest of the file reads of a site are codes of the float values: the product, the gates where
+    they are an output, the bottleneck where `SEBlock(shift=True)` computes its shift from it.
+
+    Args:
+        quantized: The file in `"int8"` or `"int16x8"`.
+        float32: The conversion of the same model to float32.
+        sites: Names of sites of the main sub-graph, as in both files.
+
+    Returns:
+        The bytes of the mixed file; inputs, outputs, signatures and all other operators are those
+        of `quantized`.
+
+    Raises:
+        InputError: If a name is unknown or comes twice, the files do not have the same sites or do
+            not follow the schema, or a site reads something beside its feature map.
+        MissingExtraError: If LiteRT is not installed.
+
+    Example:
+        >>> from keras_se import SEBlock, to_tflite
+        >>> from keras_se.litert.graph import operator_names
+        >>> block = SEBlock(2, kernel_initializer="ones")
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        >>> x = np.random.default_rng(0).random((100, 8, 8, 4), "float32")
+        >>> mixed = keep_float(to_tflite(model, "int8", x), to_tflite(model, "float32"), ["se_1"])
+        >>> operator_names(mixed)
+        ['DEQUANTIZE', 'MEAN', 'CONV_2D', 'CONV_2D', 'LOGISTIC', 'MUL', 'QUANTIZE']
+    """
+    nodes, float_nodes = (
+        {node.site.name: node for node in gate_nodes(content) if node.subgraph == 0}
+        for content in (quantized, float32)
+    )
+    if _outlines(nodes) != _outlines(float_nodes):
+        raise InputError(
+            "keep_float takes two conversions of one model, with the same SE sites. "
+            f"Received: {_outlines(nodes)} in the quantized file, {_outlines(float_nodes)} in the "
+            "float32 file"
+        )
+    _check_names(sites, list(nodes), "the quantized file")
+    try:
+        graft = _Graft(unpacked(quantized), unpacked(float32))
+        for name in sites:
+            graft.site(nodes[name], float_nodes[name])
+        return graft.finished()
+    except (InputError, ImportError):
+        raise
+    except Exception as error:  # whatever a malformed table leads the surgery into
+        raise InputError(
+            "keep_float takes files whose graphs follow the schema. "
+            f"Received: {len(quantized)} and {len(float32)} bytes; changing them gives "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_names(names: Sequence[str], known: Sequence[str], of: str) -> None:
+    if isinstance(names, str) or not set(names) <= set(known) or len(set(names)) < len(names):
+        raise InputError(
+            f"Sites to be kept in float32 must be a list of names of sites, each once; {of} has "
+            f"{list(known)}. Received: {names if isinstance(names, str) else list(names)!r}"
+        )
+
+
+def _outlines(nodes: Mapping[str, GateNode]) -> dict[str, tuple[int, int]]:
+    """Channels and width of each site."""
+    return {name: (node.site.channels, node.site.width) for name, node in nodes.items()}
+
+
+def _pairs(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """By site of the model the site of the file with the nearest gates, each used once.
+
+    Of equal gates those at the nearest places in the two orders.
+    """
+    distances = [
+        (_rms(values - other), abs(i - j), name, file_name)
+        for i, (name, values) in enumerate(expected.items())
+        for j, (file_name, other) in enumerate(found.items())
+        if values.shape == other.shape
+    ]
+    pairs: dict[str, str] = {}
+    for distance, _, name, file_name in sorted(distances):
+        if name not in pairs and file_name not in pairs.values() and distance <= _TOLERANCE:
+            pairs[name] = file_name
+    return pairs
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt((x.astype("float64") ** 2).mean()))
+
+
+class _Graft:
+    """Puts float operators of one file in the place of integer ones of another."""
+
+    def __init__(self, model: Any, source: Any) -> None:
+        self._schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+        self._model, self._source = model, source
+        self._graph, self._source_graph = model.subgraphs[0], source.subgraphs[0]
+        self._operators, self._read_before = list(self._graph.operators), self._read()
+        self._constants: dict[int, int] = {}  # by tensor of the float file, for all sites
+
+    def site(self, node: GateNode, float_node: GateNode) -> None:
+        """Puts the float operators of one site in the place of its product.
+
+        Codes are made from the results of all of them; those that nothing reads go in `finished`.
+        """
+        self._check_quantized(node)
+        self._added: list[Any] = []
+        copies = {float_node.feature_tensor: self._dequantized(node.feature_tensor)}
+        for position in float_node.positions:
+            self._copy(self._source_graph.operators[position], copies, node.site.name)
+        codes = {}
+        for operator, float_operator in self._operator_pairs(node, float_node):
+            (tensor,), (float_tensor,) = _outputs(operator), _outputs(float_operator)
+            if self._graph.tensors[tensor].type in self._versions():
+                codes[tensor] = copies[float_tensor]
+        for tensor, values in codes.items():
+            self._convert("QUANTIZE", values, tensor, of=tensor)
+        self._insert(node.product_tensor, set(codes))
+
+    def _insert(self, product: int, codes: set[int]) -> None:
+        """Puts what was added where the product was made, for what made the codes before."""
+        operators = self._graph.operators
+        place = next(n for n, operator in enumerate(operators) if product in _outputs(operator))
+        before, after = (
+            [operator for operator in part if not _outputs(operator) & codes]
+            for part in (operators[:place], operators[place:])
+        )
+        self._graph.operators = [*before, *self._added, *after]
+
+    def _operator_pairs(self, node: GateNode, float_node: GateNode) -> Iterator[tuple[Any, Any]]:
+        """The operators of a site and those of the float file that compute the same."""
+        found, sources = _computing(node), _computing(float_node)
+        if [name for name, _ in found] != [name for name, _ in sources]:
+            raise InputError(
+                "keep_float takes two conversions of one model, with the same operators in a site. "
+                f"Received: {node.site.name} of {node.operators} in the quantized file, of "
+                f"{float_node.operators} in the float32 file"
+            )
+        for (_, position), (_, source) in zip(found, sources, strict=True):
+            yield self._operators[position], self._source_graph.operators[source]
+
+    def finished(self) -> bytes:
+        """The file, without what nothing reads any more."""
+        self._drop_unread()
+        self._graph.operators = self._sorted()
+        self._drop_tensors()
+        self._drop_buffers()
+        return packed(self._model)
+
+    def _check_quantized(self, node: GateNode) -> None:
+        tensors = (node.feature_tensor, node.gate_tensor, node.product_tensor)
+        floats = [i for i in tensors if self._graph.tensors[i].type not in self._versions()]
+        if floats:
+            raise InputError(
+                "keep_float takes a file in which the sites are int8 or int16. "
+                f"Received: {node.site.name}, which is not"
+            )
+
+    def _versions(self) -> dict[int, dict[str, int]]:
+        """By type of the codes, the versions of the operators that know it."""
+        types = self._schema.TensorType
+        return {
+            types.INT8: {"QUANTIZE": 1, "DEQUANTIZE": 2},
+            types.INT16: {"QUANTIZE": 2, "DEQUANTIZE": 3},
+        }
+
+    def _dequantized(self, tensor: int) -> int:
+        """A new float32 tensor with the values of a quantized one."""
+        values = copy.copy(self._graph.tensors[tensor])
+        values.type, values.quantization = self._schema.TensorType.FLOAT32, None
+        index = self._add_tensor(values)
+        self._convert("DEQUANTIZE", tensor, index, of=tensor)
+        return index
+
+    def _convert(self, name: str, source: int, target: int, of: int) -> None:
+        """Adds the operator that makes codes of values, or the other way; `of` are the codes."""
+        code, operator = self._schema.OperatorCodeT(), self._schema.OperatorT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(self._schema.BuiltinOperator, name)
+        code.version = self._versions()[self._graph.tensors[of].type][name]
+        operator.opcodeIndex = self._code(code)
+        operator.inputs, operator.outputs = [source], [target]
+        self._added.append(operator)
+
+    def _copy(self, operator: Any, copies: dict[int, int], site: str) -> None:
+        """Adds a copy of an operator of the float file; `copies` says what its tensors became."""
+        added = copy.copy(operator)
+        added.opcodeIndex = self._code(self._source.operatorCodes[operator.opcodeIndex])
+        added.inputs = [self._input(int(i), copies, site) for i in operator.inputs]
+        for i in _outputs(operator):
+            copies[i] = self._add_tensor(copy.copy(self._source_graph.tensors[i]))
+        added.outputs = [copies[int(i)] for i in operator.outputs]
+        self._added.append(added)
+
+    def _input(self, tensor: int, copies: dict[int, int], site: str) -> int:
+        if tensor < 0:  # an optional input that is not there
+            return tensor
+        if tensor in copies:
+            return copies[tensor]
+        if tensor not in self._constants:
+            constant = copy.copy(self._source_graph.tensors[tensor])
+            data = self._source.buffers[constant.buffer].data
+            if data is None or len(data) == 0:
+                raise InputError(
+                    "A site to be kept in float32 must read its feature map and constants only. "
+                    f"Received: {site}, which reads {bytes(constant.name).decode()!r}"
+                )
+            self._constants[tensor] = self._add_tensor(constant, data)
+        return self._constants[tensor]
+
+    def _add_tensor(self, tensor: Any, data: Any = None) -> int:
+        """Appends a tensor under a name of its own; without data it is an activation."""
+        names, name = {bytes(t.name) for t in self._graph.tensors}, bytes(tensor.name)
+        while name in names:
+            name += b"/float32"
+        tensor.name, tensor.buffer = name, 0  # the schema keeps buffer 0 empty
+        if data is not None:
+            tensor.buffer = len(self._model.buffers)
+            buffer = self._schema.BufferT()
+            buffer.data = data
+            self._model.buffers.append(buffer)
+        self._graph.tensors.append(tensor)
+        return len(self._graph.tensors) - 1
+
+    def _code(self, code: Any) -> int:
+        """The index of an operator code, appended if it is not there."""
+        codes = self._model.operatorCodes
+        for index, known in enumerate(codes):
+            if vars(known) == vars(code):
+                return index
+        codes.append(code)
+        return len(codes) - 1
+
+    def _read(self) -> set[int]:
+        """The tensors that an operator or the caller reads."""
+        read = {int(i) for i in self._graph.outputs}
+        return read.union(*(_inputs(operator) for operator in self._graph.operators))
+
+    def _drop_unread(self) -> None:
+        """Takes away the operators whose results were read once and are not read now."""
+        while True:
+            read = self._read()
+            unread = self._read_before - read
+            operators = self._graph.operators
+            kept = [o for o in operators if _outputs(o) & read or not _outputs(o) & unread]
+            if len(kept) == len(operators):
+                return
+            self._graph.operators = kept
+
+    def _sorted(self) -> list[Any]:
+        """The operators, each behind those that it reads from, else in their order."""
+        producers = {i: o for o in self._graph.operators for i in _outputs(o)}
+        done: dict[int, Any] = {}
+
+        def visit(operator: Any) -> None:
+            for tensor in sorted(_inputs(operator)):
+                producer = producers.get(tensor)
+                if producer is not None and id(producer) not in done:
+                    visit(producer)
+            done.setdefault(id(operator), operator)
+
+        for operator in self._graph.operators:
+            visit(operator)
+        return list(done.values())
+
+    def _drop_tensors(self) -> None:
+        graph = self._graph
+        used = {int(i) for i in (*graph.inputs, *graph.outputs)}
+        used = used.union(*(_inputs(o) | _outputs(o) | _intermediates(o) for o in graph.operators))
+        place = {old: new for new, old in enumerate(sorted(used))}
+        graph.tensors = [graph.tensors[i] for i in sorted(used)]
+        graph.inputs, graph.outputs = _moved(graph.inputs, place), _moved(graph.outputs, place)
+        for operator in graph.operators:
+            operator.inputs = _moved(operator.inputs, place)
+            operator.outputs = _moved(operator.outputs, place)
+            if operator.intermediates is not None:
+                operator.intermediates = _moved(operator.intermediates, place)
+        for signature in self._model.signatureDefs or ():
+            if signature.subgraphIndex == 0:
+                for entry in (*signature.inputs, *signature.outputs):
+                    entry.tensorIndex = place[entry.tensorIndex]
+
+    def _drop_buffers(self) -> None:
+        model = self._model
+        tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+        users = [*tensors, *(model.metadata or ())]
+        used = sorted({0, *(user.buffer for user in users)})
+        place = {old: new for new, old in enumerate(used)}
+        model.buffers = [model.buffers[i] for i in used]
+        for user in users:
+            user.buffer = place[user.buffer]
+
+
+def _computing(node: GateNode) -> list[tuple[str, int]]:
+    """Name and position of the operators of a site that do more than change a type."""
+    pairs = zip(node.operators, node.positions, strict=True)
+    return [(name, position) for name, position in pairs if name not in _CASTS]
+
+
+def _inputs(operator: Any) -> set[int]:
+    return {int(i) for i in operator.inputs if i >= 0}
+
+
+def _outputs(operator: Any) -> set[int]:
+    return {int(i) for i in operator.outputs}
+
+
+def _intermediates(operator: Any) -> set[int]:
+    return set() if operator.intermediates is None else {int(i) for i in operator.intermediates}
+
+
+def _moved(tensors: Iterable[int], place: Mapping[int, int]) -> list[int]:
+    return [place[int(i)] if i >= 0 else int(i) for i in tensors]

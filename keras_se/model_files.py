@@ -1,0 +1,53 @@
+"""`.keras` files: loaded in safe mode, and as bytes."""
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+import keras
+
+from keras_se.errors import InputError
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a `.keras` file in safe mode.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If there is no such file, or Keras cannot load it.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
+    if not path.endswith(".keras") or not zipfile.is_zipfile(path):
+        raise InputError(
+            "A model must be a .keras file, a zip archive that model.save wrote. "
+            f"Received: {path!r}, which is not"
+        )
+    try:
+        return keras.saving.load_model(path)
+    except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(
+            "A model must be a .keras file that Keras loads in safe mode, with --import for custom "
+            f"layers. Received: {path!r}, which gives: {first_line}"
+        ) from error
+
+
+def model_bytes(model: keras.Model) -> bytes:
+    """The `.keras` file of a model, as bytes.
+
+    Args:
+        model: The model.
+
+    Returns:
+        What `model.save` writes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.keras")
+        model.save(path)
+        return path.read_bytes()
