@@ -87,7 +87,10 @@ def test_gates_without_data_lists_the_sites(files, capsys, name, monkeypatch):
     assert "--json and --plot need --data" in capsys.readouterr().err
 
 
-def test_verify_takes_recorded_gates_a_reference_and_a_recipe(files, tmp_path, images, capsys):
+def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
+    files, tmp_path, images, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "400")
     out, data = tmp_path / "a.tflite", files / "data.npz"
     arguments = ("export", files / "se.keras", out, "--calibration", data)
     assert keras_se_command(*arguments) == 0
