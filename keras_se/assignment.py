@@ -1,8 +1,7 @@
 """Which gate of a TFLite file belongs to which SE site of the Keras model.
 
-Keras and the converter may order parallel branches differently, so that sites are matched by value:
-a float32 conversion of the model is run beside it, and the gates and the means of what they gate
-must agree. From that conversion they are carried to the judged file by their place in the graph.
+Sites are matched by value with a float32 conversion of the model, and carried from there to the
+judged file by their place in the graph.
 """
 
 import difflib
@@ -13,14 +12,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, import_extra
+from keras_se.errors import InputError
 from keras_se.litert.convert import to_tflite
 from keras_se.litert.graph import GateNode, main_nodes
-from keras_se.litert.runtime import read_sites
-from keras_se.sites import Site, model_means
-
-MAX_DISTANCE = 1e-3  # of float32 runtimes after a deep trunk; small networks agree to 1e-6
-MIN_RATIO = 10.0  # how much nearer the site must be than the next
+from keras_se.litert.matching import match_sites
+from keras_se.sites import Site
 
 
 @dataclass(frozen=True)
@@ -29,8 +25,7 @@ class Assignment:
 
     Attributes:
         nodes: By site name, the node of the judged file; `None` where it has no such site.
-        error: The largest distance between the model and its float32 conversion at a site:
-            root mean square of the gates, and of the means of the features over their scale.
+        error: The largest distance at a site between the model and its float32 conversion.
     """
 
     nodes: dict[str, GateNode | None]
@@ -62,89 +57,10 @@ def assign(
         InputError: If a site cannot be told from another, or is not found in the conversion.
     """
     converted = to_tflite(model, "float32")
-    read = _conversion(converted, arrays)
-    means = model_means(model, x)
-    distances = _distances(sites, gates, means, read)
-    rows, columns = _pairs(distances)
-    order = dict(zip(rows, columns, strict=True))
-    _check(sites, distances, order)
-    reference, judged = main_nodes(converted), main_nodes(content)
-    places = _places(reference, judged)
-    nodes = {site.name: places[order[n]] for n, site in enumerate(sites)}
-    return Assignment(nodes, max(distances[row, column] for row, column in order.items()))
-
-
-def _conversion(
-    converted: bytes, arrays: Mapping[str, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The gates of the conversion, and the means of what they gate over its positions."""
-    rows: dict[str, list[Any]] = {}
-    for readings in read_sites(converted, dict(arrays), features=True):
-        for name, reading in readings.items():
-            channels = reading.gates.shape[1]
-            rows.setdefault(name, []).append((reading.gates, _means(reading.features, channels)))
-    return [
-        (np.concatenate([g for g, _ in part]), np.concatenate([m for _, m in part]))
-        for part in rows.values()
-    ]
-
-
-def _means(features: Any, channels: int) -> np.ndarray:
-    """Means over all axes but those of samples and channels, wherever the latter is."""
-    last = features.shape[-1] == channels
-    axes = range(1, features.ndim - 1) if last else range(2, features.ndim)
-    values: np.ndarray = features.mean(axis=tuple(axes))
-    return values
-
-
-def _distances(
-    sites: list[Site],
-    gates: Mapping[str, np.ndarray],
-    means: Mapping[str, np.ndarray],
-    read: list[tuple[np.ndarray, np.ndarray]],
-) -> np.ndarray:
-    """Of each site of the model to each of the conversion; infinite where shapes differ."""
-    distances = np.full((len(sites), len(read)), np.inf)
-    for i, site in enumerate(sites):
-        for j, (found, found_means) in enumerate(read):
-            wanted, wanted_means = gates[site.name], means[site.name]
-            if wanted.shape == found.shape and wanted_means.shape == found_means.shape:
-                scale = max(float(np.sqrt((wanted_means**2).mean())), 1e-12)
-                distances[i, j] = _rms(wanted - found) + _rms(wanted_means - found_means) / scale
-    return distances
-
-
-def _rms(values: np.ndarray) -> float:
-    mean = float((values.astype("float64") ** 2).mean())
-    return float(np.sqrt(mean)) if np.isfinite(mean) else np.inf
-
-
-def _pairs(distances: np.ndarray) -> tuple[list[int], list[int]]:
-    """The assignment of the least total distance."""
-    optimize: Any = import_extra("scipy.optimize", "litert")
-    finite = np.where(np.isfinite(distances), distances, 1e9)
-    rows, columns = optimize.linear_sum_assignment(finite)
-    return rows.tolist(), columns.tolist()
-
-
-def _check(sites: list[Site], distances: np.ndarray, order: dict[int, int]) -> None:
-    missing = [
-        site.name
-        for n, site in enumerate(sites)
-        if n not in order or distances[n, order[n]] > MAX_DISTANCE
-    ]
-    if missing:
-        raise InputError(
-            "verify finds each site of the model in its float32 conversion, by its gate values. "
-            f"Received: no such gates for {missing}, {distances.shape[1]} sites in the conversion"
-        )
-    for n, site in enumerate(sites):
-        others = np.delete(distances[n], order[n])
-        if others.size and others.min() < MIN_RATIO * max(distances[n, order[n]], 1e-9):
-            raise InputError(
-                "verify tells the sites of a model apart by their values on the samples. "
-                f"Received: two places in the conversion that may be {site.name}; use other samples"
-            )
+    matching = match_sites(model, sites, gates, x, arrays, converted)
+    places = _places(main_nodes(converted), main_nodes(content))
+    nodes = {name: places[position] for name, position in matching.positions.items()}
+    return Assignment(nodes, matching.error)
 
 
 def _places(reference: list[GateNode], judged: list[GateNode]) -> dict[int, GateNode | None]:

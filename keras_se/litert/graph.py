@@ -25,6 +25,7 @@ __all__ = [
     "file_sites",
     "gate_codes",
     "gate_nodes",
+    "main_nodes",
     "operator_names",
     "read_bytes",
 ]

@@ -17,14 +17,13 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph import GateNode, gate_nodes
+from keras_se.litert.graph import GateNode, main_nodes
+from keras_se.litert.matching import match_sites
 from keras_se.litert.probing import packed, unpacked
-from keras_se.litert.runtime import file_gates
-from keras_se.sites import model_gates
+from keras_se.sites import model_gates, model_sites
 
 _MATCHING = 32  # samples that sites are told apart by
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
-_TOLERANCE = 0.01  # largest rms difference of the gates of a model and its float32 conversion
 
 
 def file_site_names(
@@ -33,7 +32,7 @@ def file_site_names(
     """What sites of a Keras model are called in its TFLite files.
 
     Both number the sites, Keras in the order of its graph and TFLite in that of its operators; with
-    parallel branches or nested models these differ. So sites are matched by their gates.
+    parallel branches or nested models these differ. So sites are matched by value.
 
     Args:
         model: The model.
@@ -57,21 +56,14 @@ def file_site_names(
         >>> file_site_names(model, to_tflite(model, "float32"), ["se_1"], {"inputs": x})
         ['se_1']
     """
+    sites = model_sites(model)
+    _check_names(names, [site.name for site in sites], f"model {model.name!r}")
     arrays = {name: array[:_MATCHING] for name, array in samples.items()}
     structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     x = keras.tree.pack_sequence_as(structure, list(arrays.values()))
-    expected = model_gates(model, x)
-    _check_names(names, list(expected), f"model {model.name!r}")
-    found = file_gates(float32, arrays if len(arrays) > 1 else next(iter(arrays.values())))
-    pairs = _pairs(expected, found)
-    missing = [name for name in names if name not in pairs]
-    if missing:
-        raise InputError(
-            "A site to be kept in float32 must be in the float32 conversion, with the gates that "
-            f"Keras computes. Received: {missing} of model {model.name!r}, and the conversion has "
-            f"{list(found)}"
-        )
-    return [pairs[name] for name in names]
+    matching = match_sites(model, sites, model_gates(model, x), x, arrays, float32)
+    nodes = main_nodes(float32)
+    return [nodes[matching.positions[name]].site.name for name in names]
 
 
 def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
@@ -106,8 +98,7 @@ def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
         ['DEQUANTIZE', 'MEAN', 'CONV_2D', 'CONV_2D', 'LOGISTIC', 'MUL', 'QUANTIZE']
     """
     nodes, float_nodes = (
-        {node.site.name: node for node in gate_nodes(content) if node.subgraph == 0}
-        for content in (quantized, float32)
+        {node.site.name: node for node in main_nodes(content)} for content in (quantized, float32)
     )
     if _outlines(nodes) != _outlines(float_nodes):
         raise InputError(
@@ -142,28 +133,6 @@ def _check_names(names: Sequence[str], known: Sequence[str], of: str) -> None:
 def _outlines(nodes: Mapping[str, GateNode]) -> dict[str, tuple[int, int]]:
     """Channels and width of each site."""
     return {name: (node.site.channels, node.site.width) for name, node in nodes.items()}
-
-
-def _pairs(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """By site of the model the site of the file with the nearest gates, each used once.
-
-    Of equal gates those at the nearest places in the two orders.
-    """
-    distances = [
-        (_rms(values - other), abs(i - j), name, file_name)
-        for i, (name, values) in enumerate(expected.items())
-        for j, (file_name, other) in enumerate(found.items())
-        if values.shape == other.shape
-    ]
-    pairs: dict[str, str] = {}
-    for distance, _, name, file_name in sorted(distances):
-        if name not in pairs and file_name not in pairs.values() and distance <= _TOLERANCE:
-            pairs[name] = file_name
-    return pairs
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt((x.astype("float64") ** 2).mean()))
 
 
 class _Graft:

@@ -382,7 +382,7 @@ def test_files_that_do_not_belong_together_are_refused(networks, files, images, 
     sentence = r"its feature map and constants only\. Received: se_1, which reads '.*'$"
     with pytest.raises(InputError, match=sentence):
         keep_float(plain, half, ["se_1"])
-    sentence = r"with the gates that Keras computes\. Received: \['se_2'\] of model .* \['se_1', "
+    sentence = r"by its gate values\. Received: no such gates for \['se_1', 'se_2'\], 2 sites in"
     with pytest.raises(InputError, match=sentence):
         file_site_names(
             networks["sigmoid"], files["one_plus_tanh", "float32"], ["se_2"], {"inputs": images}
