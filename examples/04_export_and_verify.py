@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 import keras_se
 import keras_se.litert.delegation
 from keras_se import SEBlock
+from keras_se.litert.runtime import predict
 
 digits = load_digits()
 x, y = digits.images[..., None].astype("float32"), digits.target
@@ -47,6 +48,8 @@ for file_format in ("float32", "int8"):
     print(f"{file_format}, {len(tflite):,} bytes: {report.verdict}")
     for site in report.sites.values():
         print(f"  {site.name}: {site.verdict}, {site.reason}; spread {site.spread:.1f} steps")
+    print(f"  {report.effect.sentence}")
+    print(f"  stressed: { {name: stress.verdict for name, stress in report.stress.items()} }")
 
 try:
     keras_se.to_tflite(model, "int8", calibration=0.1 * x_train[:300])
@@ -57,4 +60,14 @@ dark = keras_se.to_tflite(model, "int8", calibration=0.1 * x_train[:300], check_
 report = keras_se.verify(model, dark, x_test)
 print(f"int8, calibrated on images that are ten times too dark: {report.verdict}")
 for site in report.sites.values():
-    print(f"  {site.name}: {site.verdict}, {site.reason}")
+    print(f"  {site.name}: {site.verdict}, {site.reason}; lost by: {site.blame}")
+
+# What a phone computed: the gates are further outputs of a twin of the file.
+int8 = keras_se.to_tflite(model, "int8", calibration=x_train[:300])
+twin = predict(keras_se.litert.probe(int8), x_test)  # on the phone, in earnest
+recorded = {name: values for name, values in twin.items() if name.startswith("gate_")}
+print(keras_se.verify(model, int8, x_test, gates=recorded).verdict)
+
+# One site left in float inside of the integer file.
+mixed = keras_se.to_tflite(model, "int8", calibration=x_train[:300], keep_float=["se_2"])
+print(f"{len(mixed) - len(int8)} bytes more, {keras_se.verify(model, mixed, x_test).verdict}")
