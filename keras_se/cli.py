@@ -17,6 +17,7 @@ import keras
 from rich.console import Console
 
 import keras_se
+from keras_se.effects import takes_labels
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.gate_curves import draw_gate_curves
 from keras_se.gate_report import NOTHING_TO_SURVIVE
@@ -301,7 +302,7 @@ def verify_command(
     inputs = load_inputs(data, input_shapes(loaded))
     report = keras_se.verify(
         *(loaded, tflite, inputs.x, tau),
-        y=inputs.labels,
+        y=inputs.labels if _takes(loaded, inputs.labels) else None,
         reference=None if reference is None else load_model(reference),
         gates=recorded,
         recipe=recipe,
@@ -313,6 +314,10 @@ def verify_command(
     if json_path is not None:
         _write(json_path, report.to_json().encode(), overwrite)
     return PASSED if report.passed else FAILED
+
+
+def _takes(model: keras.Model, labels: Any) -> bool:
+    return labels is not None and takes_labels(model, labels)
 
 
 def _read_json(path: str) -> Any:

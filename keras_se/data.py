@@ -254,12 +254,16 @@ def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndar
     Raises:
         InputError: If they are no such labels, or there are no samples.
     """
-    y = np.asarray(labels)
-    largest = np.iinfo("int64").max
-    if y.ndim != 1 or y.dtype.kind not in "ui" or (y.size and (y.min() < 0 or y.max() > largest)):
+    try:
+        y = np.asarray(labels)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name} must be an array of labels. Received: {error}") from error
+    is_integer = y.ndim == 1 and y.dtype.kind in "ui"
+    if not is_integer or (y.size and (y.min() < 0 or y.max() > np.iinfo("int64").max)):
+        lowest = f", lowest {y.min()}" if is_integer and y.size else ""
         raise InputError(
             f"{name} must hold one integer label of at least 0 per image. Received: shape "
-            f"{y.shape}, dtype {y.dtype}, lowest {y.min() if y.size else '-'} from {source!r}"
+            f"{y.shape}, dtype {y.dtype}{lowest} from {source!r}"
         )
     if samples != len(y) or samples == 0:
         raise InputError(

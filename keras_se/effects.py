@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from keras_se.errors import InputError
 from keras_se.injection import Injection
 
 MIN_RELATIVE = 0.01  # of the spread of the outputs: below it constant gates cost nothing
@@ -50,7 +51,7 @@ def measure_effect(
     own: Mapping[str, np.ndarray],
     shipped: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
-) -> Effect:
+) -> Effect | None:
     """Puts the gates of a file, and constant ones, into the Keras model.
 
     Args:
@@ -62,22 +63,53 @@ def measure_effect(
             probabilities of classes.
 
     Returns:
-        An `Effect`, on the first output of the model.
-
-    Raises:
-        InputError: If gates cannot be put into the model.
+        An `Effect`, on the first output of the model; `None` where gates cannot be put into the
+        model, as into a nested one that is called on its own output, or outputs are not finite.
     """
-    compute = Injection(model)
+    try:
+        compute = Injection(model)
+    except (InputError, ValueError):  # the latter from Keras, where a graph cannot be cut
+        return None
     constant = {name: np.broadcast_to(g.mean(axis=0), g.shape) for name, g in own.items()}
     outputs = [compute(x, dict(gates)) for gates in (own, shipped, constant)]
+    if not all(np.isfinite(values).all() for values in outputs):
+        return None
     if labels is None:
         own_error, error, constant_error = (_error(values, outputs[0]) for values in outputs)
         costs = constant_error > MIN_RELATIVE
         return Effect("output error", own_error, error, constant_error, costs)
-    hits = [values.argmax(axis=-1) == labels for values in outputs]
+    hits = [_classes(values) == labels for values in outputs]
     accuracy, shipped_accuracy, constant_accuracy = (float(hit.mean()) for hit in hits)
     costs = _is_worse(hits[0], hits[2])
     return Effect("accuracy", accuracy, shipped_accuracy, constant_accuracy, costs)
+
+
+def takes_labels(model: keras.Model, labels: np.ndarray) -> bool:
+    """Whether the first output of a model is of classes among which these labels are.
+
+    Args:
+        model: A built model.
+        labels: Integer labels.
+
+    Returns:
+        True for outputs of shape (samples, classes), or (samples, 1) and two classes.
+
+    Example:
+        >>> inputs = keras.Input((4,))
+        >>> takes_labels(keras.Model(inputs, keras.layers.Dense(3)(inputs)), np.array([0, 2]))
+        True
+    """
+    shape = tuple(model.outputs[0].shape)
+    return len(shape) == 2 and shape[1] is not None and int(labels.max()) < max(2, shape[1])
+
+
+def _classes(outputs: np.ndarray) -> np.ndarray:
+    """The classes that outputs say: of one value by half a probability, or the sign of a logit."""
+    if outputs.shape[1] > 1:
+        classes: np.ndarray = outputs.argmax(axis=1)
+        return classes
+    is_probability = outputs.min() >= 0.0 and outputs.max() <= 1.0
+    return (outputs[:, 0] > (0.5 if is_probability else 0.0)).astype(int)
 
 
 def _error(values: np.ndarray, reference: np.ndarray) -> float:

@@ -25,7 +25,8 @@ class SiteVerdict:
         verdict: `"survives"`, `"fails"` or `"not adaptive"`.
         reason: The test that decided, in words.
         blame: Of a site that fails, who lost the gates: `"trunk"` (the layers before, or their
-            calibration), `"SE"`, or `"unknown"` where the feature maps cannot be had.
+            calibration), `"SE"`, `"training"` (with compression, against a reference), or
+            `"unknown"` where the feature maps cannot be had.
         step: Nominal step of the gate in the file's format.
         spread: sd of the float gates over samples, rms over channels, in steps.
         r2: Pooled R² of shipped against float gates.
@@ -124,7 +125,7 @@ class GateReport:
     def to_json(self) -> str:
         """The report as JSON text."""
         content = {"passed": self.passed, "verdict": self.verdict, **dataclasses.asdict(self)}
-        return json.dumps(content, indent=2) + "\n"
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def verdict_of(verdicts: Sequence[str]) -> str:

@@ -16,10 +16,10 @@ known to hypot(step, gate'(v)·range(v) / 255), its widened step. (In nominal st
 up to 3.6 off, and would fail.)
 
 Measured by `benchmarks/gate_rule.py` on 27 small networks (digits and CIFAR-10, three gates, six
-formats): of 486 sites in sound files none fails (95 % interval 0 to .008); of 708 adaptive sites that
-were sabotaged in nine ways two survive (.0003 to .010), both clipped at a median that was saturated
-already. Lowest R² of sound sites: float32 1.0000, float16 .998, dynamic .9994, weight_only .991, int8
-.958, int16x8 .977.
+formats): of 486 sites in sound files none fails (95 % interval 0 to .008); of 708 adaptive sites
+that were sabotaged in nine ways two survive (.0003 to .010), both clipped at a median that was
+saturated already. Lowest R² of sound sites: float32 1.0000, float16 .998, dynamic .9994,
+weight_only .991, int8 .958, int16x8 .977.
 """
 
 import math

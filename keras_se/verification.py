@@ -26,7 +26,7 @@ import numpy as np
 
 from keras_se.assignment import assign
 from keras_se.data import checked_labels
-from keras_se.effects import Effect, measure_effect
+from keras_se.effects import Effect, measure_effect, takes_labels
 from keras_se.errors import InputError
 from keras_se.gate_report import GateReport, SiteVerdict, Stress, verdict_of
 from keras_se.gate_rule import (
@@ -52,11 +52,16 @@ from keras_se.sites import Excitation, excitations, model_gates
 
 MIN_SAMPLES = 32
 MIN_STRESSED = 8
+_LOST_IN_TRAINING = "adaptivity lost in training"
 DEAD_BAND = 0.02  # around tau: channels there belong to neither set
 REMEDIES = {
     "trunk": (
         "The layers before it lost them: calibrate on more data in the range of use, equalize the "
         "scales of their channels, or take format='int16x8'."
+    ),
+    "training": (
+        "Training with compression made them steady: start from calibrated ranges, or train with a "
+        "lower rate."
     ),
     "SE": "SE itself lost them: leave the site in float with to_tflite(..., keep_float=[...]).",
 }
@@ -107,13 +112,19 @@ def verify(
         >>> verify(model, to_tflite(model, "float32"), x).passed
         True
     """
-    if not 0.0 <= tau <= 1.0:
+    if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0.0 <= tau <= 1.0:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
     content = read_bytes(tflite)
     judged = model if reference is None else reference
     session = _Session(judged, content)
     samples = session.samples(x, MIN_SAMPLES)
     labels = None if y is None else checked_labels("verify", "y", y, samples.count)
+    stressed = session.stressed_samples(samples, stress)
+    if labels is not None and not takes_labels(judged, labels):
+        raise InputError(
+            "y is for models whose first output is one value per class, or one in all. Received: "
+            f"labels up to {labels.max()} for an output of shape {tuple(judged.outputs[0].shape)}"
+        )
     held_out = _held_out(tflite, content, recipe, samples.arrays)
     own = session.own_gates(samples)
     original = None if reference is None else _original_gates(model, session, samples)
@@ -142,7 +153,7 @@ def verify(
         held_out=held_out,
         assignment_error=assigned.error,
         effect=session.effect(samples, own, shipped, labels),
-        stress={} if gates is not None else session.stress(samples, stress),
+        stress={} if gates is not None else session.stress(stressed),
     )
 
 
@@ -202,11 +213,13 @@ class _Session:
         self._codes = gate_codes(content)
         self._delegation = delegation(content).sites
 
-    def samples(self, x: Any, least: int) -> _Samples:
-        samples = _samples(self._structure, input_arrays(self._specs, x, "x"))
+    def samples(self, x: Any, least: int, stress: Any = None) -> _Samples:
+        what = "x" if stress is None else f"stress[{stress!r}]"
+        samples = _samples(self._structure, input_arrays(self._specs, x, what))
         if samples.count < least:
             raise InputError(
-                f"verify needs at least {least} held-out samples. Received: {samples.count}"
+                f"verify needs at least {least} held-out samples in {what}. "
+                f"Received: {samples.count}"
             )
         return samples
 
@@ -261,7 +274,7 @@ class _Session:
         own_tau = () if found.gates is None else suppressed(found.gates, tau, DEAD_BAND)
         if original is not None and found.gates is not None:
             judgement, kept = _adaptivity_kept(judgement, original[site.name], found.gates, code)
-        trunk = None if found.replayed is None else r_squared(gates, found.replayed)
+        trunk = _trunk_r2(gates, found.replayed)
         node = self.nodes[site.name]
         delegated = None if node is None else self._delegation[node.site.name]
         return SiteVerdict(
@@ -270,7 +283,7 @@ class _Session:
             channels=site.channels,
             verdict=judgement.verdict,
             reason=judgement.reason,
-            blame=_blame(judgement, trunk),
+            blame=_blame(judgement, gates, found, code),
             step=code.step,
             trunk_r2=trunk,
             suppressed=suppressed(gates, tau),
@@ -294,14 +307,22 @@ class _Session:
             return None
         return measure_effect(self.model, list(samples.arrays.values()), own, values, labels)
 
-    def stress(
-        self, samples: _Samples, given: Sequence[float] | Mapping[str, Any]
-    ) -> dict[str, Stress]:
-        """The verdicts on other samples."""
+    def stressed_samples(self, samples: _Samples, given: Any) -> dict[str, _Samples]:
+        """Other samples, by name."""
         if isinstance(given, Mapping):
-            named = {str(name): self.samples(x, MIN_STRESSED) for name, x in given.items()}
-        else:
-            named = {f"times {factor:g}": samples.times(factor) for factor in given}
+            return {str(name): self.samples(x, MIN_STRESSED, name) for name, x in given.items()}
+        are_factors = isinstance(given, list | tuple) and all(
+            isinstance(factor, int | float) and np.isfinite(factor) for factor in given
+        )
+        if not are_factors:
+            raise InputError(
+                "stress is a list of factors of brightness, or a dictionary of inputs by name. "
+                f"Received: {given if np.ndim(given) == 0 else type(given).__name__!r}"
+            )
+        return {f"times {factor:g}": samples.times(factor) for factor in given}
+
+    def stress(self, named: Mapping[str, _Samples]) -> dict[str, Stress]:
+        """The verdicts on other samples."""
         return {name: self._stressed(stressed) for name, stressed in named.items()}
 
     def _stressed(self, samples: _Samples) -> Stress:
@@ -340,14 +361,28 @@ def _judged(gates: np.ndarray, shipped: np.ndarray | None, code: Code) -> Judgem
     return judge(gates, shipped, code)
 
 
-def _blame(judgement: Judgement, trunk: float | None) -> str:
+def _trunk_r2(gates: np.ndarray, replayed: np.ndarray | None) -> float | None:
+    if replayed is None or not np.isfinite(replayed).all():
+        return None
+    return r_squared(gates, replayed)
+
+
+def _blame(judgement: Judgement, gates: np.ndarray, found: _Shipped, code: Code) -> str:
+    """Who lost the gates: of those that adapt by R² of the replay, of others by its level."""
     if judgement.verdict != "fails":
         return ""
-    if judgement.figures["r2"] is None and judgement.reason.startswith("the file has"):
+    if judgement.reason.startswith(_LOST_IN_TRAINING):
+        return "training"
+    if found.gates is None:
         return "SE"
-    if trunk is None:
+    if found.replayed is None:
         return "unknown"
-    return "trunk" if trunk < MIN_R2 else "SE"
+    if not np.isfinite(found.replayed).all():
+        return "trunk"
+    if spread(gates) < ADAPTIVE_STEPS * code.step:
+        return "trunk" if judge(gates, found.replayed, code).verdict == "fails" else "SE"
+    r2 = r_squared(gates, found.replayed)
+    return "trunk" if r2 is not None and r2 < MIN_R2 else "SE"
 
 
 def _adaptivity_kept(
@@ -361,7 +396,7 @@ def _adaptivity_kept(
     if kept >= MIN_SPREAD_KEPT or judgement.verdict == "fails":
         return judgement, kept
     reason = (
-        f"adaptivity lost in training: {kept:.2f} of the original's spread is left, "
+        f"{_LOST_IN_TRAINING}: {kept:.2f} of the original's spread is left, "
         f"below {MIN_SPREAD_KEPT:g}"
     )
     return Judgement("fails", reason, judgement.figures), kept

@@ -42,6 +42,10 @@ def read_bytes(tflite: TFLite) -> bytes:
     if isinstance(tflite, bytes | bytearray):
         content, source = bytes(tflite), f"{len(tflite)} bytes"
     else:
+        if not isinstance(tflite, str | os.PathLike):
+            raise InputError(
+                f"A TFLite file is given as bytes or as a path. Received: {type(tflite).__name__}"
+            )
         path = Path(tflite)
         if not path.is_file():
             raise InputError(f"A TFLite file must exist to be read. Received: {path}")

@@ -26,7 +26,7 @@ class Matching:
     Attributes:
         positions: By site name, its position among the sites of the conversion.
         error: The largest distance at a site: root mean square difference of the gates, and of the
-            means of the features over their scale.
+            means of the features over their root mean square.
     """
 
     positions: dict[str, int]
@@ -68,15 +68,21 @@ def match_sites(
 
 def _conversion(
     converted: bytes, arrays: Mapping[str, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The gates of the conversion, and the means of what they gate over its positions."""
+) -> list[tuple[np.ndarray, np.ndarray, float]]:
+    """The gates of the conversion, the means of what they gate over positions, and its size."""
     rows: dict[str, list[Any]] = {}
     for readings in read_sites(converted, dict(arrays), features=True):
         for name, reading in readings.items():
             channels = reading.gates.shape[1]
-            rows.setdefault(name, []).append((reading.gates, _means(reading.features, channels)))
+            scale = float(np.sqrt((np.asarray(reading.features, "float64") ** 2).mean()))
+            means = _means(reading.features, channels)
+            rows.setdefault(name, []).append((reading.gates, means, scale))
     return [
-        (np.concatenate([g for g, _ in part]), np.concatenate([m for _, m in part]))
+        (
+            np.concatenate([g for g, *_ in part]),
+            np.concatenate([m for _, m, _ in part]),
+            max(scale for *_, scale in part),
+        )
         for part in rows.values()
     ]
 
@@ -93,15 +99,15 @@ def _distances(
     sites: list[Site],
     gates: Mapping[str, np.ndarray],
     means: Mapping[str, np.ndarray],
-    read: list[tuple[np.ndarray, np.ndarray]],
+    read: list[tuple[np.ndarray, np.ndarray, float]],
 ) -> np.ndarray:
     """Of each site of the model to each of the conversion; infinite where shapes differ."""
     distances = np.full((len(sites), len(read)), np.inf)
     for i, site in enumerate(sites):
-        for j, (found, found_means) in enumerate(read):
+        for j, (found, found_means, size) in enumerate(read):
             wanted, wanted_means = gates[site.name], means[site.name]
             if wanted.shape == found.shape and wanted_means.shape == found_means.shape:
-                scale = max(float(np.sqrt((wanted_means**2).mean())), 1e-12)
+                scale = max(size, 1e-12) if np.isfinite(size) else 1.0
                 distances[i, j] = _rms(wanted - found) + _rms(wanted_means - found_means) / scale
     return distances
 
@@ -128,7 +134,8 @@ def _check(sites: list[Site], distances: np.ndarray, order: dict[int, int]) -> N
     if missing:
         raise InputError(
             "Each site of a model is found in its float32 conversion, by its gate values. "
-            f"Received: no such gates for {missing}, {distances.shape[1]} sites in the conversion"
+            f"Received: no such gates for {missing}, {distances.shape[1]} sites in the conversion; "
+            "a site under a mask, or with values beyond float32, is not found"
         )
     for n, site in enumerate(sites):
         others = np.delete(distances[n], order[n])

@@ -118,6 +118,11 @@ def recorded_gates(
         >>> recorded_gates(tflite, {"gate_se_1": np.ones((2, 1, 1, 4))})["se_1"].shape
         (2, 4)
     """
+    if not isinstance(source, str | os.PathLike | Mapping):
+        raise InputError(
+            "Recorded gates are an .npz file or a dictionary of arrays. "
+            f"Received: {type(source).__name__}"
+        )
     content = read_bytes(tflite)
     nodes = _nodes(content, "recorded_gates")
     arrays = source if isinstance(source, Mapping) else _read_npz(Path(source))

@@ -79,9 +79,11 @@ def file_precision(tflite: TFLite) -> str:
     Raises:
         InputError: If the file is not a TFLite file, or the runtime refuses it.
     """
-    types = {details["dtype"] for details in load(tflite).get_tensor_details()}
-    coarse = {np.int8, np.uint8, np.int16} & types
-    return "int8" if coarse else "float16" if np.float16 in types else "float32"
+    details = load(tflite).get_tensor_details()
+    types = {d["dtype"] for d in details if d["quantization_parameters"]["scales"].size}
+    if {np.int8, np.uint8, np.int16} & types:
+        return "int8"
+    return "float16" if any(d["dtype"] is np.float16 for d in details) else "float32"
 
 
 def runtime_name() -> str:
@@ -378,7 +380,7 @@ def _outputs(interpreter: Any) -> dict[str, Any]:
 
 
 def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
-    given = x if isinstance(x, Mapping) or len(inputs) != 1 else dict.fromkeys(inputs, x)
+    given = _renamed(inputs, x)
     if not isinstance(given, Mapping) or set(given) != set(inputs):
         raise InputError(
             f"x must be a dictionary with the inputs of the file, {list(inputs)}. "
@@ -389,6 +391,23 @@ def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
         lengths = {name: len(array) for name, array in arrays.items()}
         raise InputError(f"x must have one number of samples. Received: {lengths}")
     return arrays
+
+
+def _renamed(inputs: Mapping[str, Any], x: Any) -> Any:
+    """Samples under the names of the file's inputs, which other converters call otherwise."""
+    if not isinstance(x, Mapping):
+        return dict.fromkeys(inputs, x) if len(inputs) == 1 else x
+    if set(x) == set(inputs) or len(x) != len(inputs):
+        return x
+    shapes = {name: np.shape(array)[1:] for name, array in x.items()}
+    found = {
+        name: [key for key, shape in shapes.items() if shape == _shape(details)[1:]]
+        for name, details in inputs.items()
+    }
+    if len(x) > 1 and any(len(keys) != 1 for keys in found.values()):
+        return x  # shapes do not tell which is which
+    keys = [*x] if len(x) == 1 else [key for (key,) in found.values()]
+    return {name: x[key] for name, key in zip(inputs, keys, strict=True)}
 
 
 def _checked(details: Any, x: Any) -> np.ndarray:

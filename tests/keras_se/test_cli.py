@@ -208,7 +208,7 @@ def bad_input(files, tmp_path):
         "wrong shape for Keras": (gates("narrow.npz"), "(40, 4, 8, 3)"),
         "too few samples": (
             ("verify", se, files / "se.tflite", "--data", tmp_path / "few.npz"),
-            "at least 32 held-out samples. Received: 8",
+            "at least 32 held-out samples in x. Received: 8",
         ),
         "not a tflite": (("gates", tmp_path / "text.tflite", *data), "holds 'TFL3' at byte 4"),
         "truncated tflite": (("gates", tmp_path / "truncated.tflite", *data), "A TFLite file must"),

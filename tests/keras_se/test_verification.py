@@ -291,7 +291,7 @@ def test_refusals(networks, images):
     with_nan = images[:40].copy()
     with_nan[0, 0, 0, 0] = np.nan
     cases = [
-        ((model, tflite, images[:31]), r"at least 32 held-out samples\. Received: 31"),
+        ((model, tflite, images[:31]), r"at least 32 held-out samples in x\. Received: 31"),
         ((model, tflite, with_nan), r"x must be finite\. Received: 1 values"),
         (
             (model, tflite, np.array(["a"] * 40)),
@@ -654,6 +654,7 @@ def test_adaptivity_lost_in_training(networks, images):
     assert site.verdict == "fails"
     assert site.reason.startswith("adaptivity lost in training: 0.")
     assert site.spread_kept < 0.5
+    assert site.blame == "training"
     assert verify(original, tflite, images[:100], reference=original, **NO_STRESS).passed is False
     other = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(1)])
     with pytest.raises(InputError, match="has the sites of the original model"):
@@ -681,3 +682,131 @@ def test_fresh_gates_are_told_apart_by_what_they_gate(images):
     report = verify(model, to_tflite(model, "int8", images[100:]), images[:64], **NO_STRESS)
     assert report.verdict == "nothing to survive"
     assert {site.verdict for site in report.sites.values()} == {"not adaptive"}
+
+
+def exported(model, shape, tmp_path):
+    """A file as Keras exports it, with an input name of its own and a dynamic batch fixed to 1."""
+    path = tmp_path / "exported.tflite"
+    signature = [keras.InputSpec(shape=(1, *shape), dtype="float32")]
+    model.export(str(path), format="litert", verbose=False, input_signature=signature)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_files_that_keras_exported_are_judged_too(networks, images, tmp_path):
+    path = exported(networks["sigmoid"], (8, 8, 3), tmp_path)
+    assert verify(networks["sigmoid"], path, images[:40], **NO_STRESS).passed
+
+
+def test_maps_whose_means_vanish(images):
+    """After an instance normalization the means of the maps are rounding errors."""
+    wide = keras.initializers.RandomNormal(stddev=2.0, seed=1)
+    layers = [
+        keras.layers.Conv2D(8, 3, padding="same"),
+        keras.layers.GroupNormalization(groups=8),
+        SEBlock(2, squeeze="max", kernel_initializer=wide),
+        keras.layers.GlobalMaxPooling2D(),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 8, 8, 3)).astype("float32")
+    assert verify(model, to_tflite(model, "float32"), x, **NO_STRESS).passed
+
+
+def test_a_nested_model_called_on_its_own_output_has_a_verdict_without_effect(images):
+    wide = keras.initializers.RandomNormal(stddev=2.0, seed=1)
+    inner_inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(inner_inputs)
+    inner = keras.Model(inner_inputs, SEBlock(1, kernel_initializer=wide)(x), name="inner")
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.GlobalAveragePooling2D()(inner(inner(inputs)))
+    report = verify(
+        keras.Model(inputs, outputs),
+        to_tflite(keras.Model(inputs, outputs), "float32"),
+        images[:40],
+        **NO_STRESS,
+    )
+    assert list(report.sites) == ["inner/se_1", "inner/se_2"]
+    assert report.effect is None
+
+
+def test_the_level_of_steady_gates_is_blamed_on_who_lost_it(images):
+    """Where gates hardly vary R² of the replay is noise: the replayed level says who it was."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(8, 3, padding="same", activation="relu") for _ in range(4)]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, SEBlock(2, name="se")])
+    steady = (0.5 + 0.001 * images).astype("float32")
+    sabotaged = copy_of(model)
+    sabotaged.get_layer("se").b2.assign(model.get_layer("se").b2.numpy() + 0.3)
+    tflite = to_tflite(sabotaged, "int8", steady[100:])
+    site = verify(model, tflite, steady[:64], **NO_STRESS).sites["se_1"]
+    assert (site.verdict, site.blame) == ("fails", "SE")
+
+
+def test_nan_in_the_trunk_is_the_trunks(networks, images, monkeypatch):
+    monkeypatch.setattr("keras_se.litert.convert._check_model", lambda model: None)  # it refuses
+    sabotaged = copy_of(networks["sigmoid"])
+    conv = next(x for x in sabotaged.layers if isinstance(x, keras.layers.Conv2D))
+    conv.bias.assign(np.full(8, np.nan))
+    report = verify(networks["sigmoid"], to_tflite(sabotaged, "float32"), images[:40], **NO_STRESS)
+    assert {(s.verdict, s.blame, s.trunk_r2) for s in report.sites.values()} == {
+        ("fails", "trunk", None)
+    }
+    json.loads(report.to_json())
+
+
+def test_bytes_as_inputs_do_not_make_a_file_coarse():
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    wide = keras.initializers.RandomNormal(stddev=2.0, seed=1)
+    x = SEBlock(1, kernel_initializer=wide)(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    rng = np.random.default_rng(0)
+    pixels = (rng.random((40, 8, 8, 3)) * rng.uniform(50, 255, (40, 1, 1, 3))).astype("uint8")
+    report = verify(model, to_tflite(model, "float32"), pixels, **NO_STRESS)
+    assert report.passed
+    assert report.sites["se_1"].step == 1e-5
+
+
+def test_labels_of_one_logit(networks, images):
+    model = networks["one_plus_tanh"]
+    logit = keras.layers.Dense(1)(model.output)
+    binary = keras.Model(model.input, logit)
+    logits = binary.predict(images[:100], verbose=0)[:, 0]
+    binary.layers[-1].bias.assign(-np.median(logits)[None])
+    labels = (logits > np.median(logits)).astype(int)
+    tflite = to_tflite(binary, "float32")
+    effect = verify(binary, tflite, images[:100], y=labels, **NO_STRESS).effect
+    assert effect.own > 0.98
+    assert effect.constant < effect.own
+    with pytest.raises(InputError, match=r"y is for models whose .* labels up to 5 for an output"):
+        verify(binary, tflite, images[:100], y=np.full(100, 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tau": "0.2"}, "tau must be between 0 and 1"),
+        ({"tau": None}, "tau must be between 0 and 1"),
+        ({"y": "abc"}, "y must hold one integer label"),
+        ({"y": [[1], [1, 2]]}, "y must be an array of labels"),
+        ({"stress": 0.5}, "stress is a list of factors"),
+        ({"stress": "ab"}, "stress is a list of factors"),
+        ({"stress": (np.nan,)}, "stress is a list of factors"),
+        (
+            {"stress": {"dim": np.ones((3, 8, 8, 3))}},
+            r"at least 8 held-out samples in stress",
+        ),
+        ({"gates": 5}, r"an \.npz file or a dictionary of arrays\. Received: int"),
+        ({"recipe": 5}, "A recipe is the JSON file"),
+    ],
+)
+def test_odd_arguments(networks, images, arguments, message):
+    tflite = to_tflite(networks["sigmoid"], "float32")
+    with pytest.raises(InputError, match=message):
+        verify(networks["sigmoid"], tflite, images[:40], **arguments)
+
+
+@pytest.mark.parametrize("tflite", [None, 3, memoryview(b"TFL3TFL3")])
+def test_files_that_are_none(networks, images, tflite):
+    with pytest.raises(InputError, match="given as bytes or as a path"):
+        verify(networks["sigmoid"], tflite, images[:40])
