@@ -258,12 +258,12 @@ def read_sites(tflite: TFLite, x: Any, features: bool = False) -> Iterator[dict[
         for n, feed in enumerate(_runs(interpreter, x)):
             if n < _CHECKED:
                 check(feed)
-            rows.append([_site_row(interpreter, details, node, features) for node in nodes])
+            rows.append([_site_row(interpreter, node, features) for node in nodes])
             if len(rows) == _BATCH:
-                yield _readings(nodes, rows)
+                yield _readings(nodes, rows, details)
                 rows = []
         if rows:
-            yield _readings(nodes, rows)
+            yield _readings(nodes, rows, details)
 
 
 _BATCH = 32
@@ -271,18 +271,24 @@ _CHECKED = 4  # samples on which reading is compared with plain running
 
 
 def _site_row(
-    interpreter: Any, details: dict[int, Any], node: GateNode, features: bool
+    interpreter: Any, node: GateNode, features: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    gates = _value(interpreter, details[node.gate_tensor]).reshape(node.site.channels)
-    return gates, _value(interpreter, details[node.feature_tensor])[0] if features else None
+    """The gates and the map of a site, as the file has them."""
+    gates = interpreter.get_tensor(node.gate_tensor)
+    return gates, interpreter.get_tensor(node.feature_tensor) if features else None
 
 
-def _readings(nodes: list[GateNode], rows: list[Any]) -> dict[str, Reading]:
+def _readings(
+    nodes: list[GateNode], rows: list[Any], details: dict[int, Any]
+) -> dict[str, Reading]:
     readings = {}
     for node, values in zip(nodes, zip(*rows, strict=True), strict=True):
         gates, maps = zip(*values, strict=True)
-        features = None if maps[0] is None else np.stack(maps)
-        readings[node.site.name] = Reading(np.stack(gates), features)
+        codes = np.stack(gates).reshape(len(gates), node.site.channels)
+        features = None
+        if maps[0] is not None:
+            features = _dequantized(np.concatenate(maps), details[node.feature_tensor])
+        readings[node.site.name] = Reading(_dequantized(codes, details[node.gate_tensor]), features)
     return readings
 
 
@@ -439,7 +445,10 @@ def _quantized(sample: np.ndarray, details: dict[str, Any]) -> np.ndarray:
 
 
 def _value(interpreter: Any, details: dict[str, Any]) -> np.ndarray:
-    value = interpreter.get_tensor(details["index"])
+    return _dequantized(interpreter.get_tensor(details["index"]), details)
+
+
+def _dequantized(value: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     scale, zero_point = details["quantization"]
     if not np.issubdtype(value.dtype, np.integer) or scale == 0.0:
         return np.asarray(value, "float32")
