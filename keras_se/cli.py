@@ -271,6 +271,15 @@ def export_command(
     for aside in conversion.asides:
         click.echo(f"An old file is now {aside}")
     click.echo(f"{out}: {file_format}, {len(conversion.tflite):,} bytes")
+    if conversion.integer is not None:
+        before, after = (
+            (len(content), delegation(content).partitions)
+            for content in (conversion.integer, conversion.tflite)
+        )
+        click.echo(
+            f"Kept in float: {', '.join(keep_float)}; bytes {before[0]:,} -> {after[0]:,}, "
+            f"delegate partitions {before[1]} -> {after[1]}"
+        )
     click.echo(f"{recipe_path(out)}: what went into it")
 
 

@@ -107,10 +107,12 @@ class Conversion:
     Attributes:
         tflite: The bytes of the file.
         asides: The new names of the files that stood where it was written, if there were any.
+        integer: The file without the sites that are kept in float, if there are such.
     """
 
     tflite: bytes
-    asides: tuple[Path, ...]
+    asides: tuple[Path, ...] = ()
+    integer: bytes | None = None
 
 
 def convert(
@@ -135,13 +137,14 @@ def convert(
     _check_model(model)
     samples, observed = _checked_calibration(model, inputs, spec, calibration, check_range)
     tflite = _convert(model, inputs, spec, samples, types)
+    integer = tflite if kept else None
     if kept and samples is not None:
         tflite = _with_float_sites(model, inputs, samples, tflite, kept)
     if spec.needs_calibration:
         _check_dead(tflite)
     error = _run(model, spec, tflite, samples)
     if path is None:
-        return Conversion(tflite, ())
+        return Conversion(tflite, integer=integer)
     options = {
         "input_type": types[0],
         "output_type": types[1],
@@ -151,7 +154,7 @@ def convert(
     recipe = make_recipe(model, tflite, spec, options, samples, observed, error)
     files = {path: tflite, recipe_path(path): recipe.encode()}
     asides = write_files(files, overwrite)
-    return Conversion(tflite, tuple(aside for aside in asides if aside is not None))
+    return Conversion(tflite, tuple(a for a in asides if a is not None), integer)
 
 
 def _checked_sites(spec: Format, keep_float: Any) -> list[str]:

@@ -87,6 +87,18 @@ def test_gates_without_data_lists_the_sites(files, capsys, name, monkeypatch):
     assert "--json and --plot need --data" in capsys.readouterr().err
 
 
+def test_export_shows_what_sites_in_float_cost(files, tmp_path, capsys):
+    out = tmp_path / "mixed.tflite"
+    arguments = ("export", files / "se.keras", out, "--calibration", files / "data.npz")
+    assert keras_se_command(*arguments, "--keep-float", "se_2") == 0
+    before, after = ((files / "se.tflite").stat().st_size, out.stat().st_size)
+    printed = capsys.readouterr().out
+    assert (
+        f"Kept in float: se_2; bytes {before:,} -> {after:,}, delegate partitions 1 -> " in printed
+    )
+    assert keras_se_command("verify", files / "se.keras", out, "--data", files / "data.npz") == 0
+
+
 def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
     files, tmp_path, images, capsys, monkeypatch
 ):
