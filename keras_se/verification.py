@@ -435,6 +435,8 @@ def _held_out(tflite: TFLite, content: bytes, recipe: Any, arrays: Mapping[str, 
     rows = calibration_rows(tflite, content, recipe)
     if rows is None:
         return "not checked: no recipe of this file"
+    if not rows:
+        return "by its recipe the file was not calibrated"
     used = sum(row in rows for row in row_hashes(arrays))
     if used:
         raise InputError(

@@ -99,7 +99,9 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
     }
     console.print("Reading the gates from the bytes of both files ...")
     x_test, y_test = split.test
-    reports = {name: keras_se.verify(model, tflite, x_test) for name, tflite in files.items()}
+    reports = {
+        name: keras_se.verify(model, tflite, x_test, y=y_test) for name, tflite in files.items()
+    }
     accuracy = {
         "model.keras": _accuracy(model.predict(x_test, verbose=0), y_test),
         **{name: _accuracy(predict(tflite, x_test), y_test) for name, tflite in files.items()},

@@ -573,7 +573,10 @@ def test_samples_of_the_calibration_are_refused(networks, images, tmp_path):
     with pytest.raises(InputError, match="Received: 40 of 40"):
         verify(model, tflite, images[100:140], recipe=recipe)
     assert verify(model, tflite, images[100:140], **NO_STRESS).held_out.startswith("not checked")
-    other = to_tflite(model, "float32")
+    plain = tmp_path / "plain.tflite"
+    other = to_tflite(model, "float32", path=plain)
+    report = verify(model, plain, images[:40], **NO_STRESS)
+    assert report.held_out == "by its recipe the file was not calibrated"
     with pytest.raises(InputError, match="of the very bytes that are judged"):
         verify(model, other, images[:40], recipe=recipe)
     recipe.write_text("{")
