@@ -551,7 +551,8 @@ def test_se_that_is_written_out_and_nested(images):
 
 def test_several_inputs(images):
     image, gain = keras.Input((8, 8, 3), name="image"), keras.Input((2,), name="gain")
-    block = SEBlock(2, kernel_initializer=keras.initializers.RandomNormal(stddev=2.0, seed=1))
+    wide = keras.initializers.RandomNormal(stddev=2.0, seed=1)
+    block = SEBlock(2, kernel_initializer=wide, bias_initializer="ones")
     x = block(keras.layers.Conv2D(8, 3, activation="relu")(image))
     x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), gain])
     model = keras.Model({"image": image, "gain": gain}, keras.layers.Dense(2)(x))
