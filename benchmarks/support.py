@@ -69,12 +69,9 @@ def measure(rank: int, format: str, chosen: list[Pair]) -> Iterator[Support]:
     codes = gate_codes(tflite)
     for n, (gate, squeeze) in enumerate(chosen):
         site = found[nodes[n].site.name]
-        undelegated = tuple(
-            name for name, taken in zip(site.operators, site.delegated, strict=True) if not taken
-        )
         step, ceiling = codes[site.name] or (None, None)
         yield Support(
-            *(gate, squeeze, rank, format, site.operators, undelegated, site.partitions),
+            *(gate, squeeze, rank, format, site.operators, site.undelegated, site.partitions),
             *(step, ceiling, ""),
         )
 

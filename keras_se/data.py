@@ -128,15 +128,30 @@ def _read_npz(source: str) -> dict[str, np.ndarray]:
             f"Data must be an existing .npz file or package.module:function. Received: {source!r}"
         )
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not a zip archive of arrays")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return npz_arrays(path)
     except Exception as error:  # zip, zlib, header and pickle faults share no base class
         raise InputError(
             f"Data must be an .npz file with {_RULE}, without pickled objects. "
             f"Received: {source!r}, which cannot be read: {error}"
         ) from error
+
+
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file by their names; pickled ones are never loaded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The arrays.
+
+    Raises:
+        Exception: Of many types, whatever the fault of the file: zip, zlib, header or pickle.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is not a zip archive of arrays")
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _call(source: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_se.data import checked_labels, finite_float32, read_arrays
 from keras_se.errors import InputError
-from keras_se.replay import check_graph
+from keras_se.replay import check_graph, named_inputs
 
 Shape = tuple[int | None, ...]
 _HELD_OUT, _TRAINING = ("_test", "", "_train"), ("_train", "")
@@ -102,8 +102,7 @@ def input_shapes(model: keras.Model) -> dict[str, Shape]:
         {'image': (8, 8, 3)}
     """
     check_graph("keras-se", model)
-    structure = None if isinstance(model, keras.Sequential) else model.input
-    named = structure if isinstance(structure, dict) else {t.name: t for t in model.inputs}
+    named = named_inputs(model)
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
         raise InputError(
             "Inputs come from files by their names, so that a model must not nest them. "

@@ -140,6 +140,33 @@ def called_again(
     return copied.output[0]
 
 
+def input_structure(model: keras.Model) -> Any:
+    """The symbolic inputs of a model, in the structure that it takes them in.
+
+    Args:
+        model: A built model with known inputs.
+
+    Returns:
+        A tensor, or a structure of them.
+    """
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def named_inputs(model: keras.Model) -> dict[str, Any]:
+    """The symbolic inputs of a model by the names that it takes them under.
+
+    Args:
+        model: A built model with known inputs.
+
+    Returns:
+        By key of a dictionary of inputs, which may nest them, else by name of the tensor.
+    """
+    structure = input_structure(model)
+    if isinstance(structure, dict):
+        return dict(structure)
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
 def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
     """New symbolic inputs like those of a model, in their structure.
 
@@ -171,10 +198,7 @@ def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = 
             optional=getattr(layer, "optional", False),
         )
 
-    return keras.tree.map_structure(
-        fresh,
-        model.inputs[0] if isinstance(model, keras.Sequential) else model.input,
-    )
+    return keras.tree.map_structure(fresh, input_structure(model))
 
 
 def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -47,7 +47,7 @@ from keras_se.litert.graph import GateNode, TFLite, gate_codes, read_bytes
 from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, row_hashes
 from keras_se.litert.runtime import file_precision, read_sites, runtime_name
-from keras_se.litert.signature import InputSpec, input_arrays, input_specs
+from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
 from keras_se.sites import Excitation, excitations, model_gates
 
 MIN_SAMPLES = 32
@@ -128,22 +128,22 @@ def verify(
     held_out = _held_out(tflite, content, recipe, samples.arrays)
     own = session.own_gates(samples)
     original = None if reference is None else _original_gates(model, session, samples)
+    few = samples.first(MIN_SAMPLES)
     assigned = assign(
         judged,
         [part.site for part in session.parts],
         {name: values[:MIN_SAMPLES] for name, values in own.items()},
-        samples.first(MIN_SAMPLES).x,
-        samples.first(MIN_SAMPLES).arrays,
+        few.x,
+        few.arrays,
         content,
     )
     session.nodes = assigned.nodes
-    shipped = session.shipped(samples)
-    if gates is not None:
-        shipped = session.recorded(gates, shipped, samples.count)
+    is_here = gates is None
+    shipped = session.shipped(samples) if is_here else session.recorded(gates, samples.count)
     verdicts = {
         part.site.name: session.verdict(part, own, shipped, original, tau) for part in session.parts
     }
-    where = runtime_name() if gates is None else f"gates recorded on a device, {_source(gates)}"
+    where = runtime_name() if is_here else f"gates recorded on a device, {_source(gates)}"
     return GateReport(
         sites=verdicts,
         tau=tau,
@@ -153,7 +153,7 @@ def verify(
         held_out=held_out,
         assignment_error=assigned.error,
         effect=session.effect(samples, own, shipped, labels),
-        stress={} if gates is not None else session.stress(stressed),
+        stress=session.stress(stressed) if is_here else {},
     )
 
 
@@ -161,16 +161,19 @@ def verify(
 class _Samples:
     """Inputs by the names of the signature, and as the Keras model takes them."""
 
-    x: Any
+    model: keras.Model
     arrays: dict[str, np.ndarray]
-    structure: Any
+
+    @property
+    def x(self) -> Any:
+        return packed_inputs(self.model, self.arrays.values())
 
     @property
     def count(self) -> int:
         return len(next(iter(self.arrays.values())))
 
     def first(self, count: int) -> "_Samples":
-        return _samples(self.structure, {k: v[:count] for k, v in self.arrays.items()})
+        return _Samples(self.model, {k: v[:count] for k, v in self.arrays.items()})
 
     def times(self, factor: float) -> "_Samples":
         """Float inputs, brighter or darker."""
@@ -178,12 +181,7 @@ class _Samples:
             name: array * np.float32(factor) if array.dtype.kind == "f" else array
             for name, array in self.arrays.items()
         }
-        return _samples(self.structure, arrays)
-
-
-def _samples(structure: Any, arrays: dict[str, np.ndarray]) -> _Samples:
-    x = keras.tree.pack_sequence_as(structure, list(arrays.values()))
-    return _Samples(x, arrays, structure)
+        return _Samples(self.model, arrays)
 
 
 @dataclass(frozen=True)
@@ -208,14 +206,13 @@ class _Session:
         self.nodes: dict[str, GateNode | None] = {}
         self._content = content
         self._specs: list[InputSpec] = input_specs(model)
-        self._structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
         self._precision = file_precision(content)
         self._codes = gate_codes(content)
         self._delegation = delegation(content).sites
 
     def samples(self, x: Any, least: int, stress: Any = None) -> _Samples:
         what = "x" if stress is None else f"stress[{stress!r}]"
-        samples = _samples(self._structure, input_arrays(self._specs, x, what))
+        samples = _Samples(self.model, input_arrays(self._specs, x, what))
         if samples.count < least:
             raise InputError(
                 f"verify needs at least {least} held-out samples in {what}. "
@@ -239,9 +236,7 @@ class _Session:
                     rows[part.site.name].append((reading.gates, _replayed(part, reading.features)))
         return {name: _joined(values) for name, values in rows.items()}
 
-    def recorded(
-        self, source: Any, shipped: dict[str, _Shipped], count: int
-    ) -> dict[str, _Shipped]:
+    def recorded(self, source: Any, count: int) -> dict[str, _Shipped]:
         """The gates of a device in place of those of this machine."""
         recorded = recorded_gates(self._content, source)
         lengths = {name: len(values) for name, values in recorded.items()}

@@ -20,7 +20,7 @@ from keras_se.litert.formats import Format
 from keras_se.litert.graph import dead_tensors
 from keras_se.litert.recipe import make_recipe, recipe_path
 from keras_se.litert.runtime import check_loads, predict, run_once
-from keras_se.litert.signature import InputSpec, input_arrays, input_specs
+from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
 from keras_se.outputs import check_file_name, refuse_existing, write_files
 
 MAX_OUTPUT_ERROR = 0.25  # rms over spread: sound int8 files were measured at .01-.05
@@ -261,8 +261,7 @@ def _run(
 
 
 def _output_error(model: keras.Model, samples: "_Samples", shipped: Any) -> float:
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    x = keras.tree.pack_sequence_as(structure, list(samples.values()))
+    x = packed_inputs(model, samples.values())
     wanted = [values.numpy() for values in keras.tree.flatten(model(x, training=False))]
     found = list(shipped.values()) if isinstance(shipped, dict) else [shipped]
     pairs = [(w, f) for w, f in zip(wanted, found, strict=False) if w.shape == f.shape]
@@ -370,12 +369,11 @@ def _with_int8_weights(tflite: bytes) -> bytes:
 def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) -> Any:
     trainable = [v.numpy() for v in model.trainable_variables]
     non_trainable = [v.numpy() for v in model.non_trainable_variables]
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     signature = [tf.TensorSpec((1, *i.shape), i.dtype, name=i.name) for i in inputs]
 
     @tf.function(input_signature=signature)
     def infer(*tensors: Any) -> Any:
-        x = keras.tree.pack_sequence_as(structure, list(tensors))
+        x = packed_inputs(model, tensors)
         outputs, _ = model.stateless_call(trainable, non_trainable, x, training=False)
         return outputs
 

@@ -6,13 +6,13 @@ judged like any others.
 """
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_se.data import npz_arrays
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
 
@@ -232,10 +232,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"Recorded gates must be an existing .npz file. Received: {path}")
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is not a zip archive of arrays")
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return npz_arrays(path)
     except Exception as error:  # zip, zlib, header and pickle faults share no base class
         raise InputError(
             "Recorded gates must be an .npz file of arrays, without pickled objects. "

@@ -179,12 +179,11 @@ interpreter.invoke()
 """
 
 
-def run_once(tflite: TFLite, sample: Mapping[str, np.ndarray] | None = None) -> None:
-    """Loads a file under the default interpreter and runs it once.
+def run_once(tflite: TFLite) -> None:
+    """Loads a file under the default interpreter and runs it once, on zeros.
 
     Args:
         tflite: The bytes of the file, or its path.
-        sample: By name of the input, a batch of one; zeros if there is none.
 
     Raises:
         InputError: If the runtime refuses it.
@@ -192,8 +191,7 @@ def run_once(tflite: TFLite, sample: Mapping[str, np.ndarray] | None = None) -> 
     content = read_bytes(tflite)
     with _readable(content):
         inputs = _inputs(load(content))
-        zeros = {name: np.zeros(_shape(details)) for name, details in inputs.items()}
-        predict(content, zeros if sample is None else sample)
+    predict(content, {name: np.zeros(_shape(details)) for name, details in inputs.items()})
 
 
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from keras_se.errors import InputError, import_extra
 from keras_se.litert.graph import GateNode, main_nodes
 from keras_se.litert.matching import match_sites
 from keras_se.litert.probing import packed, unpacked
+from keras_se.litert.signature import packed_inputs
 from keras_se.sites import model_gates, model_sites
 
 _MATCHING = 32  # samples that sites are told apart by
@@ -59,8 +60,7 @@ def file_site_names(
     sites = model_sites(model)
     _check_names(names, [site.name for site in sites], f"model {model.name!r}")
     arrays = {name: array[:_MATCHING] for name, array in samples.items()}
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    x = keras.tree.pack_sequence_as(structure, list(arrays.values()))
+    x = packed_inputs(model, arrays.values())
     matching = match_sites(model, sites, model_gates(model, x), x, arrays, float32)
     nodes = main_nodes(float32)
     return [nodes[matching.positions[name]].site.name for name in names]

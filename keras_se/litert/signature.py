@@ -1,7 +1,7 @@
 """The inputs and outputs of a converted model, by name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError
+from keras_se.replay import input_structure, named_inputs
 
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 
@@ -58,10 +59,7 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
             f"Received: model {model.name!r} ({type(model).__name__})"
         )
     tensors = model.inputs
-    structure = None if isinstance(model, keras.Sequential) else model.input
-    keys = {}
-    if isinstance(structure, dict):
-        keys = {id(tensor): key for key, tensor in structure.items()}
+    keys = {id(tensor): key for key, tensor in named_inputs(model).items()}
     specs = []
     for n, tensor in enumerate(tensors):
         key = keys.get(id(tensor), tensor.name)
@@ -107,6 +105,19 @@ def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndar
     if len(set(samples.values())) != 1:
         raise InputError(f"{what} must have one number of samples. Received: {samples}")
     return arrays
+
+
+def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
+    """Inputs as a model takes them.
+
+    Args:
+        model: The model.
+        tensors: One for each of its inputs, in the order of `model.inputs`.
+
+    Returns:
+        Them in the structure of `model.input`.
+    """
+    return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
 
 
 def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
