@@ -361,7 +361,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "arguments", SETTINGS, ids=lambda arguments: str(arguments).split(" object at ")[0]
+)
 @pytest.mark.parametrize("shape", [(16, 7, 6), (16, 5, 7, 6)])
 def test_harness(run_layer_test, arguments, shape):
     x = RNG.normal(size=shape).astype("float32")

@@ -91,7 +91,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    "arguments", SETTINGS, ids=lambda arguments: str(arguments).split(" object at ")[0]
+)
 @pytest.mark.parametrize("shape", [(8, 8, 8), (1, 1, 8)])
 def test_every_setting_of_a_block_is_found(arguments, shape):
     """On a map of one position the pooling is folded away."""

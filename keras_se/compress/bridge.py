@@ -1,0 +1,359 @@
+"""From Keras 3 to tf_keras, which is what tensorflow-model-optimization takes, and back."""
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.loading import load_tf_keras
+from keras_se.compress.making import Carried, Function, Maker
+from keras_se.compress.operations import operation_twin
+from keras_se.compress.twins import twin
+from keras_se.compress.unfolding import unfold
+from keras_se.errors import InputError
+from keras_se.layers import SEBlock
+from keras_se.replay import (
+    can_inline,
+    check_graph,
+    fresh_inputs,
+    input_structure,
+    is_graph,
+    is_nested_graph,
+    original,
+    replay,
+)
+from keras_se.sites import call_arguments, check_hidden
+
+MAX_DIFFERENCE = 1e-5  # of the largest output
+ENTRY = "_entry"  # ends the names of identities
+_SAMPLES = 2
+_UNKNOWN_SIZE = 96  # InceptionV3 takes no images below 75
+
+
+def to_tf_keras(model: keras.Model) -> Any:
+    """A Keras 3 model as a model of tf_keras that computes the same.
+
+    `SEBlock`s become built-in layers, nested models are dissolved, raw operations and activations
+    that the two libraries define differently are written out. Both models are run on the same input
+    before this returns.
+
+    Args:
+        model: A built functional or Sequential model that computes in float32, channels last. It is
+            not changed.
+
+    Returns:
+        A functional `tf_keras.Model` with the weights, uncompiled.
+
+    Raises:
+        InputError: If the model has a layer, an operation, a gate or a squeeze that cannot be
+            carried, or the two models differ by more than 1e-5 of the largest output.
+        MissingExtraError: If TensorFlow or tf_keras is not installed.
+
+    Source: model-optimization issues 1119 and 1270.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> [layer.name for layer in to_tf_keras(model).layers if "Conv2D" in str(type(layer))]
+        ['se_block_reduce', 'se_block_expand']
+    """
+    return translate(model).model
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A model of tf_keras and what it was made from.
+
+    Attributes:
+        model: The model of tf_keras.
+        carried: Its layers with weights, those of shared layers once.
+        products: Names of the layers that multiply by the gates of an `SEBlock`, in the order of
+            the calls of the blocks.
+    """
+
+    model: Any
+    carried: tuple[Carried, ...]
+    products: tuple[str, ...]
+
+
+def translate(model: keras.Model) -> Translation:
+    """As `to_tf_keras`, and says which layers hold which weights.
+
+    Args:
+        model: As for `to_tf_keras`.
+
+    Returns:
+        The `Translation`.
+
+    Raises:
+        InputError: As `to_tf_keras`.
+    """
+    walk, translation = translated(model)
+    check_same(model, translation.model, walk)
+    return translation
+
+
+def translated(model: keras.Model, quantizable: bool = False) -> tuple["Walk", Translation]:
+    """As `translate`, without running the models.
+
+    Args:
+        model: As for `to_tf_keras`.
+        quantizable: Whether an identity follows each float input and precedes each
+            BatchNormalization: places where `quantize_aware` puts something.
+
+    Returns:
+        The pass over the model, which `check_same` takes, and the `Translation`.
+    """
+    check_graph("The bridge to tf_keras", model)
+    tf_keras = load_tf_keras()
+    walk = Walk(quantizable)
+    inputs = keras.tree.map_structure(
+        lambda t: tf_keras.Input(
+            t.shape[1:], batch_size=t.shape[0], dtype=t.dtype, name=_plain(t.name)
+        ),
+        fresh_inputs(model),
+    )
+    entries = keras.tree.map_structure(lambda t: walk.entry(t, _plain(t.name)), inputs)
+    outputs = walk.model(model, entries, "")
+    new_model = tf_keras.Model(inputs, outputs, name=_plain(model.name))
+    for carried in walk.carried:
+        _set_weights(new_model.get_layer(carried.layer), carried.variables)
+    return walk, Translation(new_model, tuple(walk.carried), tuple(walk.products))
+
+
+def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
+    shapes = [tuple(w.shape) for w in layer.weights]
+    if [math.prod(s) for s in shapes] != [math.prod(v.shape) for v in variables]:
+        raise InputError(
+            "The bridge to tf_keras takes layers that hold the same weights there. "
+            f"Received: layer {layer.name!r} with {len(variables)} weights, in tf_keras {shapes}"
+        )
+    layer.set_weights([v.numpy().reshape(s) for v, s in zip(variables, shapes, strict=True)])
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "__")
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call, to find the first that differs."""
+
+    layer: Any
+    arguments: Any  # of tf_keras
+    outputs: Any
+
+
+@dataclass
+class Walk:
+    """One pass over a model, into nested ones, with tensors of tf_keras beside it.
+
+    With `quantizable`, an identity follows each float input and precedes each BatchNormalization.
+    """
+
+    quantizable: bool = False
+    make: Maker = field(default_factory=Maker)
+    carried: list[Carried] = field(default_factory=list)
+    products: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    tensors: dict[int, Any] = field(default_factory=dict)  # of tf_keras, by id
+    _twins: dict[int, tuple[Any, Function, str | None]] = field(default_factory=dict)
+
+    def entry(self, tensor: Any, name: str) -> Any:
+        """The tensor behind a layer that computes nothing, where one is wanted."""
+        if not self.quantizable or not tensor.dtype.is_floating:
+            return tensor
+        return self.make("Activation", f"{name}{ENTRY}", activation="linear")(tensor)
+
+    def model(self, model: keras.Model, tensors: Any, path: str, training: Any = None) -> Any:
+        """The outputs of a model for tensors of tf_keras.
+
+        Args:
+            model: The model.
+            tensors: Its inputs, in their structure.
+            path: Names of the models that it is nested in, each with a slash after it.
+            training: The argument of its call.
+
+        Returns:
+            Tensors of tf_keras, in the structure of its outputs.
+        """
+        inputs = fresh_inputs(model)
+        known: dict[int, tuple[Any, Any]] = {}
+
+        def learn(own: Any, given: Any) -> None:
+            pairs = zip(keras.tree.flatten(own), keras.tree.flatten(given), strict=True)
+            for tensor, counterpart in pairs:
+                known[id(tensor)] = (tensor, counterpart)
+                self.tensors[id(counterpart)] = counterpart
+
+        def theirs(value: Any) -> Any:
+            return known[id(value)][1] if id(value) in known else value
+
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            outputs = operation(*args, **kwargs)
+            layer = original(operation)
+            if is_nested_graph(layer) and not can_inline(layer, args[0]):
+                raise _not_carried(path, layer)
+            if training is not None and _takes_training(layer):
+                kwargs = {"training": training, **kwargs}
+            given = keras.tree.map_structure(theirs, (args, kwargs))
+            learn(outputs, self._call(layer, path, *given))
+            return outputs
+
+        learn(inputs, tensors)
+        outputs = replay(model, inputs, call, outline=True)
+        return keras.tree.map_structure(theirs, outputs)
+
+    def _call(self, layer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if is_nested_graph(layer):
+            if set(kwargs) - {"training"}:
+                raise _not_carried(path, layer)
+            return self.model(layer, args[0], f"{path}{layer.name}/", kwargs.get("training"))
+        if id(layer) not in self._twins:
+            self._twins[id(layer)] = (layer, *self._twin(layer, path, args, kwargs))
+        _, function, product = self._twins[id(layer)]
+        if product is not None:
+            _check_block_call(layer, path, args, kwargs)
+            self.products.append(product)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            args = (self.entry(args[0], _plain(path + layer.name)), *args[1:])
+        outputs = function(*args[:1]) if product is not None else function(*args, **kwargs)
+        self.calls.append(_Call(layer, (args, kwargs), outputs))
+        return outputs
+
+    def _twin(
+        self, layer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Function, str | None]:
+        """What computes a layer, and the product of the gates where it is a block."""
+        name = self.make.free(_plain(path + layer.name))
+        if isinstance(layer, keras.layers.Layer):
+            _check_float32(layer, path)
+        if isinstance(layer, SEBlock):
+            unfolded = unfold(self.make, layer, name, len(args[0].shape))
+            if unfolded is None:
+                raise _block_not_carried(path, layer)
+            self.carried += unfolded.carried
+            return unfolded.function, unfolded.product
+        if isinstance(layer, keras.layers.Layer):
+            check_hidden(layer)
+            made = None if is_graph(layer) else twin(self.make, layer, name)
+            self.carried += made.carried if made is not None else ()
+            function = None if made is None else made.function
+        else:
+            function = operation_twin(self.make, layer, args) if not kwargs else None
+        if function is None:
+            raise _not_carried(path, layer)
+        return function, None
+
+
+def _takes_training(layer: Any) -> bool:
+    is_layer = isinstance(layer, keras.layers.Layer)
+    return is_layer and "training" in inspect.signature(layer.call).parameters
+
+
+def _not_carried(path: str, layer: Any) -> InputError:
+    return InputError(
+        "The bridge to tf_keras takes built-in layers and arithmetic that tf_keras has, too, "
+        "channels last and without masks. "
+        f"Received: {path + layer.name!r} ({type(layer).__name__})"
+    )
+
+
+def _block_not_carried(path: str, block: SEBlock) -> InputError:
+    said = ", ".join(
+        f"{key}={_said(value)}"
+        for key, value in (
+            ("gate", block.gate),
+            ("squeeze", block.squeeze),
+            ("activation", block.activation),
+            ("data_format", block.data_format),
+        )
+    )
+    return InputError(
+        "The bridge to tf_keras takes SE blocks with a named gate, squeeze 'avg', 'max' or "
+        "'avg_max' and an activation that tf_keras has, channels last, called without a mask and "
+        f"without return_gates. Received: {path + block.name!r} with {said}"
+    )
+
+
+def _said(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return repr(value)
+    return value.__name__ if inspect.isfunction(value) else type(value).__name__
+
+
+def _check_block_call(
+    block: SEBlock, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    arguments = call_arguments(*args, **kwargs)
+    if arguments.get("mask") is not None or arguments.get("return_gates"):
+        raise _block_not_carried(path, block)
+
+
+def _check_float32(layer: Any, path: str) -> None:
+    if layer.compute_dtype not in ("float32", None):
+        raise InputError(
+            "The bridge to tf_keras takes models that compute in float32. "
+            f"Received: layer {path + layer.name!r} in {layer.compute_dtype}"
+        )
+
+
+def check_same(model: keras.Model, new_model: Any, walk: Walk) -> None:
+    """Runs both models on the same input.
+
+    Args:
+        model: The Keras 3 model.
+        new_model: The model of tf_keras.
+        walk: The pass in which it was made.
+
+    Raises:
+        InputError: If they differ by more than 1e-5 of the largest output.
+    """
+    x = [_random(t) for t in new_model.inputs]
+    own = keras.tree.pack_sequence_as(input_structure(model), x)
+    theirs = keras.tree.pack_sequence_as(new_model.input, x)
+    outputs = model(own, training=False), new_model(theirs, training=False)
+    if _differ(*outputs):
+        raise InputError(
+            f"The bridge to tf_keras returns models that agree to {MAX_DIFFERENCE:g} of the "
+            f"largest output. Received: model {model.name!r}, of which "
+            f"{_first_that_differs(new_model, theirs, walk)}"
+        )
+
+
+def _random(tensor: Any) -> np.ndarray:
+    """Two samples for an input of tf_keras."""
+    rng = np.random.default_rng(0)
+    shape = [_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]
+    shape = [tensor.shape[0] or _SAMPLES, *shape]
+    dtype = tensor.dtype.as_numpy_dtype
+    if np.issubdtype(dtype, np.floating):
+        return rng.normal(size=shape).astype(dtype)
+    return rng.integers(0, 2, size=shape).astype(dtype)
+
+
+def _differ(expected: Any, given: Any) -> bool:
+    for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(given), strict=True):
+        own, theirs = keras.ops.convert_to_numpy(a), np.array(b)
+        largest = max(np.abs(own).max(initial=0.0), np.finfo("float32").tiny)
+        if not np.abs(own - theirs).max(initial=0.0) <= MAX_DIFFERENCE * largest:
+            return True
+    return False
+
+
+def _first_that_differs(new_model: Any, x: Any, walk: Walk) -> str:
+    """The first layer that gives something else for the values that tf_keras gave to its twin."""
+    reader = load_tf_keras().Model(new_model.input, list(walk.tensors.values()))
+    values = dict(zip(walk.tensors, reader(x, training=False), strict=True))
+
+    def value(part: Any) -> Any:
+        return np.array(values[id(part)]) if id(part) in values else part
+
+    for call in walk.calls:
+        args, kwargs = keras.tree.map_structure(value, call.arguments)
+        given = keras.tree.map_structure(value, call.outputs)
+        if _differ(call.layer(*args, **kwargs), given):
+            return f"{call.layer.name!r} ({type(call.layer).__name__}) is the first that differs"
+    return "no layer differs alone"

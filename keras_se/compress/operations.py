@@ -1,0 +1,85 @@
+"""Raw operations in a graph of Keras 3, such as `x + 3.0`, as layers of tf_keras."""
+
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.activations import activation
+from keras_se.compress.making import Function, Maker
+from keras_se.compress.twins import rescaling
+
+_OF_TENSORS = {"Add": "Add", "Subtract": "Subtract", "Multiply": "Multiply",
+               "Maximum": "Maximum", "Minimum": "Minimum"}  # fmt: skip
+
+
+def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> Function | None:
+    """What computes a raw operation.
+
+    Args:
+        make: Makes the layers.
+        operation: The operation.
+        arguments: What it is called with: tensors and constants, by position.
+
+    Returns:
+        A function of these arguments; `None` for an operation that is not known.
+    """
+    kind, name = type(operation).__name__, operation.name
+    if len(arguments) == 2 and kind in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
+        return _arithmetic(make, kind, name, arguments)
+    if kind == "Negative":
+        return make("Rescaling", name, scale=-1.0)
+    if kind == "Reshape":
+        return make("Reshape", name, target_shape=tuple(operation.newshape[1:]))
+    if kind == "Concatenate":
+        return make("Concatenate", name, axis=operation.axis)
+    if kind == "Mean":
+        return _mean(make, operation, len(arguments[0].shape))
+    snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    is_activation = len(arguments) == 1 and hasattr(keras.activations, snake_case)
+    if not is_activation or getattr(operation, "axis", -1) != -1:
+        return None
+    return activation(make, snake_case, name)
+
+
+def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -> Function | None:
+    first, second = (_constant(argument) for argument in arguments)
+    if first is None and second is None:
+        return _of_tensors(make, kind, name)
+    if first is None and second is not None:
+        scale, offset = {
+            "Add": (1.0, second),
+            "Subtract": (1.0, -second),
+            "Multiply": (second, 0.0),
+        }.get(kind, (1.0 / second, 0.0))
+        position = 0
+    elif first is not None and second is None and "Divide" not in kind:
+        scale, offset = {"Add": (1.0, first), "Subtract": (-1.0, first)}.get(kind, (first, 0.0))
+        position = 1
+    else:
+        return None
+    rescaled = rescaling(make, name, scale, offset)
+    return lambda *given: rescaled(given[position])
+
+
+def _of_tensors(make: Maker, kind: str, name: str) -> Function | None:
+    if kind not in _OF_TENSORS:
+        return None
+    merging = make(_OF_TENSORS[kind], name)
+    return lambda *given: merging(list(given))
+
+
+def _constant(argument: Any) -> float | None:
+    """A number; `None` for tensors and for arrays."""
+    is_number = isinstance(argument, int | float | np.number)
+    is_scalar = isinstance(argument, np.ndarray) and argument.ndim == 0
+    return float(argument) if is_number or is_scalar else None
+
+
+def _mean(make: Maker, operation: Any, rank: int) -> Function | None:
+    axes = tuple(operation.axis) if isinstance(operation.axis, list | tuple) else ()
+    if tuple(sorted(axis % rank for axis in axes)) != tuple(range(1, rank - 1)):
+        return None
+    kind = f"GlobalAveragePooling{rank - 2}D"
+    return make(kind, operation.name, keepdims=bool(operation.keepdims))

@@ -1,0 +1,94 @@
+"""Pruning of SE models by magnitude, while they train on."""
+
+from typing import Any
+
+import keras
+
+from keras_se.compress.bridge import translate
+from keras_se.compress.loading import load_tfmot
+from keras_se.compress.origins import PRUNED, Origin
+from keras_se.compress.training import trainable_model
+from keras_se.compress.wrapping import check_scope, rebuilt_in_scope
+from keras_se.errors import InputError
+
+SCHEDULES = ("constant", "polynomial")
+
+
+def prune(
+    model: keras.Model,
+    sparsity: float = 0.5,
+    schedule: str = "constant",
+    *,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    frequency: int = 10,
+    scope: str = "all",
+) -> Any:
+    """A model that loses the smallest weights of each kernel while it trains on.
+
+    Args:
+        model: A built functional or Sequential Keras 3 model, with or without SE, as
+            `to_tf_keras` takes it. It is not changed.
+        sparsity: The share of each kernel that becomes zero, in [0, 1). Biases, statistics and
+            depthwise kernels are left whole.
+        schedule: `"constant"`: from `begin_step` on; `"polynomial"`: growing from zero, fast at
+            first, until `end_step`.
+        begin_step: Training step at which pruning begins.
+        end_step: Step at which it ends; by default never for `"constant"`. Early stopping that
+            goes back to an earlier epoch goes back to its zeros, too.
+        frequency: Steps between two choices of the weights.
+        scope: `"all"` kernels, those of the `"trunk"`, or those of `"se"`.
+
+    Returns:
+        A `tf_keras.Model` to `compile` and `fit`, with the objects of Keras 3 or of tf_keras;
+        `strip` makes a Keras 3 model of it.
+
+    Raises:
+        InputError: If an argument breaks its rule, or the model cannot be carried to tf_keras.
+        MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
+
+    Source: Zhu and Gupta, arXiv 1710.01878; TensorFlow Model Optimization, "Weight pruning".
+
+    Example:
+        >>> from keras_se.compress import strip
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> pruned = prune(model, 0.5)
+        >>> pruned.compile("sgd", "mse")
+        >>> history = pruned.fit([[1.0, 2.0, 3.0]], [[0.0, 1.0]], verbose=0)
+        >>> int((strip(pruned).layers[0].kernel.numpy() == 0).sum())
+        3
+    """
+    check_scope("prune", scope)
+    _check_steps(schedule, begin_step, end_step, frequency)
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
+        raise InputError(
+            f"sparsity is a share of the weights, at least 0 and below 1. Received: {sparsity!r}"
+        )
+    sparsity_of = load_tfmot().sparsity.keras
+    first = begin_step + 1  # tfmot counts steps from 1, and would choose first at `frequency`
+    if schedule == "constant":
+        planned = sparsity_of.ConstantSparsity(
+            sparsity, first, -1 if end_step is None else end_step, frequency
+        )
+    else:
+        planned = sparsity_of.PolynomialDecay(0.0, sparsity, first, end_step, frequency=frequency)
+    wrapped = rebuilt_in_scope(
+        "prune",
+        translate(model),
+        scope,
+        lambda layer: sparsity_of.prune_low_magnitude(layer, pruning_schedule=planned),
+    )
+    return trainable_model(wrapped, Origin(model, PRUNED))
+
+
+def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency: int) -> None:
+    if schedule not in SCHEDULES:
+        raise InputError(f"schedule is one of {list(SCHEDULES)}. Received: schedule={schedule!r}")
+    if schedule == "polynomial" and end_step is None:
+        raise InputError("schedule='polynomial' needs end_step. Received: end_step=None")
+    steps = {"begin_step": begin_step, "end_step": end_step, "frequency": frequency}
+    for name, step in steps.items():
+        least = {"begin_step": 0, "end_step": begin_step + 2, "frequency": 1}[name]
+        is_number = isinstance(step, int) and not isinstance(step, bool)
+        if step is not None and (not is_number or step < least):
+            raise InputError(f"{name} is a number of steps from {least} on. Received: {step!r}")

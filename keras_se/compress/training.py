@@ -1,0 +1,141 @@
+"""Models of tf_keras that are compiled and fitted with the objects of Keras 3."""
+
+import inspect
+from functools import cache
+from typing import Any
+
+import keras
+
+from keras_se.compress.loading import load_tf_keras, load_tfmot
+from keras_se.compress.origins import PRUNED, Origin, origin_of, remember
+from keras_se.errors import InputError
+
+_HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
+
+
+def trainable_model(model: Any, origin: Origin) -> Any:
+    """A model of tf_keras that takes losses, metrics, optimizers and callbacks of Keras 3.
+
+    Args:
+        model: A functional model of tf_keras.
+        origin: What it was made from, which is remembered.
+
+    Returns:
+        A `tf_keras.Model` with its layers, uncompiled. Its `fit` adds the callbacks that the
+        technique needs.
+    """
+    new_model = _model_class()(model.input, model.output, name=model.name)
+    remember(new_model, origin)
+    return new_model
+
+
+@cache
+def _model_class() -> Any:
+    """A subclass of `tf_keras.Model`, which is loaded at its first use."""
+
+    class CompressedModel(load_tf_keras().Model):  # type: ignore[misc]
+        """As `tf_keras.Model`, for the objects of Keras 3 as well as for its own."""
+
+        def compile(self, *args: Any, **kwargs: Any) -> None:
+            args, kwargs = keras.tree.map_structure(ported_object, (args, kwargs))
+            super().compile(*args, **kwargs)
+
+        def fit(self, *args: Any, **kwargs: Any) -> Any:
+            arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+            arguments["callbacks"] = self._callbacks(arguments.get("callbacks"))
+            return super().fit(**arguments)
+
+        def _callbacks(self, given: Any) -> list[Any]:
+            listed = given if isinstance(given, list | tuple) else [given] if given else []
+            origin = origin_of(self)
+            is_pruned = origin is not None and origin.technique == PRUNED
+            own = [load_tfmot().sparsity.keras.UpdatePruningStep()] if is_pruned else []
+            return [*own, *map(_ported_callback, listed)]
+
+    return CompressedModel
+
+
+def ported_object(value: Any) -> Any:
+    """An optimizer, schedule, loss or metric of Keras 3 as that of tf_keras.
+
+    Args:
+        value: Anything.
+
+    Returns:
+        The counterpart, with the same settings; what is no such object is returned as it is.
+
+    Raises:
+        InputError: If tf_keras has no such optimizer or metric, or not one of its settings.
+    """
+    tf_keras = load_tf_keras()
+    homes = {
+        keras.optimizers.Optimizer: tf_keras.optimizers,
+        keras.optimizers.schedules.LearningRateSchedule: tf_keras.optimizers.schedules,
+        keras.losses.Loss: tf_keras.losses,
+        keras.metrics.Metric: tf_keras.metrics,
+    }
+    home = next((home for kind, home in homes.items() if isinstance(value, kind)), None)
+    if home is None:
+        return value
+    name = type(value).__name__
+    counterpart = getattr(home, name, None)
+    is_built_in = type(value).__module__.startswith("keras.")
+    if isinstance(value, keras.losses.Loss) and not (is_built_in and counterpart):
+        return lambda *args: value(*args)  # it computes on tensors of TensorFlow, too
+    if counterpart is None or not is_built_in:
+        raise InputError(
+            "A compressed model is trained with optimizers and metrics that tf_keras has. "
+            f"Received: {name}"
+        )
+    return counterpart(**_settings(value, counterpart))
+
+
+def _settings(value: Any, counterpart: Any) -> dict[str, Any]:
+    """The configuration of an object, as far as tf_keras knows it."""
+    known = {
+        name for kind in counterpart.__mro__ for name in inspect.signature(kind.__init__).parameters
+    }
+    settings = {key: setting for key, setting in value.get_config().items() if setting is not None}
+    if isinstance(settings.get("learning_rate"), dict):
+        settings["learning_rate"] = ported_object(
+            keras.optimizers.schedules.deserialize(settings["learning_rate"])
+        )
+    settings.pop("dtype", None)
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise InputError(
+            "A compressed model is trained with settings that tf_keras has. "
+            f"Received: {type(value).__name__} with {', '.join(unknown)}"
+        )
+    return settings
+
+
+def _ported_callback(callback: Any) -> Any:
+    is_of_keras = isinstance(callback, keras.callbacks.Callback)
+    return _adapter_class()(callback) if is_of_keras else callback
+
+
+@cache
+def _adapter_class() -> Any:
+    """A callback of tf_keras that hands everything on to one of Keras 3."""
+
+    class Adapter(load_tf_keras().callbacks.Callback):  # type: ignore[misc]
+        def __init__(self, callback: Any) -> None:
+            super().__init__()
+            self.callback = callback
+
+        def set_params(self, params: Any) -> None:
+            self.callback.set_params(params)
+
+        def set_model(self, model: Any) -> None:
+            self.callback.set_model(model)
+
+    def handed_on(hook: str) -> Any:
+        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return getattr(self.callback, hook)(*args, **kwargs)
+
+        return method
+
+    for hook in _HOOKS:
+        setattr(Adapter, hook, handed_on(hook))
+    return Adapter
