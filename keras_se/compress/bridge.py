@@ -159,7 +159,7 @@ class Walk:
     products: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     tensors: dict[int, Any] = field(default_factory=dict)  # of tf_keras, by id
-    _twins: dict[int, tuple[Any, Function, str | None]] = field(default_factory=dict)
+    made: dict[int, tuple[Any, Function, str | None]] = field(default_factory=dict)
 
     def entry(self, tensor: Any, name: str) -> Any:
         """The tensor behind a layer that computes nothing, where one is wanted."""
@@ -211,9 +211,9 @@ class Walk:
             if set(kwargs) - {"training"}:
                 raise _not_carried(path, layer)
             return self.model(layer, args[0], f"{path}{layer.name}/", kwargs.get("training"))
-        if id(layer) not in self._twins:
-            self._twins[id(layer)] = (layer, *self._twin(layer, path, args, kwargs))
-        _, function, product = self._twins[id(layer)]
+        if id(layer) not in self.made:
+            self.made[id(layer)] = (layer, *self._twin(layer, path, args, kwargs))
+        _, function, product = self.made[id(layer)]
         if product is not None:
             _check_block_call(layer, path, args, kwargs)
             self.products.append(product)

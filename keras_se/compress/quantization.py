@@ -157,7 +157,7 @@ class _Plan:
             return False
         if _is_relu(following):
             return _kind(layer) in _TAKES_RELU
-        is_moved = _kind(following) == "Rescaling" and np.all(following.scale == 1)
+        is_moved = _kind(following) == "Rescaling" and bool(np.all(following.scale == 1))
         return _kind(layer) in _CONVOLUTIONS and (
             following.name in self.idle or (is_moved and self._is_fused(following))
         )

@@ -54,8 +54,8 @@ class _Classes:
 @cache
 def _classes() -> _Classes:
     """Subclasses of what tfmot defines, which is loaded at their first use."""
-    quantization = load_tfmot().quantization.keras
-    quantizers = quantization.quantizers
+    quantization: Any = load_tfmot().quantization.keras
+    quantizers: Any = quantization.quantizers
 
     class MovingRange(quantizers.Quantizer):
         """A range that starts at a known one, widens at once and narrows slowly.
