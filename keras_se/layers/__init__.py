@@ -5,6 +5,7 @@ from keras_se.layers.fake_quantize import FakeQuantize
 from keras_se.layers.graph_se_block import GraphSEBlock
 from keras_se.layers.quantize_aware import QuantizeAware
 from keras_se.layers.quantize_aware_activation import QuantizeAwareActivation
+from keras_se.layers.quantize_aware_affine import QuantizeAwareAffine
 from keras_se.layers.quantize_aware_se_block import QuantizeAwareSEBlock
 from keras_se.layers.se_block import SEBlock
 
@@ -14,6 +15,7 @@ __all__ = [
     "GraphSEBlock",
     "QuantizeAware",
     "QuantizeAwareActivation",
+    "QuantizeAwareAffine",
     "QuantizeAwareSEBlock",
     "SEBlock",
 ]

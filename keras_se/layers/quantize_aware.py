@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
-from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation
+from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation, uneven
 
 _LARGEST = 127.0  # TFLite's kernels are symmetric, without -128
 
@@ -147,7 +147,8 @@ class QuantizeAware(keras.layers.Wrapper):
     def _sums(self, x: Any) -> Any:
         """What comes before the activation."""
         y = KERNELS[type(self.layer)](self.layer, x, self.between)
-        return y if self.layer.bias is None else y + self.layer.bias
+        bias = self.layer.bias
+        return y if bias is None else y + uneven(bias, y.shape[-1])
 
     def plain(self) -> keras.layers.Layer:
         """A layer like the one inside, not built."""

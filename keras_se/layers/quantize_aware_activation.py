@@ -11,8 +11,30 @@ from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
 
 _Range = tuple[float, float]
+_UNEVEN = 1e-6  # far below a step of the int32 that a bias becomes
 _UNIT = (0.0, 255 / 256)  # of LOGISTIC and SOFTMAX, pinned by LiteRT
 _SIGNED = (-1.0, 127 / 128)  # of TANH
+
+
+def uneven(bias: Any, channels: int) -> Any:
+    """A bias whose values differ in the seventh digit at least.
+
+    The converter of TensorFlow 2.21 gives a bias of equal values the scale of its first channel
+    throughout, where a model brings its own ranges.
+
+    Args:
+        bias: A number, or a tensor of shape (channels,).
+        channels: How many it is for.
+
+    Returns:
+        A tensor of shape (channels,).
+
+    Example:
+        >>> uneven(3.0, 2).numpy()
+        array([3.      , 3.000004], dtype=float32)
+    """
+    ramp = _UNEVEN * ops.arange(channels, dtype="float32")
+    return bias * (1.0 + ramp) + ramp
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,7 @@ FORMS = {
         lambda x, q: 1.0 + q(ops.tanh(x)), between=_SIGNED, after=(0.0, 1 + 127 / 128)
     ),
     "hard_sigmoid": _Form(
-        lambda x, q: q(ops.relu6(x + 3.0)) * (1.0 / 6.0),
+        lambda x, q: q(ops.relu6(x + uneven(3.0, x.shape[-1]))) * (1.0 / 6.0),
         is_apart=False,
         between=(0.0, 6.0),
         after=(0.0, 1.0),
@@ -98,7 +120,8 @@ class QuantizeAwareActivation(keras.layers.Layer):
         self.is_last = is_last
         self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
         self.between = FakeQuantize(form.between, name="between") if form.between else None
-        self.after = None if is_last and form.after else FakeQuantize(form.after, name="after")
+        is_pinned = form.is_apart and form.after is not None
+        self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

@@ -7,7 +7,7 @@ import keras
 from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
 from keras_se.layers.quantize_aware import quantized_kernel
-from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation
+from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation, uneven
 from keras_se.layers.se_block import SEBlock
 
 _SQUEEZES = ("avg", "max")
@@ -68,6 +68,7 @@ class QuantizeAwareSEBlock(SEBlock):
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
         """As of `SEBlock`, with the kernel rounded."""
+        bias = None if bias is None else uneven(bias, kernel.shape[-1])
         return super().connected(x, quantized_kernel(kernel, 0), bias)
 
     def bottleneck(self, pooled: Any) -> Any:

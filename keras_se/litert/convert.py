@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
+from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.litert import calibration as checks
 from keras_se.litert import formats, selective
 from keras_se.litert.formats import Format
@@ -131,6 +132,7 @@ def convert(
     spec = formats.get(format)
     types = (_io_type(spec, "input", input_type), _io_type(spec, "output", output_type))
     kept = _checked_sites(spec, keep_float)
+    _check_aware(model, spec, kept)
     if path is not None:
         _check_outputs(path, overwrite)
     inputs = input_specs(model)
@@ -165,6 +167,14 @@ def _checked_sites(spec: Format, keep_float: Any) -> list[str]:
             f"Received: keep_float={keep_float!r} for format={spec.name!r}"
         )
     return names
+
+
+def _check_aware(model: keras.Model, spec: Format, kept: list[str]) -> None:
+    if is_quantize_aware(model) and (spec.name != "int8" or kept):
+        raise InputError(
+            "A quantize-aware model becomes int8 throughout; for anything else strip it first. "
+            f"Received: format={spec.name!r}, keep_float={kept}"
+        )
 
 
 def _with_float_sites(
@@ -282,7 +292,7 @@ def _checked_calibration(
 ) -> tuple[_Samples | None, checks.Observations | None]:
     """The samples by name, and what the model does on them."""
     if calibration is None:
-        if not spec.needs_calibration:
+        if not spec.needs_calibration or is_quantize_aware(model):
             return None, None
         shapes = " and ".join(f"(samples, {', '.join(map(str, i.shape))})" for i in inputs)
         raise InputError(
@@ -317,7 +327,9 @@ def _convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if spec.name == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if spec.needs_calibration and samples is not None:
+    if is_quantize_aware(model):
+        _set_types(tf, converter, types)
+    elif spec.needs_calibration and samples is not None:
         _check_loops(model, function, spec)
         operations = tf.lite.OpsSet
         converter.target_spec.supported_ops = [
@@ -326,11 +338,15 @@ def _convert(
             else operations.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
         converter.representative_dataset = lambda: _batches_of_one(samples)
-        converter.inference_input_type, converter.inference_output_type = (
-            getattr(tf, name) for name in types
-        )
+        _set_types(tf, converter, types)
     tflite = _converted(model, spec, converter)
     return _with_int8_weights(tflite) if spec.name == "weight_only" else tflite
+
+
+def _set_types(tf: Any, converter: Any, types: tuple[str, ...]) -> None:
+    converter.inference_input_type, converter.inference_output_type = (
+        getattr(tf, name) for name in types
+    )
 
 
 def _converted(model: keras.Model, spec: Format, converter: Any) -> bytes:
