@@ -107,9 +107,9 @@ def strip_natively(model: keras.Model) -> keras.Model:
 
 def _rebuilt(graph: Graph, edits: dict[int, Any], twins: dict[int, Any]) -> keras.Model:
     """The model of a graph with twins in place of some layers, and their state."""
-    new_model = Rebuilding(
-        {key: Edit(edit, edit.chain) for key, edit in edits.items()}
-    ).model(graph.model)
+    new_model = Rebuilding({key: Edit(edit, edit.chain) for key, edit in edits.items()}).model(
+        graph.model
+    )
     for part in graph.family():
         for call in part.calls:
             if id(call.layer) in twins:

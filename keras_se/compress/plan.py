@@ -15,8 +15,8 @@ from keras_se.layers import (
     SEBlock,
 )
 from keras_se.layers.quantize_aware import KERNELS
-from keras_se.layers.quantize_aware_affine import AFFINE
 from keras_se.layers.quantize_aware_activation import FORMS
+from keras_se.layers.quantize_aware_affine import AFFINE
 from keras_se.replay import Graph, is_nested_graph
 
 # Their values are among those of their input, or between them, in the same range.
@@ -123,7 +123,9 @@ class _Planner:
     def _is_gathered(self, n: int) -> bool:
         """Whether a concatenation alone takes the output: its range is that of all its parts."""
         after = self._graph.sole_consumer(n)
-        return after is not None and type(self._graph.calls[after].layer) is keras.layers.Concatenate
+        return (
+            after is not None and type(self._graph.calls[after].layer) is keras.layers.Concatenate
+        )
 
     def _makes_sums(self, n: int) -> bool:
         """Whether call `n` gives numbers of more than 8 bits, which are rounded at its end."""
@@ -139,7 +141,7 @@ class _Planner:
         if type(call.layer) is not keras.layers.BatchNormalization:
             return False
         before = self._before(n)
-        layer = None if before is None else self._graph.calls[before].layer
+        layer: Any = None if before is None else self._graph.calls[before].layer
         return type(layer) in KERNELS and _name(layer.activation) == "linear"
 
     def _is_fused(self, n: int) -> bool:

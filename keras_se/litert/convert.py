@@ -18,7 +18,7 @@ from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.litert import calibration as checks
 from keras_se.litert import formats, selective
 from keras_se.litert.formats import Format
-from keras_se.litert.graph import dead_tensors
+from keras_se.litert.graph import dead_tensors, float_operators
 from keras_se.litert.recipe import make_recipe, recipe_path
 from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
@@ -52,6 +52,7 @@ def to_tflite(
 
     Args:
         model: A built functional or Sequential model with inputs of known size, with or without SE.
+            A quantize-aware one brings its ranges: it becomes int8, without calibration.
         format: `"float32"`; `"float16"`: weights of half precision; `"dynamic"`: int8 weights,
             activations quantized while it runs; `"weight_only"`: int8 weights, all computed in
             float32; `"int8"`: integer throughout; `"int16x8"`: int8 weights, int16 activations.
@@ -144,6 +145,8 @@ def convert(
         tflite = _with_float_sites(model, inputs, samples, tflite, kept)
     if spec.needs_calibration:
         _check_dead(tflite)
+    if is_quantize_aware(model):
+        _check_integer(tflite)
     error = _run(model, spec, tflite, samples)
     if path is None:
         return Conversion(tflite, integer=integer)
@@ -410,8 +413,18 @@ def _check_dead(tflite: bytes) -> None:
     dead = dead_tensors(tflite)
     if dead:
         raise InputError(
-            "Calibration needs data on which every activation is somewhere not zero: with a dead "
-            f"one the file would not load. Received: data on which these are zero: {dead}"
+            "Calibration and training with ranges need data on which every activation is somewhere "
+            f"not zero: with a dead one the file would not load. Received: {dead}, which are zero"
+        )
+
+
+def _check_integer(tflite: bytes) -> None:
+    operators = float_operators(tflite)
+    if operators:
+        raise InputError(
+            "A quantize-aware model has a range for every tensor between two operations: what is "
+            "added to it must be quantize-aware, too. "
+            f"Received: a model of which these compute in float: {operators}"
         )
 
 
