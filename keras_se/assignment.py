@@ -12,11 +12,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.compress.native import is_quantize_aware, strip_natively
 from keras_se.errors import InputError
 from keras_se.litert.convert import to_tflite
 from keras_se.litert.graph import GateNode, main_nodes
 from keras_se.litert.matching import match_sites
-from keras_se.sites import Site
+from keras_se.sites import Site, model_gates
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ def assign(
     Raises:
         InputError: If a site cannot be told from another, or is not found in the conversion.
     """
+    if is_quantize_aware(model):  # in float its sites have the same places
+        model = strip_natively(model)
+        gates = model_gates(model, x)
     converted = to_tflite(model, "float32")
     matching = match_sites(model, sites, gates, x, arrays, converted)
     places = _places(main_nodes(converted), main_nodes(content))

@@ -67,7 +67,7 @@ class Rebuilding:
         for old, new in reversed(layers):  # what holds others before what is held
             new.trainable = old.trainable
         for old, new in layers:
-            left_out = bool(old.weights) and not new.weights  # by an edit
+            left_out = bool(old.weights) and not new.built  # by an edit
             if id(old) not in self._opened and not left_out:
                 _copy_state(old, new)
         return new_model

@@ -21,7 +21,7 @@ RANKS = (
     {"keras_se.compensation", "keras_se.costs", "keras_se.effects"},
     {"keras_se.surgery", "keras_se.gate_statistics", "keras_se.gate_report"},
     {"keras_se.adoption", "keras_se.gate_curves"},
-    {"keras_se.litert"},
+    {"keras_se.litert", "keras_se.compress"},
     {"keras_se.reading", "keras_se.assignment"},
     {"keras_se.verification"},
     {"keras_se.tables"},

@@ -1,7 +1,21 @@
 """The layers of `keras_se`, imported eagerly so that Keras can load files that hold them."""
 
 from keras_se.layers.divisive_normalization import DivisiveNormalization
+from keras_se.layers.fake_quantize import FakeQuantize
 from keras_se.layers.graph_se_block import GraphSEBlock
+from keras_se.layers.quantize_aware import QuantizeAware
+from keras_se.layers.quantize_aware_activation import QuantizeAwareActivation
+from keras_se.layers.quantize_aware_affine import QuantizeAwareAffine
+from keras_se.layers.quantize_aware_se_block import QuantizeAwareSEBlock
 from keras_se.layers.se_block import SEBlock
 
-__all__ = ["DivisiveNormalization", "GraphSEBlock", "SEBlock"]
+__all__ = [
+    "DivisiveNormalization",
+    "FakeQuantize",
+    "GraphSEBlock",
+    "QuantizeAware",
+    "QuantizeAwareActivation",
+    "QuantizeAwareAffine",
+    "QuantizeAwareSEBlock",
+    "SEBlock",
+]

@@ -110,10 +110,10 @@ class Excitation(keras.layers.Layer):
             `(gates, shift)`, each of the shape of `pooled`; the shift is `None` without `shift`.
         """
         hidden = self.bottleneck(pooled)
-        gates = gates_module.get(self.gate).function(_fully_connected(hidden, self.w2, self.b2))
+        gates = self.gated(self.connected(hidden, self.w2, self.b2))
         if not self.shift:
             return gates, None
-        return gates, _fully_connected(hidden, self.w_shift, self.b_shift)
+        return gates, self.connected(hidden, self.w_shift, self.b_shift)
 
     def bottleneck(self, pooled: Any) -> Any:
         """The activations of the bottleneck.
@@ -124,7 +124,37 @@ class Excitation(keras.layers.Layer):
         Returns:
             Tensor of the rank of `pooled`, with `width` units on the last axis.
         """
-        return self.activation(_fully_connected(pooled, self.w1, self.b1))
+        return self.activation(self.connected(pooled, self.w1, self.b1))
+
+    def gated(self, logits: Any) -> Any:
+        """The gates for what the last kernel gives.
+
+        Args:
+            logits: Tensor with C channels on the last axis.
+
+        Returns:
+            Tensor of the same shape.
+        """
+        return gates_module.get(self.gate).function(logits)
+
+    def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
+        """A fully connected layer on (batch, units), or on (batch, 1, 1, units) as a convolution.
+
+        Args:
+            x: Tensor of shape (batch, 1, 1, units) or (batch, units).
+            kernel: Of shape (units, outputs).
+            bias: Of shape (outputs,), or `None`.
+
+        Returns:
+            Tensor of the rank of `x`.
+        """
+        # oneDNN's convolution in TensorFlow gives an empty batch a wrong shape.
+        if len(x.shape) == 2 or x.shape[0] == 0:
+            y = ops.matmul(x, kernel)
+        else:
+            kernel = ops.expand_dims(kernel, (0, 1))
+            y = ops.conv(x, kernel, padding="valid", data_format="channels_last")
+        return y if bias is None else y + bias
 
     def excitation(self) -> tuple[np.ndarray | None, ...]:
         """The matrices and biases of a built block, as arrays.
@@ -299,14 +329,3 @@ def _fitted(
     if array.shape != shape:
         raise InputError(f"{name} must have the shape {shape}. Received: {array.shape}")
     return array
-
-
-def _fully_connected(x: Any, kernel: Any, bias: Any) -> Any:
-    """A fully connected layer on (batch, units), or on (batch, 1, 1, units) as a convolution."""
-    # oneDNN's convolution in TensorFlow gives an empty batch a wrong shape.
-    if len(x.shape) == 2 or x.shape[0] == 0:
-        y = ops.matmul(x, kernel)
-    else:
-        kernel = ops.expand_dims(kernel, (0, 1))
-        y = ops.conv(x, kernel, padding="valid", data_format="channels_last")
-    return y if bias is None else y + bias

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
+from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.litert import calibration as checks
 from keras_se.litert import formats, selective
 from keras_se.litert.formats import Format
-from keras_se.litert.graph import dead_tensors
+from keras_se.litert.graph import dead_tensors, float_operators
 from keras_se.litert.recipe import make_recipe, recipe_path
 from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
@@ -51,6 +52,7 @@ def to_tflite(
 
     Args:
         model: A built functional or Sequential model with inputs of known size, with or without SE.
+            A quantize-aware one brings its ranges: it becomes int8, without calibration.
         format: `"float32"`; `"float16"`: weights of half precision; `"dynamic"`: int8 weights,
             activations quantized while it runs; `"weight_only"`: int8 weights, all computed in
             float32; `"int8"`: integer throughout; `"int16x8"`: int8 weights, int16 activations.
@@ -131,6 +133,7 @@ def convert(
     spec = formats.get(format)
     types = (_io_type(spec, "input", input_type), _io_type(spec, "output", output_type))
     kept = _checked_sites(spec, keep_float)
+    _check_aware(model, spec, kept)
     if path is not None:
         _check_outputs(path, overwrite)
     inputs = input_specs(model)
@@ -142,6 +145,8 @@ def convert(
         tflite = _with_float_sites(model, inputs, samples, tflite, kept)
     if spec.needs_calibration:
         _check_dead(tflite)
+    if is_quantize_aware(model):
+        _check_integer(tflite)
     error = _run(model, spec, tflite, samples)
     if path is None:
         return Conversion(tflite, integer=integer)
@@ -165,6 +170,14 @@ def _checked_sites(spec: Format, keep_float: Any) -> list[str]:
             f"Received: keep_float={keep_float!r} for format={spec.name!r}"
         )
     return names
+
+
+def _check_aware(model: keras.Model, spec: Format, kept: list[str]) -> None:
+    if is_quantize_aware(model) and (spec.name != "int8" or kept):
+        raise InputError(
+            "A quantize-aware model becomes int8 throughout; for anything else strip it first. "
+            f"Received: format={spec.name!r}, keep_float={kept}"
+        )
 
 
 def _with_float_sites(
@@ -282,7 +295,7 @@ def _checked_calibration(
 ) -> tuple[_Samples | None, checks.Observations | None]:
     """The samples by name, and what the model does on them."""
     if calibration is None:
-        if not spec.needs_calibration:
+        if not spec.needs_calibration or is_quantize_aware(model):
             return None, None
         shapes = " and ".join(f"(samples, {', '.join(map(str, i.shape))})" for i in inputs)
         raise InputError(
@@ -317,7 +330,9 @@ def _convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if spec.name == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if spec.needs_calibration and samples is not None:
+    if is_quantize_aware(model):
+        _set_types(tf, converter, types)
+    elif spec.needs_calibration and samples is not None:
         _check_loops(model, function, spec)
         operations = tf.lite.OpsSet
         converter.target_spec.supported_ops = [
@@ -326,11 +341,15 @@ def _convert(
             else operations.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
         converter.representative_dataset = lambda: _batches_of_one(samples)
-        converter.inference_input_type, converter.inference_output_type = (
-            getattr(tf, name) for name in types
-        )
+        _set_types(tf, converter, types)
     tflite = _converted(model, spec, converter)
     return _with_int8_weights(tflite) if spec.name == "weight_only" else tflite
+
+
+def _set_types(tf: Any, converter: Any, types: tuple[str, ...]) -> None:
+    converter.inference_input_type, converter.inference_output_type = (
+        getattr(tf, name) for name in types
+    )
 
 
 def _converted(model: keras.Model, spec: Format, converter: Any) -> bytes:
@@ -394,8 +413,18 @@ def _check_dead(tflite: bytes) -> None:
     dead = dead_tensors(tflite)
     if dead:
         raise InputError(
-            "Calibration needs data on which every activation is somewhere not zero: with a dead "
-            f"one the file would not load. Received: data on which these are zero: {dead}"
+            "Calibration and training with ranges need data on which every activation is somewhere "
+            f"not zero: with a dead one the file would not load. Received: {dead}, which are zero"
+        )
+
+
+def _check_integer(tflite: bytes) -> None:
+    operators = float_operators(tflite)
+    if operators:
+        raise InputError(
+            "A quantize-aware model has a range for every tensor between two operations: what is "
+            "added to it must be quantize-aware, too. "
+            f"Received: a model of which these compute in float: {operators}"
         )
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "TFLite",
     "dead_tensors",
     "file_sites",
+    "float_operators",
     "gate_codes",
     "gate_nodes",
     "main_nodes",
@@ -145,6 +146,22 @@ def dead_tensors(content: bytes) -> list[str]:
     return read_graphs(content, lambda graphs: (n for graph in graphs for n in _dead(graph)))
 
 
+def float_operators(content: bytes) -> list[str]:
+    """The operators of a file that compute in floating point.
+
+    Args:
+        content: The bytes of the file.
+
+    Returns:
+        Their names; those that only convert from one type to another are none.
+
+    Raises:
+        InputError: If the bytes do not hold a TFLite graph.
+        MissingExtraError: If LiteRT is not installed.
+    """
+    return read_graphs(content, lambda graphs: (n for graph in graphs for n in _in_float(graph)))
+
+
 def main_nodes(content: bytes) -> list[GateNode]:
     """The SE sites that gate their own map in the main sub-graph: those that a plain run computes.
 
@@ -185,6 +202,13 @@ def _dead(graph: SubGraph) -> Iterator[str]:
             output = operator.outputs[0]
             if left * right >= _MAX_RESCALING * graph.scale(output) > 0.0:
                 yield graph.name(output)
+
+
+def _in_float(graph: SubGraph) -> Iterator[str]:
+    for operator in graph.operators:
+        is_float = any("FLOAT" in graph.type(output) for output in operator.outputs)
+        if is_float and operator.name not in ("QUANTIZE", "DEQUANTIZE"):
+            yield operator.name
 
 
 def _codes(graphs: list[SubGraph]) -> Iterator[tuple[str, tuple[float, float] | None]]:

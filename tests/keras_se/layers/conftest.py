@@ -95,3 +95,16 @@ def run_layer_test(tmp_path):
     return lambda layer_class, arguments, inputs, **call: check_layer(
         layer_class, arguments, inputs, tmp_path, **call
     )
+
+
+def _rounded(x, low, high):
+    """The 256 values of TFLite: low and high are moved until zero is one of them."""
+    scale = (high - low) / 255
+    zero = np.clip(np.round(-low / scale), 0, 255)
+    codes = np.clip(np.floor(x / scale + zero + 0.5), 0, 255)
+    return (codes - zero) * scale
+
+
+@pytest.fixture
+def rounded():
+    return _rounded

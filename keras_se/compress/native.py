@@ -1,0 +1,231 @@
+"""Quantization-aware training in Keras itself: ranges as layers, without another library."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.adoption import adopt
+from keras_se.compress.plan import Plan, make_plans
+from keras_se.errors import InputError
+from keras_se.inline import find_inline
+from keras_se.layers import (
+    FakeQuantize,
+    QuantizeAware,
+    QuantizeAwareActivation,
+    QuantizeAwareAffine,
+    QuantizeAwareSEBlock,
+)
+from keras_se.layers.fake_quantize import is_quantize_aware
+from keras_se.litert import calibration as checks
+from keras_se.litert.signature import input_arrays, input_specs, packed_inputs
+from keras_se.rebuilding import Edit, Rebuilding
+from keras_se.replay import Graph, sublayers, trace
+
+__all__ = ["is_quantize_aware", "quantize_natively", "strip_natively"]
+
+_BATCH = 32
+_TWINS = (QuantizeAware, QuantizeAwareActivation, QuantizeAwareAffine, QuantizeAwareSEBlock)
+
+
+def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
+    """A model that computes as its int8 file will, and can be trained so.
+
+    Kernels are rounded with a scale for each output channel, tensors wherever the file rounds
+    them: convolution, BatchNormalization and ReLU are one operation there, and are rounded once at
+    its end. The ranges start from calibration data and follow the batches in training.
+    `keras_se.to_tflite` of the model needs no calibration.
+
+    Args:
+        model: A built functional or Sequential model of float32; nested ones are gone through. SE
+            that is written out becomes `SEBlock`s. It is not changed.
+        calibration: Representative inputs, as for `keras_se.to_tflite`.
+
+    Returns:
+        A new model, uncompiled.
+
+    Raises:
+        InputError: If the model is no graph of layers that are known in int8, or the data do not
+            fit it.
+
+    Source: Jacob et al., arXiv 1712.05877, section 3; Krishnamoorthi, arXiv 1806.08342, section 4.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras_se import SEBlock
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> x = np.random.default_rng(0).random((64, 8, 8, 4)).astype("float32")
+        >>> [type(layer).__name__ for layer in quantize_natively(model, x).layers]
+        ['FakeQuantize', 'QuantizeAwareSEBlock']
+    """
+    graph = trace(model, purpose="Quantization-aware training")
+    if is_quantize_aware(model):
+        raise InputError(
+            "Quantization-aware training starts from a plain model: strip it first. "
+            f"Received: model {model.name!r}, which holds ranges already"
+        )
+    samples = _checked_samples(model, calibration)
+    if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
+        graph = trace(adopt(model))
+    plans = list(make_plans(graph))
+    quantizations = {id(plan.graph.model): _Quantization(plan) for plan in plans}
+    new_model = _rebuilt(graph, quantizations, plans[0].twins)
+    _observe(new_model, samples)
+    return new_model
+
+
+def strip_natively(model: keras.Model) -> keras.Model:
+    """The plain model in a quantize-aware one, with its trained weights.
+
+    Args:
+        model: What `quantize_natively` made, trained or not. It is not changed.
+
+    Returns:
+        A new model without ranges, uncompiled: `SEBlock`s and layers of Keras.
+
+    Raises:
+        InputError: If the model holds no ranges.
+
+    Example:
+        >>> import numpy as np
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        >>> x = np.random.default_rng(0).random((64, 2)).astype("float32")
+        >>> [type(layer).__name__ for layer in strip_natively(quantize_natively(model, x)).layers]
+        ['Dense']
+    """
+    graph = trace(model, purpose="Stripping")
+    if not is_quantize_aware(model):
+        raise InputError(
+            "Stripping takes a quantize-aware model. "
+            f"Received: model {model.name!r}, which holds no ranges"
+        )
+    layers = [call.layer for part in graph.family() for call in part.calls]
+    twins = {id(layer): layer.plain() for layer in layers if isinstance(layer, _TWINS)}
+    strippings = {id(part.model): _Stripping(part, twins) for part in graph.family()}
+    return _rebuilt(graph, strippings, twins)
+
+
+def _rebuilt(graph: Graph, edits: dict[int, Any], twins: dict[int, Any]) -> keras.Model:
+    """The model of a graph with twins in place of some layers, and their state."""
+    new_model = Rebuilding({key: Edit(edit, edit.chain) for key, edit in edits.items()}).model(
+        graph.model
+    )
+    for part in graph.family():
+        for call in part.calls:
+            if id(call.layer) in twins:
+                _copy_state(call.layer, twins[id(call.layer)])
+    return new_model
+
+
+def _checked_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarray]:
+    specs = input_specs(model)
+    if any(spec.dtype != "float32" for spec in specs):
+        raise InputError(
+            "Quantization-aware training takes models with inputs of float32. "
+            f"Received: {[spec.dtype for spec in specs]}"
+        )
+    if calibration is None:
+        raise InputError(
+            "Quantization-aware training starts from calibration data: representative inputs, as "
+            "for to_tflite. Received: calibration=None"
+        )
+    samples = input_arrays(specs, calibration, "calibration")
+    observed = checks.observe(model, list(samples.values()))
+    checks.check_finite(observed)
+    checks.check_bottlenecks(observed)
+    return samples
+
+
+class _Quantization:
+    """Calls the operations of a model again, or their twins, with ranges where the plan has them.
+
+    Inputs of the model are rounded at their first use.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._calls = 0
+        self._made: dict[int, Any] = {}  # by id, tensors that are no inputs of the model
+        self._inputs: dict[int, Any] = {}  # by id, the rounded inputs
+        self._names: list[str] = []
+
+    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        n, self._calls = self._calls, self._calls + 1
+        args, kwargs = keras.tree.map_structure(self._input, (args, kwargs))
+        outputs = self._twin(n, operation)(*args, **kwargs)
+        if n in self._plan.ranged:
+            outputs = self._range(self._name(n))(outputs)
+        self._made |= {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
+        return outputs
+
+    def chain(self, n: int, layer: Any) -> list[Any]:
+        """Layer `n` of a Sequential model or its twin, with the ranges around it."""
+        before = [self._range("input")] if n == 0 and self._plan.is_outer else []
+        after = [self._range(self._name(n))] if n in self._plan.ranged else []
+        return [*before, self._twin(n, layer), *after]
+
+    def _twin(self, n: int, operation: Any) -> Any:
+        return self._plan.twins.get(id(self._plan.graph.calls[n].layer), operation)
+
+    def _name(self, n: int) -> str:
+        return self._plan.graph.calls[n].layer.name
+
+    def _input(self, value: Any) -> Any:
+        is_input = isinstance(value, keras.KerasTensor) and id(value) not in self._made
+        if not is_input or not self._plan.is_outer:
+            return value
+        if id(value) not in self._inputs:
+            self._inputs[id(value)] = self._range(value.name)(value)
+        return self._inputs[id(value)]
+
+    def _range(self, name: str) -> FakeQuantize:
+        self._names.append(name)
+        count = self._names.count(name)
+        return FakeQuantize(name=f"{name}_range" if count == 1 else f"{name}_range_{count}")
+
+
+class _Stripping:
+    """Calls the operations of a quantize-aware model again, without its ranges."""
+
+    def __init__(self, graph: Graph, twins: dict[int, Any]) -> None:
+        self._graph = graph
+        self._twins = twins
+        self._calls = 0
+
+    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        n, self._calls = self._calls, self._calls + 1
+        layers = self.chain(n, operation)
+        return layers[0](*args, **kwargs) if layers else args[0]
+
+    def chain(self, n: int, layer: Any) -> list[Any]:
+        """Layer `n` of a Sequential model, plain; nothing for a range."""
+        old = self._graph.calls[n].layer
+        return [] if isinstance(old, FakeQuantize) else [self._twins.get(id(old), layer)]
+
+
+def _copy_state(old: Any, new: Any) -> None:
+    """Weights and flags; a plain layer has the weights that its twin has first."""
+    for variable, value in zip(new.weights, old.weights, strict=False):
+        variable.assign(value)
+    for part in (new, *sublayers(new)):
+        if hasattr(part, "finalize_state"):
+            part.finalize_state()
+    new.trainable = old.trainable
+
+
+def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
+    """Sets the ranges of a model to what it computes on samples."""
+    ranges = [layer for layer in sublayers(model) if isinstance(layer, FakeQuantize)]
+    for layer in ranges:
+        layer.observe()
+    for start in range(0, len(next(iter(samples.values()))), _BATCH):
+        batch = [array[start : start + _BATCH] for array in samples.values()]
+        model(packed_inputs(model, batch), training=False)
+    for layer in ranges:
+        layer.observing = False
+    dead = [r.low.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
+    if dead:
+        raise InputError(
+            "Calibration needs data on which every activation is somewhere not zero. "
+            f"Received: data on which these ranges are empty: {dead}"
+        )

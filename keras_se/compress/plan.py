@@ -1,0 +1,221 @@
+"""Where an int8 file rounds: which tensors of a model have a range, and which are fused."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+from keras_se.layers import (
+    QuantizeAware,
+    QuantizeAwareActivation,
+    QuantizeAwareAffine,
+    QuantizeAwareSEBlock,
+    SEBlock,
+)
+from keras_se.layers.quantize_aware import KERNELS
+from keras_se.layers.quantize_aware_activation import FORMS
+from keras_se.layers.quantize_aware_affine import AFFINE
+from keras_se.replay import Graph, is_nested_graph
+
+# Their values are among those of their input, or between them, in the same range.
+_PASSING = (
+    keras.layers.ActivityRegularization,
+    keras.layers.AveragePooling2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Identity,
+    keras.layers.MaxPooling2D,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+    keras.layers.SpatialDropout2D,
+    keras.layers.ZeroPadding2D,
+)
+_SUMS = ("Add", "Multiply", "Subtract")  # layers and raw operations, of two tensors
+_RANGED = (keras.layers.Concatenate, keras.layers.GlobalAveragePooling2D)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the calls of one graph.
+
+    Attributes:
+        graph: The graph.
+        twins: By id of a layer, the layer that takes its place.
+        ranged: Indices of the calls after which the output is rounded.
+        is_outer: Whether its inputs are those of the model, and are rounded.
+    """
+
+    graph: Graph
+    twins: dict[int, Any]
+    ranged: frozenset[int]
+    is_outer: bool
+
+
+def make_plans(graph: Graph) -> Iterator[Plan]:
+    """How a model is made quantize-aware.
+
+    Args:
+        graph: Of the whole model.
+
+    Yields:
+        A plan for it and for each model nested in it.
+
+    Raises:
+        InputError: If a layer has no int8 counterpart that is known here.
+    """
+    twins: dict[int, Any] = {}
+    for part in graph.family():
+        planner = _Planner(part, part is graph)
+        ranged = frozenset(n for n in range(len(part.calls)) if planner.is_ranged(n))
+        for n, call in enumerate(part.calls):
+            if id(call.layer) not in twins:
+                twin = planner.twin(n)
+                if twin is not None:
+                    twins[id(call.layer)] = twin
+        yield Plan(part, twins, ranged, part is graph)
+
+
+class _Planner:
+    """The rules, for one graph."""
+
+    def __init__(self, graph: Graph, is_outer: bool) -> None:
+        self._graph = graph
+        self._is_outer = is_outer
+        for n in range(len(graph.calls)):
+            self._check(n)
+
+    def is_ranged(self, n: int) -> bool:
+        """Whether the output of call `n` is rounded by a `FakeQuantize` after it."""
+        layer = self._graph.calls[n].layer
+        if self._is_relu(n):
+            return self._is_fused(n) and not self._is_gathered(n)
+        is_sum = self._makes_sums(n) or type(layer) in _RANGED
+        return is_sum and not self._is_gathered(n) and not self._waits(n)
+
+    def twin(self, n: int) -> Any:
+        """What takes the place of the layer of call `n`, if anything does."""
+        layer = self._graph.calls[n].layer
+        is_last = self._is_outer and self._is_output(n)
+        if type(layer) is SEBlock:
+            return QuantizeAwareSEBlock.from_config(layer.get_config())
+        if type(layer) in KERNELS:
+            return QuantizeAware(_copy(layer), is_last=is_last, name=layer.name)
+        if type(layer) in AFFINE and not self._is_folded(n):
+            return QuantizeAwareAffine(_copy(layer), name=layer.name)
+        name = _activation(layer)
+        if name is None or self._is_relu(n) or name == "linear":
+            return None
+        return QuantizeAwareActivation(name, takes_sums=False, is_last=is_last, name=layer.name)
+
+    def _waits(self, n: int) -> bool:
+        """Whether the next operation is one with this one in the file."""
+        after = self._graph.sole_consumer(n)
+        if after is None or not self._makes_sums(n):
+            return False
+        return self._is_relu(after) or self._is_folded(after)
+
+    def _is_gathered(self, n: int) -> bool:
+        """Whether a concatenation alone takes the output: its range is that of all its parts."""
+        after = self._graph.sole_consumer(n)
+        return (
+            after is not None and type(self._graph.calls[after].layer) is keras.layers.Concatenate
+        )
+
+    def _makes_sums(self, n: int) -> bool:
+        """Whether call `n` gives numbers of more than 8 bits, which are rounded at its end."""
+        layer = self._graph.calls[n].layer
+        if type(layer) in KERNELS:
+            name = _name(layer.activation)
+            return name in FORMS and not _is_own(name)
+        return type(layer) in AFFINE or _is_sum(layer)
+
+    def _is_folded(self, n: int) -> bool:
+        """Whether call `n` is a BatchNormalization that a kernel takes in."""
+        call = self._graph.calls[n]
+        if type(call.layer) is not keras.layers.BatchNormalization:
+            return False
+        before = self._before(n)
+        layer: Any = None if before is None else self._graph.calls[before].layer
+        return type(layer) in KERNELS and _name(layer.activation) == "linear"
+
+    def _is_fused(self, n: int) -> bool:
+        """Whether call `n`, a ReLU, is one with the operation before it."""
+        before = self._before(n)
+        return before is not None and self._makes_sums(before)
+
+    def _before(self, n: int) -> int | None:
+        """The call whose output call `n` alone takes."""
+        before = self._graph.producers.get(self._graph.calls[n].inputs[0])
+        return before if before is not None and self._graph.sole_consumer(before) == n else None
+
+    def _is_relu(self, n: int) -> bool:
+        return _activation(self._graph.calls[n].layer) in ("relu", "relu6")
+
+    def _is_output(self, n: int) -> bool:
+        return any(id(tensor) in self._graph.outputs for tensor in self._graph.calls[n].outputs)
+
+    def _check(self, n: int) -> None:
+        call = self._graph.calls[n]
+        layer = call.layer
+        if is_nested_graph(layer):
+            return
+        if not _is_known(layer) or (_is_sum(layer) and len(self._tensors(n)) != 2):
+            raise InputError(
+                "Quantization-aware training takes layers that TFLite computes in int8, "
+                f"{sorted(kind.__name__ for kind in (*KERNELS, *AFFINE, *_RANGED, *_PASSING))}, "
+                f"SEBlock, activations among {sorted(FORMS)}, and {list(_SUMS)} of two tensors. "
+                f"Received: {layer.name!r} ({type(layer).__name__})"
+            )
+        if getattr(layer, "data_format", "channels_last") == "channels_first":
+            raise InputError(
+                "Quantization-aware training takes layers with the channels last. "
+                f"Received: {layer.name!r} with data_format='channels_first'"
+            )
+        if isinstance(layer, keras.layers.Layer) and layer.compute_dtype != "float32":
+            raise InputError(
+                "Quantization-aware training takes models that compute in float32. "
+                f"Received: layer {layer.name!r} in {layer.compute_dtype}"
+            )
+
+    def _tensors(self, n: int) -> list[int]:
+        return [t for t in self._graph.calls[n].inputs if t in self._graph.tensors]
+
+
+def _copy(layer: Any) -> Any:
+    return type(layer).from_config(layer.get_config())
+
+
+def _is_sum(layer: Any) -> bool:
+    return type(layer).__name__ in _SUMS and type(layer).__module__.startswith("keras.")
+
+
+def _is_known(layer: Any) -> bool:
+    kinds = (SEBlock, *KERNELS, *AFFINE, *_RANGED, *_PASSING)
+    return type(layer) in kinds or _is_sum(layer) or _activation(layer) in FORMS
+
+
+def _is_own(name: str) -> bool:
+    """Whether `QuantizeAware` computes an activation itself, and rounds after it."""
+    return FORMS[name].is_apart or FORMS[name].between is not None
+
+
+def _activation(layer: Any) -> str | None:
+    """The name of what an activation layer computes, if it is one of the known."""
+    if type(layer) is keras.layers.Activation:
+        return _name(layer.activation)
+    if type(layer) is keras.layers.Softmax:
+        return "softmax" if layer.axis == -1 else None
+    if type(layer) is keras.layers.ReLU and not layer.negative_slope and not layer.threshold:
+        return {None: "relu", 6: "relu6"}.get(layer.max_value)
+    return None
+
+
+def _name(activation: Any) -> str:
+    name = keras.activations.serialize(activation)
+    return name if isinstance(name, str) else repr(name)

@@ -1,0 +1,154 @@
+"""Activations and gates as an int8 file computes them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.layers.fake_quantize import FakeQuantize
+
+_Range = tuple[float, float]
+_UNEVEN = 1e-6  # far below a step of the int32 that a bias becomes
+_UNIT = (0.0, 255 / 256)  # of LOGISTIC and SOFTMAX, pinned by LiteRT
+_SIGNED = (-1.0, 127 / 128)  # of TANH
+
+
+def uneven(bias: Any, channels: int) -> Any:
+    """A bias whose values differ in the seventh digit at least.
+
+    The converter of TensorFlow 2.21 gives a bias of equal values the scale of its first channel
+    throughout, where a model brings its own ranges.
+
+    Args:
+        bias: A number, or a tensor of shape (channels,).
+        channels: How many it is for.
+
+    Returns:
+        A tensor of shape (channels,).
+
+    Example:
+        >>> uneven(3.0, 2).numpy()
+        array([3.      , 3.000004], dtype=float32)
+    """
+    ramp = _UNEVEN * ops.arange(channels, dtype="float32")
+    return bias * (1.0 + ramp) + ramp
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an int8 file computes an activation.
+
+    Attributes:
+        function: Of the input and of a function that quantizes what is between two operations.
+        is_apart: Whether it is an operation of its own, on an input that is quantized.
+        between: The range between the operations, where there are two.
+        after: The range of the output; `None` where data set it.
+    """
+
+    function: Callable[[Any, Any], Any]
+    is_apart: bool = True
+    between: _Range | None = None
+    after: _Range | None = None
+
+
+FORMS = {
+    "linear": _Form(lambda x, q: x, is_apart=False),
+    "relu": _Form(lambda x, q: ops.relu(x), is_apart=False),
+    "relu6": _Form(lambda x, q: ops.relu6(x), is_apart=False),
+    "sigmoid": _Form(lambda x, q: ops.sigmoid(x), after=_UNIT),
+    "tanh": _Form(lambda x, q: ops.tanh(x), after=_SIGNED),
+    "one_plus_tanh": _Form(
+        lambda x, q: 1.0 + q(ops.tanh(x)), between=_SIGNED, after=(0.0, 1 + 127 / 128)
+    ),
+    "hard_sigmoid": _Form(
+        lambda x, q: q(ops.relu6(x + uneven(3.0, x.shape[-1]))) * (1.0 / 6.0),
+        is_apart=False,
+        between=(0.0, 6.0),
+        after=(0.0, 1.0),
+    ),
+    "silu": _Form(lambda x, q: x * q(ops.sigmoid(x)), between=_UNIT),
+    "softmax": _Form(lambda x, q: ops.softmax(x), after=_UNIT),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_se")
+class QuantizeAwareActivation(keras.layers.Layer):
+    """An activation or gate with the rounding of an int8 file, between its operations too.
+
+    Args:
+        activation: `"linear"`, `"relu"`, `"relu6"`, `"sigmoid"`, `"hard_sigmoid"`, `"tanh"`,
+            `"one_plus_tanh"`, `"silu"` or `"softmax"`.
+        takes_sums: Whether the input is not quantized yet, as the sums of a convolution.
+        is_last: Whether the output is the model's: it is not rounded then, for losses take the
+            logarithm of it.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Input shape:
+        Any.
+
+    Output shape:
+        That of the input.
+
+    Raises:
+        InputError: If the activation is none of these.
+
+    Example:
+        >>> import numpy as np
+        >>> QuantizeAwareActivation("hard_sigmoid")(np.array([[-4.0, 0.0]])).numpy()
+        array([[0.        , 0.50196081]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        activation: str,
+        takes_sums: bool = True,
+        is_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if activation not in FORMS:
+            raise InputError(
+                f"Quantization-aware training takes the activations {sorted(FORMS)}. "
+                f"Received: {activation!r}"
+            )
+        super().__init__(**kwargs)
+        form = FORMS[activation]
+        self.activation = activation
+        self.takes_sums = takes_sums
+        self.is_last = is_last
+        self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
+        self.between = FakeQuantize(form.between, name="between") if form.between else None
+        is_pinned = form.is_apart and form.after is not None
+        self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the ranges."""
+        for part in (self.before, self.between, self.after):
+            if part is not None:
+                part.build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """The activations; see the class."""
+        x = inputs if self.before is None else self.before(inputs)
+        x = FORMS[self.activation].function(x, self.between)
+        return x if self.after is None else self.after(x)
+
+    def plain(self) -> keras.layers.Layer:
+        """A layer of Keras that computes the same without rounding."""
+        return keras.layers.Activation(self.activation, name=self.name, dtype=self.dtype_policy)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "takes_sums": self.takes_sums,
+            "is_last": self.is_last,
+        }
