@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # TensorFlow decides at the first use which Keras it means, before tfmot has changed its mind.
 EXCEPTIONS = {
     ("keras_se/litert/delegation.py", "interpreter._get_ops_details"),
+    ("keras_se/compress/loading.py", "tensorflow.keras"),
     ("keras_se/compress/loading.py", "tensorflow.keras.Model"),
 }
 FORBIDDEN_MODULES = ("keras.src", "keras_tuner.src", "tensorflow.keras", "tensorflow.python")
