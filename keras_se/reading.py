@@ -6,6 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.compress.gates import quantized_gates
+from keras_se.compress.origins import QUANTIZED, keras_model, origin_of
+from keras_se.compress.stripping import strip
 from keras_se.errors import InputError
 from keras_se.litert.graph import TFLite, file_sites
 from keras_se.litert.runtime import file_gates
@@ -17,8 +20,8 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
 
     Args:
         model_or_tflite: A built functional or Sequential Keras model, its SE done by `SEBlock`s or
-            written out as in `keras.applications`, or the bytes or the path of a TFLite file from
-            any converter.
+            written out as in `keras.applications`, what `keras_se.compress` made of it, or the
+            bytes or the path of a TFLite file from any converter.
 
     Returns:
         One `Site` per gated feature map; empty if there is none.
@@ -34,8 +37,9 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
         >>> site.name, site.channels, site.width, site.gate
         ('se_1', 16, 4, 'sigmoid')
     """
-    if isinstance(model_or_tflite, keras.Model):
-        return model_sites(model_or_tflite)
+    model = keras_model(model_or_tflite)
+    if isinstance(model, keras.Model):
+        return model_sites(model)
     return file_sites(_checked(model_or_tflite))
 
 
@@ -45,8 +49,9 @@ def read_gates(
     """The gate values of every SE site for the inputs `x`.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, or the bytes
-            or the path of a TFLite file for a batch of one.
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, what
+            `keras_se.compress` made of it, or the bytes or the path of a TFLite file for a batch of
+            one.
         x: Inputs of the model: arrays of shape (samples, *input shape), a `tf.data.Dataset` of
             batches, or a generator of them; for a file an array, too in the float model's units.
         batch_size: Samples per batch of a Keras model.
@@ -64,8 +69,12 @@ def read_gates(
         >>> read_gates(model, np.zeros((3, 8, 8, 16), "float32"))["se_1"].shape
         (3, 16)
     """
-    if isinstance(model_or_tflite, keras.Model):
-        return model_gates(model_or_tflite, x, batch_size)
+    origin = origin_of(model_or_tflite)
+    if origin is not None and origin.technique == QUANTIZED:
+        return quantized_gates(model_or_tflite, x, batch_size)
+    model = model_or_tflite if origin is None else strip(model_or_tflite)
+    if isinstance(model, keras.Model):
+        return model_gates(model, x, batch_size)
     return file_gates(_checked(model_or_tflite), x)
 
 

@@ -25,6 +25,8 @@ import keras
 import numpy as np
 
 from keras_se.assignment import assign
+from keras_se.compress.origins import origin_of
+from keras_se.compress.stripping import strip
 from keras_se.data import checked_labels
 from keras_se.effects import Effect, measure_effect, takes_labels
 from keras_se.errors import InputError
@@ -48,6 +50,7 @@ from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, row_hashes
 from keras_se.litert.runtime import file_precision, read_sites, runtime_name
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
+from keras_se.reading import read_gates
 from keras_se.sites import Excitation, excitations, model_gates
 
 MIN_SAMPLES = 32
@@ -75,7 +78,7 @@ def verify(
     *,
     y: Any = None,
     stress: Sequence[float] | Mapping[str, Any] = (0.5, 1.5),
-    reference: keras.Model | None = None,
+    reference: Any = None,
     gates: Any = None,
     recipe: Any = None,
 ) -> GateReport:
@@ -89,8 +92,9 @@ def verify(
         tau: Gates below it are reported as suppressed; no verdict rests on it.
         y: Integer labels, shape (samples,): the effect on the model is its accuracy then.
         stress: Factors of brightness, or named inputs, on which the gates are looked at too.
-        reference: After training with compression, the compressed Keras model: gates are judged
-            against it, and `model` is the original, half of whose spread they must keep.
+        reference: After training with compression, the compressed model, as it is or stripped:
+            gates are judged against it, and `model` is the original, half of whose spread they must
+            keep.
         gates: Gates recorded on a device with the outputs of `keras_se.litert.probe`: an `.npz`
             file or a dictionary. They are judged in place of those of this machine.
         recipe: The recipe of the file, to check that `x` was not used for calibration; by default
@@ -115,8 +119,9 @@ def verify(
     if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0.0 <= tau <= 1.0:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
     content = read_bytes(tflite)
-    judged = model if reference is None else reference
-    session = _Session(judged, content)
+    compressed = model if reference is None else reference
+    judged = strip(compressed) if origin_of(compressed) is not None else compressed
+    session = _Session(judged, content, compressed)
     samples = session.samples(x, MIN_SAMPLES)
     labels = None if y is None else checked_labels("verify", "y", y, samples.count)
     stressed = session.stressed_samples(samples, stress)
@@ -132,7 +137,7 @@ def verify(
     assigned = assign(
         judged,
         [part.site for part in session.parts],
-        {name: values[:MIN_SAMPLES] for name, values in own.items()},
+        model_gates(judged, few.x),
         few.x,
         few.arrays,
         content,
@@ -195,8 +200,9 @@ class _Shipped:
 class _Session:
     """A model and a file that are compared."""
 
-    def __init__(self, model: keras.Model, content: bytes) -> None:
+    def __init__(self, model: keras.Model, content: bytes, compressed: Any) -> None:
         self.model = model
+        self.compressed = compressed  # its gates are the model's own
         self.parts = excitations(model)
         if not self.parts:
             raise InputError(
@@ -221,7 +227,7 @@ class _Session:
         return samples
 
     def own_gates(self, samples: _Samples) -> dict[str, np.ndarray]:
-        gates = model_gates(self.model, samples.x)
+        gates = read_gates(self.compressed, samples.x)
         _check_finite("the Keras model's", gates)
         return gates
 

@@ -111,13 +111,13 @@ def translated(model: keras.Model, quantizable: bool = False) -> tuple["Walk", T
     walk = Walk(quantizable)
     inputs = keras.tree.map_structure(
         lambda t: tf_keras.Input(
-            t.shape[1:], batch_size=t.shape[0], dtype=t.dtype, name=_plain(t.name)
+            t.shape[1:], batch_size=t.shape[0], dtype=t.dtype, name=plain_name(t.name)
         ),
         fresh_inputs(model),
     )
-    entries = keras.tree.map_structure(lambda t: walk.entry(t, _plain(t.name)), inputs)
+    entries = keras.tree.map_structure(lambda t: walk.entry(t, plain_name(t.name)), inputs)
     outputs = walk.model(model, entries, "")
-    new_model = tf_keras.Model(inputs, outputs, name=_plain(model.name))
+    new_model = tf_keras.Model(inputs, outputs, name=plain_name(model.name))
     for carried in walk.carried:
         _set_weights(new_model.get_layer(carried.layer), carried.variables)
     return walk, Translation(new_model, tuple(walk.carried), tuple(walk.products))
@@ -133,8 +133,21 @@ def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
     layer.set_weights([v.numpy().reshape(s) for v, s in zip(variables, shapes, strict=True)])
 
 
-def _plain(name: str) -> str:
-    return name.replace("/", "__")
+def plain_name(path: str, name: str = "") -> str:
+    """The name in tf_keras of what lies in nested models.
+
+    Args:
+        path: Names of the models that it is nested in, with slashes between and maybe after them.
+        name: Its own name.
+
+    Returns:
+        One name, without slashes.
+
+    Example:
+        >>> plain_name("outer/", "conv")
+        'outer__conv'
+    """
+    return f"{path.rstrip('/')}/{name}".strip("/").replace("/", "__")
 
 
 @dataclass(frozen=True)
@@ -218,7 +231,7 @@ class Walk:
             _check_block_call(layer, path, args, kwargs)
             self.products.append(product)
         if isinstance(layer, keras.layers.BatchNormalization):
-            args = (self.entry(args[0], _plain(path + layer.name)), *args[1:])
+            args = (self.entry(args[0], plain_name(path, layer.name)), *args[1:])
         outputs = function(*args[:1]) if product is not None else function(*args, **kwargs)
         self.calls.append(_Call(layer, (args, kwargs), outputs))
         return outputs
@@ -227,7 +240,7 @@ class Walk:
         self, layer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Function, str | None]:
         """What computes a layer, and the product of the gates where it is a block."""
-        name = self.make.free(_plain(path + layer.name))
+        name = self.make.free(plain_name(path, layer.name))
         if isinstance(layer, keras.layers.Layer):
             _check_float32(layer, path)
         if isinstance(layer, SEBlock):

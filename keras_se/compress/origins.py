@@ -35,6 +35,19 @@ def remember(compressed: Any, origin: Origin) -> None:
     _ORIGINS[compressed] = origin
 
 
+def keras_model(model: Any) -> keras.Model:
+    """The Keras 3 model that has the structure of a model.
+
+    Args:
+        model: A Keras 3 model, or one that `keras_se.compress` made.
+
+    Returns:
+        Itself, or what it was made from.
+    """
+    origin = origin_of(model)
+    return model if origin is None else origin.model
+
+
 def origin_of(model: Any) -> Origin | None:
     """The origin of a model that `keras_se.compress` made.
 

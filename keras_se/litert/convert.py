@@ -5,7 +5,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.compress.origins import QUANTIZED, keras_model, origin_of
 from keras_se.errors import InputError, import_extra
 from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.litert import calibration as checks
@@ -52,7 +53,8 @@ def to_tflite(
 
     Args:
         model: A built functional or Sequential model with inputs of known size, with or without SE.
-            A quantize-aware one brings its ranges: it becomes int8, without calibration.
+            What `keras_se.compress.quantize_aware` made brings its ranges: it becomes int8,
+            without calibration.
         format: `"float32"`; `"float16"`: weights of half precision; `"dynamic"`: int8 weights,
             activations quantized while it runs; `"weight_only"`: int8 weights, all computed in
             float32; `"int8"`: integer throughout; `"int16x8"`: int8 weights, int16 activations.
@@ -136,7 +138,7 @@ def convert(
     _check_aware(model, spec, kept)
     if path is not None:
         _check_outputs(path, overwrite)
-    inputs = input_specs(model)
+    inputs = input_specs(keras_model(model))
     _check_model(model)
     samples, observed = _checked_calibration(model, inputs, spec, calibration, check_range)
     tflite = _convert(model, inputs, spec, samples, types)
@@ -145,7 +147,7 @@ def convert(
         tflite = _with_float_sites(model, inputs, samples, tflite, kept)
     if spec.needs_calibration:
         _check_dead(tflite)
-    if is_quantize_aware(model):
+    if _is_aware(model):
         _check_integer(tflite)
     error = _run(model, spec, tflite, samples)
     if path is None:
@@ -156,7 +158,7 @@ def convert(
         "keep_float": kept,
         "check_range": check_range,
     }
-    recipe = make_recipe(model, tflite, spec, options, samples, observed, error)
+    recipe = make_recipe(keras_model(model), tflite, spec, options, samples, observed, error)
     files = {path: tflite, recipe_path(path): recipe.encode()}
     asides = write_files(files, overwrite)
     return Conversion(tflite, tuple(a for a in asides if a is not None), integer)
@@ -173,11 +175,21 @@ def _checked_sites(spec: Format, keep_float: Any) -> list[str]:
 
 
 def _check_aware(model: keras.Model, spec: Format, kept: list[str]) -> None:
-    if is_quantize_aware(model) and (spec.name != "int8" or kept):
+    origin = origin_of(model)
+    if origin is not None and origin.technique != QUANTIZED:
+        raise InputError(
+            "to_tflite takes Keras models and quantize-aware ones: strip any other first. "
+            f"Received: what {origin.technique} returned"
+        )
+    if _is_aware(model) and (spec.name != "int8" or kept):
         raise InputError(
             "A quantize-aware model becomes int8 throughout; for anything else strip it first. "
             f"Received: format={spec.name!r}, keep_float={kept}"
         )
+
+
+def _is_aware(model: Any) -> bool:
+    return origin_of(model) is not None or is_quantize_aware(model)
 
 
 def _with_float_sites(
@@ -220,13 +232,14 @@ def _check_model(model: keras.Model) -> None:
             "to_tflite needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
             f"imported. Received: backend {keras.backend.backend()!r}"
         )
-    _check_precision(model)
+    _check_precision(keras_model(model))
     for variable in model.weights:
         values = variable.numpy()
         if values.dtype.kind == "f" and not np.isfinite(values).all():
+            name = getattr(variable, "path", variable.name)
             raise InputError(
                 "to_tflite takes models whose weights are finite. "
-                f"Received: NaN or infinity in {variable.path!r} of model {model.name!r}"
+                f"Received: NaN or infinity in {name!r} of model {model.name!r}"
             )
 
 
@@ -274,7 +287,7 @@ def _run(
 
 
 def _output_error(model: keras.Model, samples: "_Samples", shipped: Any) -> float:
-    x = packed_inputs(model, samples.values())
+    x = packed_inputs(keras_model(model), samples.values())
     wanted = [values.numpy() for values in keras.tree.flatten(model(x, training=False))]
     found = list(shipped.values()) if isinstance(shipped, dict) else [shipped]
     pairs = [(w, f) for w, f in zip(wanted, found, strict=False) if w.shape == f.shape]
@@ -295,7 +308,7 @@ def _checked_calibration(
 ) -> tuple[_Samples | None, checks.Observations | None]:
     """The samples by name, and what the model does on them."""
     if calibration is None:
-        if not spec.needs_calibration or is_quantize_aware(model):
+        if not spec.needs_calibration or _is_aware(model):
             return None, None
         shapes = " and ".join(f"(samples, {', '.join(map(str, i.shape))})" for i in inputs)
         raise InputError(
@@ -303,7 +316,7 @@ def _checked_calibration(
             f"{shapes}. Received: calibration=None"
         )
     samples = input_arrays(inputs, calibration, "calibration")
-    observed = checks.observe(model, list(samples.values()))
+    observed = checks.observe(keras_model(model), list(samples.values()))
     if spec.needs_calibration:
         checks.check_finite(observed)
         checks.check_bottlenecks(observed)
@@ -330,7 +343,7 @@ def _convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if spec.name == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if is_quantize_aware(model):
+    if _is_aware(model):
         _set_types(tf, converter, types)
     elif spec.needs_calibration and samples is not None:
         _check_loops(model, function, spec)
@@ -386,17 +399,28 @@ def _with_int8_weights(tflite: bytes) -> bytes:
 
 
 def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) -> Any:
-    trainable = [v.numpy() for v in model.trainable_variables]
-    non_trainable = [v.numpy() for v in model.non_trainable_variables]
     signature = [tf.TensorSpec((1, *i.shape), i.dtype, name=i.name) for i in inputs]
+    call = _inference(model)
 
     @tf.function(input_signature=signature)
     def infer(*tensors: Any) -> Any:
-        x = packed_inputs(model, tensors)
+        return call(packed_inputs(keras_model(model), tensors))
+
+    return infer.get_concrete_function()
+
+
+def _inference(model: Any) -> Callable[[Any], Any]:
+    """What a model computes, with its weights as constants where they are those of Keras."""
+    if origin_of(model) is not None:
+        return lambda x: model(x, training=False)
+    trainable = [v.numpy() for v in model.trainable_variables]
+    non_trainable = [v.numpy() for v in model.non_trainable_variables]
+
+    def call(x: Any) -> Any:
         outputs, _ = model.stateless_call(trainable, non_trainable, x, training=False)
         return outputs
 
-    return infer.get_concrete_function()
+    return call
 
 
 def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:

@@ -1,0 +1,67 @@
+"""The gates of a quantize-aware model of tf_keras."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.bridge import plain_name
+from keras_se.compress.loading import load_tf_keras
+from keras_se.compress.origins import keras_model
+from keras_se.compress.restoring import inner_layer
+from keras_se.errors import InputError
+from keras_se.litert.signature import input_arrays, input_specs
+from keras_se.sites import Site, model_sites
+
+
+def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
+    """The rounded gates of every SE site.
+
+    Args:
+        model: What `quantize_aware` returned.
+        x: Inputs: one array, or a list or dictionary of them.
+        batch_size: Samples per batch.
+
+    Returns:
+        By name of the site in the Keras 3 model, an array of shape (samples, channels).
+
+    Raises:
+        InputError: If `x` does not fit the model.
+    """
+    like = keras_model(model)
+    sites = model_sites(like)
+    if not sites:
+        return {}
+    samples = list(input_arrays(input_specs(like), x, "x").values())
+    reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
+    rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
+    for start in range(0, len(samples[0]), batch_size):
+        batch = [array[start : start + batch_size] for array in samples]
+        gates = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
+        for site in sites:
+            rows[site.name].append(gates[site.name].numpy().reshape(-1, site.channels))
+    return {name: np.concatenate(values) for name, values in rows.items()}
+
+
+def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
+    layers = {inner_layer(layer).name: layer for layer in model.layers}
+    calls: dict[str, int] = {}
+    tensors = {}
+    for site in sites:
+        name = plain_name(site.name.rpartition("/")[0], site.layer)
+        name = f"{name}_product" if site.source == "SEBlock" else name
+        call = calls.get(name, 0)
+        calls[name] = call + 1
+        if name not in layers:
+            raise InputError(
+                "The gates of a quantize-aware model are read at the layers of its SE sites. "
+                f"Received: model {model.name!r} without a layer {name!r}"
+            )
+        operands = layers[name].get_input_at(call)
+        tensors[site.name] = min(reversed(operands), key=_positions)
+    return tensors
+
+
+def _positions(tensor: Any) -> int:
+    return math.prod(size or 2 for size in tensor.shape[1:-1])
