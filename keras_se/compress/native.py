@@ -67,9 +67,7 @@ def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
     samples = _checked_samples(model, calibration)
     if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
         graph = trace(adopt(model))
-    plans = list(make_plans(graph))
-    quantizations = {id(plan.graph.model): _Quantization(plan) for plan in plans}
-    new_model = _rebuilt(graph, quantizations, plans[0].twins)
+    new_model = _rebuilt(graph, list(make_plans(graph)))
     _observe(new_model, samples)
     return new_model
 
@@ -99,21 +97,29 @@ def strip_natively(model: keras.Model) -> keras.Model:
             "Stripping takes a quantize-aware model. "
             f"Received: model {model.name!r}, which holds no ranges"
         )
-    layers = [call.layer for part in graph.family() for call in part.calls]
-    twins = {id(layer): layer.plain() for layer in layers if isinstance(layer, _TWINS)}
-    strippings = {id(part.model): _Stripping(part, twins) for part in graph.family()}
-    return _rebuilt(graph, strippings, twins)
+    plain: dict[int, Any] = {}  # by id of the layer
+    return _rebuilt(graph, [_stripping(part, plain) for part in graph.family()])
 
 
-def _rebuilt(graph: Graph, edits: dict[int, Any], twins: dict[int, Any]) -> keras.Model:
-    """The model of a graph with twins in place of some layers, and their state."""
-    new_model = Rebuilding({key: Edit(edit, edit.chain) for key, edit in edits.items()}).model(
-        graph.model
-    )
-    for part in graph.family():
-        for call in part.calls:
-            if id(call.layer) in twins:
-                _copy_state(call.layer, twins[id(call.layer)])
+def _stripping(graph: Graph, plain: dict[int, Any]) -> Plan:
+    """Ranges are dropped, and layers that round become those of which they were made."""
+    twins, dropped = {}, set()
+    for n, call in enumerate(graph.calls):
+        if isinstance(call.layer, FakeQuantize):
+            dropped.add(n)
+        elif isinstance(call.layer, _TWINS):
+            twins[n] = plain.setdefault(id(call.layer), call.layer.plain())
+    return Plan(graph, twins, dropped=frozenset(dropped))
+
+
+def _rebuilt(graph: Graph, plans: list[Plan]) -> keras.Model:
+    """The model of a graph as its plans say, with the state of the layers that have twins."""
+    rewritings = {id(plan.graph.model): _Rewriting(plan) for plan in plans}
+    edits = {key: Edit(rewriting, rewriting.chain) for key, rewriting in rewritings.items()}
+    new_model = Rebuilding(edits).model(graph.model)
+    for plan in plans:
+        for n, twin in plan.twins.items():
+            _copy_state(plan.graph.calls[n].layer, twin)
     return new_model
 
 
@@ -136,8 +142,8 @@ def _checked_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarr
     return samples
 
 
-class _Quantization:
-    """Calls the operations of a model again, or their twins, with ranges where the plan has them.
+class _Rewriting:
+    """Calls the operations of a model again as a plan says.
 
     Inputs of the model are rounded at their first use.
     """
@@ -151,8 +157,11 @@ class _Quantization:
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         n, self._calls = self._calls, self._calls + 1
+        if n in self._plan.dropped:
+            return args[0]
         args, kwargs = keras.tree.map_structure(self._input, (args, kwargs))
-        outputs = self._twin(n, operation)(*args, **kwargs)
+        given = {name: value for name, value in kwargs.items() if value is not None}  # no mask
+        outputs = self._twin(n, operation)(*args, **given)
         if n in self._plan.ranged:
             outputs = self._range(self._name(n))(outputs)
         self._made |= {id(tensor): tensor for tensor in keras.tree.flatten(outputs)}
@@ -160,12 +169,14 @@ class _Quantization:
 
     def chain(self, n: int, layer: Any) -> list[Any]:
         """Layer `n` of a Sequential model or its twin, with the ranges around it."""
+        if n in self._plan.dropped:
+            return []
         before = [self._range("input")] if n == 0 and self._plan.is_outer else []
         after = [self._range(self._name(n))] if n in self._plan.ranged else []
         return [*before, self._twin(n, layer), *after]
 
     def _twin(self, n: int, operation: Any) -> Any:
-        return self._plan.twins.get(id(self._plan.graph.calls[n].layer), operation)
+        return self._plan.twins.get(n, operation)
 
     def _name(self, n: int) -> str:
         return self._plan.graph.calls[n].layer.name
@@ -182,25 +193,6 @@ class _Quantization:
         self._names.append(name)
         count = self._names.count(name)
         return FakeQuantize(name=f"{name}_range" if count == 1 else f"{name}_range_{count}")
-
-
-class _Stripping:
-    """Calls the operations of a quantize-aware model again, without its ranges."""
-
-    def __init__(self, graph: Graph, twins: dict[int, Any]) -> None:
-        self._graph = graph
-        self._twins = twins
-        self._calls = 0
-
-    def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        n, self._calls = self._calls, self._calls + 1
-        layers = self.chain(n, operation)
-        return layers[0](*args, **kwargs) if layers else args[0]
-
-    def chain(self, n: int, layer: Any) -> list[Any]:
-        """Layer `n` of a Sequential model, plain; nothing for a range."""
-        old = self._graph.calls[n].layer
-        return [] if isinstance(old, FakeQuantize) else [self._twins.get(id(old), layer)]
 
 
 def _copy_state(old: Any, new: Any) -> None:
@@ -223,7 +215,7 @@ def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
         model(packed_inputs(model, batch), training=False)
     for layer in ranges:
         layer.observing = False
-    dead = [r.low.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
+    dead = [r.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
     if dead:
         raise InputError(
             "Calibration needs data on which every activation is somewhere not zero. "

@@ -46,15 +46,17 @@ class Plan:
 
     Attributes:
         graph: The graph.
-        twins: By id of a layer, the layer that takes its place.
+        twins: By index of a call, the layer that takes the place of the one called.
         ranged: Indices of the calls after which the output is rounded.
         is_outer: Whether its inputs are those of the model, and are rounded.
+        dropped: Indices of the calls that give their input.
     """
 
     graph: Graph
     twins: dict[int, Any]
-    ranged: frozenset[int]
-    is_outer: bool
+    ranged: frozenset[int] = frozenset()
+    is_outer: bool = False
+    dropped: frozenset[int] = frozenset()
 
 
 def make_plans(graph: Graph) -> Iterator[Plan]:
@@ -69,16 +71,17 @@ def make_plans(graph: Graph) -> Iterator[Plan]:
     Raises:
         InputError: If a layer has no int8 counterpart that is known here.
     """
-    twins: dict[int, Any] = {}
+    shared: dict[int, Any] = {}  # by id of a layer with weights, its only twin
     for part in graph.family():
         planner = _Planner(part, part is graph)
-        ranged = frozenset(n for n in range(len(part.calls)) if planner.is_ranged(n))
-        for n, call in enumerate(part.calls):
-            if id(call.layer) not in twins:
-                twin = planner.twin(n)
-                if twin is not None:
-                    twins[id(call.layer)] = twin
-        yield Plan(part, twins, ranged, part is graph)
+        calls = range(len(part.calls))
+        twins = {n: planner.twin(n, shared) for n in calls}
+        yield Plan(
+            part,
+            {n: twin for n, twin in twins.items() if twin is not None},
+            frozenset(filter(planner.is_ranged, calls)),
+            part is graph,
+        )
 
 
 class _Planner:
@@ -87,31 +90,39 @@ class _Planner:
     def __init__(self, graph: Graph, is_outer: bool) -> None:
         self._graph = graph
         self._is_outer = is_outer
+        self._names: list[str] = []
         for n in range(len(graph.calls)):
             self._check(n)
 
     def is_ranged(self, n: int) -> bool:
         """Whether the output of call `n` is rounded by a `FakeQuantize` after it."""
-        layer = self._graph.calls[n].layer
         if self._is_relu(n):
             return self._is_fused(n) and not self._is_gathered(n)
-        is_sum = self._makes_sums(n) or type(layer) in _RANGED
-        return is_sum and not self._is_gathered(n) and not self._waits(n)
+        is_wide = self._makes_sums(n) or type(self._graph.calls[n].layer) in _RANGED
+        return is_wide and not self._is_gathered(n) and not self._waits(n)
 
-    def twin(self, n: int) -> Any:
+    def twin(self, n: int, shared: dict[int, Any]) -> Any:
         """What takes the place of the layer of call `n`, if anything does."""
         layer = self._graph.calls[n].layer
         is_last = self._is_outer and self._is_output(n)
+        name = _activation(layer)
+        if name is not None and name != "linear" and not self._is_fused(n):
+            self._names.append(layer.name)
+            count = self._names.count(layer.name)
+            unique = layer.name if count == 1 else f"{layer.name}_{count}"
+            return QuantizeAwareActivation(name, takes_sums=False, is_last=is_last, name=unique)
+        if id(layer) not in shared:
+            shared[id(layer)] = self._twin_with_weights(n, layer, is_last)
+        return shared[id(layer)]
+
+    def _twin_with_weights(self, n: int, layer: Any, is_last: bool) -> Any:
         if type(layer) is SEBlock:
             return QuantizeAwareSEBlock.from_config(layer.get_config())
         if type(layer) in KERNELS:
             return QuantizeAware(_copy(layer), is_last=is_last, name=layer.name)
         if type(layer) in AFFINE and not self._is_folded(n):
             return QuantizeAwareAffine(_copy(layer), name=layer.name)
-        name = _activation(layer)
-        if name is None or self._is_relu(n) or name == "linear":
-            return None
-        return QuantizeAwareActivation(name, takes_sums=False, is_last=is_last, name=layer.name)
+        return None
 
     def _waits(self, n: int) -> bool:
         """Whether the next operation is one with this one in the file."""
@@ -145,9 +156,9 @@ class _Planner:
         return type(layer) in KERNELS and _name(layer.activation) == "linear"
 
     def _is_fused(self, n: int) -> bool:
-        """Whether call `n`, a ReLU, is one with the operation before it."""
+        """Whether call `n` is a ReLU that is one with the operation before it."""
         before = self._before(n)
-        return before is not None and self._makes_sums(before)
+        return self._is_relu(n) and before is not None and self._makes_sums(before)
 
     def _before(self, n: int) -> int | None:
         """The call whose output call `n` alone takes."""
@@ -202,7 +213,7 @@ def _is_known(layer: Any) -> bool:
 
 def _is_own(name: str) -> bool:
     """Whether `QuantizeAware` computes an activation itself, and rounds after it."""
-    return FORMS[name].is_apart or FORMS[name].between is not None
+    return FORMS[name].is_apart or bool(FORMS[name].between)
 
 
 def _activation(layer: Any) -> str | None:

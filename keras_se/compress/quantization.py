@@ -1,13 +1,13 @@
 """Quantization-aware training of SE models, from ranges that were measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_se.compress.bridge import ENTRY, check_same, translated
-from keras_se.compress.loading import load_tf_keras
+from keras_se.compress.loading import load_tf_keras, load_tfmot
 from keras_se.compress.origins import QUANTIZED, Origin
 from keras_se.compress.quantizers import Output, Range, wrapped
 from keras_se.compress.restoring import base_name
@@ -17,6 +17,8 @@ from keras_se.errors import InputError
 from keras_se.litert.signature import input_arrays, input_specs
 
 ENGINES = ("tfmot", "keras")
+_SCHEMES = ("sparsity", "clusters", "both")
+_FEW_ZEROS = 0.1  # below this share of a kernel, it was not pruned
 _BATCH = 32
 _CONVOLUTIONS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel"}
 _KERNELS = {**_CONVOLUTIONS, "Dense": "kernel"}
@@ -40,7 +42,7 @@ _FIXED: dict[str, Range] = {  # what TFLite prescribes
 }
 
 
-def quantize_aware(model: keras.Model, calibration: Any) -> Any:
+def quantize_aware(model: keras.Model, calibration: Any, *, preserve: str | None = None) -> Any:
     """A model that computes as its int8 file will, and trains on.
 
     Kernels are rounded per channel (those of `Dense` as a whole), activations where the file
@@ -54,6 +56,8 @@ def quantize_aware(model: keras.Model, calibration: Any) -> Any:
             `to_tf_keras` takes it, with inputs of known size. It is not changed.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
             of them; a hundred samples or more.
+        preserve: What of earlier training with compression stays: the `"sparsity"` of a pruned
+            model, the `"clusters"` of a clustered one, or `"both"`. Depthwise kernels have neither.
 
     Returns:
         A `tf_keras.Model` to `compile` and `fit`, with the objects of Keras 3 or of tf_keras.
@@ -63,7 +67,7 @@ def quantize_aware(model: keras.Model, calibration: Any) -> Any:
 
     Raises:
         InputError: If the model cannot be carried to tf_keras or has a layer that is not known in
-            int8, or the data do not fit it.
+            int8, the data do not fit it, or there is nothing to preserve.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Source: Jacob et al., arXiv 1712.05877, section 3; TensorFlow Model Optimization, "Quantization
@@ -81,10 +85,13 @@ def quantize_aware(model: keras.Model, calibration: Any) -> Any:
             "quantize_aware needs calibration data: representative inputs. "
             "Received: calibration=None"
         )
+    if preserve not in (None, *_SCHEMES):
+        raise InputError(f"preserve is one of {list(_SCHEMES)}. Received: preserve={preserve!r}")
     walk, translation = translated(model, quantizable=True)
     check_same(model, translation.model, walk)
     samples = input_arrays(input_specs(model), calibration, "calibration")
     plan = _Plan(translation.model)
+    quantizer = _preserving(model, preserve)
     ranges = _ranges(translation.model, plan.measured, list(samples.values()))
 
     def wrap(layer: Any) -> Any:
@@ -93,8 +100,8 @@ def quantize_aware(model: keras.Model, calibration: Any) -> Any:
         output = plan.output(layer, ranges)
         if layer.name in plan.lone:
             return wrapped(_ones(layer), "depthwise_kernel", None, output)
-        kernel = _KERNELS.get(type(layer).__name__)
-        return wrapped(copied(layer), kernel, None, output)
+        kernel = _KERNELS.get(_kind(layer))
+        return wrapped(copied(layer), kernel, quantizer(layer), output)
 
     new_model = rebuilt(translation.model, wrap)
     start_kernel_ranges(new_model)
@@ -166,6 +173,33 @@ class _Plan:
         consumers = [c for c in _consumers(layer) if c.name in self._layers]
         is_output = any(id(tensor) in self._outputs for tensor in _outputs(layer))
         return consumers[0] if len(consumers) == 1 and not is_output else None
+
+
+def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
+    """What gives the quantizer of tfmot for the kernel of a layer; `None` for the usual one."""
+    if preserve is None:
+        return lambda layer: None
+    kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
+    is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
+    is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
+    if (preserve != "clusters" and not is_sparse) or (preserve != "sparsity" and not is_clustered):
+        raise InputError(
+            "What is preserved must be there: train with prune or cluster first, and strip. "
+            f"Received: preserve={preserve!r} for model {model.name!r} without it"
+        )
+    combine = load_tfmot().experimental.combine
+    scheme = (
+        combine.Default8BitPrunePreserveQuantizeScheme()
+        if preserve == "sparsity"
+        else combine.Default8BitClusterPreserveQuantizeScheme(preserve == "both")
+    )
+
+    def quantizer(layer: Any) -> Any:
+        if _kind(layer) not in ("Conv2D", "Dense"):
+            return None
+        return scheme.get_quantize_registry().get_quantize_config(layer).weight_quantizer
+
+    return quantizer
 
 
 def _check_known(layer: Any) -> None:

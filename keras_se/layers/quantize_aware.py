@@ -118,7 +118,7 @@ class QuantizeAware(keras.layers.Wrapper):
         super().__init__(layer, activity_regularizer=layer.activity_regularizer, **kwargs)
         self.is_last = is_last
         self.activated: QuantizeAwareActivation | None = None
-        is_fused = name in FORMS and not FORMS[name].is_apart and FORMS[name].between is None
+        is_fused = name in FORMS and not FORMS[name].is_apart and not FORMS[name].between
         if not is_fused:
             self.activated = QuantizeAwareActivation(name, is_last=is_last, name="activated")
         is_separable = isinstance(layer, keras.layers.SeparableConv2D)

@@ -14,6 +14,8 @@ _Range = tuple[float, float]
 _UNEVEN = 1e-6  # far below a step of the int32 that a bias becomes
 _UNIT = (0.0, 255 / 256)  # of LOGISTIC and SOFTMAX, pinned by LiteRT
 _SIGNED = (-1.0, 127 / 128)  # of TANH
+_SIX = (0.0, 6.0)  # of RELU6
+_SIXTH = 1.0 / 6.0
 
 
 def uneven(bias: Any, channels: int) -> Any:
@@ -42,35 +44,42 @@ class _Form:
     """How an int8 file computes an activation.
 
     Attributes:
-        function: Of the input and of a function that quantizes what is between two operations.
+        function: Of the input, and of a function for each range between two operations.
         is_apart: Whether it is an operation of its own, on an input that is quantized.
-        between: The range between the operations, where there are two.
+        between: The ranges between the operations.
         after: The range of the output; `None` where data set it.
     """
 
-    function: Callable[[Any, Any], Any]
+    function: Callable[..., Any]
     is_apart: bool = True
-    between: _Range | None = None
+    between: tuple[_Range, ...] = ()
     after: _Range | None = None
 
 
+def _relu6_of_3_more(x: Any) -> Any:
+    return ops.relu6(x + uneven(3.0, x.shape[-1]))
+
+
 FORMS = {
-    "linear": _Form(lambda x, q: x, is_apart=False),
-    "relu": _Form(lambda x, q: ops.relu(x), is_apart=False),
-    "relu6": _Form(lambda x, q: ops.relu6(x), is_apart=False),
-    "sigmoid": _Form(lambda x, q: ops.sigmoid(x), after=_UNIT),
-    "tanh": _Form(lambda x, q: ops.tanh(x), after=_SIGNED),
+    "linear": _Form(lambda x: x, is_apart=False),
+    "relu": _Form(lambda x: ops.relu(x), is_apart=False),
+    "relu6": _Form(lambda x: ops.relu6(x), is_apart=False),
+    "sigmoid": _Form(lambda x: ops.sigmoid(x), after=_UNIT),
+    "tanh": _Form(lambda x: ops.tanh(x), after=_SIGNED),
     "one_plus_tanh": _Form(
-        lambda x, q: 1.0 + q(ops.tanh(x)), between=_SIGNED, after=(0.0, 1 + 127 / 128)
+        lambda x, q: 1.0 + q(ops.tanh(x)), between=(_SIGNED,), after=(0.0, 1 + 127 / 128)
     ),
     "hard_sigmoid": _Form(
-        lambda x, q: q(ops.relu6(x + uneven(3.0, x.shape[-1]))) * (1.0 / 6.0),
+        lambda x, q: q(_relu6_of_3_more(x)) * _SIXTH,
         is_apart=False,
-        between=(0.0, 6.0),
+        between=(_SIX,),
         after=(0.0, 1.0),
     ),
-    "silu": _Form(lambda x, q: x * q(ops.sigmoid(x)), between=_UNIT),
-    "softmax": _Form(lambda x, q: ops.softmax(x), after=_UNIT),
+    "hard_silu": _Form(
+        lambda x, q, r: x * r(q(_relu6_of_3_more(x)) * _SIXTH), between=(_SIX, (0.0, 1.0))
+    ),
+    "silu": _Form(lambda x, q: x * q(ops.sigmoid(x)), between=(_UNIT,)),
+    "softmax": _Form(lambda x: ops.softmax(x), after=_UNIT),
 }
 
 
@@ -80,7 +89,7 @@ class QuantizeAwareActivation(keras.layers.Layer):
 
     Args:
         activation: `"linear"`, `"relu"`, `"relu6"`, `"sigmoid"`, `"hard_sigmoid"`, `"tanh"`,
-            `"one_plus_tanh"`, `"silu"` or `"softmax"`.
+            `"one_plus_tanh"`, `"silu"`, `"hard_silu"` or `"softmax"`.
         takes_sums: Whether the input is not quantized yet, as the sums of a convolution.
         is_last: Whether the output is the model's: it is not rounded then, for losses take the
             logarithm of it.
@@ -119,21 +128,25 @@ class QuantizeAwareActivation(keras.layers.Layer):
         self.takes_sums = takes_sums
         self.is_last = is_last
         self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
-        self.between = FakeQuantize(form.between, name="between") if form.between else None
+        self.between = [FakeQuantize(ends) for ends in form.between]
         is_pinned = form.is_apart and form.after is not None
         self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the ranges."""
-        for part in (self.before, self.between, self.after):
+        for part in (self.before, *self.between, self.after):
             if part is not None:
                 part.build(input_shape)
 
     def call(self, inputs: Any) -> Any:
         """The activations; see the class."""
         x = inputs if self.before is None else self.before(inputs)
-        x = FORMS[self.activation].function(x, self.between)
+        is_fusible = not FORMS[self.activation].is_apart
+        if is_fusible and not self.takes_sums and len(x.shape) == 4:
+            # XNNPACK takes a ReLU in int8 with an operation before it only: one that does nothing.
+            x = ops.depthwise_conv(x, ops.ones((1, 1, x.shape[-1], 1)))
+        x = FORMS[self.activation].function(x, *self.between)
         return x if self.after is None else self.after(x)
 
     def plain(self) -> keras.layers.Layer:

@@ -103,6 +103,7 @@ FLOAT = {
     "one_plus_tanh": lambda x: 1 + np.tanh(x),
     "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
     "silu": lambda x: x / (1 + np.exp(-x)),
+    "hard_silu": lambda x: x * np.clip(x + 3, 0, 6) / 6,
     "softmax": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
 }
 
