@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_se.compress.loading import load_tfmot
+from keras_se.compress.native import is_quantize_aware, strip_natively
 from keras_se.compress.origins import CLUSTERED, PRUNED, origin_of
 from keras_se.compress.restoring import from_tf_keras
 from keras_se.errors import InputError
@@ -32,6 +33,8 @@ def strip(model: Any) -> keras.Model:
         ['se_block']
     """
     origin = origin_of(model)
+    if isinstance(model, keras.Model) and is_quantize_aware(model):
+        return strip_natively(model)
     if origin is None:
         raise InputError(
             "strip takes what quantize_aware, prune or cluster returned. "

@@ -1,0 +1,129 @@
+"""Quantization-aware training with tensorflow-model-optimization, by way of tf_keras."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.bridge import check_same, translated
+from keras_se.compress.loading import load_tf_keras, load_tfmot
+from keras_se.compress.origins import QUANTIZED, Origin
+from keras_se.compress.quantizers import Range, wrapped
+from keras_se.compress.restoring import base_name
+from keras_se.compress.rounding import KERNELS, RoundingPlan, kind_of, outputs_of
+from keras_se.compress.training import trainable_model
+from keras_se.compress.wrapping import copied, rebuilt
+from keras_se.errors import InputError
+from keras_se.litert.signature import input_arrays, input_specs
+
+SCHEMES = ("sparsity", "clusters", "both")
+_FEW_ZEROS = 0.1  # below this share of a kernel, it was not pruned
+_BATCH = 32
+
+
+def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
+    """A model of tf_keras that computes as its int8 file will; see `quantize_aware`.
+
+    Args:
+        model: A built functional or Sequential Keras 3 model. It is not changed.
+        calibration: Representative inputs.
+        preserve: `None`, `"sparsity"`, `"clusters"` or `"both"`.
+
+    Returns:
+        The `tf_keras.Model`, uncompiled.
+
+    Raises:
+        InputError: As `quantize_aware`.
+    """
+    walk, translation = translated(model, quantizable=True)
+    check_same(model, translation.model, walk)
+    samples = input_arrays(input_specs(model), calibration, "calibration")
+    plan = RoundingPlan(translation.model)
+    quantizer = _preserving(model, preserve)
+    ranges = _ranges(translation.model, plan.measured, list(samples.values()))
+
+    def wrap(layer: Any) -> Any:
+        if layer.name in plan.idle:
+            return copied(layer)
+        output = plan.output(layer, ranges)
+        if layer.name in plan.lone:
+            return wrapped(_ones(layer), "depthwise_kernel", None, output)
+        kernel = KERNELS.get(kind_of(layer))
+        return wrapped(copied(layer), kernel, quantizer(layer), output)
+
+    new_model = rebuilt(translation.model, wrap)
+    _start_kernel_ranges(new_model)
+    return trainable_model(new_model, Origin(model, QUANTIZED))
+
+
+def _ones(entry: Any) -> Any:
+    """A depthwise convolution that computes nothing, in the place of an entry."""
+    ones = load_tf_keras().layers.DepthwiseConv2D(
+        1, depthwise_initializer="ones", use_bias=False, trainable=False, name=entry.name
+    )
+    ones.build(entry.input_shape)
+    return ones
+
+
+def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
+    """What gives the quantizer of tfmot for the kernel of a layer; `None` for the usual one."""
+    if preserve is None:
+        return lambda layer: None
+    kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
+    is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
+    is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
+    if (preserve != "clusters" and not is_sparse) or (preserve != "sparsity" and not is_clustered):
+        raise InputError(
+            "What is preserved must be there: train with prune or cluster first, and strip. "
+            f"Received: preserve={preserve!r} for model {model.name!r} without it"
+        )
+    combine = load_tfmot().experimental.combine
+    scheme = (
+        combine.Default8BitPrunePreserveQuantizeScheme()
+        if preserve == "sparsity"
+        else combine.Default8BitClusterPreserveQuantizeScheme(preserve == "both")
+    )
+
+    def quantizer(layer: Any) -> Any:
+        if kind_of(layer) not in ("Conv2D", "Dense"):
+            return None
+        return scheme.get_quantize_registry().get_quantize_config(layer).weight_quantizer
+
+    return quantizer
+
+
+def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str, Range]:
+    """The lowest and the highest value of the outputs of layers, zero included."""
+    layers = [layer for layer in model.layers if layer.name in names]
+    outputs = {layer.name: outputs_of(layer) for layer in layers}
+    reader = load_tf_keras().Model(model.input, outputs)
+    ranges = dict.fromkeys(outputs, (0.0, 0.0))
+    for batch in _batches(samples):
+        values = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
+        for name, (low, high) in ranges.items():
+            arrays = [v.numpy() for v in keras.tree.flatten(values[name])]
+            ranges[name] = (
+                min(low, *(float(a.min()) for a in arrays)),
+                max(high, *(float(a.max()) for a in arrays)),
+            )
+    return ranges
+
+
+def _batches(samples: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    for start in range(0, len(samples[0]), _BATCH):
+        yield [array[start : start + _BATCH] for array in samples]
+
+
+def _start_kernel_ranges(model: Any) -> None:
+    """Puts the range of each kernel to its largest magnitude, by channel where it has such."""
+    for layer in model.layers:
+        variables = {base_name(v): v for v in layer.weights}
+        for name in ("kernel", "depthwise_kernel"):
+            if f"{name}_max" not in variables:
+                continue
+            kernel, highest = variables[name].numpy(), variables[f"{name}_max"]
+            channels = highest.shape.num_elements()
+            largest = np.abs(kernel).reshape(-1, channels).max(axis=0).reshape(highest.shape)
+            variables[f"{name}_min"].assign(-largest)
+            highest.assign(largest)

@@ -1,0 +1,175 @@
+"""Where an int8 file rounds, in a model of tf_keras: what is computed at once, what has a range."""
+
+from typing import Any
+
+import numpy as np
+
+from keras_se.compress.bridge import ENTRY
+from keras_se.compress.quantizers import Output, Range
+from keras_se.errors import InputError
+
+_CONVOLUTIONS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel"}
+KERNELS = {**_CONVOLUTIONS, "Dense": "kernel"}
+_ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
+# What hands values on, so that int8 has no range of its own for it.
+_SAME_VALUES = frozenset({
+    *("ActivityRegularization", "AveragePooling2D", "Cropping2D", "Dropout", "Flatten"),
+    *("GaussianDropout", "GaussianNoise", "GlobalMaxPooling2D", "MaxPooling2D", "Permute"),
+    *("Reshape", "SpatialDropout2D", "UpSampling2D", "ZeroPadding2D"),
+})  # fmt: skip
+_OWN_RANGE = frozenset({
+    *("Activation", "Add", "BatchNormalization", "Concatenate"),
+    *("GlobalAveragePooling2D", "LeakyReLU", "Maximum", "Minimum", "Multiply", "ReLU"),
+    *("Rescaling", "Softmax", "Subtract"),
+})  # fmt: skip
+_TAKES_RELU = (*KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
+_FIXED: dict[str, Range] = {  # what TFLite prescribes
+    "sigmoid": (0.0, 255 / 256),
+    "softmax": (0.0, 255 / 256),
+    "tanh": (-1.0, 127 / 128),
+}
+
+
+class RoundingPlan:
+    """Which outputs of a model are rounded.
+
+    Attributes:
+        measured: Names of the layers whose output has a range to be measured.
+        idle: Names of the entries to a BatchNormalization that TFLite folds into a kernel.
+        lone: Names of the entries to any other: a depthwise kernel of ones there takes it in.
+
+    Raises:
+        InputError: If a layer is not known in int8.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Takes the model, made with an entry before each BatchNormalization."""
+        self._layers = {layer.name: layer for layer in model.layers}
+        self._outputs = {id(tensor) for tensor in model.outputs}
+        for layer in self._layers.values():
+            _check_known(layer)
+        entries = {name for name in self._layers if self._is_normalized(name)}
+        self.idle = {name for name in entries if self._folds(name)}
+        self.lone = entries - self.idle
+        self.measured = {name for name, layer in self._layers.items() if self._has_range(layer)}
+
+    def output(self, layer: Any, ranges: dict[str, Range]) -> Output | None:
+        """How the output of a layer is rounded.
+
+        Args:
+            layer: A layer of the model.
+            ranges: By name of each measured layer, the range of its output.
+
+        Returns:
+            The `Output`; `None` where it is not rounded.
+        """
+        if layer.name not in self.measured:
+            return None
+        fixed = _fixed_range(layer)
+        return Output(ranges[layer.name]) if fixed is None else Output(fixed, is_fixed=True)
+
+    def _is_normalized(self, name: str) -> bool:
+        layer = self._layers[name]
+        return name.endswith(ENTRY) and kind_of(self._sole_consumer(layer)) == "BatchNormalization"
+
+    def _folds(self, name: str) -> bool:
+        """Whether what is normalized is that of a convolution alone."""
+        producer = _producer(self._layers[name])
+        if kind_of(producer) in _CONVOLUTIONS and self._sole_consumer(producer) is not None:
+            return True
+        shape = self._layers[name].output.shape
+        if len(shape) != 4:
+            raise InputError(
+                "quantize_aware takes BatchNormalization of feature maps. "
+                f"Received: {_consumers(self._layers[name])[0].name!r}"
+            )
+        return False
+
+    def _has_range(self, layer: Any) -> bool:
+        kind = kind_of(layer)
+        if kind == "InputLayer" or kind in _SAME_VALUES or layer.name in self.idle | self.lone:
+            return False
+        return not self._is_fused(layer)
+
+    def _is_fused(self, layer: Any) -> bool:
+        """Whether TFLite computes a layer and the one after it at once."""
+        following = self._sole_consumer(layer)
+        if following is None:
+            return False
+        if _is_relu(following):
+            return kind_of(layer) in _TAKES_RELU
+        is_moved = kind_of(following) == "Rescaling" and bool(np.all(following.scale == 1))
+        return kind_of(layer) in _CONVOLUTIONS and (
+            following.name in self.idle or (is_moved and self._is_fused(following))
+        )
+
+    def _sole_consumer(self, layer: Any) -> Any:
+        consumers = [c for c in _consumers(layer) if c.name in self._layers]
+        is_output = any(id(tensor) in self._outputs for tensor in outputs_of(layer))
+        return consumers[0] if len(consumers) == 1 and not is_output else None
+
+
+def _check_known(layer: Any) -> None:
+    kind = kind_of(layer)
+    is_known = kind in _SAME_VALUES | _OWN_RANGE or kind in (*KERNELS, "InputLayer")
+    if not is_known or (kind == "Activation" and _activation(layer) not in _ACTIVATIONS):
+        what = kind if kind != "Activation" else _activation(layer)
+        raise InputError(
+            "quantize_aware takes layers and activations that TFLite computes in int8. "
+            f"Received: {layer.name!r} ({what})"
+        )
+
+
+def kind_of(layer: Any) -> str:
+    """The name of the class of a layer.
+
+    Args:
+        layer: The layer.
+
+    Returns:
+        Such as `"Conv2D"`.
+    """
+    return type(layer).__name__
+
+
+def _consumers(layer: Any) -> list[Any]:
+    return [node.layer for node in layer.outbound_nodes]
+
+
+def _producer(layer: Any) -> Any:
+    return layer.inbound_nodes[0].inbound_layers
+
+
+def outputs_of(layer: Any) -> list[Any]:
+    """The outputs of all calls of a layer.
+
+    Args:
+        layer: A layer of a model of tf_keras.
+
+    Returns:
+        Symbolic tensors.
+    """
+    return [layer.get_output_at(n) for n in range(len(layer.inbound_nodes))]
+
+
+def _fixed_range(layer: Any) -> Range | None:
+    """What TFLite prescribes, and what relu6(x + 3) / 6 cannot leave."""
+    if kind_of(layer) != "Rescaling":
+        return _FIXED.get(_activation(layer))
+    is_sixth = np.ndim(layer.scale) == 0 and layer.scale == 1.0 / 6.0
+    return (0.0, 1.0) if is_sixth and getattr(_producer(layer), "max_value", None) == 6 else None
+
+
+def _activation(layer: Any) -> str:
+    if kind_of(layer) != "Activation":
+        return kind_of(layer).lower()
+    name: str = layer.activation.__name__
+    return name
+
+
+def _is_relu(layer: Any) -> bool:
+    if kind_of(layer) == "Activation":
+        return _activation(layer) == "relu"
+    return kind_of(layer) == "ReLU" and (
+        (layer.max_value in (None, 6)) and layer.negative_slope == 0 and layer.threshold == 0
+    )
