@@ -17,6 +17,7 @@ import keras
 from rich.console import Console
 
 import keras_se
+from keras_se.compress_command import compress_command
 from keras_se.effects import takes_labels
 from keras_se.errors import InputError, MissingExtraError
 from keras_se.gate_curves import draw_gate_curves
@@ -353,5 +354,8 @@ def _write(path: str, content: bytes, overwrite: bool) -> None:
 
 COMMANDS: dict[str, click.Command] = {
     command.name or "": command
-    for command in (insert_command, cost_command, gates_command, export_command, verify_command)
+    for command in (
+        *(insert_command, cost_command, gates_command, compress_command, export_command),
+        verify_command,
+    )
 }

@@ -26,6 +26,7 @@ RANKS = (
     {"keras_se.verification"},
     {"keras_se.tables"},
     {"keras_se"},
+    {"keras_se.compress_command"},
     {"keras_se.cli"},
     {"tuning"},
 )

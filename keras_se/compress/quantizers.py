@@ -56,6 +56,7 @@ def _classes() -> _Classes:
     """Subclasses of what tfmot defines, which is loaded at their first use."""
     quantization: Any = load_tfmot().quantization.keras
     quantizers: Any = quantization.quantizers
+    tensorflow = load_tensorflow()
 
     class MovingRange(quantizers.Quantizer):
         """A range that starts at a known one, widens at once and narrows slowly.
@@ -74,14 +75,12 @@ def _classes() -> _Classes:
             }
 
         def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-            tensorflow = load_tensorflow()
             low, high = weights["min"], weights["max"]
             if training and not self._output.is_fixed:
-                lowest, highest = (tensorflow.reduce_min(inputs), tensorflow.reduce_max(inputs))
+                lowest = tensorflow.minimum(tensorflow.reduce_min(inputs), 0.0)
+                highest = tensorflow.maximum(tensorflow.reduce_max(inputs), 0.0)
                 low.assign(tensorflow.minimum(lowest, low + NARROWED * (lowest - low)))
                 high.assign(tensorflow.maximum(highest, high + NARROWED * (highest - high)))
-                low.assign(tensorflow.minimum(low, 0.0))
-                high.assign(tensorflow.maximum(high, 0.0))
             return tensorflow.quantization.fake_quant_with_min_max_vars(inputs, low, high)
 
         def get_config(self) -> dict[str, Any]:
@@ -100,9 +99,10 @@ def _classes() -> _Classes:
             return super().build(self._merged, name, layer)
 
         def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
-            reshape = load_tensorflow().reshape
-            merged = reshape(inputs, self._merged)
-            return reshape(super().__call__(merged, training, weights, **kwargs), inputs.shape)
+            merged = tensorflow.reshape(inputs, self._merged)
+            return tensorflow.reshape(
+                super().__call__(merged, training, weights, **kwargs), inputs.shape
+            )
 
     class LayerConfig(quantization.QuantizeConfig):
         """A kernel and an output; activations are layers of their own."""

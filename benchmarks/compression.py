@@ -1,0 +1,292 @@
+"""Training with compression on real images: accuracy, size and gates, over several seeds.
+
+    python benchmarks/compression.py cifar10.npz
+
+Small SE networks are trained, then compressed after training and in training, each technique from
+the same trained network. The second table has the same networks with two outlier channels: they are
+scaled by 200 and undone in the next kernels, so that the network computes the same, and its int8
+ranges are 200 times too wide for all other channels.
+"""
+
+import gzip
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import keras_se
+from keras_se import SEBlock
+from keras_se.compress import cluster, prune, quantize_aware, strip
+from keras_se.data import Data, load_data
+from keras_se.litert.runtime import predict
+
+layers = keras.layers
+TRAIN, TEST, CALIBRATION = 10_000, 2_000, 200
+EPOCHS, MORE_EPOCHS, BATCH = 8, 2, 64
+OUTLIER = 200.0
+
+
+@dataclass
+class Images:
+    """Images in [0, 1] with their labels."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @classmethod
+    def of(cls, data: Data) -> "Images":
+        """The first of each part."""
+        return cls(
+            data.x_train[:TRAIN] / np.float32(255.0),
+            data.y_train[:TRAIN],
+            data.x_held_out[:TEST] / np.float32(255.0),
+            data.y_held_out[:TEST],
+        )
+
+    @property
+    def calibration(self) -> np.ndarray:
+        """Some of the training images."""
+        return self.x_train[:CALIBRATION]
+
+
+@dataclass
+class Figures:
+    """What was measured for one technique, a value for each seed."""
+
+    accuracy: list[float] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    zipped: list[int] = field(default_factory=list)
+    verdicts: list[str] = field(default_factory=list)
+    r2: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
+
+
+def network(shape: tuple[int, ...], gate: str = "sigmoid") -> keras.Model:
+    """Three stages of convolution, BatchNormalization, ReLU and SE."""
+    x = inputs = keras.Input(shape)
+    for filters in (16, 32, 64):
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU()(x)
+        x = SEBlock(4, gate=gate, bias_initializer=keras.initializers.Constant(0.1))(x)
+        x = layers.MaxPooling2D(2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def fitted(model: Any, images: Images, epochs: int, rate: float) -> Any:
+    """The model, trained on, at a rate that falls to zero."""
+    steps = epochs * -(-len(images.x_train) // BATCH)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **({"jit_compile": False} if isinstance(model, keras.Model) else {}),
+    )
+    model.fit(images.x_train, images.y_train, batch_size=BATCH, epochs=epochs, verbose=0)
+    return model
+
+
+def with_outliers(model: keras.Model) -> keras.Model:
+    """The same function, with two channels of each stage scaled by 200."""
+    new_model = keras.models.clone_model(model)
+    new_model.set_weights(model.get_weights())
+    stages = [layer for layer in new_model.layers if layer.weights]
+    for normalization, block, following in zip(
+        stages[1::3], stages[2::3], stages[3::3], strict=True
+    ):
+        for variable, axis, power in (
+            (normalization.gamma, 0, 1),
+            (normalization.beta, 0, 1),
+            (block.w1, 0, -1),
+            (following.kernel, -2, -1),
+        ):
+            values = variable.numpy()
+            np.moveaxis(values, axis, 0)[:2] *= OUTLIER**power
+            variable.assign(values)
+    return new_model
+
+
+def equalized(model: keras.Model, x: np.ndarray) -> keras.Model:
+    """The same function, each channel in front of SE scaled to the same largest value."""
+    new_model = keras.models.clone_model(model)
+    new_model.set_weights(model.get_weights())
+    stages = [layer for layer in new_model.layers if layer.weights]
+    for normalization, block, following in zip(
+        stages[1::3], stages[2::3], stages[3::3], strict=True
+    ):
+        maps = keras.Model(new_model.inputs, block.input)(x).numpy()
+        largest = np.maximum(maps.max(axis=(0, 1, 2)), 1e-3 * maps.max())
+        factor = np.median(largest) / largest
+        for variable, axis, power in (
+            (normalization.gamma, 0, 1),
+            (normalization.beta, 0, 1),
+            (block.w1, 0, -1),
+            (following.kernel, -2, -1),
+        ):
+            values = variable.numpy()
+            np.moveaxis(values, axis, -1)[...] *= factor**power
+            variable.assign(values)
+    return new_model
+
+
+def record(
+    figures: Figures, original: keras.Model, tflite: bytes, images: Images, reference: Any
+) -> None:
+    """Measures a file."""
+    outputs = predict(tflite, {"inputs": images.x_test})
+    figures.accuracy.append(float((np.argmax(outputs, axis=1) == images.y_test).mean()))
+    figures.size.append(len(tflite))
+    figures.zipped.append(len(gzip.compress(tflite, 9)))
+    report = keras_se.verify(original, tflite, images.x_test[:256], reference=reference)
+    figures.verdicts.append(report.verdict)
+    for site in report.sites.values():
+        if site.r2 is not None:
+            figures.r2.append(site.r2)
+        if site.spread_kept is not None:
+            figures.kept.append(site.spread_kept)
+
+
+Technique = Callable[[keras.Model, Images], tuple[bytes, Any]]
+
+
+def in_float(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """A file of float32."""
+    return keras_se.to_tflite(model, "float32"), None
+
+
+def longer(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """The network trained on for as long as the compressed ones are."""
+    longer = keras.models.clone_model(model)
+    longer.set_weights(model.get_weights())
+    fitted(longer, images, MORE_EPOCHS, 1e-4)
+    return keras_se.to_tflite(longer, "float32"), longer
+
+
+def after_training(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """int8 after training."""
+    return keras_se.to_tflite(model, "int8", images.calibration), None
+
+
+def aware(engine: str, rate: float = 1e-4, equalize: bool = False) -> Technique:
+    """Quantization-aware training."""
+
+    def technique(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+        start = equalized(model, images.calibration) if equalize else model
+        quantized = quantize_aware(start, images.calibration, engine=engine)
+        fitted(quantized, images, MORE_EPOCHS, rate)
+        return keras_se.to_tflite(quantized), quantized
+
+    return technique
+
+
+def untrained(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """Equalized, then int8 after training."""
+    same = equalized(model, images.calibration)
+    return keras_se.to_tflite(same, "int8", images.calibration), same
+
+
+def pruned(sparsity: float) -> Technique:
+    """A share of the weights zero, in a file of float32."""
+
+    def technique(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+        sparse = strip(fitted(prune(model, sparsity), images, MORE_EPOCHS, 1e-3))
+        return keras_se.to_tflite(sparse, "float32"), sparse
+
+    return technique
+
+
+def clustered(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """Sixteen values for each kernel, in a file of float32."""
+    few = strip(fitted(cluster(model, 16), images, MORE_EPOCHS, 1e-4))
+    return keras_se.to_tflite(few, "float32"), few
+
+
+def pruned_aware(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+    """80 % of the weights zero, and int8 with these zeros."""
+    sparse = strip(fitted(prune(model, 0.8), images, MORE_EPOCHS, 1e-3))
+    quantized = quantize_aware(sparse, images.calibration, preserve="sparsity")
+    fitted(quantized, images, MORE_EPOCHS, 1e-4)
+    return keras_se.to_tflite(quantized), quantized
+
+
+SOUND: dict[str, Technique] = {
+    "float32": in_float,
+    "float32, trained on": longer,
+    "int8 after training": after_training,
+    "QAT int8": aware("tfmot"),
+    "QAT int8, engine='keras'": aware("keras"),
+    "50 % sparsity, float32": pruned(0.5),
+    "80 % sparsity, float32": pruned(0.8),
+    "16 clusters, float32": clustered,
+    "80 % sparsity, QAT int8": pruned_aware,
+}
+OUTLIERS: dict[str, Technique] = {
+    "float32": in_float,
+    "int8 after training": after_training,
+    "QAT int8": aware("tfmot"),
+    "QAT int8, engine='keras'": aware("keras"),
+    "QAT int8, rate 1e-5": aware("tfmot", rate=1e-5),
+    "QAT int8, rate 1e-3": aware("tfmot", rate=1e-3),
+    "equalized, int8 after training": untrained,
+    "equalized, QAT int8": aware("tfmot", equalize=True),
+}
+
+
+def shown(title: str, rows: dict[str, Figures]) -> Table:
+    """The figures as a table."""
+    table = Table(
+        *("", "accuracy %, seeds", "mean", "kB", "gzip kB", "lowest R²", "spread kept"),
+        "verdicts",
+        title=title,
+    )
+    for name, figures in rows.items():
+        verdicts = [f"{figures.verdicts.count(v)} {v}" for v in sorted(set(figures.verdicts))]
+        table.add_row(
+            name,
+            " ".join(f"{100 * a:.1f}" for a in figures.accuracy),
+            f"{100 * statistics.mean(figures.accuracy):.2f}",
+            f"{statistics.mean(figures.size) / 1000:.1f}",
+            f"{statistics.mean(figures.zipped) / 1000:.1f}",
+            f"{min(figures.r2):.3f}" if figures.r2 else "",
+            f"{min(figures.kept):.2f}-{max(figures.kept):.2f}" if figures.kept else "",
+            ", ".join(verdicts),
+        )
+    return table
+
+
+@click.command()
+@click.argument("data")
+@click.option("--seeds", default=3, show_default=True)
+def main(data: str, seeds: int) -> None:
+    """Prints both tables, and each file as it is measured."""
+    images = Images.of(load_data(data))
+    console = Console(width=170)
+    tables: dict[str, dict[str, Figures]] = {"sound": {}, "two outlier channels": {}}
+    for seed in range(seeds):
+        keras.utils.set_random_seed(seed)
+        model = fitted(network(images.x_train.shape[1:]), images, EPOCHS, 2e-3)
+        cases = {"sound": (model, SOUND), "two outlier channels": (with_outliers(model), OUTLIERS)}
+        for title, (start, techniques) in cases.items():
+            for name, technique in techniques.items():
+                keras.utils.set_random_seed(seed)
+                tflite, reference = technique(start, images)
+                figures = tables[title].setdefault(name, Figures())
+                record(figures, start, tflite, images, reference)
+                console.print(
+                    f"seed {seed}, {title}, {name}: {figures.accuracy[-1]:.4f}, "
+                    f"{figures.size[-1]} bytes, {figures.verdicts[-1]}"
+                )
+    for title, rows in tables.items():
+        console.print(shown(title, rows))
+
+
+if __name__ == "__main__":
+    main()

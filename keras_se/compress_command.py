@@ -1,0 +1,145 @@
+"""`keras-se compress`: training with compression from the command line."""
+
+import os
+from typing import Any
+
+import click
+import keras
+import numpy as np
+
+from keras_se.compress import cluster, prune, quantize_aware, strip
+from keras_se.compress.pruning import SCHEDULES
+from keras_se.compress.quantization import ENGINES
+from keras_se.compress.wrapping import SCOPES
+from keras_se.effects import takes_labels
+from keras_se.errors import InputError
+from keras_se.inputs import Inputs, input_shapes, load_inputs
+from keras_se.litert.convert import to_tflite
+from keras_se.model_files import load_model, model_bytes
+from keras_se.outputs import check_file_name, refuse_existing, write_files
+
+METHODS = ("qat", "prune", "cluster")
+_CALIBRATION = 500  # samples at most, of the training data
+_PROBED = 32
+
+
+@click.command("compress", short_help="Train a model on with compression.")
+@click.argument("model")
+@click.argument("out")
+@click.option("--method", required=True, type=click.Choice(METHODS),
+              help="Quantization-aware training, pruning or clustering.")  # fmt: skip
+@click.option("--data", required=True,
+              help="Training data: FILE.npz with x_train and y_train, or x and y; or "
+              "package.module:function that returns them.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--learning-rate", type=click.FloatRange(0.0, min_open=True), default=1e-4,
+              show_default=True, help="Of Adam.")  # fmt: skip
+@click.option("--sparsity", type=float, default=0.5, show_default=True,
+              help="prune: share of each kernel that becomes zero.")  # fmt: skip
+@click.option("--schedule", type=click.Choice(SCHEDULES), default=SCHEDULES[0], show_default=True,
+              help="prune: polynomial grows over the first half of the steps.")  # fmt: skip
+@click.option("--clusters", type=int, default=16, show_default=True,
+              help="cluster: number of values in each kernel.")  # fmt: skip
+@click.option("--scope", type=click.Choice(SCOPES), default=SCOPES[0], show_default=True,
+              help="prune, cluster: which kernels.")  # fmt: skip
+@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True,
+              help="qat: by way of tf_keras, or in Keras itself.")  # fmt: skip
+@click.option("--tflite", help="qat: also write the int8 file.")
+@click.option("--overwrite", is_flag=True, help="Rename existing files aside.")
+def compress_command(
+    model: str,
+    out: str,
+    method: str,
+    data: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    sparsity: float,
+    schedule: str,
+    clusters: int,
+    scope: str,
+    engine: str,
+    tflite: str | None,
+    overwrite: bool,
+) -> None:
+    """Train MODEL.keras on with compression, and write OUT.keras: a plain model with the weights.
+
+    Nothing is written before all of it is done.
+    """
+    _check_outputs(out, method, tflite, overwrite)
+    original = load_model(model)
+    inputs = load_inputs(data, input_shapes(original), held_out=False)
+    if inputs.labels is None or not takes_labels(original, inputs.labels):
+        raise InputError(
+            "compress trains classifiers: data need labels y_train or y that are among the model's "
+            f"classes. Received: {data!r} for an output of shape {original.outputs[0].shape}"
+        )
+    if method == "qat":
+        compressed = quantize_aware(original, _first(inputs.x, _CALIBRATION), engine=engine)
+    elif method == "prune":
+        steps = epochs * -(-inputs.samples // batch_size)
+        end = None if schedule == "constant" else max(2, steps // 2)
+        compressed = prune(original, sparsity, schedule, end_step=end, scope=scope)
+    else:
+        compressed = cluster(original, clusters, scope=scope)
+    loss = _loss(original, inputs)
+    compressed.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+    compressed.fit(inputs.x, inputs.labels, batch_size=batch_size, epochs=epochs)
+    stripped = strip(compressed)
+    _write(out, stripped, tflite, compressed, overwrite)
+    _say_weights(stripped, method, clusters)
+
+
+def _check_outputs(out: str, method: str, tflite: str | None, overwrite: bool) -> None:
+    if not out.endswith(".keras"):
+        raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
+    if tflite is not None and method != "qat":
+        raise InputError(
+            "--tflite is for --method qat; keras-se export converts any other OUT.keras. "
+            f"Received: --method {method}"
+        )
+    if tflite is not None and not tflite.endswith(".tflite"):
+        raise InputError(f"The name of a TFLite file must end in .tflite. Received: {tflite!r}")
+    for path in (out, tflite):
+        if path is not None:
+            check_file_name(path)
+            refuse_existing(path, overwrite)
+
+
+def _first(x: Any, count: int) -> Any:
+    return {k: v[:count] for k, v in x.items()} if isinstance(x, dict) else x[:count]
+
+
+def _loss(model: keras.Model, inputs: Inputs) -> keras.losses.Loss:
+    """Cross entropy, of logits where the outputs on a few samples are no probabilities."""
+    outputs = model.predict(_first(inputs.x, _PROBED), verbose=0)
+    values = keras.tree.flatten(outputs)[0]
+    if values.shape[1] == 1:
+        is_logit = values.min() < 0.0 or values.max() > 1.0
+        return keras.losses.BinaryCrossentropy(from_logits=bool(is_logit))
+    is_logit = values.min() < 0.0 or not np.allclose(values.sum(axis=1), 1.0, atol=1e-3)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=bool(is_logit))
+
+
+def _write(
+    out: str, stripped: keras.Model, tflite: str | None, compressed: Any, overwrite: bool
+) -> None:
+    contents: dict[str | os.PathLike[str], bytes] = {out: model_bytes(stripped)}
+    if tflite is not None:
+        contents[tflite] = to_tflite(compressed)
+    asides = write_files(contents, overwrite)
+    for (path, content), aside in zip(contents.items(), asides, strict=True):
+        if aside is not None:
+            click.echo(f"The old {path} is now {aside}")
+        click.echo(f"{path}: {len(content):,} bytes")
+
+
+def _say_weights(model: keras.Model, method: str, clusters: int) -> None:
+    kernels = [v.numpy() for v in model.trainable_variables if len(v.shape) > 1]
+    if method == "prune":
+        zero, total = sum(int((k == 0).sum()) for k in kernels), sum(k.size for k in kernels)
+        click.echo(f"Of {total:,} weights in kernels {zero / total:.0%} are zero.")
+    elif method == "cluster":
+        few = sum(np.unique(kernel).size <= clusters for kernel in kernels)
+        click.echo(f"Of {len(kernels)} kernels {few} have {clusters} values or fewer.")
