@@ -221,7 +221,7 @@ class Walk:
 
     def _call(self, layer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if is_nested_graph(layer):
-            if set(kwargs) - {"training"}:
+            if kwargs.get("mask") is not None:
                 raise _not_carried(path, layer)
             return self.model(layer, args[0], f"{path}{layer.name}/", kwargs.get("training"))
         if id(layer) not in self.made:
@@ -314,7 +314,7 @@ def _check_float32(layer: Any, path: str) -> None:
 
 
 def check_same(model: keras.Model, new_model: Any, walk: Walk) -> None:
-    """Runs both models on the same input.
+    """Runs a model and what was made of it on the same input.
 
     Args:
         model: The Keras 3 model.
@@ -324,16 +324,28 @@ def check_same(model: keras.Model, new_model: Any, walk: Walk) -> None:
     Raises:
         InputError: If they differ by more than 1e-5 of the largest output.
     """
-    x = [_random(t) for t in new_model.inputs]
-    own = keras.tree.pack_sequence_as(input_structure(model), x)
-    theirs = keras.tree.pack_sequence_as(new_model.input, x)
-    outputs = model(own, training=False), new_model(theirs, training=False)
-    if _differ(*outputs):
+    if not agree(model, new_model):
         raise InputError(
             f"The bridge to tf_keras returns models that agree to {MAX_DIFFERENCE:g} of the "
             f"largest output. Received: model {model.name!r}, of which "
-            f"{_first_that_differs(new_model, theirs, walk)}"
+            f"{_first_that_differs(new_model, walk)}"
         )
+
+
+def agree(model: keras.Model, new_model: Any) -> bool:
+    """Whether two models give the same on random inputs, in inference.
+
+    Args:
+        model: A Keras 3 model.
+        new_model: A model of tf_keras with inputs of the same structure.
+
+    Returns:
+        Whether no output differs by more than 1e-5 of the largest one.
+    """
+    x = [_random(t) for t in new_model.inputs]
+    own = keras.tree.pack_sequence_as(input_structure(model), x)
+    theirs = keras.tree.pack_sequence_as(new_model.input, x)
+    return not _differ(model(own, training=False), new_model(theirs, training=False))
 
 
 def _random(tensor: Any) -> np.ndarray:
@@ -356,9 +368,10 @@ def _differ(expected: Any, given: Any) -> bool:
     return False
 
 
-def _first_that_differs(new_model: Any, x: Any, walk: Walk) -> str:
+def _first_that_differs(new_model: Any, walk: Walk) -> str:
     """The first layer that gives something else for the values that tf_keras gave to its twin."""
     reader = load_tf_keras().Model(new_model.input, list(walk.tensors.values()))
+    x = keras.tree.pack_sequence_as(new_model.input, [_random(t) for t in new_model.inputs])
     values = dict(zip(walk.tensors, reader(x, training=False), strict=True))
 
     def value(part: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.bridge import check_same, translated
+from keras_se.compress.bridge import agree, translated
 from keras_se.compress.loading import load_tf_keras
 from keras_se.errors import InputError
 from keras_se.rebuilding import Rebuilding
@@ -44,7 +44,7 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
         )
     check_graph("from_tf_keras", like)
     new_model = Rebuilding({}).model(like)
-    walk, translation = translated(new_model)
+    translation = translated(new_model)[1]
     found = {inner_layer(layer).name: layer for layer in tf_keras_model.layers}
     for carried in translation.carried:
         pattern = translation.model.get_layer(carried.layer)
@@ -52,8 +52,12 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
             carried.variables, _values(found.get(carried.layer), pattern), strict=True
         ):
             variable.assign(np.reshape(value, variable.shape))
-    if all(inner_layer(layer) is layer for layer in tf_keras_model.layers):
-        check_same(new_model, tf_keras_model, walk)
+    is_plain = all(inner_layer(layer) is layer for layer in tf_keras_model.layers)
+    if is_plain and not agree(new_model, tf_keras_model):
+        raise InputError(
+            "from_tf_keras takes the model that to_tf_keras made of `like`. "
+            f"Received: {tf_keras_model.name!r}, which computes something else"
+        )
     return new_model
 
 
@@ -101,5 +105,12 @@ def _values(layer: Any, pattern: Any) -> list[np.ndarray]:
                 f"layer {pattern.name!r} with {base_name(weight)} of shape {shape}, "
                 f"not {tuple(weight.shape)}"
             )
-        values.append(own.numpy())
+        values.append(_masked(own, known))
     return values
+
+
+def _masked(variable: Any, known: dict[str, Any]) -> np.ndarray:
+    """A weight, with zeros where its layer is pruned: a step of training fills them in again."""
+    values: np.ndarray = variable.numpy()
+    is_pruned = "mask" in known and base_name(variable) == "kernel"
+    return values * known["mask"].numpy() if is_pruned else values

@@ -6,7 +6,7 @@ import keras
 
 from keras_se.compress.loading import load_tfmot
 from keras_se.compress.native import is_quantize_aware, strip_natively
-from keras_se.compress.origins import CLUSTERED, PRUNED, origin_of
+from keras_se.compress.origins import CLUSTERED, origin_of
 from keras_se.compress.restoring import from_tf_keras
 from keras_se.errors import InputError
 
@@ -40,8 +40,6 @@ def strip(model: Any) -> keras.Model:
             "strip takes what quantize_aware, prune or cluster returned. "
             f"Received: {type(model).__name__}"
         )
-    if origin.technique == PRUNED:
-        model = load_tfmot().sparsity.keras.strip_pruning(model)
-    elif origin.technique == CLUSTERED:
+    if origin.technique == CLUSTERED:
         model = load_tfmot().clustering.keras.strip_clustering(model)
     return from_tf_keras(model, origin.model)

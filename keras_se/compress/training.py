@@ -10,6 +10,7 @@ from keras_se.compress.loading import load_tf_keras, load_tfmot
 from keras_se.compress.origins import PRUNED, Origin, origin_of, remember
 from keras_se.errors import InputError
 
+_HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall")
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
 
 
@@ -115,6 +116,13 @@ def _ported_callback(callback: Any) -> Any:
     return _adapter_class()(callback) if is_of_keras else callback
 
 
+def _settle_mode(callback: Any) -> None:
+    """Says what is better of a figure, which Keras 3 asks its own metrics for."""
+    is_open = getattr(callback, "mode", None) == "auto"
+    if is_open and callback.monitor.endswith(_HIGHER_IS_BETTER):
+        callback.mode = "max"
+
+
 @cache
 def _adapter_class() -> Any:
     """A callback of tf_keras that hands everything on to one of Keras 3."""
@@ -128,6 +136,7 @@ def _adapter_class() -> Any:
             self.callback.set_params(params)
 
         def set_model(self, model: Any) -> None:
+            _settle_mode(self.callback)
             self.callback.set_model(model)
 
     def handed_on(hook: str) -> Any:
