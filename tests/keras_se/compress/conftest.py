@@ -59,6 +59,11 @@ def fit(model, task, epochs=2, **settings):
     return model
 
 
+@pytest.fixture(scope="session")
+def build():
+    return build_classifier
+
+
 @pytest.fixture
 def fitted():
     return fit

@@ -1,0 +1,350 @@
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_se
+from keras_se import SEBlock, insert
+from keras_se.compress import cluster, prune, quantize_aware, strip
+from keras_se.compress.restoring import base_name
+from keras_se.errors import InputError
+from keras_se.litert.delegation import delegation
+from keras_se.litert.graph import float_operators
+from keras_se.litert.runtime import predict
+
+
+def variables(wrapper):
+    return {base_name(v): v.numpy() for v in wrapper.weights}
+
+
+def layer(model, name):
+    return next(v for v in model.layers if v.name == name)
+
+
+@pytest.fixture(scope="module", params=["sigmoid", "hard_sigmoid", "one_plus_tanh"])
+def trained(request, task, build):
+    """An original, and it after training with quantization, with the file."""
+    original = build(request.param)
+    model = quantize_aware(original, task.x[:100])
+    model.compile(
+        keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    model.fit(task.x, task.y, epochs=2, verbose=0)
+    return original, model, keras_se.to_tflite(model)
+
+
+def test_the_file_is_integer_throughout_and_delegated_in_one_piece(trained):
+    _, _, tflite = trained
+    assert float_operators(tflite) == []
+    found = delegation(tflite)
+    assert found.partitions == 1
+    assert all(found.delegated)
+
+
+def test_gates_of_the_file_are_those_of_the_model(trained, task):
+    original, model, tflite = trained
+    own, shipped = (keras_se.read_gates(source, task.x_test) for source in (model, tflite))
+    step = 1 / 128 if original.layers[4].gate == "one_plus_tanh" else 1 / 256
+    report = keras_se.verify(original, tflite, task.x_test, reference=model)
+    assert report.passed
+    for site, gates, file_gates in zip(
+        report.sites.values(), own.values(), shipped.values(), strict=True
+    ):
+        error = np.abs(np.minimum(gates, file_gates.max()) - file_gates)
+        assert np.percentile(error, 99) <= 2 * step
+        assert site.verdict == "survives"
+        assert site.r2 >= 0.95
+        assert site.spread_kept >= 0.5
+    judged_by_weights = keras_se.verify(original, tflite, task.x_test, reference=strip(model))
+    assert judged_by_weights.passed
+
+
+def test_the_stripped_model_has_the_trained_weights(trained, task):
+    original, model, tflite = trained
+    stripped = strip(model)
+    assert [type(v) for v in stripped.layers] == [type(v) for v in original.layers]
+    outputs = predict(tflite, {"inputs": task.x_test})
+    own = stripped.predict(task.x_test, verbose=0)
+    assert np.sqrt(((outputs - own) ** 2).mean()) < 0.1 * own.std()
+    assert np.abs(own - original.predict(task.x_test, verbose=0)).max() > 0.1
+    assert keras_se.find_sites(model) == keras_se.find_sites(original)
+
+
+def test_ranges_start_where_the_data_put_them(classifier, task):
+    model = quantize_aware(classifier, task.x[:100])
+    relu = next(v for v in classifier.layers if isinstance(v, layers.ReLU))
+    values = keras.Model(classifier.inputs, relu.output).predict(task.x[:100], verbose=0)
+    found = variables(layer(model, f"quant_{relu.name}"))
+    assert found["output_min"] == 0.0
+    assert found["output_max"] == pytest.approx(values.max(), rel=1e-5)
+    kernel = classifier.layers[1].kernel.numpy()
+    found = variables(layer(model, f"quant_{classifier.layers[1].name}"))
+    np.testing.assert_allclose(found["kernel_max"], np.abs(kernel).max(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(found["kernel_min"], -found["kernel_max"])
+    assert "output_max" not in found  # TFLite folds what follows into it
+    depthwise = next(v for v in model.layers if "depthwise" in v.name)
+    assert variables(depthwise)["depthwise_kernel_max"].shape == (16,)
+    entry = variables(next(v for v in model.layers if v.name.endswith("_entry")))
+    assert entry["output_max"] == pytest.approx(task.x[:100].max(), rel=1e-6)
+
+
+def test_before_training_gates_differ_by_rounding_alone(classifier, task):
+    """From ranges of ±6, where tfmot starts, they were off by .2."""
+    model = quantize_aware(classifier, task.x[:100])
+    own = keras_se.read_gates(classifier, task.x_test)
+    for name, gates in keras_se.read_gates(model, task.x_test).items():
+        assert np.abs(gates - own[name]).max() < 0.03
+
+
+def test_ranges_widen_at_once_and_narrow_slowly(task):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False)])
+    aware = quantize_aware(model, np.full((2, 4), 2.0, "float32"))
+    entry = aware.layers[1]
+    seen = []
+    for batch in (np.full((1, 4), 1.0), np.full((1, 4), 5.0), np.full((1, 4), -1.0)):
+        aware(batch.astype("float32"), training=True)
+        found = variables(entry)
+        seen.append((float(found["output_min"]), float(found["output_max"])))
+    assert seen[0] == pytest.approx((0.0, 2.0 - 0.01 * 1.0))
+    assert seen[1] == pytest.approx((0.0, 5.0))
+    assert seen[2] == pytest.approx((-1.0, 5.0 - 0.01 * 5.0))
+    aware(np.full((1, 4), 50.0, "float32"), training=False)
+    assert float(variables(entry)["output_max"]) == pytest.approx(seen[2][1])
+
+
+def test_rounding_is_that_of_numpy():
+    """A dense kernel as a whole, a convolution by channel: 127 steps each way."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((5, 5, 3)), layers.Conv2D(4, 1, use_bias=False)])
+    kernel = rng.normal(size=(1, 1, 3, 4)) * [1.0, 10.0, 0.1, 1.0]
+    model.layers[0].kernel.assign(kernel)
+    x = rng.uniform(-1.0, 1.0, (50, 5, 5, 3)).astype("float32")
+    aware = quantize_aware(model, x)
+
+    def rounded(values, low, high, levels):
+        step = (high - low) / levels
+        zero = np.round(-low / step)
+        return step * (np.clip(np.round(values / step) + zero, 0, levels) - zero)
+
+    largest = np.abs(kernel).max(axis=(0, 1, 2))
+    steps = largest / 127
+    weights = np.round(kernel / steps) * steps
+    inputs = rounded(x, x.min(), x.max(), 255)
+    outputs = inputs @ weights[0, 0]
+    exact = x @ kernel[0, 0]
+    wanted = rounded(outputs, exact.min(), exact.max(), 255)
+    step = (exact.max() - exact.min()) / 255
+    given = aware(x, training=False).numpy()
+    assert np.abs(given - wanted).max() <= 1.001 * step
+    assert (np.abs(given - wanted) < 0.01 * step).mean() > 0.99
+
+
+def convolved(*stack, shape=(10, 10, 3)):
+    return keras.Sequential([keras.Input(shape), layers.Conv2D(8, 3), *stack, SEBlock(2)])
+
+
+WIDE = keras.initializers.RandomNormal
+IN_INT8 = {
+    "one BatchNormalization after another": lambda: convolved(
+        layers.BatchNormalization(), layers.BatchNormalization(), layers.ReLU()
+    ),
+    "BatchNormalization of the input": lambda: keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.BatchNormalization(), layers.Conv2D(4, 1), SEBlock(2)]
+    ),
+    "rescaled input": lambda: keras.Sequential(
+        [keras.Input((6, 6, 3)), layers.Rescaling(1 / 127.5, -1.0), layers.Conv2D(4, 1), SEBlock(2)]
+    ),
+    "silu": lambda: convolved(layers.Activation("silu")),
+    "hard_silu": lambda: convolved(layers.Activation("hard_silu")),
+    "hard_sigmoid": lambda: convolved(layers.Activation("hard_sigmoid")),
+    "gelu": lambda: convolved(layers.Activation("gelu")),
+    "leaky_relu": lambda: convolved(layers.LeakyReLU(0.1)),
+    "relu6": lambda: convolved(layers.ReLU(6.0)),
+    "separable": lambda: convolved(layers.SeparableConv2D(8, 3), layers.BatchNormalization()),
+    "pooling": lambda: convolved(layers.MaxPooling2D(2), layers.AveragePooling2D(2)),
+    "padding": lambda: convolved(layers.ZeroPadding2D(1), layers.Conv2D(8, 3), layers.Dropout(0.5)),
+    "upsampling": lambda: convolved(layers.UpSampling2D(2)),
+    "nested": lambda: keras.Sequential([keras.Input((10, 10, 3)), convolved(), layers.ReLU()]),
+    "softmax": lambda: convolved(layers.GlobalAveragePooling2D(keepdims=True), layers.Softmax()),
+    "squeeze max": lambda: keras.Sequential([keras.Input((6, 6, 4)), SEBlock(2, squeeze="max")]),
+    "squeeze avg_max": lambda: keras.Sequential(
+        [keras.Input((6, 6, 4)), SEBlock(2, squeeze="avg_max", shift=True)]
+    ),
+    "gate relu": lambda: keras.Sequential([keras.Input((6, 6, 4)), SEBlock(1, gate="relu")]),
+    "gate softmax": lambda: keras.Sequential([keras.Input((6, 6, 4)), SEBlock(1, gate="softmax")]),
+    "gate tanh": lambda: keras.Sequential([keras.Input((6, 6, 4)), SEBlock(1, gate="tanh")]),
+}
+
+
+@pytest.mark.parametrize("name", IN_INT8)
+def test_what_becomes_int8_throughout(name):
+    keras.utils.set_random_seed(1)
+    model = IN_INT8[name]()
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    x = rng.normal(size=(64, *model.input_shape[1:])).astype("float32")
+    aware = quantize_aware(model, x)
+    tflite = keras_se.to_tflite(aware)
+    assert float_operators(tflite) == []
+    given, wanted = predict(tflite, {"inputs": x}), aware(x, training=False).numpy()
+    scale = np.abs(wanted).max()
+    assert np.abs(given - wanted).max() <= 0.05 * scale
+    assert np.abs(model(x).numpy() - wanted).max() <= 0.1 * scale
+
+
+def test_merging_layers_and_several_inputs():
+    inputs = [keras.Input((6, 6, 3), name="a"), keras.Input((6, 6, 3), name="b")]
+    x, y = (layers.Conv2D(4, 3)(i) for i in inputs)
+    merged = [kind()([x, y]) for kind in (layers.Subtract, layers.Average, layers.Maximum)]
+    model = keras.Model(inputs, SEBlock(2)(layers.Concatenate()([*merged, x * 2.0 + y])))
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(40, 6, 6, 3)).astype("float32") for _ in inputs]
+    aware = quantize_aware(model, x)
+    tflite = keras_se.to_tflite(aware)
+    assert float_operators(tflite) == []
+    gates = [keras_se.read_gates(s, dict(zip("ab", x, strict=True))) for s in (aware, tflite)]
+    np.testing.assert_allclose(gates[0]["se_1"], gates[1]["se_1"], atol=3 / 256)
+
+
+def test_inline_se_and_inserted_blocks_of_an_application():
+    model = keras.applications.MobileNetV3Small(
+        weights=None, input_shape=(48, 48, 3), include_top=False, include_preprocessing=False
+    )
+    model = keras.Model(model.inputs, model.get_layer("expanded_conv_3_add").output
+                        if "expanded_conv_3_add" in {v.name for v in model.layers}
+                        else model.get_layer("expanded_conv_2_add").output)  # fmt: skip
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if "squeeze_excite" in variable.path and "kernel" in variable.path:
+            variable.assign(rng.normal(size=variable.shape, scale=0.5))
+        elif "squeeze_excite" in variable.path:
+            variable.assign(rng.uniform(0.2, 0.5, size=variable.shape))
+    x = (rng.normal(size=(64, 48, 48, 3)) * rng.uniform(0.3, 2, (64, 1, 1, 1))).astype("float32")
+    own, rounded = keras_se.read_gates(model, x), keras_se.read_gates(quantize_aware(model, x), x)
+    assert list(own) == list(rounded)
+    for name, gates in rounded.items():
+        assert gates.shape == own[name].shape
+        assert np.abs(gates - own[name]).max() < 0.15
+
+
+def test_inserted_identity_gates_come_alive(classifier, task, fitted):
+    """Their pre-activations are zero at first: a range of no width must not hold them there."""
+    model = insert(keras_se.remove(classifier), 2)
+    aware = fitted(quantize_aware(model, task.x), task, epochs=3)
+    for gates in keras_se.read_gates(aware, task.x_test).values():
+        assert gates.std(axis=0).max() > 1 / 128
+    assert float_operators(keras_se.to_tflite(aware)) == []
+
+
+@pytest.mark.parametrize("preserve", ["sparsity", "clusters", "both"])
+def test_sparsity_and_clusters_are_preserved(classifier, task, fitted, preserve):
+    start = classifier
+    if preserve != "clusters":
+        start = strip(fitted(prune(start, 0.5), task, epochs=1))
+    if preserve != "sparsity":
+        start = strip(fitted(cluster(start, 4, preserve_sparsity=preserve == "both"), task))
+    aware = fitted(quantize_aware(start, task.x[:100], preserve=preserve), task, epochs=1)
+    stripped = strip(aware)
+    for block, old in zip(stripped.layers, start.layers, strict=True):
+        if isinstance(block, SEBlock):
+            kernel, before = block.w1.numpy(), old.w1.numpy()
+            if preserve != "clusters":
+                np.testing.assert_array_equal(kernel == 0, before == 0)
+            if preserve != "sparsity":
+                channels = zip(kernel.T, before.T, strict=True)
+                assert all(np.unique(a).size <= max(4, np.unique(b).size) for a, b in channels)
+    assert float_operators(keras_se.to_tflite(aware)) == []
+
+
+def test_the_model_passed_in_stays_and_is_let_go(task, build):
+    model = build()
+    before = [v.numpy() for v in model.variables]
+    aware = quantize_aware(model, task.x[:50])
+    aware.compile("sgd", "mse")
+    aware.fit(task.x, np.zeros((200, 4)), verbose=0)
+    keras.tree.map_structure(
+        np.testing.assert_array_equal, before, [v.numpy() for v in model.variables]
+    )
+    kept = weakref.ref(model)
+    del model, aware
+    gc.collect()
+    assert kept() is None
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def dense(*stack, shape=(4,)):
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments", "message"),
+    [
+        (Subclassed, {}, "quantize_aware takes functional and Sequential.* Received: Subclassed"),
+        (lambda: dense(layers.Dense(2)), {"calibration": None}, "Received: calibration=None"),
+        (lambda: dense(layers.Dense(2)), {"engine": "torch"}, "engine is one of .*'torch'"),
+        (lambda: dense(layers.Dense(2)), {"preserve": "all"}, "preserve is one of .*'all'"),
+        (
+            lambda: dense(layers.Dense(2)),
+            {"preserve": "sparsity", "engine": "keras"},
+            "preserve needs engine='tfmot'",
+        ),
+        (lambda: dense(layers.Dense(9)), {"preserve": "sparsity"}, "must be there: train with"),
+        (lambda: dense(layers.Dense(9)), {"preserve": "clusters"}, "must be there: train with"),
+        (lambda: dense(layers.Dense(2, activation="elu")), {}, r"in int8. Received: .*\(elu\)"),
+        (lambda: dense(layers.LayerNormalization()), {}, "Received: .*LayerNormalization"),
+        (
+            lambda: dense(layers.Dense(2), layers.BatchNormalization(name="n")),
+            {},
+            "BatchNormalization of feature maps. Received: 'n'",
+        ),
+        (lambda: dense(layers.Dense(2)), {"calibration": np.zeros((3, 5))}, "calibration must"),
+        (
+            lambda: dense(layers.Dense(2)),
+            {"calibration": np.full((3, 4), np.nan)},
+            "calibration must be finite",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(build, arguments, message):
+    calibration = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    with pytest.raises(InputError, match=message):
+        quantize_aware(build(), **{"calibration": calibration, **arguments})
+
+
+def test_other_formats_and_float_sites_are_refused(trained):
+    _, model, _ = trained
+    for settings in ({"format": "float16"}, {"keep_float": ["se_1"]}):
+        with pytest.raises(InputError, match="becomes int8 throughout; .* strip it first"):
+            keras_se.to_tflite(model, **settings)
+
+
+def test_a_file_with_its_recipe(trained, tmp_path, task):
+    original, model, tflite = trained
+    path = tmp_path / "aware.tflite"
+    assert keras_se.to_tflite(model, path=path) == tflite
+    assert '"calibration": null' in path.with_name("aware.recipe.json").read_text()
+    assert keras_se.verify(original, path, task.x_test, reference=model).passed
+
+
+def test_dead_gates_are_seen_against_the_original(trained, task):
+    """Against the trained model alone gates that died in training look perfect."""
+    original, model, _ = trained
+    for wrapper in model.layers:
+        if wrapper.name.endswith("_reduce"):
+            wrapper.layer.set_weights([0.0 * w for w in wrapper.layer.get_weights()])
+            kernel = {base_name(v): v for v in wrapper.weights}["kernel"]
+            kernel.assign(kernel * 1e-3)
+    tflite = keras_se.to_tflite(model)
+    report = keras_se.verify(original, tflite, task.x_test, reference=model)
+    assert not report.passed
+    assert {s.blame for s in report.sites.values()} == {"training"}
+    assert "adaptivity lost in training" in report.to_json()
