@@ -1,6 +1,6 @@
 """Layers with kernels, as an int8 file computes them."""
 
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import ops
@@ -123,12 +123,6 @@ class QuantizeAware(keras.layers.Wrapper):
             self.activated = QuantizeAwareActivation(name, is_last=is_last, name="activated")
         is_separable = isinstance(layer, keras.layers.SeparableConv2D)
         self.between = FakeQuantize(name="between") if is_separable else None
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
-        """The layer of a configuration."""
-        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects)
-        return cls(**{**config, "layer": layer})
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer, and creates the ranges."""

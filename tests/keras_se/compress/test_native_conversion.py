@@ -180,6 +180,7 @@ def test_types_of_inputs_and_outputs_and_a_recipe(images, tmp_path):
     assert interpreter.get_input_details()[0]["dtype"] is np.uint8
     assert interpreter.get_output_details()[0]["dtype"] is np.float32
     assert path.read_bytes() == tflite
+    assert to_tflite(aware, "int8", images) == to_tflite(aware)  # it has its ranges already
     assert '"calibration": null' in (tmp_path / "model.recipe.json").read_text()
 
 
