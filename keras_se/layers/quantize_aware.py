@@ -30,9 +30,9 @@ def quantized_kernel(kernel: Any, axis: Any) -> Any:
 
     Example:
         >>> import numpy as np
-        >>> quantized_kernel(np.array([[127.0, 1.0], [3.4, 0.5]], "float32"), axis=0).numpy()
-        array([[127.        ,   1.        ],
-               [  3.        ,   0.5039370]], dtype=float32)
+        >>> quantized_kernel(np.array([[127.0, 254.0], [3.4, 4.4]], "float32"), axis=0).numpy()
+        array([[127., 254.],
+               [  3.,   4.]], dtype=float32)
     """
     kernel = ops.convert_to_tensor(kernel)
     scale = ops.stop_gradient(ops.max(ops.abs(kernel), axis=axis, keepdims=True)) / _LARGEST

@@ -32,8 +32,8 @@ def uneven(bias: Any, channels: int) -> Any:
         A tensor of shape (channels,).
 
     Example:
-        >>> uneven(3.0, 2).numpy()
-        array([3.      , 3.000003], dtype=float32)
+        >>> uneven(1.0, 2).numpy()
+        array([1.      , 1.000001], dtype=float32)
     """
     return bias * (1.0 + _UNEVEN * ops.arange(channels, dtype="float32"))
 
@@ -106,7 +106,7 @@ class QuantizeAwareActivation(keras.layers.Layer):
     Example:
         >>> import numpy as np
         >>> QuantizeAwareActivation("hard_sigmoid")(np.array([[-4.0, 0.0]])).numpy()
-        array([[0.        , 0.50196081]], dtype=float32)
+        array([[0.       , 0.5019608]], dtype=float32)
     """
 
     def __init__(

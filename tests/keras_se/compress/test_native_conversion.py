@@ -194,3 +194,11 @@ def test_refused(images):
     longer.build((None, 8, 8, 3))
     with pytest.raises(InputError, match=r"must be quantize-aware, too\. Received: .*\['"):
         to_tflite(longer)
+
+
+def test_a_range_that_has_shrunk_to_nothing_is_refused(images):
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, activation="relu")])
+    aware = quantize_natively(model, images)
+    aware.layers[-1].high.assign(1e-9)
+    with pytest.raises(InputError, match=r"somewhere not zero: .*Received: .* zero: \['"):
+        to_tflite(aware)
