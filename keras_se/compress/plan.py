@@ -90,7 +90,6 @@ class _Planner:
     def __init__(self, graph: Graph, is_outer: bool) -> None:
         self._graph = graph
         self._is_outer = is_outer
-        self._names: list[str] = []
         for n in range(len(graph.calls)):
             self._check(n)
 
@@ -107,22 +106,27 @@ class _Planner:
         is_last = self._is_outer and self._is_output(n)
         name = _activation(layer)
         if name is not None and name != "linear" and not self._is_fused(n):
-            self._names.append(layer.name)
-            count = self._names.count(layer.name)
-            unique = layer.name if count == 1 else f"{layer.name}_{count}"
-            return QuantizeAwareActivation(name, takes_sums=False, is_last=is_last, name=unique)
+            return QuantizeAwareActivation(
+                name, takes_sums=False, is_last=is_last, name=self._own_name(n)
+            )
         if id(layer) not in shared:
             shared[id(layer)] = self._twin_with_weights(n, layer, is_last)
         return shared[id(layer)]
 
     def _twin_with_weights(self, n: int, layer: Any, is_last: bool) -> Any:
         if type(layer) is SEBlock:
-            return QuantizeAwareSEBlock.from_config(layer.get_config())
+            return QuantizeAwareSEBlock(**layer.get_config())
         if type(layer) in KERNELS:
             return QuantizeAware(_copy(layer), is_last=is_last, name=layer.name)
         if type(layer) in AFFINE and not self._is_folded(n):
             return QuantizeAwareAffine(_copy(layer), name=layer.name)
         return None
+
+    def _own_name(self, n: int) -> str:
+        """The name of a layer, with the number of the call where there are several."""
+        layer = self._graph.calls[n].layer
+        calls = [k for k, call in enumerate(self._graph.calls) if call.layer is layer]
+        return layer.name if len(calls) == 1 else f"{layer.name}_call_{calls.index(n) + 1}"
 
     def _waits(self, n: int) -> bool:
         """Whether the next operation is one with this one in the file."""

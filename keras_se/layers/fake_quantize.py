@@ -103,8 +103,8 @@ class FakeQuantize(keras.layers.Layer):
         low, high = _extremes(inputs)
         is_alive = ops.greater(high, low)  # a range of no width would not load
         for end, value in ((self.low, low), (self.high, high)):
-            moved = self.momentum * end + (1.0 - self.momentum) * value
-            end.assign(ops.where(is_alive, moved, end))
+            part = ops.where(is_alive, 1.0 - self.momentum, 0.0)
+            end.assign(end + part * (value - end))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """The shape of the input."""

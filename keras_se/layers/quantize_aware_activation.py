@@ -19,7 +19,7 @@ _SIXTH = 1.0 / 6.0
 
 
 def uneven(bias: Any, channels: int) -> Any:
-    """A bias whose values differ in the seventh digit at least.
+    """A bias whose values differ in the seventh digit at least, where they are not zero.
 
     The converter of TensorFlow 2.21 gives a bias of equal values the scale of its first channel
     throughout, where a model brings its own ranges.
@@ -32,11 +32,10 @@ def uneven(bias: Any, channels: int) -> Any:
         A tensor of shape (channels,).
 
     Example:
-        >>> uneven(3.0, 2).numpy()
-        array([3.      , 3.000004], dtype=float32)
+        >>> uneven(1.0, 2).numpy()
+        array([1.      , 1.000001], dtype=float32)
     """
-    ramp = _UNEVEN * ops.arange(channels, dtype="float32")
-    return bias * (1.0 + ramp) + ramp
+    return bias * (1.0 + _UNEVEN * ops.arange(channels, dtype="float32"))
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class QuantizeAwareActivation(keras.layers.Layer):
     Example:
         >>> import numpy as np
         >>> QuantizeAwareActivation("hard_sigmoid")(np.array([[-4.0, 0.0]])).numpy()
-        array([[0.        , 0.50196081]], dtype=float32)
+        array([[0.       , 0.5019608]], dtype=float32)
     """
 
     def __init__(

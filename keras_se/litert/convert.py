@@ -437,8 +437,9 @@ def _check_dead(tflite: bytes) -> None:
     dead = dead_tensors(tflite)
     if dead:
         raise InputError(
-            "Calibration and training with ranges need data on which every activation is somewhere "
-            f"not zero: with a dead one the file would not load. Received: {dead}, which are zero"
+            "Calibration and training need data on which every activation is somewhere not zero: "
+            "with a dead one the file would not load. "
+            f"Received: data on which these are zero: {dead}"
         )
 
 
