@@ -17,6 +17,7 @@ from typing import Any
 import click
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,9 @@ import keras_se
 from keras_se import SEBlock
 from keras_se.compress import cluster, prune, quantize_aware, strip
 from keras_se.data import Data, load_data
+from keras_se.layers import FakeQuantize
 from keras_se.litert.runtime import predict
+from keras_se.replay import sublayers
 
 layers = keras.layers
 TRAIN, TEST, CALIBRATION = 10_000, 2_000, 200
@@ -67,6 +70,8 @@ class Figures:
     verdicts: list[str] = field(default_factory=list)
     r2: list[float] = field(default_factory=list)
     kept: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    reasons: set[str] = field(default_factory=set)
 
 
 def network(shape: tuple[int, ...], gate: str = "sigmoid") -> keras.Model:
@@ -122,7 +127,7 @@ def equalized(model: keras.Model, x: np.ndarray) -> keras.Model:
     for normalization, block, following in zip(
         stages[1::3], stages[2::3], stages[3::3], strict=True
     ):
-        maps = keras.Model(new_model.inputs, block.input)(x).numpy()
+        maps = keras.Model(new_model.input, block.input)(x).numpy()
         largest = np.maximum(maps.max(axis=(0, 1, 2)), 1e-3 * maps.max())
         factor = np.median(largest) / largest
         for variable, axis, power in (
@@ -152,6 +157,10 @@ def record(
             figures.r2.append(site.r2)
         if site.spread_kept is not None:
             figures.kept.append(site.spread_kept)
+        if site.p99_error is not None:
+            figures.p99.append(site.p99_error / site.step)
+        if site.verdict == "fails":
+            figures.reasons.add(f"{site.name}: {site.reason}")
 
 
 Technique = Callable[[keras.Model, Images], tuple[bytes, Any]]
@@ -175,12 +184,37 @@ def after_training(model: keras.Model, images: Images) -> tuple[bytes, Any]:
     return keras_se.to_tflite(model, "int8", images.calibration), None
 
 
-def aware(engine: str, rate: float = 1e-4, equalize: bool = False) -> Technique:
+def cold(quantized: Any) -> None:
+    """Ranges as without calibration: ±6 at first, and slow."""
+    for part in (*quantized.layers, *(p for v in quantized.layers for p in sublayers(v))):
+        if isinstance(part, FakeQuantize) and part.fixed is None:
+            part.low.assign(-6.0)
+            part.high.assign(6.0)
+            part.momentum = 0.999
+
+
+def regularized(quantized: Any) -> None:
+    """A loss that falls with the spread of the gates over a batch."""
+    for layer in quantized.layers:
+        if layer.name.endswith("_product"):
+            gates = layer.input[1]
+            variance = tf.math.reduce_variance(gates, axis=0)
+            quantized.add_loss(-0.5 * tf.reduce_mean(tf.sqrt(variance + 1e-6)))
+
+
+def aware(
+    engine: str,
+    rate: float = 1e-4,
+    equalize: bool = False,
+    change: Callable[[Any], None] | None = None,
+) -> Technique:
     """Quantization-aware training."""
 
     def technique(model: keras.Model, images: Images) -> tuple[bytes, Any]:
         start = equalized(model, images.calibration) if equalize else model
         quantized = quantize_aware(start, images.calibration, engine=engine)
+        if change is not None:
+            change(quantized)
         fitted(quantized, images, MORE_EPOCHS, rate)
         return keras_se.to_tflite(quantized), quantized
 
@@ -235,6 +269,8 @@ OUTLIERS: dict[str, Technique] = {
     "QAT int8, engine='keras'": aware("keras"),
     "QAT int8, rate 1e-5": aware("tfmot", rate=1e-5),
     "QAT int8, rate 1e-3": aware("tfmot", rate=1e-3),
+    "QAT int8, gate regularizer": aware("tfmot", change=regularized),
+    "QAT int8, engine='keras', cold ranges": aware("keras", change=cold),
     "equalized, int8 after training": untrained,
     "equalized, QAT int8": aware("tfmot", equalize=True),
 }
@@ -243,8 +279,8 @@ OUTLIERS: dict[str, Technique] = {
 def shown(title: str, rows: dict[str, Figures]) -> Table:
     """The figures as a table."""
     table = Table(
-        *("", "accuracy %, seeds", "mean", "kB", "gzip kB", "lowest R²", "spread kept"),
-        "verdicts",
+        *("", "accuracy %, seeds", "mean", "kB", "gzip kB", "lowest R²", "p99, steps"),
+        *("spread kept", "verdicts"),
         title=title,
     )
     for name, figures in rows.items():
@@ -256,6 +292,7 @@ def shown(title: str, rows: dict[str, Figures]) -> Table:
             f"{statistics.mean(figures.size) / 1000:.1f}",
             f"{statistics.mean(figures.zipped) / 1000:.1f}",
             f"{min(figures.r2):.3f}" if figures.r2 else "",
+            f"{min(figures.p99):.1f}-{max(figures.p99):.1f}" if figures.p99 else "",
             f"{min(figures.kept):.2f}-{max(figures.kept):.2f}" if figures.kept else "",
             ", ".join(verdicts),
         )
@@ -284,6 +321,8 @@ def main(data: str, seeds: int) -> None:
                     f"seed {seed}, {title}, {name}: {figures.accuracy[-1]:.4f}, "
                     f"{figures.size[-1]} bytes, {figures.verdicts[-1]}"
                 )
+                for reason in sorted(figures.reasons):
+                    console.print(f"  {reason}")
     for title, rows in tables.items():
         console.print(shown(title, rows))
 

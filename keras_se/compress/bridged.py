@@ -10,11 +10,11 @@ from keras_se.compress.bridge import check_same, translated
 from keras_se.compress.loading import load_tf_keras, load_tfmot
 from keras_se.compress.origins import QUANTIZED, Origin
 from keras_se.compress.quantizers import Range, wrapped
-from keras_se.compress.restoring import base_name
-from keras_se.compress.rounding import KERNELS, RoundingPlan, kind_of, outputs_of
+from keras_se.compress.rounding import RoundingPlan, kind_of, outputs_of
 from keras_se.compress.training import trainable_model
 from keras_se.compress.wrapping import copied, rebuilt
 from keras_se.errors import InputError
+from keras_se.layers.quantize_aware_activation import uneven
 from keras_se.litert.signature import input_arrays, input_specs
 
 SCHEMES = ("sparsity", "clusters", "both")
@@ -48,13 +48,20 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
             return copied(layer)
         output = plan.output(layer, ranges)
         if layer.name in plan.lone:
-            return wrapped(_ones(layer), "depthwise_kernel", None, output)
-        kernel = KERNELS.get(kind_of(layer))
-        return wrapped(copied(layer), kernel, quantizer(layer), output)
+            return wrapped(_ones(layer), None, output)
+        return wrapped(_parted(layer), quantizer(layer), output)
 
     new_model = rebuilt(translation.model, wrap)
-    _start_kernel_ranges(new_model)
     return trainable_model(new_model, Origin(model, QUANTIZED))
+
+
+def _parted(layer: Any) -> Any:
+    """A copy of a layer; what it adds to each channel is kept apart for the converter."""
+    is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
+    if not is_shift:
+        return copied(layer)
+    offsets = keras.ops.convert_to_numpy(uneven(layer.offset, layer.output_shape[-1])).tolist()
+    return type(layer)(layer.scale, offsets, name=layer.name)
 
 
 def _ones(entry: Any) -> Any:
@@ -113,17 +120,3 @@ def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str,
 def _batches(samples: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
     for start in range(0, len(samples[0]), _BATCH):
         yield [array[start : start + _BATCH] for array in samples]
-
-
-def _start_kernel_ranges(model: Any) -> None:
-    """Puts the range of each kernel to its largest magnitude, by channel where it has such."""
-    for layer in model.layers:
-        variables = {base_name(v): v for v in layer.weights}
-        for name in ("kernel", "depthwise_kernel"):
-            if f"{name}_max" not in variables:
-                continue
-            kernel, highest = variables[name].numpy(), variables[f"{name}_max"]
-            channels = highest.shape.num_elements()
-            largest = np.abs(kernel).reshape(-1, channels).max(axis=0).reshape(highest.shape)
-            variables[f"{name}_min"].assign(-largest)
-            highest.assign(largest)

@@ -1,5 +1,6 @@
 """Where an int8 file rounds, in a model of tf_keras: what is computed at once, what has a range."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,25 +9,29 @@ from keras_se.compress.bridge import ENTRY
 from keras_se.compress.quantizers import Output, Range
 from keras_se.errors import InputError
 
-_CONVOLUTIONS = {"Conv2D": "kernel", "DepthwiseConv2D": "depthwise_kernel"}
-KERNELS = {**_CONVOLUTIONS, "Dense": "kernel"}
+_KERNELS = ("Conv1D", "Conv2D", "Dense", "DepthwiseConv2D")
 _ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
 # What hands values on, so that int8 has no range of its own for it.
 _SAME_VALUES = frozenset({
-    *("ActivityRegularization", "AveragePooling2D", "Cropping2D", "Dropout", "Flatten"),
-    *("GaussianDropout", "GaussianNoise", "GlobalMaxPooling2D", "MaxPooling2D", "Permute"),
-    *("Reshape", "SpatialDropout2D", "UpSampling2D", "ZeroPadding2D"),
+    *("ActivityRegularization", "AveragePooling1D", "AveragePooling2D", "Cropping2D", "Dropout"),
+    *("Flatten", "GaussianDropout", "GaussianNoise", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+    *("MaxPooling1D", "MaxPooling2D", "Permute", "Reshape", "SpatialDropout1D"),
+    *("SpatialDropout2D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
 })  # fmt: skip
 _OWN_RANGE = frozenset({
     *("Activation", "Add", "BatchNormalization", "Concatenate"),
-    *("GlobalAveragePooling2D", "LeakyReLU", "Maximum", "Minimum", "Multiply", "ReLU"),
-    *("Rescaling", "Softmax", "Subtract"),
+    *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "LeakyReLU", "Maximum", "Minimum"),
+    *("Multiply", "ReLU", "Rescaling", "Softmax", "Subtract"),
 })  # fmt: skip
-_TAKES_RELU = (*KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
+_TAKES_RELU = (*_KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
 _FIXED: dict[str, Range] = {  # what TFLite prescribes
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
+}
+_LIMITS = {  # beyond these the outputs are the same 8 bits: a wider range would waste its steps
+    "sigmoid": math.log(511),
+    "tanh": math.atanh(255 / 256),
 }
 
 
@@ -66,7 +71,11 @@ class RoundingPlan:
         if layer.name not in self.measured:
             return None
         fixed = _fixed_range(layer)
-        return Output(ranges[layer.name]) if fixed is None else Output(fixed, is_fixed=True)
+        if fixed is not None:
+            return Output(fixed, is_fixed=True)
+        following = self._sole_consumer(layer)
+        limit = math.inf if following is None else _LIMITS.get(_activation(following), math.inf)
+        return Output(ranges[layer.name], limit=limit)
 
     def _is_normalized(self, name: str) -> bool:
         layer = self._layers[name]
@@ -75,12 +84,13 @@ class RoundingPlan:
     def _folds(self, name: str) -> bool:
         """Whether what is normalized is that of a convolution alone."""
         producer = _producer(self._layers[name])
-        if kind_of(producer) in _CONVOLUTIONS and self._sole_consumer(producer) is not None:
+        if kind_of(producer) in _KERNELS and self._sole_consumer(producer) is not None:
             return True
         shape = self._layers[name].output.shape
         if len(shape) != 4:
             raise InputError(
-                "quantize_aware takes BatchNormalization of feature maps. "
+                "quantize_aware takes BatchNormalization of maps, or of what a layer with a kernel "
+                "gives to it alone. "
                 f"Received: {_consumers(self._layers[name])[0].name!r}"
             )
         return False
@@ -99,7 +109,7 @@ class RoundingPlan:
         if _is_relu(following):
             return kind_of(layer) in _TAKES_RELU
         is_moved = kind_of(following) == "Rescaling" and bool(np.all(following.scale == 1))
-        return kind_of(layer) in _CONVOLUTIONS and (
+        return kind_of(layer) in _KERNELS and (
             following.name in self.idle or (is_moved and self._is_fused(following))
         )
 
@@ -111,7 +121,7 @@ class RoundingPlan:
 
 def _check_known(layer: Any) -> None:
     kind = kind_of(layer)
-    is_known = kind in _SAME_VALUES | _OWN_RANGE or kind in (*KERNELS, "InputLayer")
+    is_known = kind in _SAME_VALUES | _OWN_RANGE or kind in (*_KERNELS, "InputLayer")
     if not is_known or (kind == "Activation" and _activation(layer) not in _ACTIVATIONS):
         what = kind if kind != "Activation" else _activation(layer)
         raise InputError(

@@ -6,11 +6,13 @@ import keras
 
 from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
+from keras_se.layers.gates import GATES
 from keras_se.layers.quantize_aware import quantized_kernel
 from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation, uneven
 from keras_se.layers.se_block import SEBlock
 
 _SQUEEZES = ("avg", "max")
+_GATES = tuple(gate for gate in GATES if gate in FORMS and gate != "softmax")  # C times softmax
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -43,10 +45,10 @@ class QuantizeAwareSEBlock(SEBlock):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         activation = keras.activations.serialize(self.activation)
-        if self.squeeze not in _SQUEEZES or self.gate not in FORMS or self.shift:
+        if self.squeeze not in _SQUEEZES or self.gate not in _GATES or self.shift:
             raise InputError(
                 f"Quantization-aware training takes SE blocks that squeeze by one of {_SQUEEZES}, "
-                f"with a gate among {sorted(FORMS)} and without shift. Received: {self.name!r} "
+                f"with a gate among {_GATES} and without shift. Received: {self.name!r} "
                 f"with squeeze={self.squeeze!r}, gate={self.gate!r}, shift={self.shift}"
             )
         self.squeezing = FakeQuantize(name="squeezing") if self.squeeze == "avg" else None

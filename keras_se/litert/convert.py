@@ -20,12 +20,14 @@ from keras_se.litert import calibration as checks
 from keras_se.litert import formats, selective
 from keras_se.litert.formats import Format
 from keras_se.litert.graph import dead_tensors, float_operators
+from keras_se.litert.probing import packed, unpacked
 from keras_se.litert.recipe import make_recipe, recipe_path
 from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
 from keras_se.outputs import check_file_name, refuse_existing, write_files
 
 MAX_OUTPUT_ERROR = 0.25  # rms over spread: sound int8 files were measured at .01-.05
+_FLOAT_TYPES = ("float32", "float32")
 _COMPARED = 8  # calibration samples on which the file is compared with Keras
 
 
@@ -199,8 +201,7 @@ def _with_float_sites(
     tflite: bytes,
     names: list[str],
 ) -> bytes:
-    float_types = ("float32", "float32")
-    reference = _convert(model, inputs, formats.get("float32"), None, float_types)
+    reference = _convert(model, inputs, formats.get("float32"), None, _FLOAT_TYPES)
     sites = selective.file_site_names(model, reference, names, samples)
     return selective.keep_float(tflite, reference, sites)
 
@@ -356,7 +357,19 @@ def _convert(
         converter.representative_dataset = lambda: _batches_of_one(samples)
         _set_types(tf, converter, types)
     tflite = _converted(model, spec, converter)
+    if _is_aware(model) and len(inputs) > 1 and types != _FLOAT_TYPES:
+        tflite = _with_names_of(_convert(model, inputs, spec, samples, _FLOAT_TYPES), tflite)
     return _with_int8_weights(tflite) if spec.name == "weight_only" else tflite
+
+
+def _with_names_of(reference: bytes, tflite: bytes) -> bytes:
+    """The file with the names of inputs and outputs that the converter lost in their rounding."""
+    named, model = (unpacked(content) for content in (reference, tflite))
+    for graph, other in zip(model.subgraphs, named.subgraphs, strict=True):
+        for own, theirs in ((graph.inputs, other.inputs), (graph.outputs, other.outputs)):
+            for tensor, wanted in zip(own, theirs, strict=True):
+                graph.tensors[tensor].name = other.tensors[wanted].name
+    return packed(model)
 
 
 def _set_types(tf: Any, converter: Any, types: tuple[str, ...]) -> None:

@@ -304,3 +304,11 @@ def test_neither_twice_nor_of_nothing():
         strip_natively(model)
     with pytest.raises(InputError, match=r"^Stripping takes functional .*Received: str$"):
         strip_natively("model")
+
+
+@pytest.mark.parametrize("settings", [{"gate": "softmax"}, {"shift": True}, {"squeeze": "std"}])
+def test_blocks_that_are_not_known_in_int8_are_refused(settings):
+    """A softmax gate is C times softmax, which is not the activation of that name."""
+    model = built(SEBlock(2, **settings))
+    with pytest.raises(InputError, match="Quantization-aware training takes SE blocks"):
+        quantize_natively(model, np.ones((4, 8, 8, 3), "float32"))
