@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from keras_se.layers import GraphSEBlock, SEBlock
 
 if TYPE_CHECKING:
-    from keras_se import theory
+    from keras_se import compress, theory
     from keras_se.adoption import adopt
     from keras_se.costs import CostReport, cost
     from keras_se.gate_report import GateReport
@@ -30,6 +30,7 @@ _LAZY = {
     "Site": "keras_se.sites",
     "adopt": "keras_se.adoption",
     "candidates": "keras_se.placements",
+    "compress": "keras_se.compress",
     "cost": "keras_se.costs",
     "find_sites": "keras_se.reading",
     "insert": "keras_se.surgery",
@@ -49,6 +50,7 @@ __all__ = [
     "Site",
     "adopt",
     "candidates",
+    "compress",
     "cost",
     "find_sites",
     "insert",

@@ -11,11 +11,11 @@ from keras_se.compress.loading import load_tf_keras, load_tfmot
 from keras_se.compress.origins import QUANTIZED, Origin
 from keras_se.compress.quantizers import Range, wrapped
 from keras_se.compress.rounding import RoundingPlan, kind_of, outputs_of
+from keras_se.compress.samples import calibration_samples
 from keras_se.compress.training import trainable_model
 from keras_se.compress.wrapping import copied, rebuilt
 from keras_se.errors import InputError
 from keras_se.layers.quantize_aware_activation import uneven
-from keras_se.litert.signature import input_arrays, input_specs
 
 SCHEMES = ("sparsity", "clusters", "both")
 _FEW_ZEROS = 0.1  # below this share of a kernel, it was not pruned
@@ -36,9 +36,14 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
     Raises:
         InputError: As `quantize_aware`.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            "quantize_aware needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before "
+            f"Keras is imported. Received: backend {keras.backend.backend()!r}"
+        )
     walk, translation = translated(model, quantizable=True)
     check_same(model, translation.model, walk)
-    samples = input_arrays(input_specs(model), calibration, "calibration")
+    samples = calibration_samples(model, calibration)
     plan = RoundingPlan(translation.model)
     quantizer = _preserving(model, preserve)
     ranges = _ranges(translation.model, plan.measured, list(samples.values()))

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_se.adoption import adopt
 from keras_se.compress.plan import Plan, make_plans
+from keras_se.compress.samples import calibration_samples
 from keras_se.errors import InputError
 from keras_se.inline import find_inline
 from keras_se.layers import (
@@ -17,8 +18,7 @@ from keras_se.layers import (
     QuantizeAwareSEBlock,
 )
 from keras_se.layers.fake_quantize import is_quantize_aware
-from keras_se.litert import calibration as checks
-from keras_se.litert.signature import input_arrays, input_specs, packed_inputs
+from keras_se.litert.signature import packed_inputs
 from keras_se.rebuilding import Edit, Rebuilding
 from keras_se.replay import Graph, sublayers, trace
 
@@ -64,7 +64,7 @@ def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
             "Quantization-aware training starts from a plain model: strip it first. "
             f"Received: model {model.name!r}, which holds ranges already"
         )
-    samples = _checked_samples(model, calibration)
+    samples = calibration_samples(model, calibration)
     if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
         graph = trace(adopt(model))
     new_model = _rebuilt(graph, list(make_plans(graph)))
@@ -121,25 +121,6 @@ def _rebuilt(graph: Graph, plans: list[Plan]) -> keras.Model:
         for n, twin in plan.twins.items():
             _copy_state(plan.graph.calls[n].layer, twin)
     return new_model
-
-
-def _checked_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarray]:
-    specs = input_specs(model)
-    if any(spec.dtype != "float32" for spec in specs):
-        raise InputError(
-            "Quantization-aware training takes models with inputs of float32. "
-            f"Received: {[spec.dtype for spec in specs]}"
-        )
-    if calibration is None:
-        raise InputError(
-            "Quantization-aware training starts from calibration data: representative inputs, as "
-            "for to_tflite. Received: calibration=None"
-        )
-    samples = input_arrays(specs, calibration, "calibration")
-    observed = checks.observe(model, list(samples.values()))
-    checks.check_finite(observed)
-    checks.check_bottlenecks(observed)
-    return samples
 
 
 class _Rewriting:

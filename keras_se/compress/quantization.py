@@ -43,7 +43,8 @@ def quantize_aware(
 
     Raises:
         InputError: If the model cannot be carried to tf_keras or has a layer that is not known in
-            int8, the data do not fit it, or there is nothing to preserve.
+            int8, the data do not fit it or leave the bottleneck of a site at zero, or there is
+            nothing to preserve.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Source: Jacob et al., arXiv 1712.05877, section 3; TensorFlow Model Optimization, "Quantization
@@ -58,11 +59,6 @@ def quantize_aware(
         ['quant_se_block_product']
     """
     check_graph("quantize_aware", model)
-    if calibration is None:
-        raise InputError(
-            "quantize_aware needs calibration data: representative inputs. "
-            "Received: calibration=None"
-        )
     if engine not in ENGINES:
         raise InputError(f"engine is one of {list(ENGINES)}. Received: engine={engine!r}")
     if preserve not in (None, *SCHEMES):
