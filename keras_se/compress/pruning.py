@@ -36,7 +36,8 @@ def prune(
         begin_step: Training step at which pruning begins.
         end_step: Step at which it ends; by default never for `"constant"`. Early stopping that
             goes back to an earlier epoch goes back to its zeros, too.
-        frequency: Steps between two choices of the weights.
+        frequency: Steps between two choices of the weights; fewer where the sparsity grows over
+            less than ten of them.
         scope: `"all"` kernels, those of the `"trunk"`, or those of `"se"`.
 
     Returns:
@@ -64,21 +65,28 @@ def prune(
         raise InputError(
             f"sparsity is a share of the weights, at least 0 and below 1. Received: {sparsity!r}"
         )
-    sparsity_of = load_tfmot().sparsity.keras
-    first = begin_step + 1  # tfmot counts steps from 1, and would choose first at `frequency`
-    if schedule == "constant":
-        planned = sparsity_of.ConstantSparsity(
-            sparsity, first, -1 if end_step is None else end_step, frequency
-        )
-    else:
-        planned = sparsity_of.PolynomialDecay(0.0, sparsity, first, end_step, frequency=frequency)
+    planned = _planned(sparsity, begin_step, end_step, frequency, schedule == "polynomial")
     wrapped = rebuilt_in_scope(
         "prune",
         translate(model),
         scope,
-        lambda layer: sparsity_of.prune_low_magnitude(layer, pruning_schedule=planned),
+        lambda layer: load_tfmot().sparsity.keras.prune_low_magnitude(layer, planned),
     )
     return trainable_model(wrapped, Origin(model, PRUNED))
+
+
+def _planned(
+    sparsity: float, begin_step: int, end_step: int | None, frequency: int, grows: bool
+) -> Any:
+    """The schedule of tfmot, which chooses at its first step and each `frequency` after it."""
+    schedules = load_tfmot().sparsity.keras
+    first = begin_step + 1  # it counts steps from 1, and would choose first at `frequency`
+    if not grows or end_step is None:
+        return schedules.ConstantSparsity(sparsity, first, end_step or -1, frequency)
+    # The last choice is at the end, or the sparsity would not be reached; there are ten at least.
+    between = min(frequency, max(1, (end_step - first) // 10))
+    first += (end_step - first) % between
+    return schedules.PolynomialDecay(0.0, sparsity, first, end_step, frequency=between)
 
 
 def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency: int) -> None:

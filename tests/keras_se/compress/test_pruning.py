@@ -59,7 +59,7 @@ def test_the_stripped_model_computes_what_was_trained(classifier, task, fitted):
 
 
 def test_the_polynomial_schedule_grows_to_the_end_step(classifier, task, fitted):
-    pruned = prune(classifier, 0.8, "polynomial", begin_step=2, end_step=8, frequency=1)
+    pruned = prune(classifier, 0.8, "polynomial", begin_step=2, end_step=8)
     shares = []
 
     def look(batch, logs):
