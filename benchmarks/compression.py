@@ -23,7 +23,7 @@ from rich.table import Table
 
 import keras_se
 from keras_se import SEBlock
-from keras_se.compress import cluster, prune, quantize_aware, strip
+from keras_se.compress import cluster, equalize, prune, quantize_aware, strip
 from keras_se.data import Data, load_data
 from keras_se.layers import FakeQuantize
 from keras_se.litert.runtime import predict
@@ -119,29 +119,6 @@ def with_outliers(model: keras.Model) -> keras.Model:
     return new_model
 
 
-def equalized(model: keras.Model, x: np.ndarray) -> keras.Model:
-    """The same function, each channel in front of SE scaled to the same largest value."""
-    new_model = keras.models.clone_model(model)
-    new_model.set_weights(model.get_weights())
-    stages = [layer for layer in new_model.layers if layer.weights]
-    for normalization, block, following in zip(
-        stages[1::3], stages[2::3], stages[3::3], strict=True
-    ):
-        maps = keras.Model(new_model.input, block.input)(x).numpy()
-        largest = np.maximum(maps.max(axis=(0, 1, 2)), 1e-3 * maps.max())
-        factor = np.median(largest) / largest
-        for variable, axis, power in (
-            (normalization.gamma, 0, 1),
-            (normalization.beta, 0, 1),
-            (block.w1, 0, -1),
-            (following.kernel, -2, -1),
-        ):
-            values = variable.numpy()
-            np.moveaxis(values, axis, -1)[...] *= factor**power
-            variable.assign(values)
-    return new_model
-
-
 def record(
     figures: Figures, original: keras.Model, tflite: bytes, images: Images, reference: Any
 ) -> None:
@@ -205,13 +182,13 @@ def regularized(quantized: Any) -> None:
 def aware(
     engine: str,
     rate: float = 1e-4,
-    equalize: bool = False,
+    is_equalized: bool = False,
     change: Callable[[Any], None] | None = None,
 ) -> Technique:
     """Quantization-aware training."""
 
     def technique(model: keras.Model, images: Images) -> tuple[bytes, Any]:
-        start = equalized(model, images.calibration) if equalize else model
+        start = equalize(model, images.calibration) if is_equalized else model
         quantized = quantize_aware(start, images.calibration, engine=engine)
         if change is not None:
             change(quantized)
@@ -223,7 +200,7 @@ def aware(
 
 def untrained(model: keras.Model, images: Images) -> tuple[bytes, Any]:
     """Equalized, then int8 after training."""
-    same = equalized(model, images.calibration)
+    same = equalize(model, images.calibration)
     return keras_se.to_tflite(same, "int8", images.calibration), same
 
 
@@ -272,7 +249,7 @@ OUTLIERS: dict[str, Technique] = {
     "QAT int8, gate regularizer": aware("tfmot", change=regularized),
     "QAT int8, engine='keras', cold ranges": aware("keras", change=cold),
     "equalized, int8 after training": untrained,
-    "equalized, QAT int8": aware("tfmot", equalize=True),
+    "equalized, QAT int8": aware("tfmot", is_equalized=True),
 }
 
 

@@ -60,11 +60,11 @@ DEAD_BAND = 0.02  # around tau: channels there belong to neither set
 REMEDIES = {
     "trunk": (
         "The layers before it lost them: calibrate on more data in the range of use, equalize the "
-        "scales of their channels, or take format='int16x8'."
+        "scales of their channels with keras_se.compress.equalize, or take format='int16x8'."
     ),
     "training": (
-        "Training with compression made them steady: start from calibrated ranges, or train with a "
-        "lower rate."
+        "Training with compression made them steady: equalize the scales of the channels first, "
+        "or train longer."
     ),
     "SE": "SE itself lost them: leave the site in float with to_tflite(..., keep_float=[...]).",
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_se.compress.bridge import to_tf_keras
     from keras_se.compress.clustering import cluster
+    from keras_se.compress.equalization import equalize
     from keras_se.compress.pruning import prune
     from keras_se.compress.quantization import quantize_aware
     from keras_se.compress.restoring import from_tf_keras
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "cluster": "keras_se.compress.clustering",
+    "equalize": "keras_se.compress.equalization",
     "from_tf_keras": "keras_se.compress.restoring",
     "prune": "keras_se.compress.pruning",
     "quantize_aware": "keras_se.compress.quantization",
@@ -24,7 +26,15 @@ _LAZY = {
     "to_tf_keras": "keras_se.compress.bridge",
 }
 
-__all__ = ["cluster", "from_tf_keras", "prune", "quantize_aware", "strip", "to_tf_keras"]
+__all__ = [
+    "cluster",
+    "equalize",
+    "from_tf_keras",
+    "prune",
+    "quantize_aware",
+    "strip",
+    "to_tf_keras",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,216 @@
+"""Channels of one scale: what keeps outlier channels from taking all of the 8 bits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.layers import SEBlock
+from keras_se.litert.signature import input_arrays, input_specs, packed_inputs
+from keras_se.rebuilding import Rebuilding
+from keras_se.replay import (
+    Graph,
+    can_inline,
+    check_graph,
+    fresh_inputs,
+    is_nested_graph,
+    original,
+    replay,
+    trace,
+)
+
+_PASSING = (
+    *(keras.layers.AveragePooling2D, keras.layers.Cropping2D, keras.layers.Dropout),
+    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D, keras.layers.Identity),
+    *(keras.layers.LeakyReLU, keras.layers.MaxPooling2D, keras.layers.SpatialDropout2D),
+    *(keras.layers.UpSampling2D, keras.layers.ZeroPadding2D),
+)  # fmt: skip
+_KERNELS = (
+    *(keras.layers.Conv2D, keras.layers.Dense, keras.layers.DepthwiseConv2D),
+    keras.layers.SeparableConv2D,
+)
+_LARGEST = 1e4  # change of a scale, up or down
+_BATCH = 32
+
+
+def equalize(model: keras.Model, calibration: Any) -> keras.Model:
+    """The same function, with the channels of its feature maps scaled alike.
+
+    int8 has one range for all channels of a tensor: a few that are much larger than the others
+    leave these, and the gates that are squeezed from them, no steps. Behind a BatchNormalization
+    and a ReLU the scale of a channel is free: what is multiplied there is divided in the kernels
+    that take the channel next, among them the first of an SE block.
+
+    Args:
+        model: A built functional or Sequential model, channels last. It is not changed.
+        calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
+            of them.
+
+    Returns:
+        A new model, uncompiled: the same layers, gates and outputs up to rounding, other weights.
+        Channels that go where a scale would be seen, such as into a sum, are left as they are.
+
+    Raises:
+        InputError: If the model is no built graph of layers, or the data do not fit it.
+
+    Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
+    arXiv 1906.04721, section 4.1, with measured ranges of activations.
+
+    Example:
+        >>> layers = keras.layers
+        >>> model = keras.Sequential([keras.Input((2,)), layers.BatchNormalization(),
+        ...                           layers.ReLU(), layers.Dense(1, kernel_initializer="ones")])
+        >>> same = equalize(model, np.array([[1.0, 100.0], [2.0, 300.0]]))
+        >>> [f"{weight:.2f}" for weight in same.layers[-1].kernel.numpy().ravel()]
+        ['0.54', '6.62']
+    """
+    check_graph("equalize", model)
+    new_model = Rebuilding({}).model(model)
+    samples = list(input_arrays(input_specs(model), calibration, "calibration").values())
+    places = [place for part in trace(new_model).family() for place in _places(part)]
+    largest = _largest(new_model, places, samples) if places else {}
+    for place in places:
+        _equalize(place, largest[id(place.layer)])
+    return new_model
+
+
+@dataclass
+class _Place:
+    """A BatchNormalization whose scales are free, and the kernels that take what it gives.
+
+    Attributes:
+        layer: The BatchNormalization.
+        is_rectified: Whether only what is positive of its output is used.
+        kernels: Variables, with the axis of the channels in each.
+    """
+
+    layer: Any
+    is_rectified: bool
+    kernels: list[tuple[Any, int]] = field(default_factory=list)
+
+
+def _places(graph: Graph) -> Iterator[_Place]:
+    layers = [call.layer for call in graph.calls]
+    for n, call in enumerate(graph.calls):
+        is_last = isinstance(call.layer, keras.layers.BatchNormalization) and call.layer.axis in (
+            -1,
+            len(call.outputs[0].shape) - 1,
+        )
+        if not is_last or call.layer.gamma is None or call.layer.beta is None:
+            continue
+        consumers = [layers[c] for c, _ in graph.consumers.get(id(call.outputs[0]), [])]
+        place = _Place(call.layer, bool(consumers) and all(map(_rectifies, consumers)))
+        if layers.count(call.layer) == 1 and _follow(graph, n, layers, place):
+            yield place
+
+
+def _follow(graph: Graph, n: int, layers: list[Any], place: _Place) -> bool:
+    """Whether all that takes the output of call `n` leaves its scales free; notes the kernels."""
+    (output,) = graph.calls[n].outputs
+    consumers = graph.consumers.get(id(output), [])
+    if id(output) in graph.outputs or not consumers:
+        return False
+    for consumer, position in consumers:
+        layer = layers[consumer]
+        if position != 0 or layers.count(layer) != 1 or len(graph.calls[consumer].outputs) != 1:
+            return False
+        if isinstance(layer, SEBlock) and not layer.shift and layer.data_format == "channels_last":
+            place.kernels.append((layer.w1, 0))
+        elif isinstance(layer, _KERNELS) and getattr(layer, "groups", 1) == 1:
+            place.kernels.append((_kernel(layer), -2))
+            continue
+        elif not _passes(layer):
+            return False
+        if not _follow(graph, consumer, layers, place):
+            return False
+    return True
+
+
+def _rectifies(layer: Any) -> bool:
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.relu
+    return isinstance(layer, keras.layers.ReLU) and layer.negative_slope == 0
+
+
+def _kernel(layer: Any) -> Any:
+    is_separable = isinstance(layer, keras.layers.SeparableConv2D)
+    return layer.depthwise_kernel if is_separable else layer.kernel
+
+
+def _passes(layer: Any) -> bool:
+    """Whether a positive factor for each channel comes out as it goes in."""
+    if isinstance(layer, keras.layers.ReLU):
+        return layer.max_value is None and layer.threshold == 0
+    if isinstance(layer, keras.layers.Activation):
+        free = (keras.activations.relu, keras.activations.leaky_relu, keras.activations.linear)
+        return layer.activation in free
+    return isinstance(layer, _PASSING) and getattr(layer, "data_format", None) != "channels_first"
+
+
+def _largest(
+    model: keras.Model, places: list[_Place], samples: list[np.ndarray]
+) -> dict[int, np.ndarray]:
+    """By id of a layer, the largest magnitude that each channel takes behind it."""
+    tensors: dict[int, Any] = {}
+    inputs = fresh_inputs(model)
+    _collect(model, inputs, {id(place.layer) for place in places}, tensors)
+    reader = keras.Model(inputs, [tensors[id(place.layer)] for place in places])
+    found: dict[int, list[np.ndarray]] = {id(place.layer): [] for place in places}
+    for start in range(0, len(samples[0]), _BATCH):
+        batch = [array[start : start + _BATCH] for array in samples]
+        outputs = keras.tree.flatten(reader(packed_inputs(model, batch), training=False))
+        for place, output in zip(places, outputs, strict=True):
+            values = keras.ops.convert_to_numpy(output)
+            found[id(place.layer)].append(_extremes(values.reshape(-1, values.shape[-1])))
+    return {
+        id(place.layer): _used(place, np.max(found[id(place.layer)], axis=0)) for place in places
+    }
+
+
+def _extremes(values: np.ndarray) -> np.ndarray:
+    """By channel the largest value, and the largest of the other sign."""
+    return np.stack([values.max(axis=0), -values.min(axis=0)])
+
+
+def _used(place: _Place, extremes: np.ndarray) -> np.ndarray:
+    """What counts of the extremes: behind a ReLU, what is positive, if anything ever is."""
+    is_alive = place.is_rectified & (extremes[0] > 0.0)
+    return np.where(is_alive, extremes[0], np.abs(extremes).max(axis=0))
+
+
+def _collect(model: keras.Model, inputs: Any, wanted: set[int], tensors: dict[int, Any]) -> Any:
+    """Goes through a model and the models in it; keeps the outputs of some layers."""
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        layer = original(operation)
+        if is_nested_graph(layer) and len(args) == 1 and can_inline(layer, args[0]):
+            return _collect(layer, args[0], wanted, tensors)
+        outputs = operation(*args, **kwargs)
+        if id(layer) in wanted:
+            tensors[id(layer)] = outputs
+        return outputs
+
+    return replay(model, inputs, call)
+
+
+def _equalize(place: _Place, activations: np.ndarray) -> None:
+    """Divides the ranges of activations and of kernels evenly between the two."""
+    weights = np.zeros(len(activations))
+    for variable, axis in place.kernels:
+        kernel = np.abs(variable.numpy())
+        others = tuple(a for a in range(kernel.ndim) if a != axis % kernel.ndim)
+        weights = np.maximum(weights, kernel.max(axis=others) / max(kernel.max(), 1e-30))
+    alive = (activations > 0.0) & (weights > 0.0)
+    if not alive.any():
+        return
+    factors = np.ones(len(activations))
+    factors[alive] = np.sqrt(weights[alive] / activations[alive])
+    factors[alive] /= np.median(factors[alive])
+    factors = np.clip(factors, 1.0 / _LARGEST, _LARGEST)
+    for variable in (place.layer.gamma, place.layer.beta):
+        variable.assign(variable.numpy() * factors)
+    for variable, axis in place.kernels:
+        shape = [-1 if a == axis % len(variable.shape) else 1 for a in range(len(variable.shape))]
+        variable.assign(variable.numpy() / factors.reshape(shape))
