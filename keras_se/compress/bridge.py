@@ -55,9 +55,9 @@ def to_tf_keras(model: keras.Model) -> Any:
     Source: model-optimization issues 1119 and 1270.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2, name="se")])
         >>> [layer.name for layer in to_tf_keras(model).layers if "Conv2D" in str(type(layer))]
-        ['se_block_reduce', 'se_block_expand']
+        ['se_reduce', 'se_expand']
     """
     return translate(model).model
 

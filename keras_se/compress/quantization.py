@@ -53,10 +53,10 @@ def quantize_aware(
     Example:
         >>> import numpy as np
         >>> from keras_se import SEBlock
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2, name="se")])
         >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype("float32")
         >>> [layer.name for layer in quantize_aware(model, x).layers if "product" in layer.name]
-        ['quant_se_block_product']
+        ['quant_se_product']
     """
     check_graph("quantize_aware", model)
     if engine not in ENGINES:

@@ -28,9 +28,9 @@ def strip(model: Any) -> keras.Model:
     Example:
         >>> from keras_se import SEBlock
         >>> from keras_se.compress import prune
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2, name="se")])
         >>> [layer.name for layer in strip(prune(model)).layers]
-        ['se_block']
+        ['se']
     """
     origin = origin_of(model)
     if isinstance(model, keras.Model) and is_quantize_aware(model):
