@@ -174,15 +174,15 @@ def test_several_inputs_by_name_and_shared_layers():
         "left": keras.Input((6, 6, 3), name="left"),
         "ids": keras.Input((4,), dtype="int32", name="ids"),
     }
-    shared = SEBlock(2, kernel_initializer=RandomNormal())
+    shared = SEBlock(2, kernel_initializer=RandomNormal(), name="tied")
     x = layers.Conv2D(8, 3)(inputs["left"])
     once = shared(x)
     twice = shared(layers.ReLU()(once))
     tokens = layers.GlobalAveragePooling1D()(layers.Embedding(10, 8)(inputs["ids"]))
     model = keras.Model(inputs, {"maps": twice, "both": [tokens, once]})
     carried = check_same(model)
-    assert len([v for v in carried.weights if "se_block" in v.name]) == 4
-    assert translate(model).products == ("se_block_product", "se_block_product")
+    assert len([v for v in carried.weights if "tied" in v.name]) == 4
+    assert translate(model).products == ("tied_product", "tied_product")
 
 
 def test_nested_models_are_dissolved_and_keep_their_mode():
