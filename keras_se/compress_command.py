@@ -70,6 +70,11 @@ def compress_command(
     _check_outputs(out, method, tflite, overwrite)
     original = load_model(model)
     inputs = load_inputs(data, input_shapes(original), held_out=False)
+    if len(original.outputs) != 1:
+        raise InputError(
+            "compress trains classifiers with one output. "
+            f"Received: model {original.name!r} with {len(original.outputs)}"
+        )
     if inputs.labels is None or not takes_labels(original, inputs.labels):
         raise InputError(
             "compress trains classifiers: data need labels y_train or y that are among the model's "
@@ -79,6 +84,11 @@ def compress_command(
         compressed = quantize_aware(original, _first(inputs.x, _CALIBRATION), engine=engine)
     elif method == "prune":
         steps = epochs * -(-inputs.samples // batch_size)
+        if schedule != "constant" and steps < 4:
+            raise InputError(
+                "--schedule polynomial grows over four steps or more: more epochs, or smaller "
+                f"batches. Received: {steps} steps"
+            )
         end = None if schedule == "constant" else max(2, steps // 2)
         compressed = prune(original, sparsity, schedule, end_step=end, scope=scope)
     else:
@@ -87,6 +97,11 @@ def compress_command(
     compressed.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     compressed.fit(inputs.x, inputs.labels, batch_size=batch_size, epochs=epochs)
     stripped = strip(compressed)
+    if not all(np.isfinite(v.numpy()).all() for v in stripped.weights):
+        raise InputError(
+            "Training must leave the weights finite: try a lower learning rate. "
+            f"Received: NaN or infinity after training with --learning-rate {learning_rate:g}"
+        )
     _write(out, stripped, tflite, compressed, overwrite)
     _say_weights(stripped, method, clusters)
 

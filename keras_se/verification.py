@@ -56,6 +56,7 @@ from keras_se.sites import Excitation, excitations, model_gates
 MIN_SAMPLES = 32
 MIN_STRESSED = 8
 _LOST_IN_TRAINING = "adaptivity lost in training"
+_NOT_CALIBRATED = "by its recipe the file was not calibrated"
 DEAD_BAND = 0.02  # around tau: channels there belong to neither set
 REMEDIES = {
     "trunk": (
@@ -131,6 +132,8 @@ def verify(
             f"labels up to {labels.max()} for an output of shape {tuple(judged.outputs[0].shape)}"
         )
     held_out = _held_out(tflite, content, recipe, samples.arrays)
+    if reference is not None and held_out == _NOT_CALIBRATED:
+        held_out = "not checked: a recipe does not know what a model was trained on"
     own = session.own_gates(samples)
     original = None if reference is None else _original_gates(model, session, samples)
     few = samples.first(MIN_SAMPLES)
@@ -437,7 +440,7 @@ def _held_out(tflite: TFLite, content: bytes, recipe: Any, arrays: Mapping[str, 
     if rows is None:
         return "not checked: no recipe of this file"
     if not rows:
-        return "by its recipe the file was not calibrated"
+        return _NOT_CALIBRATED
     used = sum(row in rows for row in row_hashes(arrays))
     if used:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +131,11 @@ def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
             "The bridge to tf_keras takes layers that hold the same weights there. "
             f"Received: layer {layer.name!r} with {len(variables)} weights, in tf_keras {shapes}"
         )
+    if not all(np.isfinite(v.numpy()).all() for v in variables):
+        raise InputError(
+            "The bridge to tf_keras takes models whose weights are finite. "
+            f"Received: NaN or infinity in layer {layer.name!r}"
+        )
     layer.set_weights([v.numpy().reshape(s) for v, s in zip(variables, shapes, strict=True)])
 
 
@@ -147,7 +153,9 @@ def plain_name(path: str, name: str = "") -> str:
         >>> plain_name("outer/", "conv")
         'outer__conv'
     """
-    return f"{path.rstrip('/')}/{name}".strip("/").replace("/", "__")
+    joined = f"{path.rstrip('/')}/{name}".strip("/").replace("/", "__")
+    plain = re.sub(r"[^A-Za-z0-9_.-]", "_", joined)
+    return plain if plain[:1].isalnum() else f"layer{plain}"  # as TensorFlow wants its scopes
 
 
 @dataclass(frozen=True)

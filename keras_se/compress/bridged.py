@@ -65,7 +65,9 @@ def _parted(layer: Any) -> Any:
     is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
     if not is_shift:
         return copied(layer)
-    offsets = keras.ops.convert_to_numpy(uneven(layer.offset, layer.output_shape[-1])).tolist()
+    offsets = keras.ops.convert_to_numpy(
+        uneven(layer.offset, layer.get_output_shape_at(0)[-1])
+    ).tolist()
     return type(layer)(layer.scale, offsets, name=layer.name)
 
 

@@ -36,6 +36,7 @@ def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.nd
     samples = list(input_arrays(input_specs(like), x, "x").values())
     reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
     rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
+    batch_size = batch_size or 32
     for start in range(0, len(samples[0]), batch_size):
         batch = [array[start : start + batch_size] for array in samples]
         gates = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
@@ -58,8 +59,15 @@ def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
                 "The gates of a quantize-aware model are read at the layers of its SE sites. "
                 f"Received: model {model.name!r} without a layer {name!r}"
             )
-        operands = layers[name].get_input_at(call)
-        tensors[site.name] = min(reversed(operands), key=_positions)
+        features, gates = layers[name].get_input_at(call)
+        if site.source != "SEBlock" and _positions(features) <= _positions(gates):
+            features, gates = gates, features
+        if site.source != "SEBlock" and _positions(features) == _positions(gates):
+            raise InputError(
+                "Gates that are written out are told from features by their one position. "
+                f"Received: {name!r}, whose features have one, too; adopt the model first"
+            )
+        tensors[site.name] = gates
     return tensors
 
 

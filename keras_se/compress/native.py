@@ -68,6 +68,8 @@ def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
     if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
         graph = trace(adopt(model))
     new_model = _rebuilt(graph, list(make_plans(graph)))
+    if not isinstance(model, keras.Sequential):  # losses go by these names
+        new_model.output_names = list(model.output_names)
     _observe(new_model, samples)
     return new_model
 
@@ -171,15 +173,18 @@ class _Rewriting:
         return self._inputs[id(value)]
 
     def _range(self, name: str) -> FakeQuantize:
-        self._names.append(name)
-        count = self._names.count(name)
-        return FakeQuantize(name=f"{name}_range" if count == 1 else f"{name}_range_{count}")
+        own, number = f"{name}_range", 1
+        while own in self._names:
+            number += 1
+            own = f"{name}_range_{number}"
+        self._names.append(own)
+        return FakeQuantize(name=own)
 
 
 def _copy_state(old: Any, new: Any) -> None:
     """Weights and flags; a plain layer has the weights that its twin has first."""
     for variable, value in zip(new.weights, old.weights, strict=False):
-        variable.assign(value)
+        variable.assign(np.array(value.numpy()))  # under JAX a variable would share its buffer
     for part in (new, *sublayers(new)):
         if hasattr(part, "finalize_state"):
             part.finalize_state()

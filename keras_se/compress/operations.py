@@ -45,6 +45,10 @@ def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> F
 
 def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -> Function | None:
     first, second = (_constant(argument) for argument in arguments)
+    if any(isinstance(a, np.ndarray) and a.ndim for a in arguments) or (
+        second == 0.0 and "Divide" in kind
+    ):
+        return None
     if first is None and second is None:
         return _of_tensors(make, kind, name)
     if first is None and second is not None:

@@ -94,9 +94,12 @@ def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency
         raise InputError(f"schedule is one of {list(SCHEDULES)}. Received: schedule={schedule!r}")
     if schedule == "polynomial" and end_step is None:
         raise InputError("schedule='polynomial' needs end_step. Received: end_step=None")
-    steps = {"begin_step": begin_step, "end_step": end_step, "frequency": frequency}
-    for name, step in steps.items():
-        least = {"begin_step": 0, "end_step": begin_step + 2, "frequency": 1}[name]
-        is_number = isinstance(step, int) and not isinstance(step, bool)
-        if step is not None and (not is_number or step < least):
-            raise InputError(f"{name} is a number of steps from {least} on. Received: {step!r}")
+    _check_step("begin_step", begin_step, 0)
+    if end_step is not None:
+        _check_step("end_step", end_step, begin_step + 2)
+    _check_step("frequency", frequency, 1)
+
+
+def _check_step(name: str, step: Any, least: int) -> None:
+    if isinstance(step, bool) or not isinstance(step, int) or step < least:
+        raise InputError(f"{name} is a number of steps from {least} on. Received: {step!r}")

@@ -17,11 +17,11 @@ def quantize_aware(
 ) -> Any:
     """A model that computes as its int8 file will, and trains on.
 
-    Kernels are rounded per channel (those of `Dense` as a whole), activations where the file
-    has a tensor of its own: after a convolution with its BatchNormalization and ReLU, after each
-    gate, and after the product that recalibrates. The ranges of sigmoid, tanh and softmax are those
-    that TFLite prescribes; all others start where the calibration data put them, and then widen at
-    once and narrow by 1 % a step with the training data.
+    Kernels are rounded by output channel, activations where the file has a tensor of its own: after
+    a convolution with its BatchNormalization and ReLU, after each gate, and after the product that
+    recalibrates. The ranges of sigmoid and tanh are those that TFLite prescribes; all others start
+    where the calibration data put them and follow the training data: with tfmot they widen at once
+    and narrow by 1 % a step, in Keras they move by 1 % a step either way.
 
     Args:
         model: A built functional or Sequential Keras 3 model, with or without SE, as
@@ -30,13 +30,13 @@ def quantize_aware(
             of them; a hundred samples or more.
         preserve: What of earlier training with compression stays: the `"sparsity"` of a pruned
             model, the `"clusters"` of a clustered one, or `"both"`. Depthwise kernels have neither.
-
         engine: `"tfmot"`: by way of tf_keras, for everything above. `"keras"`: in Keras itself,
             without another library; the result is a Keras 3 model with layers that round, which is
             saved as any other, and `reference=` and `strip` take it, too. It preserves nothing.
 
     Returns:
-        A `tf_keras.Model` to `compile` and `fit`, with the objects of Keras 3 or of tf_keras.
+        A model to `compile` and `fit`, with the objects of Keras 3: a `tf_keras.Model`, which takes
+        those of tf_keras, too, or with `engine="keras"` a `keras.Model`.
         `keras_se.to_tflite` of it is an int8 file and needs no calibration, `keras_se.read_gates`
         gives its rounded gates, `keras_se.verify(model, tflite, x, reference=...)` judges the file
         against both models, and `strip` makes a Keras 3 model of it.

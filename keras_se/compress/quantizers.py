@@ -181,4 +181,10 @@ def _classes() -> _Classes:
         def trainable_weights(self) -> list[Any]:
             return super().trainable_weights if self.trainable else []
 
+        @property
+        def non_trainable_weights(self) -> list[Any]:
+            frozen = [] if self.trainable else super().trainable_weights
+            weights = [*frozen, *super().non_trainable_weights]
+            return list({id(weight): weight for weight in weights}.values())
+
     return _Classes(Wrapper, LayerConfig, Kernel, Bias, MovingRange)

@@ -121,6 +121,11 @@ class RoundingPlan:
 
 def _check_known(layer: Any) -> None:
     kind = kind_of(layer)
+    if kind == "BatchNormalization" and len(layer.inbound_nodes) > 1:
+        raise InputError(
+            "quantize_aware takes BatchNormalization that is called once: it is folded into what "
+            f"is before it. Received: {layer.name!r}, called {len(layer.inbound_nodes)} times"
+        )
     is_known = kind in _SAME_VALUES | _OWN_RANGE or kind in (*_KERNELS, "InputLayer")
     if not is_known or (kind == "Activation" and _activation(layer) not in _ACTIVATIONS):
         what = kind if kind != "Activation" else _activation(layer)

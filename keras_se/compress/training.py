@@ -11,6 +11,7 @@ from keras_se.compress.origins import PRUNED, Origin, origin_of, remember
 from keras_se.errors import InputError
 
 _HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall")
+_REDUCTIONS = {None: "none", "mean": "sum_over_batch_size"}
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
 
 
@@ -26,6 +27,8 @@ def trainable_model(model: Any, origin: Origin) -> Any:
         technique needs.
     """
     new_model = _model_class()(model.input, model.output, name=model.name)
+    if not isinstance(origin.model, keras.Sequential):  # losses go by these names
+        new_model.output_names = list(origin.model.output_names)
     remember(new_model, origin)
     return new_model
 
@@ -43,15 +46,25 @@ def _model_class() -> Any:
 
         def fit(self, *args: Any, **kwargs: Any) -> Any:
             arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
+            if any(isinstance(a, keras.utils.PyDataset) for a in arguments.values()):
+                raise InputError(
+                    "A compressed model is fitted on arrays, a tf.data.Dataset or a generator. "
+                    "Received: a keras.utils.PyDataset"
+                )
             arguments["callbacks"] = self._callbacks(arguments.get("callbacks"))
             return super().fit(**arguments)
 
+        def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+            return super().evaluate(*args, callbacks=_ported_callbacks(callbacks), **kwargs)
+
+        def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+            return super().predict(*args, callbacks=_ported_callbacks(callbacks), **kwargs)
+
         def _callbacks(self, given: Any) -> list[Any]:
-            listed = given if isinstance(given, list | tuple) else [given] if given else []
             origin = origin_of(self)
             is_pruned = origin is not None and origin.technique == PRUNED
             own = [load_tfmot().sparsity.keras.UpdatePruningStep()] if is_pruned else []
-            return [*own, *map(_ported_callback, listed)]
+            return [*own, *_ported_callbacks(given)]
 
     return CompressedModel
 
@@ -97,11 +110,13 @@ def _settings(value: Any, counterpart: Any) -> dict[str, Any]:
         name for kind in counterpart.__mro__ for name in inspect.signature(kind.__init__).parameters
     }
     settings = {key: setting for key, setting in value.get_config().items() if setting is not None}
-    if isinstance(settings.get("learning_rate"), dict):
-        settings["learning_rate"] = ported_object(
-            keras.optimizers.schedules.deserialize(settings["learning_rate"])
-        )
+    if isinstance(settings.get("learning_rate"), dict | str):
+        settings["learning_rate"] = ported_object(_schedule(settings["learning_rate"]))
     settings.pop("dtype", None)
+    if "reduction" in value.get_config():
+        settings["reduction"] = _REDUCTIONS.get(
+            settings.get("reduction"), settings.get("reduction")
+        )
     unknown = sorted(set(settings) - known)
     if unknown:
         raise InputError(
@@ -109,6 +124,23 @@ def _settings(value: Any, counterpart: Any) -> dict[str, Any]:
             f"Received: {type(value).__name__} with {', '.join(unknown)}"
         )
     return settings
+
+
+def _schedule(config: Any) -> Any:
+    name = config if isinstance(config, str) else config.get("class_name")
+    if not hasattr(keras.optimizers.schedules, str(name)):
+        raise InputError(
+            "A compressed model is trained with schedules of the learning rate that Keras has. "
+            f"Received: {name}"
+        )
+    return keras.optimizers.schedules.deserialize(config)
+
+
+def _ported_callbacks(given: Any) -> Any:
+    if isinstance(given, load_tf_keras().callbacks.CallbackList):  # of fit, which evaluates
+        return given
+    listed = given if isinstance(given, list | tuple) else [given] if given else []
+    return [_ported_callback(callback) for callback in listed]
 
 
 def _ported_callback(callback: Any) -> Any:

@@ -46,7 +46,7 @@ def rebuilt(model: Any, wrap: Callable[[Any], Any]) -> Any:
 def rebuilt_in_scope(
     purpose: str, translation: Translation, scope: str, wrap: Callable[[Any], Any]
 ) -> Any:
-    """A model with the layers wrapped whose kernels lie in a scope.
+    """A model with the layers wrapped whose kernels lie in a scope; frozen ones are left.
 
     Args:
         purpose: What the messages say that it is done for.
@@ -66,10 +66,11 @@ def rebuilt_in_scope(
         for carried in translation.carried
         if scope in ("all", "se" if carried.is_se else "trunk")
         and type(translation.model.get_layer(carried.layer)).__name__ in _WITH_KERNEL
+        and translation.model.get_layer(carried.layer).trainable
     }
     if not wanted:
         raise InputError(
-            f"{purpose} takes models with kernels in its scope. "
+            f"{purpose} takes models with kernels in its scope that are not frozen. "
             f"Received: scope={scope!r} for model {translation.model.name!r}, which has none there"
         )
     return rebuilt(

@@ -115,7 +115,8 @@ class QuantizeAware(keras.layers.Wrapper):
             )
         activation = keras.activations.serialize(layer.activation)
         name = activation if isinstance(activation, str) else repr(activation)
-        super().__init__(layer, activity_regularizer=layer.activity_regularizer, **kwargs)
+        kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
+        super().__init__(layer, **kwargs)
         self.is_last = is_last
         self.activated: QuantizeAwareActivation | None = None
         is_fused = name in FORMS and not FORMS[name].is_apart and not FORMS[name].between

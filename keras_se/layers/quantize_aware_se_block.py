@@ -19,7 +19,8 @@ _GATES = tuple(gate for gate in GATES if gate in FORMS and gate != "softmax")  #
 class QuantizeAwareSEBlock(SEBlock):
     """An `SEBlock` with the rounding of an int8 file: squeeze, kernels, bottleneck, gate, product.
 
-    Its gates are those that the file will have, so that what reads or judges gates reads these.
+    Its gates are those that the file will have, up to the rounding of what is before the block, so
+    that what reads or judges gates reads these.
 
     Args:
         *args: As of `SEBlock`, but its squeeze is `"avg"` or `"max"`, its activation and its gate

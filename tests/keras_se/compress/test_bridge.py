@@ -350,3 +350,26 @@ assert model.get_config() == config
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["conv 1", "é", "_x", "a:0", "a+b"])
+def test_names_that_tensorflow_does_not_take(name):
+    model = keras.Sequential([keras.Input((3,), name="my input"), layers.Dense(2, name=name)])
+    model.name = name
+    check_same(model)
+
+
+@pytest.mark.parametrize("operation", [lambda x: x * np.ones(3, "float32"), lambda x: x / 0.0])
+def test_arithmetic_that_is_not_known_is_refused(operation):
+    inputs = keras.Input((4, 4, 3))
+    with pytest.raises(InputError, match="built-in layers and arithmetic"):
+        to_tf_keras(keras.Model(inputs, operation(inputs)))
+
+
+def test_weights_that_are_not_finite_are_said():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="d")])
+    model.layers[0].kernel.assign(np.full((3, 2), np.nan))
+    with pytest.raises(
+        InputError, match=r"weights are finite. Received: NaN or infinity in .* 'd'"
+    ):
+        to_tf_keras(model)

@@ -99,11 +99,12 @@ def without_se():
         ({"sparsity": float("nan")}, "Received: nan"),
         ({"schedule": "cubic"}, "schedule is one of .*'polynomial'.* Received: schedule='cubic'"),
         ({"schedule": "polynomial"}, "needs end_step. Received: end_step=None"),
+        ({"begin_step": None}, "begin_step is a number of steps from 0 on. Received: None"),
         ({"begin_step": -1}, "begin_step is a number of steps from 0 on. Received: -1"),
         ({"end_step": 1}, "end_step is a number of steps from 2 on. Received: 1"),
         ({"frequency": 0}, "frequency is a number of steps from 1 on. Received: 0"),
         ({"scope": "head"}, r"scopes \['all', 'trunk', 'se'\]. Received: scope='head'"),
-        ({"scope": "se"}, "kernels in its scope. Received: scope='se' for model .* none there"),
+        ({"scope": "se"}, "kernels in its scope .* Received: scope='se' for model .* none there"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

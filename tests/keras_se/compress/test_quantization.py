@@ -383,3 +383,58 @@ def test_dead_gates_are_seen_against_the_original(trained, task):
     assert not report.passed
     assert {s.blame for s in report.sites.values()} == {"training"}
     assert "adaptivity lost in training" in report.to_json()
+
+
+@pytest.mark.parametrize("name", ["conv", "bn", "se", "all"])
+def test_what_is_frozen_stays_and_comes_back(task, fitted, name):
+    """The wrapper of tfmot trained frozen kernels."""
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3)),
+            layers.Conv2D(8, 3, name="conv"),
+            layers.BatchNormalization(name="bn", momentum=0.5),
+            layers.ReLU(),
+            SEBlock(2, name="se", bias_initializer="ones"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, name="head"),
+        ]
+    )
+    frozen = model.layers[:-1] if name == "all" else [model.get_layer(name)]
+    for part in frozen:
+        part.trainable = False
+    for compressed in (
+        quantize_aware(model, task.x[:50]),
+        quantize_aware(model, task.x[:50], engine="keras"),
+        prune(model, 0.5),
+        cluster(model, 4),
+    ):
+        stripped = strip(fitted(compressed, task, epochs=1))
+        for part in frozen:
+            for new, old in zip(stripped.get_layer(part.name).weights, part.weights, strict=True):
+                np.testing.assert_array_equal(new, old.numpy())
+        moved = stripped.get_layer("head").kernel.numpy() - model.get_layer("head").kernel.numpy()
+        assert np.abs(moved).max() > 0
+
+
+@pytest.mark.parametrize("engine", ["tfmot", "keras"])
+def test_losses_by_the_names_of_the_outputs(engine):
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(8, activation="relu")(inputs)
+    outputs = [layers.Dense(3, activation="softmax", name="kind")(hidden)]
+    outputs.append(layers.Dense(1, name="size")(hidden))
+    model = keras.Model(inputs, outputs)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 6)).astype("float32")
+    aware = quantize_aware(model, x, engine=engine)
+    aware.compile("adam", {"kind": "sparse_categorical_crossentropy", "size": "mse"})
+    targets = {"kind": rng.integers(0, 3, 64), "size": rng.normal(size=(64, 1))}
+    history = aware.fit(x, targets, verbose=0).history
+    assert {"kind_loss", "size_loss"} <= set(history)
+
+
+def test_a_normalization_that_two_calls_share_is_refused_at_once():
+    shared = layers.BatchNormalization(name="n")
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, shared(layers.Conv2D(3, 1)(shared(inputs))))
+    with pytest.raises(InputError, match=r"called once: .* Received: 'n', called 2 times"):
+        quantize_aware(model, np.ones((4, 6, 6, 3), "float32"))

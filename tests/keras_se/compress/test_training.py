@@ -54,6 +54,14 @@ def test_losses_of_ones_own_are_computed_by_keras(dense, data):
     )
 
 
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1
+
+    def get_config(self):
+        return {}
+
+
 class OwnMetric(keras.metrics.Mean):
     pass
 
@@ -65,6 +73,7 @@ class OwnMetric(keras.metrics.Mean):
          "Received: Lion with gradient_accumulation_steps"),
         (keras.optimizers.Muon(), "metrics that tf_keras has. Received: Muon"),
         (OwnMetric(), "Received: OwnMetric"),
+        (keras.optimizers.SGD(OwnSchedule()), "schedules .* that Keras has. Received: OwnSchedule"),
     ],
 )  # fmt: skip
 def test_what_tf_keras_does_not_have_is_refused(own, message):
@@ -119,3 +128,33 @@ def test_a_single_callback_and_none(dense, data):
     model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*data, callbacks=keras.callbacks.TerminateOnNaN(), verbose=0)
     model.fit(*data, 32, 1, 0)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "sum_over_batch_size"])
+def test_reductions(reduction):
+    y, p = np.ones((4, 2)), np.zeros((4, 2))
+    loss = keras.losses.MeanAbsoluteError(reduction=reduction)
+    assert float(ported_object(loss)(y, p)) == float(loss(y, p))
+    assert ported_object(keras.losses.MeanAbsoluteError(reduction=None))(y, p).shape == (4,)
+
+
+def test_evaluate_and_predict_take_callbacks_and_fit_refuses_what_it_cannot_read(dense, data):
+    seen = []
+    callback = keras.callbacks.LambdaCallback()
+    callback.on_test_end = lambda logs=None: seen.append("test")
+    callback.on_predict_end = lambda logs=None: seen.append("predict")
+    model = prune(dense)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.evaluate(*data, verbose=0, callbacks=[callback])
+    model.predict(data[0], verbose=0, callbacks=callback)
+    assert seen == ["test", "predict"]
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return data
+
+    with pytest.raises(InputError, match=r"arrays, a tf.data.Dataset or a generator"):
+        model.fit(Batches())
