@@ -12,6 +12,7 @@ import numpy as np
 from keras_se.compress.loading import load_tf_keras
 from keras_se.compress.making import Carried, Function, Maker
 from keras_se.compress.operations import operation_twin
+from keras_se.compress.origins import check_plain
 from keras_se.compress.twins import twin
 from keras_se.compress.unfolding import unfold
 from keras_se.errors import InputError
@@ -107,6 +108,7 @@ def translated(model: keras.Model, quantizable: bool = False) -> tuple["Walk", T
     Returns:
         The pass over the model, which `check_same` takes, and the `Translation`.
     """
+    check_plain(model)
     check_graph("The bridge to tf_keras", model)
     tf_keras = load_tf_keras()
     walk = Walk(quantizable)

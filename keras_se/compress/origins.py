@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+from keras_se.errors import InputError
+from keras_se.layers.fake_quantize import is_quantize_aware
+
 QUANTIZED, PRUNED, CLUSTERED = "quantize_aware", "prune", "cluster"
 
 
@@ -64,3 +67,19 @@ def origin_of(model: Any) -> Origin | None:
         return _ORIGINS.get(model)
     except TypeError:  # what has no hash or no weak references
         return None
+
+
+def check_plain(model: Any) -> None:
+    """Refuses a model that is compressed already.
+
+    Args:
+        model: Anything.
+
+    Raises:
+        InputError: If `keras_se.compress` made it.
+    """
+    if origin_of(model) is not None or is_quantize_aware(model):
+        raise InputError(
+            "Compression starts from a plain model: strip a compressed one first. "
+            f"Received: model {model.name!r}, which is compressed"
+        )

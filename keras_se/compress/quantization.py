@@ -6,6 +6,7 @@ import keras
 
 from keras_se.compress.bridged import SCHEMES, quantize_bridged
 from keras_se.compress.native import quantize_natively
+from keras_se.compress.origins import check_plain
 from keras_se.errors import InputError
 from keras_se.replay import check_graph
 
@@ -58,6 +59,7 @@ def quantize_aware(
         >>> [layer.name for layer in quantize_aware(model, x).layers if "product" in layer.name]
         ['quant_se_product']
     """
+    check_plain(model)
     check_graph("quantize_aware", model)
     if engine not in ENGINES:
         raise InputError(f"engine is one of {list(ENGINES)}. Received: engine={engine!r}")

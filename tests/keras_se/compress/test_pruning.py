@@ -4,7 +4,7 @@ import pytest
 
 import keras_se
 from keras_se import SEBlock
-from keras_se.compress import prune, strip
+from keras_se.compress import prune, quantize_aware, strip, to_tf_keras
 from keras_se.errors import InputError
 
 
@@ -117,3 +117,16 @@ def test_strip_takes_what_was_compressed():
         strip(without_se())
     with pytest.raises(InputError, match="Received: NoneType"):
         strip(None)
+
+
+def test_what_is_compressed_is_stripped_first():
+    model = without_se()
+    x = np.ones((4, 3), "float32")
+
+    def native(model):
+        return quantize_aware(model, x, engine="keras")
+
+    for compressed in (prune(model), quantize_aware(model, x, engine="keras")):
+        for compress in (prune, to_tf_keras, lambda m: quantize_aware(m, x), native):
+            with pytest.raises(InputError, match="strip a compressed one first"):
+                compress(compressed)
