@@ -25,9 +25,12 @@ class ScoreTable:
         parameters: Exact parameter count of each candidate's model; its cost.
         complexity: ΣC²/r of each candidate over its SE blocks, half of their weights; 0 without SE.
         direction: `"min"` or `"max"`: whether low or high scores are good.
+        first_seeds: How many of the seeds, the first columns, every candidate was trained on before
+            a rule was asked; the others were added for some candidates by what it answered. `None`:
+            all of them, nothing was added.
 
     Raises:
-        InputError: If a length, a name, a cost or the direction breaks these rules.
+        InputError: If a length, a name, a cost or another value breaks these rules.
 
     Example:
         >>> table = ScoreTable(("r=2", "r=4"), [[0.3, 0.4, 0.2], [0.5, float("nan"), 0.4]],
@@ -41,6 +44,7 @@ class ScoreTable:
     parameters: Sequence[int]
     complexity: Sequence[float]
     direction: str = "min"
+    first_seeds: int | None = None
 
     def __post_init__(self) -> None:
         _check_names(self.names)
@@ -59,6 +63,13 @@ class ScoreTable:
             raise input_error(
                 f"direction must be 'min' or 'max'. Received: direction={self.direction!r}"
             )
+        first = len(rows[0]) if self.first_seeds is None else self.first_seeds
+        if not MIN_SEEDS <= first <= len(rows[0]):
+            raise input_error(
+                f"first_seeds must be from {MIN_SEEDS} to the number of seeds, {len(rows[0])}. "
+                f"Received: first_seeds={self.first_seeds!r}"
+            )
+        object.__setattr__(self, "first_seeds", first)
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "scores", rows)
 
@@ -70,13 +81,19 @@ class ScoreTable:
     @property
     def complete(self) -> tuple[int, ...]:
         """Indices of the candidates that have a finite score on every seed."""
-        return tuple(i for i, row in enumerate(self.scores) if all(map(math.isfinite, row)))
+        return tuple(np.flatnonzero(np.isfinite(self.losses).all(axis=1)).tolist())
 
     @property
     def losses(self) -> np.ndarray:
         """Scores as losses, low is good: shape (K, n)."""
         scores = np.array(self.scores)
         return -scores if self.direction == "max" else scores
+
+    @property
+    def first_losses(self) -> np.ndarray:
+        """The losses of the first seeds, of the candidates that are finite there."""
+        first = self.losses[:, : self.first_seeds]
+        return first[np.isfinite(first).all(axis=1)]
 
 
 def _check_names(names: Sequence[str]) -> None:

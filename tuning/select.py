@@ -72,8 +72,9 @@ class StructuralRisk:
             InputError: If no candidate has a finite score on every seed.
         """
         rows = _complete(table)
-        penalty = self.weight * np.array(table.complexity)[rows, None]
-        found = contrast(table.losses[rows] + penalty, np.array(table.parameters)[rows])
+        risks = table.losses[rows] + self.weight * np.array(table.complexity)[rows, None]
+        # A constant for each candidate is no noise: that of J is that of L.
+        found = contrast(risks, np.array(table.parameters)[rows], table.first_losses)
         best = table.names[rows[found.best]]
         ties = [table.names[row] for row, tied in zip(rows, found.tied, strict=True) if tied]
         ties.remove(best)
@@ -147,7 +148,7 @@ class Cheapest:
         """
         rows = _complete(table)
         costs = np.array(table.parameters)[rows]
-        found = contrast(table.losses[rows], costs)
+        found = contrast(table.losses[rows], costs, table.first_losses)
         shown = np.flatnonzero(found.upper <= self.tolerance + found.rounding)
         if not len(shown):
             return self._unresolved(table, rows, found, costs)
