@@ -41,14 +41,17 @@ class Decision:
         resolved: Whether the seeds sufficed for what the rule sets out to show.
         tied: Names of c* and of all that cannot be told from it, in the order of the space. With
             95 % probability the truly best candidate is among them.
+        undecided: Names of the candidates that cost less than the chosen one and are neither shown
+            to lose less than the tolerance nor told to lose more; of `Cheapest` only. More seeds
+            than the rule asks for could show one of them.
         further: Names of the candidates that need more seeds; empty if no more are asked for.
         seeds: n, the seeds that this decision rests on.
         seeds_wanted: Seeds that each of `further` should have in all before the rule is asked
             again, the earlier ones included; `seeds` if no more are asked for.
         dropped: Names of the candidates without a finite score on every seed.
-        noise: σ, standard deviation of what candidate and seed do not explain; `None` with a
-            single complete candidate.
-        degrees: Degrees of freedom of σ, (K-1)(n-1).
+        noise: σ, standard deviation of what candidate and seed do not explain; `None` where
+            a single candidate finished.
+        degrees: Degrees of freedom of σ, (K-1)(n-1) of the first seeds.
         margin: q·σ·√(2/n), what an observed difference must exceed to be told from 0.
         standings: The complete candidates, in the order of the space.
         sentence: The decision in words.
@@ -58,6 +61,7 @@ class Decision:
     best: str
     resolved: bool
     tied: tuple[str, ...]
+    undecided: tuple[str, ...]
     further: tuple[str, ...]
     seeds: int
     seeds_wanted: int

@@ -107,6 +107,6 @@ def _check_costs(name: str, costs: Sequence[float], candidates: int) -> None:
     finite = all(math.isfinite(cost) and cost >= 0 for cost in costs)
     if len(costs) != candidates or not finite:
         raise input_error(
-            f"{name} must hold one finite number of at least 0 for each of {candidates} candidates. "
-            f"Received: {name}={costs!r}"
+            f"{name} must hold one finite number of at least 0 for each candidate. "
+            f"Received: {candidates} candidates and {name}={costs!r}"
         )
