@@ -32,6 +32,8 @@ from tuning.decision import Decision, Standing
 from tuning.refusals import input_error
 from tuning.scores import MIN_SEEDS, ScoreTable
 
+AIM = 0.5  # of the tolerance: with a margin as wide as it, only an equal of c* could be shown
+
 
 @dataclass(frozen=True)
 class StructuralRisk:
@@ -103,7 +105,9 @@ class Cheapest:
     resolved". Of equally many parameters the first in the order of the space is taken.
 
     Further seeds go to the candidates that may be the best (the tied set), and to the cheaper ones
-    whose loss may still turn out to be within the tolerance.
+    whose loss may still turn out to be within the tolerance. So many are asked for at once that the
+    margin falls to half of the tolerance, and a candidate that loses less than the other half can
+    be shown.
 
     Attributes:
         tolerance: δ, above 0, in the metric's own units: 0.002 of accuracy, say.
@@ -124,7 +128,7 @@ class Cheapest:
         at most 0.00175 against the best (95 %).
         >>> decision = Cheapest(0.001).choose(table)
         >>> decision.resolved, decision.further, decision.seeds_wanted
-        (False, ('r=2', 'r=4'), 7)
+        (False, ('r=2', 'r=4'), 10)
     """
 
     tolerance: float
@@ -187,7 +191,8 @@ class Cheapest:
         self, table: ScoreTable, rows: list[int], found: Contrast, costs: np.ndarray
     ) -> Decision:
         needed = math.ceil(table.seeds * (found.margin / self.tolerance) ** 2)
-        wanted = min(max(needed, table.seeds + 1), self.max_seeds)
+        aim = math.ceil(table.seeds * (found.margin / (AIM * self.tolerance)) ** 2)
+        wanted = min(aim, self.max_seeds)
         best = table.names[rows[found.best]]
         sentence = (
             f"Not resolved by {_measured(found, table)}: differences up to {found.margin:.3g} "
@@ -200,7 +205,7 @@ class Cheapest:
         further = _names(table, rows, found.tied | self._open(found, costs))
         sentence += (
             f"{best} is the best so far. Each of {_listed(further)} should have {wanted} seeds "
-            f"in all; about {needed} would suffice."
+            f"in all; about {needed} are needed before anything can be shown."
         )
         return _decision(
             table, rows, found, found.best, False, sentence, further, wanted, undecided
