@@ -11,6 +11,9 @@ Losses and σ are in units of the tolerance δ. Printed for each case, in parts 
 - runs: trainings per search;
 - naive: how often "the cheapest that is not significantly worse", on the first seeds, takes a
   candidate that truly loses more than δ.
+
+With --unequal the cheapest candidate is three times as noisy as the others, which the rule takes to
+be alike. With --anew the noise is estimated from all seeds at every answer, which the rule avoids.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from tuning.scores import ScoreTable
 from tuning.select import Cheapest
 
 EDGE = 1.0001
+SEEDS = ((3, 3), (3, 10), (3, 30), (10, 10), (30, 30))  # first, most
 TRUTHS = {
     **{f"{n} candidates, cheaper ones just above δ": [0.0] + [EDGE] * (n - 1) for n in (2, 6, 15)},
     "flat, then steep": [0.0, 0.02, 0.05, 0.1, 2.0, 4.0],
@@ -32,18 +36,28 @@ TRUTHS = {
 
 
 def search(
-    rule: Cheapest, losses: np.ndarray, sigma: float, first: int, rng: np.random.Generator
+    rule: Cheapest,
+    losses: np.ndarray,
+    sigma: float,
+    first: int,
+    rng: np.random.Generator,
+    anew: bool,
+    unequal: bool,
 ) -> tuple[Decision, int, np.ndarray]:
     """One simulated search: its decision, its number of runs, and the scores of the first seeds."""
     size = max(first, rule.max_seeds)
     scores = losses[:, None] + rng.normal(size=size)
-    scores = scores + sigma * rng.normal(size=(len(losses), size))
+    noise = sigma * rng.normal(size=(len(losses), size))
+    noise[-1] *= 3 if unequal else 1
+    scores = scores + noise
     names, known = [str(i) for i in range(len(losses))], np.full(scores.shape, np.nan)
     costs = range(len(losses), 0, -1)
     members, seeds = list(range(len(losses))), first
     known[:, :first] = scores[:, :first]
     while True:
-        table = ScoreTable(names, known[:, :seeds].tolist(), costs, costs, first_seeds=first)
+        table = ScoreTable(
+            names, known[:, :seeds].tolist(), costs, costs, first_seeds=None if anew else first
+        )
         decision = rule.choose(table)
         if not decision.further:
             return decision, int(np.isfinite(known).sum()), scores[:, :first]
@@ -61,6 +75,8 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--searches", type=int, default=1000)
+    parser.add_argument("--anew", action="store_true")
+    parser.add_argument("--unequal", action="store_true")
     arguments = parser.parse_args()
     table = Table("truth", "σ", "first", "most", "right", "shown wrong", "resolved", "regret",
                   "cost", "runs", "naive")  # fmt: skip
@@ -68,10 +84,13 @@ def main() -> None:
         losses = np.array(truth)
         right = int(np.flatnonzero(losses <= 1).max())
         for sigma in (0.25, 0.5, 1.0, 2.0):
-            for first, most in ((3, 3), (3, 10), (3, 30), (10, 10), (30, 30)):
+            for first, most in SEEDS:
                 rng = np.random.default_rng(0)
                 rule = Cheapest(1.0, max_seeds=most)
-                runs = [search(rule, losses, sigma, first, rng) for _ in range(arguments.searches)]
+                runs = [
+                    search(rule, losses, sigma, first, rng, arguments.anew, arguments.unequal)
+                    for _ in range(arguments.searches)
+                ]
                 chosen = np.array([int(decision.chosen) for decision, _, _ in runs])
                 resolved = np.array([decision.resolved for decision, _, _ in runs])
                 figures = (

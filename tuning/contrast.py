@@ -57,7 +57,7 @@ def contrast(losses: np.ndarray, costs: np.ndarray, first_losses: np.ndarray) ->
     The noise is that of the first seeds alone, and q has their candidates and degrees of freedom.
     How many seeds are added depends on it; given it, the means over all seeds are as good as if
     their number had been fixed beforehand, and the bounds hold. Estimated anew after each addition
-    it would stop where it happens to be small, and twice as many bounds would be wrong.
+    it would stop where it happens to be small, and more bounds would be wrong.
 
     Args:
         losses: Shape (K, n), finite, low is good; column j is seed j.

@@ -13,13 +13,17 @@ fewer seeds never lead to a cheaper candidate. Candidates that diverged are drop
 is computed. Nothing here loads Keras.
 
 Where `Cheapest` asked for seeds, the noise stays that of the first seeds, which fixed how many were
-added. Simulated at the worst case, 2 to 15 candidates of which all cheaper ones lose just above δ,
-4,000 times: 4.4 to 6.0 % chose one of these as shown, where σ <= δ, and up to 7.5 % for two
-candidates on three first seeds with σ = 2δ, where both answers can err; with the noise estimated
-anew up to 9.4 %. On seeds that were fixed beforehand it is 5 %. (`benchmarks/choice_rule.py`.)
-What is *not* shown has no such guarantee: where the noise is far above δ and `max_seeds` is
-reached, c* is the best of noisy means and as likely as not another than the best. The decision then
-says "not resolved".
+added. Simulated at the worst case, where all cheaper candidates lose just above δ, a search takes
+one of these as shown in 5 % of cases on seeds that were fixed beforehand; with added seeds in at
+most 5.4 % for 6 and 15 candidates, and for two candidates on three first seeds in 4.6 to 7.9 %,
+since both answers can err. With the noise estimated anew it is up to 10 %. (4,000 searches each,
+standard error 0.35 %: `python benchmarks/choice_rule.py --searches 4000`, and `--anew`.) The noise
+is taken to be of one size: where the cheapest candidate is three times as noisy as the others, it
+is up to 9 % on fixed seeds and up to 14 % with added ones (`--unequal`).
+
+What is *not* shown has no such guarantee. Where the noise is far above δ and `max_seeds` is
+reached, c* is the best of noisy means, and often not the best candidate, cheaper or dearer. The
+decision then says "not resolved".
 """
 
 import math
