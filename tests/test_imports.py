@@ -134,6 +134,17 @@ def test_tuning_says_something_before_keras_is_loaded():
     assert not loaded_by("import tuning.cli") & {"keras", "tensorflow", "keras_tuner", "keras_se"}
 
 
+def test_the_rule_of_choice_needs_no_keras():
+    code = """
+from tuning import Cheapest, ScoreTable, StructuralRisk
+from tuning.ratio_fit import fit_ratio
+table = ScoreTable(("a", "b"), [[1, 2, 3], [1, 2, 4]], (2, 1), (2, 1))
+Cheapest(0.1).choose(table), StructuralRisk(0.1).choose(table)
+"""
+    assert not loaded_by(code) & {"keras", "tensorflow", "keras_tuner", "keras_se"}
+    assert "keras_se" in loaded_by("import tuning.refusals; tuning.refusals.input_error('')")
+
+
 @pytest.mark.parametrize("package", ["keras_se", "tuning"])
 def test_table_of_contents(package):
     import importlib
