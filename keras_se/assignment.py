@@ -12,8 +12,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.native import is_quantize_aware, strip_natively
+from keras_se.compress.native import strip_natively
 from keras_se.errors import InputError
+from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.litert.convert import to_tflite
 from keras_se.litert.graph import GateNode, main_nodes
 from keras_se.litert.matching import match_sites

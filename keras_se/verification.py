@@ -137,10 +137,11 @@ def verify(
     own = session.own_gates(samples)
     original = None if reference is None else _original_gates(model, session, samples)
     few = samples.first(MIN_SAMPLES)
+    own_of_few = {name: values[:MIN_SAMPLES] for name, values in own.items()}
     assigned = assign(
         judged,
         [part.site for part in session.parts],
-        model_gates(judged, few.x),
+        own_of_few if judged is compressed else model_gates(judged, few.x),
         few.x,
         few.arrays,
         content,

@@ -1,6 +1,6 @@
 """Quantization-aware training with tensorflow-model-optimization, by way of tf_keras."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,10 +16,11 @@ from keras_se.compress.training import trainable_model
 from keras_se.compress.wrapping import copied, rebuilt
 from keras_se.errors import InputError
 from keras_se.layers.quantize_aware_activation import uneven
+from keras_se.litert.convert import check_backend
+from keras_se.litert.signature import batches
 
 SCHEMES = ("sparsity", "clusters", "both")
 _FEW_ZEROS = 0.1  # below this share of a kernel, it was not pruned
-_BATCH = 32
 
 
 def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
@@ -36,11 +37,7 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
     Raises:
         InputError: As `quantize_aware`.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            "quantize_aware needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before "
-            f"Keras is imported. Received: backend {keras.backend.backend()!r}"
-        )
+    check_backend("quantize_aware")
     walk, translation = translated(model, quantizable=True)
     check_same(model, translation.model, walk)
     samples = calibration_samples(model, calibration)
@@ -113,7 +110,7 @@ def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str,
     outputs = {layer.name: outputs_of(layer) for layer in layers}
     reader = load_tf_keras().Model(model.input, outputs)
     ranges = dict.fromkeys(outputs, (0.0, 0.0))
-    for batch in _batches(samples):
+    for batch in batches(samples):
         values = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
         for name, (low, high) in ranges.items():
             arrays = [v.numpy() for v in keras.tree.flatten(values[name])]
@@ -122,8 +119,3 @@ def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str,
                 max(high, *(float(a.max()) for a in arrays)),
             )
     return ranges
-
-
-def _batches(samples: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    for start in range(0, len(samples[0]), _BATCH):
-        yield [array[start : start + _BATCH] for array in samples]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_se.layers import SEBlock
-from keras_se.litert.signature import input_arrays, input_specs, packed_inputs
+from keras_se.litert.signature import batches, input_arrays, input_specs, packed_inputs
 from keras_se.rebuilding import Rebuilding
 from keras_se.replay import (
     Graph,
@@ -32,7 +32,6 @@ _KERNELS = (
     keras.layers.SeparableConv2D,
 )
 _LARGEST = 1e4  # change of a scale, up or down
-_BATCH = 32
 
 
 def equalize(model: keras.Model, calibration: Any) -> keras.Model:
@@ -158,8 +157,7 @@ def _largest(
     _collect(model, inputs, {id(place.layer) for place in places}, tensors)
     reader = keras.Model(inputs, [tensors[id(place.layer)] for place in places])
     found: dict[int, list[np.ndarray]] = {id(place.layer): [] for place in places}
-    for start in range(0, len(samples[0]), _BATCH):
-        batch = [array[start : start + _BATCH] for array in samples]
+    for batch in batches(samples):
         outputs = keras.tree.flatten(reader(packed_inputs(model, batch), training=False))
         for place, output in zip(places, outputs, strict=True):
             values = keras.ops.convert_to_numpy(output)

@@ -11,7 +11,7 @@ from keras_se.compress.loading import load_tf_keras
 from keras_se.compress.origins import keras_model
 from keras_se.compress.restoring import inner_layer
 from keras_se.errors import InputError
-from keras_se.litert.signature import input_arrays, input_specs
+from keras_se.litert.signature import batches, input_arrays, input_specs
 from keras_se.sites import Site, model_sites
 
 
@@ -36,9 +36,7 @@ def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.nd
     samples = list(input_arrays(input_specs(like), x, "x").values())
     reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
     rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
-    batch_size = batch_size or 32
-    for start in range(0, len(samples[0]), batch_size):
-        batch = [array[start : start + batch_size] for array in samples]
+    for batch in batches(samples, batch_size or 32):
         gates = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
         for site in sites:
             rows[site.name].append(gates[site.name].numpy().reshape(-1, site.channels))
@@ -59,16 +57,21 @@ def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
                 "The gates of a quantize-aware model are read at the layers of its SE sites. "
                 f"Received: model {model.name!r} without a layer {name!r}"
             )
-        features, gates = layers[name].get_input_at(call)
-        if site.source != "SEBlock" and _positions(features) <= _positions(gates):
-            features, gates = gates, features
-        if site.source != "SEBlock" and _positions(features) == _positions(gates):
-            raise InputError(
-                "Gates that are written out are told from features by their one position. "
-                f"Received: {name!r}, whose features have one, too; adopt the model first"
-            )
-        tensors[site.name] = gates
+        operands = layers[name].get_input_at(call)
+        is_block = site.source == "SEBlock"
+        tensors[site.name] = operands[1] if is_block else _gates_of(name, operands)
     return tensors
+
+
+def _gates_of(name: str, operands: list[Any]) -> Any:
+    """The operand of a product that is written out which has fewer positions."""
+    gates, features = sorted(operands, key=_positions)
+    if _positions(gates) == _positions(features):
+        raise InputError(
+            "Gates that are written out are told from features by their one position. "
+            f"Received: {name!r}, whose features have one, too; adopt the model first"
+        )
+    return gates
 
 
 def _positions(tensor: Any) -> int:

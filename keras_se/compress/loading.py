@@ -8,6 +8,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from keras_se.errors import import_extra
@@ -64,6 +65,7 @@ def load_tfmot() -> Any:
     return _loaded("tensorflow_model_optimization")
 
 
+@cache
 def _loaded(module: str) -> Any:
     tensorflow = load_tensorflow()
     with _environment_kept(), warnings.catch_warnings():

@@ -18,13 +18,10 @@ from keras_se.layers import (
     QuantizeAwareSEBlock,
 )
 from keras_se.layers.fake_quantize import is_quantize_aware
-from keras_se.litert.signature import packed_inputs
+from keras_se.litert.signature import batches, packed_inputs
 from keras_se.rebuilding import Edit, Rebuilding
 from keras_se.replay import Graph, sublayers, trace
 
-__all__ = ["is_quantize_aware", "quantize_natively", "strip_natively"]
-
-_BATCH = 32
 _TWINS = (QuantizeAware, QuantizeAwareActivation, QuantizeAwareAffine, QuantizeAwareSEBlock)
 
 
@@ -196,8 +193,7 @@ def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
     ranges = [layer for layer in sublayers(model) if isinstance(layer, FakeQuantize)]
     for layer in ranges:
         layer.observe()
-    for start in range(0, len(next(iter(samples.values()))), _BATCH):
-        batch = [array[start : start + _BATCH] for array in samples.values()]
+    for batch in batches(samples.values()):
         model(packed_inputs(model, batch), training=False)
     for layer in ranges:
         layer.observing = False

@@ -10,8 +10,7 @@ from keras_se.compress.activations import activation
 from keras_se.compress.making import Function, Maker
 from keras_se.compress.twins import rescaling
 
-_OF_TENSORS = {"Add": "Add", "Subtract": "Subtract", "Multiply": "Multiply",
-               "Maximum": "Maximum", "Minimum": "Minimum"}  # fmt: skip
+_OF_TENSORS = ("Add", "Multiply", "Subtract")
 
 
 def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> Function | None:
@@ -70,7 +69,7 @@ def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -
 def _of_tensors(make: Maker, kind: str, name: str) -> Function | None:
     if kind not in _OF_TENSORS:
         return None
-    merging = make(_OF_TENSORS[kind], name)
+    merging = make(kind, name)
     return lambda *given: merging(list(given))
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 
 from keras_se.compress.loading import load_tfmot
-from keras_se.compress.native import is_quantize_aware, strip_natively
+from keras_se.compress.native import strip_natively
 from keras_se.compress.origins import CLUSTERED, origin_of
 from keras_se.compress.restoring import from_tf_keras
 from keras_se.errors import InputError
+from keras_se.layers.fake_quantize import is_quantize_aware
 
 
 def strip(model: Any) -> keras.Model:

@@ -36,8 +36,9 @@ def trainable_model(model: Any, origin: Origin) -> Any:
 @cache
 def _model_class() -> Any:
     """A subclass of `tf_keras.Model`, which is loaded at its first use."""
+    base: Any = load_tf_keras().Model
 
-    class CompressedModel(load_tf_keras().Model):  # type: ignore[misc]
+    class CompressedModel(base):
         """As `tf_keras.Model`, for the objects of Keras 3 as well as for its own."""
 
         def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -158,8 +159,9 @@ def _settle_mode(callback: Any) -> None:
 @cache
 def _adapter_class() -> Any:
     """A callback of tf_keras that hands everything on to one of Keras 3."""
+    base: Any = load_tf_keras().callbacks.Callback
 
-    class Adapter(load_tf_keras().callbacks.Callback):  # type: ignore[misc]
+    class Adapter(base):
         def __init__(self, callback: Any) -> None:
             super().__init__()
             self.callback = callback

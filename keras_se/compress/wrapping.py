@@ -9,9 +9,7 @@ from keras_se.errors import InputError
 
 SCOPES = ("all", "trunk", "se")
 # Whose kernels tfmot prunes and clusters: depthwise ones are few weights and matter most.
-_WITH_KERNEL = (
-    *("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "Conv3DTranspose", "Dense"),
-)  # fmt: skip
+_WITH_KERNEL = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "Conv3DTranspose", "Dense")
 
 
 def copied(layer: Any) -> Any:
@@ -51,16 +49,15 @@ def rebuilt_in_scope(
     Args:
         purpose: What the messages say that it is done for.
         translation: The model of tf_keras, and which of its layers belong to SE.
-        scope: `"all"`, `"trunk"` for everything but SE, or `"se"`.
+        scope: One that `check_scope` takes: `"all"`, `"trunk"` for everything but SE, or `"se"`.
         wrap: Called with a copy of each layer in the scope; returns the wrapper, or the copy.
 
     Returns:
         The new model.
 
     Raises:
-        InputError: If there is no such scope, or nothing in it.
+        InputError: If there is nothing in the scope.
     """
-    check_scope(purpose, scope)
     wanted = {
         carried.layer
         for carried in translation.carried

@@ -17,6 +17,7 @@ from keras import ops
 from keras_se.errors import InputError
 from keras_se.inline import find_inline
 from keras_se.layers import SEBlock
+from keras_se.litert.signature import batches
 from keras_se.replay import (
     Graph,
     can_inline,
@@ -29,7 +30,6 @@ from keras_se.replay import (
 MIN_SAMPLES = 100
 MIN_RATIO, MAX_RATIO = 1 / 3, 3.0
 FLOAT16_MAX = 65504.0
-_BATCH = 32
 _SQUEEZES = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
@@ -76,8 +76,8 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     observer.outputs["finite"] = _look(_all_finite, "finite", outputs)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # once over the data: nothing to trace for
-    batches = [reader.predict_on_batch(batch) for batch in _batches(samples)]
-    values = {key: np.concatenate([batch[key] for batch in batches]) for key in observer.outputs}
+    read = [reader.predict_on_batch(batch) for batch in batches(samples)]
+    values = {key: np.concatenate([batch[key] for batch in read]) for key in observer.outputs}
     ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
     return Observations(
         np.concatenate([np.zeros(0), *ratios]),
@@ -85,11 +85,6 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
         {name: float(values[key].max()) for name, key in observer.sums.items()},
         bool(values["finite"].all()),
     )
-
-
-def _batches(samples: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    for start in range(0, len(samples[0]), _BATCH):
-        yield [array[start : start + _BATCH] for array in samples]
 
 
 def _ratios(moments: np.ndarray, layer: Any) -> np.ndarray:

@@ -228,11 +228,7 @@ def _io_type(spec: Format, which: str, given: str | None) -> str:
 
 def _check_model(model: keras.Model) -> None:
     """Refuses another backend, other precisions, and weights that are not finite."""
-    if keras.backend.backend() != "tensorflow":
-        raise InputError(
-            "to_tflite needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
-            f"imported. Received: backend {keras.backend.backend()!r}"
-        )
+    check_backend("to_tflite")
     _check_precision(keras_model(model))
     for variable in model.weights:
         values = variable.numpy()
@@ -242,6 +238,22 @@ def _check_model(model: keras.Model) -> None:
                 "to_tflite takes models whose weights are finite. "
                 f"Received: NaN or infinity in {name!r} of model {model.name!r}"
             )
+
+
+def check_backend(purpose: str) -> None:
+    """Refuses the other backends of Keras.
+
+    Args:
+        purpose: What the message says that TensorFlow is needed for.
+
+    Raises:
+        InputError: If Keras runs on another one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"{purpose} needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
+            f"imported. Received: backend {keras.backend.backend()!r}"
+        )
 
 
 def _check_precision(model: keras.Model) -> None:

@@ -1,7 +1,7 @@
 """The inputs and outputs of a converted model, by name."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,25 @@ def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndar
     if len(set(samples.values())) != 1:
         raise InputError(f"{what} must have one number of samples. Received: {samples}")
     return arrays
+
+
+def batches(samples: Iterable[np.ndarray], size: int = 32) -> Iterator[list[np.ndarray]]:
+    """Samples in batches.
+
+    Args:
+        samples: One array for each input, of the same length.
+        size: Samples per batch; the last one may have fewer.
+
+    Yields:
+        The next rows of each array.
+
+    Example:
+        >>> [len(x) for x, in batches([np.zeros((5, 2))], 3)]
+        [3, 2]
+    """
+    arrays = list(samples)
+    for start in range(0, len(arrays[0]), size):
+        yield [array[start : start + size] for array in arrays]
 
 
 def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from keras_se import SEBlock, find_sites
-from keras_se.compress.native import is_quantize_aware, quantize_natively, strip_natively
+from keras_se.compress.native import quantize_natively, strip_natively
 from keras_se.errors import InputError
 from keras_se.layers import FakeQuantize, QuantizeAware, QuantizeAwareSEBlock
+from keras_se.layers.fake_quantize import is_quantize_aware
 from keras_se.replay import sublayers
 
 layers = keras.layers
