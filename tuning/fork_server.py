@@ -1,0 +1,189 @@
+"""A small process that has imported Keras, and is forked for each trial.
+
+To import Keras with TensorFlow takes far longer than to train for a second. The server does it
+once. It has a single thread and has never run an operation, so that a fork of it is a process in
+which TensorFlow starts as if it had just been imported. Only libraries are imported before the
+fork: a module of the user may compute at its top level, which starts threads that no fork survives.
+
+Requests and reports are lines of JSON in the server's standard input and output. At the end of the
+input, which comes when the parent dies, the server kills its children and leaves.
+"""
+
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import _exit as leave  # public: its name is from C
+from pathlib import Path
+from typing import IO, Any
+
+from tuning.spawning import (
+    TICK,
+    Ended,
+    close_pipes,
+    kill_group,
+    launch,
+    redirect,
+    run_request,
+    send,
+)
+
+
+class ForkServer:
+    """The parent's side: a server that is started when it is first needed, and again if it died."""
+
+    def __init__(self, threads: int, preload: Sequence[str]) -> None:
+        self._threads = threads
+        self._preload = tuple(preload)
+        self._server: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._logs: dict[str, Path] = {}
+        self._ended: list[Ended] = []
+
+    def start(self, request: Mapping[str, Any]) -> None:
+        """Has a child forked.
+
+        Args:
+            request: What `run_request` takes, `timeout`, in seconds or None, and the path `log`.
+        """
+        if self._server is not None and self._server[0].poll() is not None:
+            lost = self._ended
+            while self._logs:
+                lost = lost + self._next()
+            self.close()
+            self._ended = lost
+        process, _ = self._running_server()
+        self._logs[request["key"]] = Path(request["log"])
+        send(process, request)
+
+    def wait(self) -> list[Ended]:
+        """Blocks until a child has ended.
+
+        Returns:
+            The children that have. All running ones if the server died: with code -9, and with
+            the reason in their logs.
+        """
+        ended, self._ended = self._ended or self._next(), []
+        return ended
+
+    def close(self) -> None:
+        """Ends the server, which kills the children."""
+        self._logs, self._ended = {}, []
+        if self._server is None:
+            return
+        process, messages = self._server
+        process.terminate()  # it heeds this while it imports, and has no children yet
+        close_pipes(process)
+        process.wait()
+        messages.close()
+        self._server = None
+
+    def _running_server(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+        if self._server is None:
+            messages = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
+            process = launch(
+                "tuning.fork_server", self._preload, self._threads, subprocess.PIPE, messages
+            )
+            self._server = process, messages
+        return self._server
+
+    def _next(self) -> list[Ended]:
+        stdout = self._running_server()[0].stdout
+        line = stdout.readline() if stdout is not None else b""
+        ended = json.loads(line) if line.endswith(b"\n") else self._lost()
+        for key, *_ in ended:
+            del self._logs[key]
+        return [(key, code, timed_out) for key, code, timed_out in ended]
+
+    def _lost(self) -> list[Ended]:
+        process, messages = self._running_server()
+        code = process.wait()
+        messages.seek(0)
+        reason = f"The server of the child processes ended with code {code}.\n".encode()
+        reason = messages.read() + reason
+        for log in self._logs.values():
+            with log.open("ab") as file:
+                file.write(reason)
+        return [(key, -signal.SIGKILL, False) for key in self._logs]
+
+
+def main(*preload: str) -> None:
+    """The server.
+
+    Args:
+        *preload: Modules to import. They must neither start threads nor compute.
+    """
+    reports = os.dup(1)
+    os.dup2(2, 1)  # what an import prints is no report
+    for module in preload:
+        importlib.import_module(module)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on there are children to kill first
+    children: dict[int, _Child] = {}
+    try:
+        _serve(children, reports)
+    finally:
+        for pid in children:
+            kill_group(pid)
+        for pid in children:
+            os.waitpid(pid, 0)
+    leave(0)
+
+
+@dataclass
+class _Child:
+    key: str
+    deadline: float
+    timed_out: bool = False
+
+
+def _serve(children: dict[int, _Child], reports: int) -> None:
+    parent, lifeline, pending = os.getppid(), os.pipe(), b""
+    # As in `_end_with`: the end of the input alone is not what tells that the parent has died.
+    while os.getppid() == parent:
+        if select.select([0], [], [], TICK if children else 1)[0]:
+            received = os.read(0, 1 << 16)
+            if not received:
+                return
+            *lines, pending = (pending + received).split(b"\n")
+            for line in lines:
+                request = json.loads(line)
+                pid = _fork(request, lifeline, reports)
+                deadline = time.monotonic() + (request["timeout"] or float("inf"))
+                children[pid] = _Child(request["key"], deadline)
+        if ended := _ended(children):
+            os.write(reports, json.dumps(ended).encode() + b"\n")
+
+
+def _fork(request: Mapping[str, Any], lifeline: tuple[int, int], reports: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        redirect(os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), 1, 2)
+        os.close(reports)
+        os.close(lifeline[1])
+        run_request(request, lifeline[0])
+    finally:
+        leave(1)
+
+
+def _ended(children: dict[int, _Child]) -> list[Ended]:
+    """Kills whoever is out of time; takes whoever has ended from `children`."""
+    ended = []
+    for pid, child in list(children.items()):
+        if time.monotonic() > child.deadline and not child.timed_out:
+            child.timed_out = True
+            kill_group(pid)
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if reaped:
+            code = os.waitstatus_to_exitcode(status)
+            ended.append((child.key, code, child.timed_out and code != 0))
+            del children[pid]
+    return ended
