@@ -1,4 +1,4 @@
-"""A search over the reduction ratio and the gate with keras-tuner."""
+"""A search over the reduction ratio and the gate: shared seeds, a rule of choice, fresh seeds."""
 
 import keras
 from sklearn.datasets import load_digits
@@ -8,11 +8,11 @@ import tuning
 
 digits = load_digits()
 x, y = digits.images[..., None].astype("float32"), digits.target
-train, validation = (x[:1000], y[:1000]), (x[1000:1400], y[1000:1400])
+train, validation, test = (x[:900], y[:900]), (x[900:1300], y[900:1300]), (x[1300:], y[1300:])
 
 
 def build_network() -> keras.Model:
-    """The network without SE blocks."""
+    """The network without SE blocks, built anew for each seed."""
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -29,27 +29,31 @@ def build_network() -> keras.Model:
     )
 
 
-def compile_network(model: keras.Model) -> None:
-    """Compiles a candidate."""
-    model.compile(
-        keras.optimizers.Adam(3e-3),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=False,  # compiling each candidate costs more than it saves
-    )
-
-
 result = tuning.search(
     build_network,
     train,
     validation,
-    tuning.SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh")),
-    epochs=6,
-    compile=compile_network,
-    directory="se_search",
-    on_trial=lambda trial: print(f"{trial.settings}: {trial.metrics['val_loss']:.4f}"),
+    tuning.SESpace(ratios=(2, 8), gates=("sigmoid",)),  # and the network without SE
+    tuning.Cheapest(0.02, metric="val_accuracy", max_seeds=4),
+    test=test,
+    epochs=3,
+    seeds=3,
+    fresh_seeds=2,
+    compile={
+        "optimizer": "adam",
+        "learning_rate": 3e-3,
+        "loss": {"class_name": "SparseCategoricalCrossentropy", "config": {"from_logits": True}},
+        "metrics": ["accuracy"],
+        "jit_compile": False,  # compiling each trial costs more than it saves
+    },
+    directory="se_search",  # the same call goes on there, after whatever ended it
+    on_trial=lambda trial: print(f"{trial.label}, seed {trial.seed}: {trial.score}"),
 )
-print("best of this screening with one seed:", result.settings)
+print(result.sentence)
+print("cannot be told from the best:", ", ".join(result.tied))
+print("on fresh seeds:", result.confirmation)
 
-model = keras_se.insert(build_network(), plan=result.plan)
+model = result.model()
 print(f"the winner has {model.count_params():,} parameters")
+planned = keras_se.insert(build_network(), plan=result.plan)
+assert planned.count_params() == model.count_params()

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tuning.decision import Decision
     from tuning.hypermodel import SEHyperModel
-    from tuning.result import SearchResult, TrialRecord
+    from tuning.main_effects import MainEffects
+    from tuning.records import SearchWarning, TrialRecord
+    from tuning.result import SearchResult
+    from tuning.rounds import NoCandidateError
     from tuning.scores import ScoreTable
     from tuning.searching import search
     from tuning.select import Cheapest, StructuralRisk
@@ -18,22 +21,28 @@ if TYPE_CHECKING:
 _LAZY = {
     "Cheapest": "tuning.select",
     "Decision": "tuning.decision",
+    "MainEffects": "tuning.main_effects",
+    "NoCandidateError": "tuning.rounds",
     "SEHyperModel": "tuning.hypermodel",
     "SESpace": "tuning.space",
     "ScoreTable": "tuning.scores",
     "SearchResult": "tuning.result",
     "StructuralRisk": "tuning.select",
-    "TrialRecord": "tuning.result",
+    "SearchWarning": "tuning.records",
+    "TrialRecord": "tuning.records",
     "search": "tuning.searching",
 }
 
 __all__ = [
     "Cheapest",
     "Decision",
+    "MainEffects",
+    "NoCandidateError",
     "SEHyperModel",
     "SESpace",
     "ScoreTable",
     "SearchResult",
+    "SearchWarning",
     "StructuralRisk",
     "TrialRecord",
     "search",

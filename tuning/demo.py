@@ -26,11 +26,13 @@ from keras_se.outputs import free_name, output_folder, refuse_existing
 from keras_se.surgery import hold_gates
 from keras_se.tables import report_table
 from keras_se.verification import MIN_SAMPLES
-from tuning.result import SearchResult, TrialRecord
+from tuning.records import TrialRecord
+from tuning.result import SearchResult
 from tuning.searching import search
 from tuning.space import SESpace
+from tuning.splits import split_in_two
 
-SPACE = SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh"))
+SPACE = SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh"), baseline=False)
 DIGITS = "scikit-learn's digits"
 _BATCH_SIZE = 32
 
@@ -110,7 +112,6 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
     _show(console, reports, accuracy, len(y_test))
     model.save(folder / "model.keras")
     (folder / "plan.json").write_text(json.dumps(result.plan, indent=2))
-    (folder / "trials.json").write_text(result.to_json())
     (folder / "report.json").write_text(_report(split, epochs, seed, accuracy, reports))
     return all(report.passed for report in reports.values())
 
@@ -133,7 +134,7 @@ def load_split(data: str | None, seed: int) -> Split:
         datasets: Any = import_extra("sklearn.datasets", "tuning")
         digits = datasets.load_digits()
         source, parts = DIGITS, (digits.images.astype("float32")[..., None], digits.target)
-        train, test = _halves(*parts, share=0.2, seed=seed)
+        train, test = split_in_two(*parts, share=0.2, seed=seed)
     else:
         loaded = load_data(data)
         source, train = data, (loaded.x_train, loaded.y_train)
@@ -141,8 +142,8 @@ def load_split(data: str | None, seed: int) -> Split:
         if loaded.x_test is not None and loaded.y_test is not None:
             test = (loaded.x_test, loaded.y_test)
         else:
-            train, test = _halves(*train, share=0.2, seed=seed)
-    fit, validation = _halves(*train, share=0.25, seed=seed)
+            train, test = split_in_two(*train, share=0.2, seed=seed)
+    fit, validation = split_in_two(*train, share=0.25, seed=seed)
     classes = int(max(train[1].max(), test[1].max())) + 1
     return Split(source, fit, validation, test, classes)
 
@@ -155,20 +156,6 @@ def _check_size(source: str, x_train: np.ndarray, x_test: np.ndarray | None) -> 
             f"The demo needs at least {4 * MIN_SAMPLES} training and {MIN_SAMPLES} test images, or "
             f"{5 * MIN_SAMPLES} to split. Received: {' and '.join(map(str, given))} from {source}"
         )
-
-
-_Pair = tuple[np.ndarray, np.ndarray]
-
-
-def _halves(x: np.ndarray, y: np.ndarray, *, share: float, seed: int) -> tuple[_Pair, _Pair]:
-    """Splits off a share at random, class by class where every class has enough images."""
-    selection: Any = import_extra("sklearn.model_selection", "tuning")
-    counts = np.unique(y, return_counts=True)[1]
-    stratify = y if counts.min() >= 2 and share * len(y) >= len(counts) else None
-    x_1, x_2, y_1, y_2 = selection.train_test_split(
-        x, y, test_size=share, random_state=seed, stratify=stratify
-    )
-    return (x_1, y_1), (x_2, y_2)
 
 
 def build_network(shape: tuple[int, ...], classes: int, scale: float) -> keras.Model:
@@ -224,18 +211,20 @@ def _search(console: Console, folder: Path, split: Split, epochs: int, seed: int
             SPACE,
             epochs=epochs,
             compile=_compile,
-            directory=folder / "keras_tuner",
+            directory=folder / "search",
             batch_size=_BATCH_SIZE,
-            seed=seed,
+            seeds=(seed,),
+            fresh_seeds=0,
             on_trial=lambda record: advance(_one_line(record)),
         )
     table = Table("ratio", "gate", "parameters", "validation loss", "validation accuracy", "")
-    for record in result.trials:
+    for record in result.records:
         loss, accuracy = (record.metrics.get(name) for name in ("val_loss", "val_accuracy"))
         table.add_row(
-            *(str(record.settings["ratio"]), record.settings["gate"], f"{record.parameters:,}"),
+            *(str(record.values[f"se_{name}"]) for name in ("ratio", "gate")),
+            f"{record.parameters:,}",
             *("failed" if value is None else f"{value:.4f}" for value in (loss, accuracy)),
-            "chosen" if record.settings == result.settings else "",
+            "chosen" if record.values == result.values else "",
         )
     console.print(table)
     return result
@@ -244,24 +233,18 @@ def _search(console: Console, folder: Path, split: Split, epochs: int, seed: int
 def _one_line(record: TrialRecord) -> str:
     loss = record.metrics.get("val_loss")
     outcome = record.cause if loss is None else f"validation loss {loss:.4f}"
-    return f"ratio {record.settings['ratio']}, {record.settings['gate']}: {outcome}"
+    return f"{record.label}: {outcome}"
 
 
 def _train(
     console: Console, split: Split, result: SearchResult, epochs: int, seed: int
 ) -> keras.Model:
-    keras.utils.set_random_seed(seed)
-    model = keras_se.insert(_base(split), plan=result.plan)
-    _compile(model)
     console.print(f"Training the winner on all training images, epochs: {epochs}")
     with _progress(console, "train", epochs) as advance:
         report = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda _, logs: advance(f"loss {logs['loss']:.4f}")
         )
-        model.fit(
-            *split.training, batch_size=_BATCH_SIZE, epochs=epochs, verbose=0, callbacks=[report]
-        )
-    return model
+        return result.retrain(seed, train=split.training, epochs=epochs, callbacks=[report])
 
 
 def _calibration(split: Split, seed: int) -> np.ndarray:

@@ -1,30 +1,43 @@
-"""What a search leaves: its trials, and the settings of the best one."""
+"""What a search leaves: its records, the choice among them, and the winner."""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import keras
+
+from keras_se.errors import InputError, import_extra
+from tuning.candidate import Candidate
+from tuning.decision import Decision, Standing
+from tuning.job import Job
+from tuning.ratio_fit import RatioFit
+from tuning.records import TrialRecord, run_key
+from tuning.seeding import trial_seed
+from tuning.trial import fit_candidate, weights_path
+from tuning.trial_data import TrialData
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One candidate, trained and measured.
+class Confirmation:
+    """The winner on seeds that had no part in its choice: the best of many scores is too good.
 
     Attributes:
-        settings: The arguments of `SEBlock` that were tried.
-        status: `"completed"` or `"failed"`.
-        metrics: By name, the value after the last epoch; empty if the trial failed.
-        parameters: Number of parameters of the model, 0 if it could not be built.
-        cause: Last line of the error, empty if there was none.
+        seeds: The fresh seeds, those that failed left out.
+        mean: Mean score.
+        deviation: Standard deviation of the scores over seeds; `None` with one seed.
+        chosen_mean: Mean score on the seeds that it was chosen by, for comparison.
+        test: By name, the mean of the metrics on the test data, which the search never saw.
     """
 
-    settings: Mapping[str, Any]
-    status: str
-    metrics: Mapping[str, float]
-    parameters: int
-    cause: str = ""
+    seeds: tuple[int, ...]
+    mean: float
+    deviation: float | None
+    chosen_mean: float
+    test: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,26 +45,227 @@ class SearchResult:
     """The outcome of `tuning.search`.
 
     Attributes:
-        objective: Name of the metric that was minimized or maximized.
-        seed: The seed that every candidate was trained with. One seed is a screening: it does not
-            tell close candidates apart.
-        epochs: Epochs per candidate.
-        trials: Every candidate, in the order of the grid.
-        settings: Settings of the best candidate.
-        plan: The same per site, as `keras_se.insert` takes it.
+        objective: Name of the rule of choice, as `search` takes it.
+        metric: Name of the log that is the score.
+        direction: `"min"` or `"max"`.
+        epochs: Epochs per trial.
+        seeds: Seeds that every candidate was trained from at first.
+        records: Every `TrialRecord`, in the order of candidates and seeds.
+        chosen: The winning candidate in words.
+        values: Its hyperparameters.
+        plan: Its settings per site, as `keras_se.insert` takes them; empty for the network without
+            SE; `None` where the model places its blocks itself.
+        placement: Where in residual units its blocks are, for `insert`; `None` without blocks.
+        decision: What the rule made of the scores; `None` for a screening, with fewer than three
+            seeds.
+        sentence: The decision in words.
+        confirmation: The winner on fresh seeds; `None` where none were asked for, or all failed.
+        ratio_fit: Where the textbook would put the ratio, a diagnostic of `StructuralRisk`; `None`
+            where it does not apply.
     """
 
     objective: str
-    seed: int
+    metric: str
+    direction: str
     epochs: int
-    trials: tuple[TrialRecord, ...]
-    settings: Mapping[str, Any]
-    plan: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    records: tuple[TrialRecord, ...]
+    chosen: str
+    values: Mapping[str, Any]
+    plan: Mapping[str, Mapping[str, Any]] | None
+    placement: str | None
+    decision: Decision | None
+    sentence: str
+    confirmation: Confirmation | None = None
+    ratio_fit: RatioFit | None = None
+    job: Job | None = field(default=None, repr=False, compare=False)
+    folder: Path | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """Candidates that cannot be told from the best one; of a screening all that finished."""
+        if self.decision is not None:
+            return self.decision.tied
+        return tuple(dict.fromkeys(r.label for r in self.records if r.completed))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings of the winner where all its sites have the same; empty without SE.
+
+        Raises:
+            InputError: If they differ, or the model places its blocks itself.
+        """
+        plans = list((self.plan or {}).values())
+        if self.plan is None or any(plan != plans[0] for plan in plans):
+            raise InputError(
+                "settings are those of a plan that is the same for all sites; see plan and values. "
+                f"Received: the candidate {self.chosen!r}"
+            )
+        return plans[0] if plans else {}
+
+    def model(self) -> keras.Model:
+        """The winner, trained: that of the first fresh seed, a fair draw; else of its best seed.
+
+        Returns:
+            A compiled model with the weights of the epoch that counts. It is trained anew where
+            they were not kept.
+
+        Raises:
+            InputError: If the search was read from its file, or no weights of the winner are there.
+        """
+        job, candidate = self._origin()
+        kept = [r for r in self._of_winner() if self._weights(r).exists()]
+        if not kept:
+            return self.retrain(self._of_winner()[0].seed)
+        with trial_seed(kept[0].seed):
+            keras_tuner: Any = import_extra("keras_tuner", "tuning")
+            hp = keras_tuner.HyperParameters()
+            hp.values = dict(candidate.values)
+            model = job.hypermodel.build(hp)
+        model.optimizer.build(model.trainable_variables)  # its state is in the file, too
+        model.load_weights(self._weights(kept[0]))
+        return model
+
+    def retrain(
+        self,
+        seed: int = 0,
+        *,
+        train: Any = None,
+        validation: Any = None,
+        epochs: int | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> keras.Model:
+        """Trains the winner anew.
+
+        Args:
+            seed: The seed, as in the search.
+            train: Data in place of those of the search: all there are, say.
+            validation: Likewise, if `train` is given.
+            epochs: Epochs in place of those of the search.
+            callbacks: Further callbacks.
+
+        Returns:
+            A compiled model after its last epoch.
+
+        Raises:
+            InputError: If the search was read from its file.
+        """
+        job, candidate = self._origin()
+        if train is not None:
+            job = dataclasses.replace(job, data=_Given(train, validation))
+        job = dataclasses.replace(job, epochs=epochs or job.epochs)
+        with trial_seed(seed):
+            return fit_candidate(job, candidate, seed, callbacks)[0]
 
     def to_json(self) -> str:
-        """The result as JSON text; metrics that are NaN or infinite become null."""
-        content = dataclasses.asdict(self)
-        for trial in content["trials"]:
-            metrics = trial["metrics"].items()
-            trial["metrics"] = {k: v if math.isfinite(v) else None for k, v in metrics}
-        return json.dumps(content, indent=2, allow_nan=False)
+        """The result as JSON text, which `from_json` reads."""
+        content = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("job", "folder")
+        }
+        content["records"] = [record.to_dict() for record in self.records]
+        for name in ("decision", "confirmation", "ratio_fit"):
+            if content[name] is not None:
+                content[name] = dataclasses.asdict(content[name])
+        return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "SearchResult":
+        """The result that `to_json` wrote.
+
+        Args:
+            text: What it returned.
+
+        Returns:
+            The result, without what trains its models.
+
+        Raises:
+            InputError: If the text is something else.
+        """
+        try:
+            content = json.loads(text, object_hook=_infinite)
+            content["records"] = tuple(map(TrialRecord.from_dict, content["records"]))
+            content["seeds"] = tuple(content["seeds"])
+            for name, kind in _PARTS.items():
+                if content[name] is not None:
+                    content[name] = kind(content[name])
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"The result of a search is JSON that to_json wrote. Received: {error}"
+            ) from error
+
+    def _origin(self) -> tuple[Job, Candidate]:
+        if self.job is None:
+            raise InputError(
+                "Models come from the result that a search returns; run the same search again, "
+                "which takes its records. Received: a result that was read from JSON"
+            )
+        winner = self._of_winner()[0]
+        return self.job, Candidate(winner.candidate, winner.label, winner.values)
+
+    def _of_winner(self) -> list[TrialRecord]:
+        """Its records: fresh seeds first, then by score."""
+        sign = -1.0 if self.direction == "max" else 1.0
+        fresh = () if self.confirmation is None else self.confirmation.seeds
+        found = [r for r in self.records if r.completed and r.values == self.values]
+        return sorted(found, key=lambda r: (r.seed not in fresh, _order(r, sign, fresh)))
+
+    def _weights(self, record: TrialRecord) -> Path:
+        return weights_path(self.folder or Path(), run_key(record.candidate, record.seed))
+
+
+class _Given(TrialData):
+    """Data for one training, perhaps without validation."""
+
+    def __init__(self, train: Any, validation: Any) -> None:
+        super().__init__(train, train if validation is None else validation)
+        self._validates = validation is not None
+
+    def load(self, seed: int) -> tuple[Any, Any, Any]:
+        train, validation, test = super().load(seed)
+        return train, validation if self._validates else None, test
+
+
+def _order(record: TrialRecord, sign: float, fresh: tuple[int, ...]) -> float:
+    if record.seed in fresh:
+        return float(record.seed)
+    return sign * (record.score if record.score is not None else math.inf)
+
+
+def _decision(content: dict[str, Any]) -> Decision:
+    tuples = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
+    standings = tuple(Standing(**standing) for standing in content["standings"])
+    return Decision(**{**content, **tuples, "standings": standings})
+
+
+def _confirmation(content: dict[str, Any]) -> Confirmation:
+    return Confirmation(**{**content, "seeds": tuple(content["seeds"])})
+
+
+def _ratio_fit(content: dict[str, Any]) -> RatioFit:
+    intervals = ("curvature_interval", "ratio_interval")
+    return RatioFit(**{**content, **{name: tuple(content[name]) for name in intervals}})
+
+
+_PARTS: dict[str, Any] = {
+    "decision": _decision,
+    "confirmation": _confirmation,
+    "ratio_fit": _ratio_fit,
+}
+
+
+def _jsonable(value: Any) -> Any:
+    """Numbers that JSON does not know: NaN becomes `None`, infinity an object that says so."""
+    if isinstance(value, Mapping):
+        return {name: _jsonable(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else {"float": str(value)}
+    return value
+
+
+def _infinite(content: dict[str, Any]) -> Any:
+    return float(content["float"]) if set(content) == {"float"} else content

@@ -20,8 +20,8 @@ class ScoreTable:
 
     Attributes:
         names: Names of the candidates, different, in the order of the space.
-        scores: K rows of n scores, n at least 3; column j holds seed j for every candidate. NaN or
-            infinity: the candidate diverged on that seed, or was not trained on it.
+        scores: K rows of n scores, n at least 3; column j holds seed j for every candidate.
+            Infinity: the candidate failed on that seed; NaN: it failed, or was not trained on it.
         parameters: Exact parameter count of each candidate's model; its cost.
         complexity: ΣC²/r of each candidate over its SE blocks, half of their weights; 0 without SE.
         direction: `"min"` or `"max"`: whether low or high scores are good.
@@ -82,6 +82,20 @@ class ScoreTable:
     def complete(self) -> tuple[int, ...]:
         """Indices of the candidates that have a finite score on every seed."""
         return tuple(np.flatnonzero(np.isfinite(self.losses).all(axis=1)).tolist())
+
+    @property
+    def ruled_out(self) -> tuple[str, ...]:
+        """Names of the candidates that were trained on the first seeds alone, and are finite there.
+
+        Of these there is NaN for the further seeds, which they were not given.
+        """
+        first, rest = self.losses[:, : self.first_seeds], self.losses[:, self.first_seeds :]
+        waived = np.isfinite(first).all(axis=1) & np.isnan(rest).any(axis=1)
+        return tuple(
+            n
+            for n, out in zip(self.names, waived & ~np.isinf(rest).any(axis=1), strict=True)
+            if out
+        )
 
     @property
     def losses(self) -> np.ndarray:

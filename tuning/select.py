@@ -48,6 +48,8 @@ class StructuralRisk:
 
     Attributes:
         weight: λ, at least 0: how much of the metric one unit of ΣC²/r (two weights) is worth.
+        metric: Name of the log that is L_val.
+        direction: `"min"` or `"max"`; `None` where Keras knows the direction of the metric.
 
     Raises:
         InputError: If the weight is negative or not finite.
@@ -65,6 +67,8 @@ class StructuralRisk:
     """
 
     weight: float
+    metric: str = field(default="val_loss", kw_only=True)
+    direction: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -116,6 +120,8 @@ class Cheapest:
     Attributes:
         tolerance: δ, above 0, in the metric's own units: 0.002 of accuracy, say.
         max_seeds: Most seeds per candidate, at least 3.
+        metric: Name of the log whose loss is tolerated.
+        direction: `"min"` or `"max"`; `None` where Keras knows the direction of the metric.
 
     Raises:
         InputError: If an argument breaks its rule.
@@ -137,6 +143,8 @@ class Cheapest:
 
     tolerance: float
     max_seeds: int = field(default=10, kw_only=True)
+    metric: str = field(default="val_loss", kw_only=True)
+    direction: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
@@ -253,8 +261,13 @@ def _decision(
 ) -> Decision:
     names = [table.names[row] for row in rows]
     dropped = tuple(name for name in table.names if name not in names)
-    if dropped:
-        sentence += f" Dropped, since not finite on every seed: {_listed(dropped)}."
+    told = set(table.ruled_out)
+    for why, missing in (
+        ("Dropped, since not finite on every seed", [n for n in dropped if n not in told]),
+        ("Ruled out by the first seeds", [n for n in dropped if n in told]),
+    ):
+        if missing:
+            sentence += f" {why}: {_listed(tuple(missing))}."
     standings = tuple(
         Standing(
             name=table.names[row],

@@ -13,13 +13,13 @@ import pytest
 
 import keras_se
 from keras_se.cli import run
-from tuning import SESpace, demo
+from tuning import SearchResult, SESpace, demo
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "keras-se"))
 FILES = {
     *("model.keras", "model_float32.tflite", "model_int8.tflite"),
     *("model_float32.recipe.json", "model_int8.recipe.json"),
-    *("plan.json", "trials.json", "report.json", "keras_tuner"),
+    *("plan.json", "report.json", "search"),
 }
 
 
@@ -86,12 +86,13 @@ def test_it_says_what_it_is_and_is_not(ran):
 
 def test_the_records_agree_with_each_other_and_with_the_model(ran):
     folder = ran[0]
-    plan, trials, report = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("plan", "trials", "report")
-    )
-    assert len(trials["trials"]) == 6
-    best = min(trials["trials"], key=lambda trial: trial["metrics"]["val_loss"])
-    assert plan == trials["plan"] == dict.fromkeys(plan, best["settings"])
+    plan, report = (json.loads((folder / f"{n}.json").read_text()) for n in ("plan", "report"))
+    result = SearchResult.from_json((folder / "search" / "result.json").read_text())
+    assert len(result.records) == 6
+    best = min(result.records, key=lambda record: record.score)
+    assert best.score == pytest.approx(best.metrics["val_loss"])
+    settings = {name: best.values[f"se_{name}"] for name in ("ratio", "gate", "squeeze")}
+    assert plan == result.plan == dict.fromkeys(plan, settings)
     model = keras.saving.load_model(folder / "model.keras")
     sites = {site.name: site for site in keras_se.find_sites(model)}
     assert set(sites) == set(plan)
@@ -124,7 +125,7 @@ def test_parts_share_no_image():
 
 def test_on_other_data_it_says_no_when_there_is_nothing_to_survive(tmp_path, capsys, monkeypatch):
     """Constant images: the gates do not move, which is not a pass."""
-    monkeypatch.setattr(demo, "SPACE", SESpace((2,), ("sigmoid",)))
+    monkeypatch.setattr(demo, "SPACE", SESpace((2,), ("sigmoid",), baseline=False))
     x, y = np.full((200, 6, 6), 100, "uint8"), np.arange(200) % 2
     np.savez(tmp_path / "data.npz", x=x, y=y)
     data = ["--data", str(tmp_path / "data.npz")]

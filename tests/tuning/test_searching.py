@@ -1,20 +1,42 @@
 """Real searches, with keras-tuner, of networks that train in a second."""
 
+import contextlib
 import json
+import math
+import re
+import shutil
+import warnings
 
 import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_se import insert
 from keras_se.errors import InputError
-from tuning import SESpace, search
+from tuning import (
+    Cheapest,
+    NoCandidateError,
+    SearchResult,
+    SearchWarning,
+    SESpace,
+    StructuralRisk,
+    search,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6, 6, 1)).astype("float32")
 Y = (X.mean(axis=(1, 2, 3)) > 0).astype("int64")
-SPACE = SESpace((2, 4), ("sigmoid", "one_plus_tanh"))
+TRAIN, VALIDATION = (X[:48], Y[:48]), (X[48:], Y[48:])
+SPACE = SESpace((2, 4), ("one_plus_tanh",))
+COMPILE = {
+    "optimizer": "adam",
+    "learning_rate": 0.05,
+    "loss": {"class_name": "SparseCategoricalCrossentropy", "config": {"from_logits": True}},
+    "metrics": ["accuracy"],
+    "jit_compile": False,
+}
 
 
 def base():
@@ -28,120 +50,557 @@ def base():
     )
 
 
-def compile_it(model):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)
+def run(directory, model=base, space=SPACE, objective="cheapest:0.3", **arguments):
+    given = {"epochs": 1, "compile": COMPILE, "fresh_seeds": 0, **arguments}
+    data = given.pop("data", (TRAIN, VALIDATION))
+    return search(model, *data, space, objective, directory=directory, **given)
 
 
-def run(directory, space=SPACE, *, objective="val_loss", compile=compile_it, **arguments):
-    train, validation = (X[:48], Y[:48]), (X[48:], Y[48:])
-    return search(
-        base, train, validation, space, objective,
-        epochs=2, compile=compile, directory=directory, **arguments,
-    )  # fmt: skip
+def screen(directory, *arguments, **further):
+    return run(directory, *arguments, seeds=1, **further)
+
+
+def trained(directory):
+    """The records of a folder, with the time at which each was written."""
+    return {path: path.stat().st_mtime_ns for path in (directory / "records").iterdir()}
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    seen = []
-    folder = tmp_path_factory.mktemp("search") / "records"
-    return run(folder, on_trial=seen.append), seen, folder
+    folder, seen = tmp_path_factory.mktemp("search") / "a", []
+    result = run(
+        folder, objective=Cheapest(0.3, max_seeds=3), epochs=2, test=VALIDATION, fresh_seeds=2,
+        on_trial=seen.append,
+    )  # fmt: skip
+    return result, seen, folder
 
 
-def test_every_combination_is_trained_once(searched):
+# --- What a search does ---------------------------------------------------------------------------
+
+
+def test_every_candidate_is_trained_from_every_seed_and_the_winner_anew(searched):
     result, seen, _ = searched
-    settings = [(trial.settings["ratio"], trial.settings["gate"]) for trial in result.trials]
-    assert settings == [(r, g) for r in SPACE.ratios for g in SPACE.gates]
-    assert tuple(seen) == result.trials
-    assert {trial.status for trial in result.trials} == {"completed"}
+    assert len(seen) == 3 * 3 + 2
+    runs = [(r.label, r.seed) for r in result.records if r.seed < 100]
+    assert runs == [(c, s) for c in ("ratio=2", "ratio=4", "no SE") for s in (0, 1, 2)]
+    fresh = [r for r in result.records if r.seed >= 100]
+    assert {r.label for r in fresh} == {result.chosen}
+    assert result.confirmation.seeds == tuple(r.seed for r in fresh)
 
 
-def test_records_hold_the_metrics_and_the_size(searched):
-    for trial in searched[0].trials:
-        assert set(trial.metrics) == {"loss", "accuracy", "val_loss", "val_accuracy"}
-        assert trial.parameters == insert(base(), **trial.settings).count_params()
+def test_records_hold_the_score_both_costs_and_the_curve(searched):
+    result, _, folder = searched
+    for record in result.records:
+        ratio = record.values.get("se_ratio")
+        plan = {} if ratio is None else {"se_1": {"ratio": ratio}}
+        assert record.parameters == insert(base(), plan=plan).count_params()
+        assert record.complexity == (0 if ratio is None else 8**2 / ratio)
+        lines = [json.loads(line) for line in (folder / record.curve).read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2]
+        assert record.score == min(line["val_loss"] for line in lines)
+        assert record.metrics["val_loss"] == record.score
+        assert record.epoch == 1 + [line["val_loss"] for line in lines].index(record.score)
 
 
-def test_the_best_has_the_lowest_objective(searched):
+def test_the_decision_is_that_of_the_rule_on_the_records(searched):
     result = searched[0]
-    best = min(result.trials, key=lambda trial: trial.metrics["val_loss"])
-    assert result.settings == best.settings
-    assert result.plan == {"se_1": best.settings}
-    assert (result.objective, result.epochs, result.seed) == ("val_loss", 2, 0)
+    means = {
+        label: np.mean([r.score for r in result.records if r.label == label and r.seed < 100])
+        for label in ("ratio=2", "ratio=4", "no SE")
+    }
+    assert result.decision.best == min(means, key=means.get)
+    assert [s.mean for s in result.decision.standings] == pytest.approx(list(means.values()))
+    assert set(result.tied) <= set(means)
+    assert result.sentence == result.decision.sentence
 
 
-def test_json(searched):
-    content = json.loads(searched[0].to_json())
-    assert content["plan"] == searched[0].plan
-    assert len(content["trials"]) == 4
+def test_the_confirmation_is_measured_on_the_test_data_with_the_weights_that_count(searched):
+    result = searched[0]
+    fresh = [r for r in result.records if r.seed >= 100]
+    assert result.confirmation.mean == pytest.approx(np.mean([r.score for r in fresh]))
+    assert result.confirmation.deviation == pytest.approx(np.std([r.score for r in fresh], ddof=1))
+    for record in fresh:  # the test data are the validation data here
+        assert record.test["loss"] == pytest.approx(record.score, abs=1e-6)
+    assert result.confirmation.test["loss"] == pytest.approx(result.confirmation.mean, abs=1e-6)
 
 
-def test_one_seed_gives_one_result_and_another_seed_another(searched, tmp_path):
-    small = SESpace((2,), ("sigmoid", "one_plus_tanh"))
-    again, other = (run(tmp_path / str(seed), small, seed=seed) for seed in (0, 1))
-    first = [trial.metrics["val_loss"] for trial in searched[0].trials[:2]]
-    assert [trial.metrics["val_loss"] for trial in again.trials] == pytest.approx(first, abs=1e-5)
-    assert other.trials[0].metrics["val_loss"] != pytest.approx(first[0], abs=1e-4)
+def test_the_winner_is_the_model_of_the_first_fresh_seed(searched):
+    result = searched[0]
+    first = next(r for r in result.records if r.seed == result.confirmation.seeds[0])
+    loss = result.model().evaluate(*VALIDATION, verbose=0)[0]
+    assert loss == pytest.approx(first.score, abs=1e-6)
 
 
-def test_an_accuracy_is_maximized(tmp_path):
-    objective = keras_tuner.Objective("val_accuracy", "max")
-    result = run(tmp_path / "a", objective=objective)
-    best = max(trial.metrics["val_accuracy"] for trial in result.trials)
-    chosen = [trial for trial in result.trials if trial.settings == result.settings]
-    assert chosen[0].metrics["val_accuracy"] == best
+def test_the_plan_builds_the_winner(searched):
+    result = searched[0]
+    record = next(r for r in result.records if r.label == result.chosen)
+    assert insert(base(), plan=result.plan).count_params() == record.parameters
 
 
-def test_a_failed_candidate_does_not_end_the_search(tmp_path, capsys):
-    def picky(model):
-        if model.layers[1].gate == "sigmoid":
-            raise ValueError("sigmoid is not for sale")
-        compile_it(model)
-
-    result = run(tmp_path / "a", compile=picky)
-    assert [trial.status for trial in result.trials] == ["failed", "completed"] * 2
-    assert "sigmoid is not for sale" in result.trials[0].cause
-    assert result.trials[0].metrics == {}
-    assert result.settings["gate"] == "one_plus_tanh"
+def test_retraining_from_a_seed_of_the_search_gives_its_scores(searched):
+    result, _, folder = searched
+    record = next(r for r in result.records if r.label == result.chosen and r.seed == 1)
+    last = json.loads((folder / record.curve).read_text().splitlines()[-1])
+    again = result.retrain(1).evaluate(*VALIDATION, verbose=0)[0]
+    assert again == pytest.approx(last["val_loss"], abs=1e-5)
 
 
-def test_a_search_in_which_all_fail_is_an_error(tmp_path):
-    def impossible(model):
-        raise ValueError("nothing is for sale")
+def test_retraining_on_other_data_for_other_epochs(searched):
+    seen = []
+    counter = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs))
+    searched[0].retrain(0, train=(X, Y), epochs=3, callbacks=[counter])
+    assert len(seen) == 3
+    assert "val_loss" not in seen[0]
 
-    with pytest.raises(InputError, match=r"must finish.* 4 failures, the first: .*nothing is for"):
-        run(tmp_path / "a", compile=impossible)
-    assert not (tmp_path / "a").exists()  # the next try needs the name
+
+def test_json_round_trip(searched):
+    result, _, folder = searched
+    again = SearchResult.from_json((folder / "result.json").read_text())
+    assert again == result
+    with pytest.raises(InputError, match=r"run the same search again.* read from JSON"):
+        again.model()
+    with pytest.raises(InputError, match=r"JSON that to_json wrote\. Received: "):
+        SearchResult.from_json('{"objective": 1}')
+
+
+def test_weights_are_kept_of_the_best_and_of_the_fresh(searched):
+    result, _, folder = searched
+    kept = {path.name.partition(".")[0] for path in (folder / "weights").iterdir()}
+    best = sorted((r for r in result.records if r.seed < 100), key=lambda r: r.score)[:3]
+    fresh = [r for r in result.records if r.seed >= 100]
+    assert kept == {f"{r.candidate}-s{r.seed}" for r in (*best, *fresh)}
+
+
+def test_keras_tuner_reads_the_folder(searched):
+    """By its own tools, which take the mean over the executions of a trial for its score."""
+    result, _, folder = searched
+    tuner = keras_tuner.RandomSearch(
+        lambda hp: base(), "val_loss", directory=folder, project_name="keras_tuner"
+    )
+    assert len(tuner.oracle.trials) == 3
+    best = tuner.oracle.get_best_trials(1)[0]
+    assert best.score == pytest.approx(min(s.mean for s in result.decision.standings))
+    values = tuner.get_best_hyperparameters()[0].values
+    assert values == next(r.values for r in result.records if r.label == result.decision.best)
+    executions = best.metrics.get_history("val_loss")[0].value
+    assert len(executions) == 3
+
+
+# --- Going on -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(searched, tmp_path):
+    shutil.copytree(searched[2], tmp_path / "a", ignore=shutil.ignore_patterns(".lock"))
+    return tmp_path / "a"
+
+
+@contextlib.contextmanager
+def said():
+    """The sentences of the `SearchWarning`s in a block."""
+    sentences = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SearchWarning)
+        yield sentences
+    sentences += [str(w.message) for w in caught if w.category is SearchWarning]
+
+
+def again(folder, **changes):
+    arguments = {"epochs": 2, "test": VALIDATION, "fresh_seeds": 2, **changes}
+    return run(folder, **{"objective": Cheapest(0.3, max_seeds=3), **arguments})
+
+
+def test_a_search_that_is_done_trains_nothing(searched, copied):
+    before = trained(copied)
+    assert again(copied) == searched[0]
+    assert trained(copied) == before
+
+
+def test_another_rule_takes_the_same_records(copied):
+    before, new = trained(copied), []
+    result = again(copied, objective=StructuralRisk(0.01), on_trial=new.append)
+    assert {path: trained(copied)[path] for path in before} == before
+    assert all(record.seed >= 100 for record in new)  # the winner's, if it is another one
+    assert result.objective == "risk:0.01:val_loss"
+    fit = result.ratio_fit
+    if result.chosen != "no SE":
+        losses = [[r.score for r in result.records if r.label == f"ratio={q}" and r.seed < 100]
+                  for q in (2, 4)]  # fmt: skip
+        slope = (np.mean(losses[1]) - np.mean(losses[0])) / (4**2 / 2 - 2**2 / 2)
+        assert fit.curvature == pytest.approx(slope)
+
+
+def test_further_seeds_add_to_the_records(copied):
+    before, new = trained(copied), []
+    again(copied, seeds=4, fresh_seeds=0, on_trial=new.append)
+    assert [record.seed for record in new] == [3, 3, 3]
+    assert {path: trained(copied)[path] for path in before} == before
 
 
 @pytest.mark.parametrize(
-    ("train", "message"),
+    ("damage", "says"),
     [
-        ((X[:5], Y), r"arrays \(x, y\) of one length, above 0\. Received: lengths \[5, 64\]"),
-        ((X[:0], Y[:0]), r"Received: lengths \[0, 0\]"),
-        ((np.full_like(X, np.nan), Y), "x of train must be finite"),
+        (lambda f: (f / "keras_tuner/oracle.json").write_text('{"trials'), "it can read"),
+        (lambda f: next(f.glob("keras_tuner/trial_*/trial.json")).write_text(""), "it can read"),
+        (lambda f: (f / "keras_tuner/tuner0.json").unlink(), "it was never completed"),
     ],
 )
-def test_bad_arrays_are_refused_before_any_training(tmp_path, train, message):
-    with pytest.raises(InputError, match=message):
-        search(base, train, (X, Y), SPACE, epochs=1, compile=compile_it, directory=tmp_path / "a")
-    assert not (tmp_path / "a").exists()
+def test_a_damaged_folder_of_keras_tuner_is_made_anew(searched, copied, damage, says):
+    before = trained(copied)
+    damage(copied)
+    with said() as sentences:
+        assert again(copied) == searched[0]
+    assert re.search(rf"{says}.*keras_tuner\.1", sentences[0])
+    assert trained(copied) == before
+    assert (copied / "keras_tuner.1").exists()
+    assert again(copied) == searched[0]  # with what was made anew
+
+
+def test_a_missing_folder_of_keras_tuner_is_made_anew(searched, copied):
+    before = trained(copied)
+    shutil.rmtree(copied / "keras_tuner")
+    assert again(copied) == searched[0]
+    assert trained(copied) == before
+
+
+def test_a_truncated_record_alone_is_trained_again(searched, copied):
+    before = trained(copied)
+    path = sorted(before)[0]
+    path.write_text(path.read_text()[:40])
+    with said() as sentences:
+        result = again(copied)
+    assert len(sentences) == 1
+    assert path.name in sentences[0]
+    assert result.decision == searched[0].decision
+    rest = {p: t for p, t in trained(copied).items() if p in before and p != path}
+    assert rest == {p: t for p, t in before.items() if p != path}
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"epochs": 3}, r"training\.epochs: 2 -> 3"),
+        ({"space": SESpace((2, 8), ("one_plus_tanh",))}, r"space\.ratios: \[2, 4\] -> \[2, 8\]"),
+        ({"data": ((X[:48] + 1, Y[:48]), VALIDATION)}, r"data\.train\.sha256"),
+        ({"objective": "cheapest:0.3:val_accuracy"}, r'training\.metric: "val_loss" -> "val_acc'),
+        ({"fit": {"class_weight": {0: 1, 1: 2}}}, r"training\.fit\.class_weight: null -> "),
+        ({"compile": {**COMPILE, "learning_rate": 0.1}}, r"learning_rate: 0\.05 -> 0\.1"),
+        ({"model": lambda: base()}, r"model\.name: \"base\" -> .*model\.source"),
+    ],
+)  # fmt: skip
+def test_another_job_is_refused_with_the_difference(copied, change, difference):
+    before = trained(copied)
+    with pytest.raises(InputError, match=rf"with the job that it began with.*{difference}"):
+        again(copied, **change)
+    assert trained(copied) == before
+
+
+def test_a_change_that_is_accepted_is_noted_and_keeps_the_records(copied):
+    before, new = trained(copied), []
+    wider = SESpace((2, 4, 8), ("one_plus_tanh",))
+    result = again(copied, space=wider, accept_change=True, fresh_seeds=0, on_trial=new.append)
+    assert {(r.label, r.seed) for r in new} == {("ratio=8", seed) for seed in range(3)}
+    assert [s.name for s in result.decision.standings] == ["ratio=2", "ratio=4", "ratio=8", "no SE"]
+    assert {path: trained(copied)[path] for path in before} == before
+    stored = json.loads((copied / "fingerprint.json").read_text())
+    assert stored["accepted"][0]["changes"] == ["space.ratios: [2, 4] -> [2, 4, 8]"]
+    again(copied, space=wider, fresh_seeds=0)  # from here on it is this job
+
+
+def test_overwrite_renames_the_old_search_aside(copied):
+    run(copied, epochs=1, overwrite=True, seeds=1)
+    assert (copied.with_name("a.1") / "result.json").exists()
+    assert len(trained(copied)) == 3
+
+
+# --- Seeds, choice and costs ----------------------------------------------------------------------
+
+
+def test_seed_0_is_a_seed_like_any_other(tmp_path):
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    scores = [screen(tmp_path / name, base, small).records[0].score for name in "ab"]
+    assert scores[0] == scores[1]
+    other = run(tmp_path / "c", base, small, seeds=[1])
+    assert other.records[0].score != scores[0]
+
+
+def test_fewer_than_three_seeds_are_a_screening(tmp_path):
+    result = run(tmp_path / "a", seeds=2)
+    assert result.decision is None
+    assert "a screening: it takes 3 or more" in result.sentence
+    means = {r.label: [] for r in result.records}
+    for record in result.records:
+        means[record.label].append(record.score)
+    assert result.chosen == min(means, key=lambda label: np.mean(means[label]))
+    assert result.tied == tuple(means)
+
+
+def test_a_metric_that_is_maximized(tmp_path):
+    result = screen(tmp_path / "a", objective="val_accuracy")
+    assert result.objective == "cheapest:0.002:val_accuracy"
+    assert result.direction == "max"
+    best = max(r.score for r in result.records)
+    assert best == max(r.score for r in result.records if r.label == result.chosen)
+
+
+def test_too_coarse_a_measurement_asks_for_further_seeds(tmp_path):
+    seen = []
+    result = run(tmp_path / "a", objective=Cheapest(1e-5, max_seeds=4), on_trial=seen.append)
+    assert not result.decision.resolved
+    assert result.decision.seeds == 4
+    assert {r.label for r in seen if r.seed == 3} == set(result.tied) | set(
+        result.decision.undecided
+    )
+    tuner = keras_tuner.RandomSearch(
+        lambda hp: base(), "val_loss", directory=tmp_path / "a", project_name="keras_tuner"
+    )
+    history = tuner.oracle.get_best_trials(1)[0].metrics.get_history("val_loss")
+    assert len(history[0].value) == 4
+
+
+def test_the_risk_of_keras_tuners_folder_is_j(tmp_path):
+    result = screen(tmp_path / "a", objective=StructuralRisk(0.01))
+    tuner = keras_tuner.RandomSearch(
+        lambda hp: base(), keras_tuner.Objective("J", "min"),
+        directory=tmp_path / "a", project_name="keras_tuner",
+    )  # fmt: skip
+    risks = {r.label: r.score + 0.01 * r.complexity for r in result.records}
+    assert tuner.oracle.get_best_trials(1)[0].score == pytest.approx(min(risks.values()))
+    assert result.chosen == min(risks, key=risks.get)
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+def test_failed_candidates_are_recorded_and_end_nothing(tmp_path):
+    def picky(model):
+        ratio = getattr(model.layers[1], "ratio", None)
+        if ratio == 2:
+            raise MemoryError("there is no more of it")
+        rate = 1e30 if ratio == 4 else 0.01
+        model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy")
+        model.jit_compile = False
+
+    space = SESpace((2, 4, 8), ("one_plus_tanh",))
+    result = screen(tmp_path / "a", base, space, compile=picky, max_parameters=110)
+    causes = {r.label: r.cause for r in result.records}
+    assert causes["ratio=2"] == "MemoryError: there is no more of it"
+    assert causes["ratio=4"].startswith("OverBudgetError: 140 parameters, at most 110")
+    assert result.chosen == "no SE"
+    assert {r.status for r in result.records if r.cause} == {"failed"}
+    assert screen(tmp_path / "a", base, space, compile=picky, max_parameters=110) == result
+
+
+def test_a_trial_that_diverges_has_failed(tmp_path):
+    def nan_loss(y, p):
+        return keras.ops.mean(p) * math.nan
+
+    with pytest.raises(NoCandidateError, match="val_loss was NaN or infinite in every epoch"):
+        screen(tmp_path / "a", compile=lambda model: model.compile("sgd", nan_loss))
+
+
+def test_a_search_in_which_all_fail_is_an_error_and_keeps_its_records(tmp_path):
+    def impossible(model):
+        raise ValueError("nothing is for sale")
+
+    for _ in range(2):
+        with pytest.raises(NoCandidateError, match=r"3 failures, the first: .*nothing is for sale"):
+            screen(tmp_path / "a", compile=impossible)
+    assert len(trained(tmp_path / "a")) == 3
+
+
+def test_a_metric_that_nothing_logs(tmp_path):
+    with pytest.raises(NoCandidateError, match=r"one that Model\.fit logs.*'val_auc'.*'val_loss'"):
+        screen(tmp_path / "a", objective="cheapest:0.1:val_auc:max")
 
 
 def test_the_cause_of_a_failure_is_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="the first: Received a label value of 7 which is outside"):
-        search(base, (X, Y + 6), (X, Y), SESpace((2,), ("sigmoid",)), epochs=1,
-               compile=compile_it, directory=tmp_path / "a")  # fmt: skip
+    with pytest.raises(NoCandidateError, match="Received a label value of 7 which is outside"):
+        screen(tmp_path / "a", data=((X, Y + 6), VALIDATION))
 
 
-def test_records_of_another_search_are_left_alone(searched):
-    folder = searched[2]
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(InputError, match="a new folder for its records"):
-        run(folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+def test_a_trial_that_takes_too_long_has_failed(tmp_path):
+    with pytest.raises(NoCandidateError, match="TimeoutError: not done after 1e-09 s"):
+        screen(tmp_path / "a", timeout=1e-9)
 
 
-def test_no_epochs(tmp_path):
-    with pytest.raises(InputError, match=r"epochs must be at least 1\. Received: epochs=0"):
-        search(base, (X, Y), (X, Y), SPACE, epochs=0, compile=compile_it, directory=tmp_path / "a")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, r"epochs must be at least 1\. Received: epochs=0"),
+        ({"seeds": 0}, r"seeds must be a number of at least 1.*Received: seeds=0"),
+        ({"seeds": [1, 1]}, r"different integers.*Received: seeds=\[1, 1\]"),
+        ({"seeds": [1_000_000]}, "from 0 to 999,999"),
+        ({"workers": 0}, r"workers must not be that low\. Received: workers=0"),
+        ({"oracle": "grid"}, r"oracle must be one of .*exhaustive.*Received: oracle='grid'"),
+        ({"objective": "cheapest:x"}, r"An objective is cheapest:TOLERANCE"),
+        ({"objective": "val_surprise"}, r"direction='min' or 'max'.*metric='val_surprise'"),
+        ({"fit": {"epochs": 3}}, r"further arguments of Model\.fit, without.*\['epochs'\]"),
+        ({"data": ((X[:5], Y), VALIDATION)}, r"one length, above 0\. Received: lengths \[5, 64\]"),
+        ({"data": (TRAIN, None)}, "validation must be given"),
+        ({"space": None}, "A search needs a space"),
+        ({"model": 3}, r"a keras\.Model, a function that returns one.*Received: int"),
+        ({"threads": 0}, r"threads must be at least 1"),
+        ({"space": SESpace(tuple(range(1, 202)))}, "up to 200 combinations"),
+        ({"workers": 2}, r"finds what it needs by name.*\.keras file\. Received: model"),
+        ({"compile": {"loss": "mse", "speed": 1}}, "speed"),
+    ],
+)
+def test_refusals_leave_no_folder(tmp_path, arguments, message):
+    given = dict(arguments)
+    if "model" not in given and "workers" in given:
+        given["model"] = lambda: base()
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "a", **given)
+    assert not (tmp_path / "a").exists()
+
+
+# --- Models, data and oracles ---------------------------------------------------------------------
+
+
+def test_a_compiled_model_is_searched_from_its_weights(tmp_path):
+    model = base()
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy", jit_compile=False)
+    result = screen(tmp_path / "a", model, compile=None)
+    assert len({round(r.score, 6) for r in result.records}) == 1  # nothing is learned
+
+
+def test_a_function_of_hyperparameters(tmp_path):
+    def build(hp):
+        x = inputs = keras.Input((6, 6, 1))
+        x = keras.layers.Conv2D(hp.Choice("filters", [4, 8]), 3, activation="relu")(x)
+        x = SPACE.block(hp, "first")(x)
+        outputs = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+        return keras.Model(inputs, outputs)
+
+    result = screen(tmp_path / "a", build, None)
+    labels = {r.label for r in result.records}
+    assert labels == {
+        *(f"filters={f} first_ratio={r}" for f in (4, 8) for r in (2, 4)),
+        *(f"no SE filters={f}" for f in (4, 8)),
+    }
+    assert result.plan is None
+    assert result.model().count_params() == next(
+        r.parameters for r in result.records if r.label == result.chosen
+    )
+
+
+def test_a_hypermodel_with_a_fit_of_its_own_is_heeded(tmp_path):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            model = base()
+            model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+            hp.Choice("units", [1, 2, 3])
+            return model
+
+        def fit(self, hp, model, x, y, validation_data=None, **kwargs):
+            assert len(x) == 48
+            return {"val_loss": float(hp.get("units"))}
+
+    result = screen(tmp_path / "a", Own(), None)
+    assert [r.score for r in result.records] == [1.0, 2.0, 3.0]
+    assert result.chosen == "units=1"
+
+
+def test_data_as_functions_are_called_once_the_seed_is_set(tmp_path):
+    drawn = []
+
+    def data(seed):
+        drawn.append((seed, float(np.random.rand()), float(tf.random.uniform(()))))
+        return tf.data.Dataset.from_tensor_slices(TRAIN).batch(16)
+
+    run(tmp_path / "a", data=(data, lambda: VALIDATION), seeds=2)
+    assert len(drawn) == 6
+    assert len(set(drawn)) == 2  # by seed, whatever the candidate
+    assert {seed for seed, _, _ in drawn} == {0, 1}
+
+
+def test_candidates_of_a_seed_see_equal_batches_from_equal_base_weights(tmp_path):
+    kernels, batches = [], []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            kernel = next(w for w in self.model.weights if w.path.endswith("conv/kernel"))
+            kernels.append(kernel.numpy().tobytes())
+
+    def loss(y_true, y_pred):
+        tf.py_function(lambda y: batches.append(y.numpy().tobytes()), [y_true], [])
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+    def named():
+        conv = keras.layers.Conv2D(8, 3, activation="relu", name="conv")
+        return keras.Sequential(
+            [keras.Input((6, 6, 1)), conv, keras.layers.Flatten(), keras.layers.Dense(2)]
+        )
+
+    labels = np.arange(48)[:, None] % 2 + np.zeros((48, 24), "int64")
+    labels[:, 1:] = RNG.integers(0, 2, (48, 23))  # every example can be told from its labels
+    run(
+        tmp_path / "a", named, seeds=2, batch_size=16, fit={"callbacks": [Recorder()]},
+        data=((X[:48], Y[:48]), (X[:48], Y[:48])),
+        compile=lambda model: model.compile("sgd", loss, run_eagerly=True),
+    )  # fmt: skip
+    by_candidate = [kernels[n : n + 2] for n in range(0, 6, 2)]
+    assert by_candidate[0] == by_candidate[1] == by_candidate[2]
+    assert by_candidate[0][0] != by_candidate[0][1]
+    steps = len(batches) // 6
+    runs = [batches[n * steps : (n + 1) * steps] for n in range(6)]
+    assert runs[0] == runs[2] == runs[4]
+    assert runs[1] == runs[3] == runs[5]
+    assert runs[0] != runs[1]
+
+
+def test_a_model_with_several_outputs_and_a_metric_of_one_of_them(tmp_path):
+    def two():
+        inputs = keras.Input((6, 6, 1), name="image")
+        x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        outputs = {name: keras.layers.Dense(2, name=name)(x) for name in ("sign", "other")}
+        return keras.Model({"image": inputs}, outputs)
+
+    def compile_both(model):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(
+            "adam", {"sign": loss, "other": loss}, metrics={"sign": ["accuracy"]}, jit_compile=False
+        )
+
+    part = ({"image": X}, {"sign": Y, "other": Y})
+    result = screen(
+        tmp_path / "a", two, objective="val_sign_accuracy", data=(part, part), compile=compile_both
+    )
+    assert result.direction == "max"
+    assert all(r.score == r.metrics["val_sign_accuracy"] for r in result.records)
+
+
+def test_main_effects_confirm_finalists_on_fresh_seeds(tmp_path):
+    def deep():
+        layers = [keras.layers.Conv2D(4, 3, activation="relu") for _ in range(2)]
+        return keras.Sequential(
+            [keras.Input((6, 6, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(2)]
+        )
+
+    space = SESpace((1, 2, 4), ("one_plus_tanh",), per="site")
+    result = screen(tmp_path / "a", deep, space, oracle="main_effects")
+    first = {r.label for r in result.records if r.seed == 0}
+    final = {r.label for r in result.records if r.seed >= 1_000_000}
+    assert len(first) in (8, 9)  # base, 2 + 2 others, 2 uniform, no SE, and perhaps the predicted
+    assert "no SE" in final
+    assert set(result.decision.tied) <= final
+    assert result.decision.seeds >= 3
+    assert result.chosen in final
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "hyperband"])
+def test_oracles_of_keras_tuner(tmp_path, kind):
+    space = SESpace((2, 4, 8), ("one_plus_tanh", "sigmoid"))
+    oracles = keras_tuner.oracles
+    oracle = {
+        "random": lambda: oracles.RandomSearchOracle("val_loss", max_trials=3, seed=1),
+        "bayesian": lambda: oracles.BayesianOptimizationOracle("val_loss", max_trials=4, seed=1),
+        "hyperband": lambda: oracles.HyperbandOracle("val_loss", max_epochs=3, seed=1),
+    }[kind]
+    result = screen(tmp_path / "a", base, space, oracle=oracle(), epochs=3)
+    assert result.chosen in {r.label for r in result.records}
+    before = trained(tmp_path / "a")
+    assert screen(tmp_path / "a", base, space, oracle=oracle(), epochs=3) == result
+    assert trained(tmp_path / "a") == before

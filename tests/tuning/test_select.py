@@ -145,7 +145,7 @@ def test_added_seeds_sharpen_the_means_and_leave_the_noise():
     assert (second.noise, second.degrees) == (first.noise, first.degrees)
     assert second.margin == pytest.approx(first.margin / math.sqrt(2))
     assert second.dropped == ("c",)
-    assert second.sentence.endswith("Dropped, since not finite on every seed: c.")
+    assert second.sentence.endswith("Ruled out by the first seeds: c.")
 
 
 def test_what_it_asks_for_suffices():

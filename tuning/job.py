@@ -1,0 +1,273 @@
+"""What a search trains: everything that a trial depends on, and nothing of how it is chosen."""
+
+import functools
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError, import_extra
+from keras_se.model_files import load_model
+from tuning.compiling import compile_like
+from tuning.hypermodel import SEHyperModel
+from tuning.references import is_reference, qualified_name, reference_to, resolve
+from tuning.space import SESpace
+from tuning.trial_data import TrialData, hash_of_arrays, source_hash
+from tuning.user_hypermodel import UserHyperModel
+
+keras_tuner: Any = import_extra("keras_tuner", "tuning")
+
+_TAKEN = ("x", "y", "sample_weight", "validation_data", "epochs", "batch_size")
+_NAME = re.compile(r'"name": "([^"]+)"')
+_PACKAGES = ("keras", "tensorflow", "keras-tuner")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The trials of a search: a model to be searched, data, and how a candidate is trained.
+
+    Attributes:
+        model: A built model without SE blocks; a function that returns one; a function of
+            hyperparameters that returns a model; a `keras_tuner.HyperModel`; or the name of one of
+            these, `package.module:name`, or of a `.keras` file.
+        data: The `TrialData`.
+        space: What may be chosen; `None` where the model says it itself.
+        metric: Name of the log that is the score of a trial.
+        direction: `"min"` or `"max"`: whether low or high scores are good.
+        epochs: Epochs per trial.
+        batch_size: As for `Model.fit`.
+        compile: Function that compiles a model, or arguments of `Model.compile` as plain values;
+            `None` where the model is compiled.
+        fit: Further arguments of `Model.fit`; its `callbacks` are copied for each trial, or come
+            from a function without arguments.
+        where: As for `keras_se.candidates`.
+        max_parameters: Models with more parameters fail, untrained.
+
+    Raises:
+        InputError: If an argument breaks its rule.
+    """
+
+    model: Any
+    data: TrialData
+    space: SESpace | None
+    metric: str
+    direction: str
+    epochs: int
+    batch_size: int | None = None
+    compile: Any = None
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    where: Any = None
+    max_parameters: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs must be at least 1. Received: epochs={self.epochs!r}")
+        taken = sorted(set(self.fit) & set(_TAKEN))
+        if taken:
+            raise InputError(
+                f"fit holds further arguments of Model.fit, without {', '.join(_TAKEN)}. "
+                f"Received: {taken}"
+            )
+
+    @functools.cached_property
+    def hypermodel(self) -> Any:
+        """The `keras_tuner.HyperModel` that builds the candidates."""
+        model = self._found("model", self.model)
+        if inspect.isclass(model) and issubclass(model, keras_tuner.HyperModel):
+            model = model()
+        if isinstance(model, keras_tuner.HyperModel):
+            return model
+        if not isinstance(model, keras.Model) and _takes_hp(model):
+            return UserHyperModel(model, self._compile_of_builder())
+        if self.space is None:
+            raise InputError(
+                "A search needs a space, an SESpace, unless the model is a function of "
+                "hyperparameters or a HyperModel. Received: space=None"
+            )
+        return SEHyperModel(model, self.space, self._found("compile", self.compile),
+                            where=self.where)  # fmt: skip
+
+    def _compile_of_builder(self) -> Any:
+        compile = self._found("compile", self.compile)
+        if isinstance(compile, Mapping):
+            return lambda model: compile_like(model, model, compile)
+        return compile
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """Further arguments of `Model.fit` for one trial, its callbacks not yet copied."""
+        arguments = {name: self._found(name, value) for name, value in self.fit.items()}
+        return {"verbose": 0, **arguments}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this job from others, in plain values by section."""
+        training = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "metric": self.metric,
+            "direction": self.direction,
+            "compile": _described(self.compile),
+            "fit": {name: _described(value) for name, value in self.fit.items()},
+            "where": _described(self.where),
+            "max_parameters": self.max_parameters,
+        }
+        content = {
+            "model": self._described_model(),
+            "data": self.data.describe(),
+            "space": None if self.space is None else self.space.to_dict(),
+            "training": training,
+            "versions": {name: _version(name) for name in _PACKAGES},
+        }
+        return json.loads(json.dumps(content, default=str))
+
+    def _described_model(self) -> dict[str, Any]:
+        model = self._found("model", self.model)
+        name = self.model if isinstance(self.model, str) else qualified_name(model)
+        content: dict[str, Any] = {"name": name}
+        if not isinstance(model, keras.Model):
+            content["source"] = source_hash(model)
+        if isinstance(self.hypermodel, SEHyperModel):
+            base = self.hypermodel.base()
+            content["graph"] = _graph_hash(base)
+            if isinstance(model, keras.Model):
+                content["weights"] = hash_of_arrays(model.get_weights())
+        return content
+
+    def description(self) -> dict[str, Any]:
+        """The job in words, as `job.toml` has it: by name where there is one."""
+        parts = {name: _in_words(part) for name, part in self.data.parts.items()}
+        if parts["validation"] is None:
+            parts = {"data": parts["train"], "test": parts["test"]}
+        return {
+            "model": _in_words(self.model),
+            **parts,
+            "data_id": self.data.data_id,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "max_parameters": self.max_parameters,
+            "where": _in_words(self.where),
+            "space": None if self.space is None else self.space.to_dict(),
+            "compile": _in_words(self.compile),
+            "fit": {name: _in_words(value) for name, value in self.fit.items()},
+        }
+
+    def named(self, folder: Path) -> dict[str, Any]:
+        """The job as another process finds it.
+
+        Args:
+            folder: For arrays of the data.
+
+        Returns:
+            Plain values for `from_names`.
+
+        Raises:
+            InputError: If a part has no name: what is defined in a script or a notebook, say.
+        """
+        content = {
+            "model": _name("model", self.model),
+            "data": self.data.named(folder),
+            "space": None if self.space is None else self.space.to_dict(),
+            "compile": _name("compile", self.compile),
+            "fit": {name: _name(f"fit[{name!r}]", value) for name, value in self.fit.items()},
+            "where": _name("where", self.where),
+        }
+        plain = ("metric", "direction", "epochs", "batch_size", "max_parameters")
+        return {**content, **{name: getattr(self, name) for name in plain}}
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any]) -> "Job":
+        """The job that `named` described.
+
+        Args:
+            names: What it returned.
+
+        Returns:
+            The job; nothing is imported yet.
+        """
+        space = None if names["space"] is None else SESpace.from_dict(names["space"])
+        return cls(**{**names, "space": space, "data": TrialData.from_names(names["data"])})
+
+    def _found(self, what: str, value: Any) -> Any:
+        if is_reference(value):
+            return resolve(what, value)
+        if what == "model" and isinstance(value, str):
+            return self._loaded
+        return value
+
+    @functools.cached_property
+    def _loaded(self) -> keras.Model:
+        return load_model(self.model)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # another backend
+        return None
+
+
+def _takes_hp(builder: Any) -> bool:
+    if not callable(builder):
+        raise InputError(
+            "A search needs a keras.Model, a function that returns one, a HyperModel, or the name "
+            f"of one of these or of a .keras file. Received: {type(builder).__qualname__}"
+        )
+    parameters = inspect.signature(builder).parameters.values()
+    return any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters)
+
+
+def _graph_hash(model: keras.Model) -> str:
+    """Of layers and connections, whatever number Keras put behind the names of the layers."""
+    text = model.to_json()
+    for number, name in enumerate(dict.fromkeys(_NAME.findall(text))):
+        text = text.replace(f'"{name}"', f'"layer {number}"')
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(value: Any) -> Any:
+    """A value of `fit` or `compile` in plain values; of an object what it is made of."""
+    if isinstance(value, Mapping):
+        return {str(k): _described(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_described(v) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return {"source": source_hash(value)} if is_reference(value) else value
+    if hasattr(value, "__code__"):
+        return {"function": value.__qualname__, "source": source_hash(value)}
+    attributes = vars(value) if hasattr(value, "__dict__") else {"value": str(value)}
+    plain = {k: v for k, v in attributes.items() if isinstance(v, str | int | float | bool)}
+    return {"object": type(value).__qualname__, **{k: plain[k] for k in plain if k[0] != "_"}}
+
+
+def _in_words(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _in_words(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_in_words(v) for v in value]
+    return reference_to(value) or f"a live {qualified_name(value)}"
+
+
+def _name(what: str, value: Any) -> Any:
+    """A value that JSON holds, or the name under which another process finds it."""
+    if what == "model" and isinstance(value, str) and not is_reference(value):
+        return str(Path(value).resolve())
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        reference = reference_to(value)
+    if reference is None:
+        kind = "package.module:name" + (" or a .keras file" if what == "model" else "")
+        raise InputError(
+            "With workers each trial has a process of its own, which finds what it needs by name, "
+            f"{kind}. Received: {what}, {qualified_name(value)} of a script, a notebook or another "
+            "function"
+        )
+    return reference

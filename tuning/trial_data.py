@@ -1,0 +1,334 @@
+"""The data of a search: given as arrays, datasets or functions, or named for another process."""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.data import finite_float32, read_arrays
+from keras_se.errors import InputError
+from tuning.references import is_reference, qualified_name, reference_to, resolve
+from tuning.splits import split_arrays
+
+
+class TrialData:
+    """Training, validation and test data, loaded anew for each seed where they are a function.
+
+    Args:
+        train: Arrays `(x, y)` or `(x, y, sample_weight)`, x and y in any structure that
+            `Model.fit` takes; a `tf.data.Dataset`; or a function that returns one of these, by
+            itself or as `package.module:name`, called with the seed if it has an argument.
+        validation: Likewise. `None`: `train` is the name of an `.npz` file, or a function that
+            returns training, validation and, where there are some, test data.
+        test: Likewise, or `None`.
+        data_id: Name of the version of the data, where a function or a dataset cannot be compared
+            by content.
+
+    Raises:
+        InputError: If arrays are not finite or differ in length, or a part has another form.
+    """
+
+    def __init__(
+        self, train: Any, validation: Any, test: Any = None, data_id: str | None = None
+    ) -> None:
+        self.parts = {"train": train, "validation": validation, "test": test}
+        self.data_id = data_id
+        self._arrays: Any = None
+        for name, part in self.parts.items():
+            _check_part(name, part, whole=validation is None)
+
+    def load(self, seed: int) -> tuple[Any, Any, Any]:
+        """The three parts for a trial, to be called once the seed is set.
+
+        Args:
+            seed: That of the trial.
+
+        Returns:
+            Training, validation and test data; the last `None` where there are none.
+
+        Raises:
+            InputError: If a function returns something else.
+        """
+        train, validation, test = self.parts.values()
+        if validation is None:
+            train, validation, own_test = self._together(train, seed)
+            test = own_test if test is None else test
+        train, validation, test = (_called(part, seed) for part in (train, validation, test))
+        for name, part in (("train", train), ("validation", validation)):
+            _check_form(name, part)
+        return train, validation, test
+
+    def _together(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
+        if isinstance(source, str) and not is_reference(source):
+            if self._arrays is None:  # read once: the same for every seed
+                self._arrays = split_arrays(source, read_arrays(source))
+            return self._arrays
+        name, parts = str(reference_to(source) or source), _called(source, seed)
+        if isinstance(parts, Mapping):
+            return split_arrays(name, parts)
+        if not isinstance(parts, tuple) or len(parts) not in (2, 3) or any(map(_is_array, parts)):
+            raise InputError(
+                "A function of data, where there is no validation, returns training, validation "
+                "and perhaps test data, each (x, y) or a tf.data.Dataset, or a dictionary with "
+                f"x_train, y_train and so on. Received: {type(parts).__name__} from {name!r}"
+            )
+        return (*parts, None) if len(parts) == 2 else parts
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these data from others: hashes of arrays and files, else what is known.
+
+        Returns:
+            Plain values by part.
+        """
+        parts = {name: _described(part) for name, part in self.parts.items() if part is not None}
+        return {**parts, "data_id": self.data_id}
+
+    def named(self, folder: Path) -> dict[str, Any]:
+        """The data as another process finds them; arrays are put into files for it.
+
+        Args:
+            folder: For the files.
+
+        Returns:
+            Plain values for `from_names`.
+
+        Raises:
+            InputError: If a part has no name: a dataset, or a function of a script or a notebook.
+        """
+        parts = {name: _named(name, part, folder) for name, part in self.parts.items()}
+        return {**parts, "data_id": self.data_id}
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any]) -> "TrialData":
+        """The data that `named` described.
+
+        Args:
+            names: What it returned.
+
+        Returns:
+            The data; arrays are mapped into memory, not read.
+        """
+        parts = {name: _unnamed(part) for name, part in names.items()}
+        return cls(**parts)
+
+
+def fit_arguments(data: Any) -> dict[str, Any]:
+    """Training data as arguments of `Model.fit`.
+
+    Args:
+        data: `(x, y)`, `(x, y, sample_weight)` or a dataset.
+
+    Returns:
+        The arguments by name.
+
+    Example:
+        >>> fit_arguments((1, 2))
+        {'x': 1, 'y': 2}
+    """
+    if not isinstance(data, tuple):
+        return {"x": data}
+    return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+
+
+def source_hash(function: Any) -> str:
+    """A hash of where a function is written: its module if it has a name there, else itself.
+
+    Args:
+        function: A function, an object of a class, or `package.module:name`.
+
+    Returns:
+        Hexadecimal digits.
+
+    Example:
+        >>> len(source_hash("json:dumps"))
+        64
+    """
+    if isinstance(function, functools.partial):
+        text = f"{source_hash(function.func)}{function.args!r}{function.keywords!r}"
+        return hashlib.sha256(text.encode()).hexdigest()
+    reference = reference_to(function)
+    target = resolve("source", reference) if reference else function
+    if not hasattr(target, "__code__") and not inspect.isclass(target):
+        target = type(target)
+    if reference:
+        target = inspect.getmodule(target)
+    try:
+        text = inspect.getsource(target)
+    except (OSError, TypeError):  # typed into an interpreter
+        text = qualified_name(target) + _code(getattr(target, "__code__", None))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _code(value: Any) -> str:
+    """What a function was compiled to, the same in every process: no address, no order of sets."""
+    if isinstance(value, frozenset):
+        return str(sorted(map(_code, value)))
+    if not inspect.iscode(value):
+        return repr(value)
+    constants = [_code(constant) for constant in value.co_consts]
+    return f"{value.co_code!r} {value.co_names} {value.co_varnames} {constants}"
+
+
+def hash_of_arrays(arrays: Any) -> str:
+    """A hash of types, shapes, contents and places in the structure.
+
+    Args:
+        arrays: Arrays in any structure.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for path, value in keras.tree.flatten_with_path(arrays):
+        array = np.ascontiguousarray(() if value is None else value)
+        digest.update(f"{path}{value is None}{array.dtype.str}{np.shape(value)}".encode())
+        digest.update(array.view("uint8").data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _is_array(part: Any) -> bool:
+    return hasattr(part, "__array__") and not hasattr(part, "element_spec")
+
+
+def _called(part: Any, seed: int) -> Any:
+    """What a function of data returns; anything else is returned as it is."""
+    function = resolve("data", part) if is_reference(part) else part
+    if not _is_function(function):
+        return function
+    return function(seed) if _takes_seed(function) else function()
+
+
+def _is_function(part: Any) -> bool:
+    return callable(part) and not hasattr(part, "element_spec") and not _is_array(part)
+
+
+def _takes_seed(function: Callable[..., Any]) -> bool:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in kinds for p in inspect.signature(function).parameters.values())
+
+
+def _check_part(name: str, part: Any, whole: bool) -> None:
+    """Arrays are checked before a search is paid for; datasets and functions are run by trials."""
+    if whole and name == "train" and not (isinstance(part, str) or _is_function(part)):
+        raise InputError(
+            "validation must be given, unless train is a function that returns both or the name of "
+            f"an .npz file. Received: train of type {type(part).__name__}, validation=None"
+        )
+    if isinstance(part, str) and not is_reference(part):
+        if not (whole and name == "train"):
+            raise InputError(
+                f"{name} given by name is package.module:name. Received: {name}={part!r}"
+            )
+        if not Path(part).is_file():
+            raise InputError(
+                "train without validation is the name of an existing .npz file or "
+                f"package.module:name. Received: train={part!r}"
+            )
+    if part is not None or name == "train":
+        _check_form(name, part)
+    if isinstance(part, tuple):
+        _check_arrays(name, part)
+
+
+def _check_form(name: str, part: Any) -> None:
+    """What `Model.fit` would take for inputs without targets, or could read once only."""
+    is_once = isinstance(part, Iterator)
+    if part is None or is_once or isinstance(part, list | Mapping) or _is_array(part):
+        raise InputError(
+            f"{name} must be a tuple of arrays (x, y) or (x, y, sample_weight), a dataset, or a "
+            f"function that returns one of these. Received: {type(part).__qualname__}"
+        )
+
+
+def _check_arrays(name: str, part: tuple[Any, ...]) -> None:
+    arrays = [array for array in keras.tree.flatten(part) if array is not None]
+    lengths = [np.shape(array)[0] if np.ndim(array) else None for array in arrays]
+    if len(part) not in (2, 3) or len(set(lengths)) != 1 or lengths[0] in (0, None):
+        raise InputError(
+            f"{name} must be a dataset, or arrays (x, y) of one length, above 0. "
+            f"Received: lengths {lengths}"
+        )
+    for what, values in zip(("x", "y", "sample_weight"), part, strict=False):
+        for array in keras.tree.flatten(values):
+            if array is not None and not _is_mapped(array):
+                _check_values(f"{what} of {name}", array)
+
+
+def _check_values(name: str, array: Any) -> None:
+    kind = np.asarray(array).dtype.kind
+    if kind == "O":
+        raise InputError(f"{name} must hold numbers or text. Received: an array of objects")
+    if kind in "fiu":
+        finite_float32(name, array)
+
+
+def _is_mapped(array: Any) -> bool:
+    """Whether `named` wrote it: it was checked, and is to be read page by page."""
+    return isinstance(array, np.memmap) and not array.flags.writeable
+
+
+def _described(part: Any) -> dict[str, Any]:
+    if isinstance(part, str) and not is_reference(part):
+        digest = hashlib.sha256(Path(part).read_bytes()).hexdigest()
+        return {"file": Path(part).name, "sha256": digest}
+    if isinstance(part, tuple):
+        shapes = [list(np.shape(array)) for array in keras.tree.flatten(part)]
+        return {"arrays": shapes, "sha256": hash_of_arrays(part)}
+    if hasattr(part, "element_spec"):
+        return {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
+    if isinstance(part, str) or _is_function(part):
+        return {"function": _name(part), "source": source_hash(part)}
+    return {"type": type(part).__qualname__}
+
+
+def _name(function: Any) -> str:
+    return reference_to(function) or qualified_name(function)
+
+
+def _named(name: str, part: Any, folder: Path) -> Any:
+    if part is None or (isinstance(part, str) and not is_reference(part)):
+        return part if part is None else str(Path(part).resolve())
+    if isinstance(part, tuple):
+        return _saved(name, part, folder)
+    reference = reference_to(part)
+    if reference is None:
+        raise InputError(
+            "With workers each trial has a process of its own, which finds its data by name: "
+            "arrays (x, y), an .npz file, or a function of a module, as package.module:name. "
+            f"Received: {name} of type {type(part).__name__}"
+        )
+    return reference
+
+
+def _saved(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
+    """Writes the arrays of a structure, and says which is which file."""
+    if part is None:
+        return None
+    if isinstance(part, Mapping):
+        parts = {
+            str(key): _saved(f"{stem}_{number}", value, folder)
+            for number, (key, value) in enumerate(part.items())
+        }
+        return {"dict": parts}
+    if isinstance(part, tuple | list):
+        listed = [_saved(f"{stem}_{number}", value, folder) for number, value in enumerate(part)]
+        return {"tuple" if isinstance(part, tuple) else "list": listed}
+    path = folder / f"{stem}.npy"
+    np.save(path, np.asarray(part), allow_pickle=False)
+    return {"array": str(path)}
+
+
+def _unnamed(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    ((kind, content),) = part.items()
+    if kind == "array":
+        return np.load(content, mmap_mode="r", allow_pickle=False)
+    if kind == "dict":
+        return {key: _unnamed(value) for key, value in content.items()}
+    return (tuple if kind == "tuple" else list)(map(_unnamed, content))
