@@ -19,7 +19,7 @@ def combinations(space: Any) -> Iterator[dict[str, Any]]:
         Values by name, without those of hyperparameters that are not active.
 
     Raises:
-        InputError: If a hyperparameter has no finite list of values.
+        InputError: As `check_space`.
 
     Example:
         >>> hp = keras_tuner.HyperParameters()
@@ -29,10 +29,8 @@ def combinations(space: Any) -> Iterator[dict[str, Any]]:
         >>> list(combinations(hp))
         [{'se': 'yes', 'ratio': 2}, {'se': 'yes', 'ratio': 4}, {'se': 'no'}]
     """
-    parameters = list(space.space)
-    for parameter in parameters:
-        check_listed(parameter)
-    yield from _extended(space.copy(), parameters, {})
+    check_space(space)
+    yield from _extended(space.copy(), list(space.space), {})
 
 
 def _extended(scratch: Any, rest: list[Any], values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -41,29 +39,37 @@ def _extended(scratch: Any, rest: list[Any], values: Mapping[str, Any]) -> Itera
         return
     parameter, *others = rest
     scratch.values = dict(values)
-    if parameter.name in values or not scratch.is_active(parameter):
+    if not scratch.is_active(parameter):
         yield from _extended(scratch, others, values)
         return
     for choice in listed_values(parameter):
         yield from _extended(scratch, others, {**values, parameter.name: choice})
 
 
-def check_listed(parameter: Any) -> None:
-    """Refuses a hyperparameter that has no list of values.
+def check_space(space: Any) -> None:
+    """Refuses a space whose hyperparameters cannot be gone through one by one.
 
     Args:
-        parameter: A hyperparameter of keras-tuner.
+        space: `keras_tuner.HyperParameters`.
 
     Raises:
-        InputError: If it is a number of any size between two bounds.
+        InputError: If a hyperparameter is a number of any size between two bounds, or is declared
+            under two conditions: where one of them does not hold keras-tuner drops its value.
     """
-    kind = type(parameter).__name__
-    if kind in ("Int", "Float") and parameter.get_config()["step"] is None:
-        raise InputError(
-            "This search needs hyperparameters with a list of values: a Choice, a Boolean, an Int, "
-            "or a Float with a step; or give oracle= one of keras_tuner.oracles. "
-            f"Received: {kind} {parameter.name!r}"
-        )
+    names = [parameter.name for parameter in space.space]
+    for parameter in space.space:
+        kind = type(parameter).__name__
+        if kind in ("Int", "Float") and parameter.get_config()["step"] is None:
+            raise InputError(
+                "This search needs hyperparameters with a list of values: a Choice, a Boolean, an "
+                "Int, or a Float with a step; or give oracle= one of keras_tuner.oracles. "
+                f"Received: {kind} {parameter.name!r}"
+            )
+        if names.count(parameter.name) > 1:
+            raise InputError(
+                "A hyperparameter is declared once, under one condition: give those of different "
+                f"conditions different names. Received: {parameter.name!r} twice"
+            )
 
 
 def listed_values(parameter: Any) -> Iterator[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_se.errors import InputError, import_extra
-from tuning.combinations import check_listed, listed_values
+from tuning.combinations import check_space, listed_values
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
@@ -31,7 +31,7 @@ class MainEffects(keras_tuner.Oracle):
 
     Raises:
         InputError: If `base` names what the space does not have, or is the network without SE; or
-            a hyperparameter has no list of values.
+            as `check_space`.
 
     Example:
         >>> hp = keras_tuner.HyperParameters()
@@ -45,7 +45,8 @@ class MainEffects(keras_tuner.Oracle):
     def __init__(
         self, objective: Any, hyperparameters: Any, base: Mapping[str, Any] | None = None
     ) -> None:
-        self._choices = _choices(hyperparameters)
+        check_space(hyperparameters)
+        self._choices = {p.name: list(listed_values(p)) for p in hyperparameters.space}
         for name, value in (base or {}).items():
             if value not in self._choices.get(name, ()) or (name, value) == _PLAIN:
                 raise InputError(
@@ -137,8 +138,8 @@ class MainEffects(keras_tuner.Oracle):
         scratch.values = {}
         for parameter in scratch.space:
             name = parameter.name
-            if name not in scratch.values and scratch.is_active(parameter):
-                may = wanted.get(name) in listed_values(parameter)
+            if scratch.is_active(parameter):
+                may = wanted.get(name) in self._choices[name]
                 scratch.values[name] = wanted[name] if may else parameter.default
         return dict(scratch.values)
 
@@ -150,16 +151,6 @@ class MainEffects(keras_tuner.Oracle):
             if trial.hyperparameters.values == plan and score is not None and math.isfinite(score):
                 return sign * score
         return None
-
-
-def _choices(space: Any) -> dict[str, list[Any]]:
-    """Values by name, of a name that is declared under several conditions all of them."""
-    choices: dict[str, list[Any]] = {}
-    for parameter in space.space:
-        check_listed(parameter)
-        known = choices.setdefault(parameter.name, [])
-        known += [value for value in listed_values(parameter) if value not in known]
-    return choices
 
 
 def _is_plain(plan: Mapping[str, Any]) -> bool:

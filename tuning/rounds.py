@@ -101,8 +101,9 @@ class Rounds:
             added = self._further(seeds, decision.seeds_wanted)
             seeds += added
             self._run(members, added)
-            for candidate in members:
-                self._tuner.resettle(candidate, seeds)
+            if not isinstance(self._tuner.oracle, MainEffects):  # it predicts from the first seeds
+                for candidate in members:
+                    self._tuner.resettle(candidate, seeds)
         self._chosen_on = tuple(seeds)
         chosen = next(c for c in self.candidates if c.label == decision.chosen)
         return chosen, decision, decision.sentence

@@ -87,8 +87,9 @@ def search(
         directory: Folder of the search: new, or that of the same search, which then goes on.
         seeds: Number of seeds, or the seeds, below 1,000,000. Fewer than three are a screening:
             the best mean is taken, and nothing is told apart.
-        workers: 1: trials run in this process. More: each in a process of its own, which finds
-            model, functions and data by name; arrays are handed over in files.
+        workers: 1: trials run in this process, which TensorFlow lets grow by some MB with each.
+            More: each in a process of its own, which finds model, functions and data by name;
+            arrays are handed over in files. A process that leaves no record is given one more try.
         oracle: `"exhaustive"` (up to 200 combinations), `"main_effects"`, or a
             `keras_tuner.Oracle`.
         compile: Function that compiles the model given to it, or arguments of `Model.compile` as
@@ -103,7 +104,8 @@ def search(
         keep_weights: Of how many trials the weights are kept, besides those of the fresh seeds.
         threads: Threads of each process; by default the cores over the workers. A search goes on
             with the number that it began with.
-        timeout: Seconds that a trial may take; then it has failed.
+        timeout: Seconds that a trial may take; then it has failed. In this process it is looked at
+            after each batch; a process of its own is killed.
         data_id: Name of the version of the data, where they are a dataset or a function.
         modules: Modules that each process imports first: they register custom layers.
         accept_change: Whether a changed job may go on in the folder, with all its records. The

@@ -1,0 +1,159 @@
+"""Trials in processes of their own, with TensorFlow, as a user's script has them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+MODULE = """
+import os
+import keras, numpy as np
+
+def parts(seed):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 6, 6, 1)).astype("float32")
+    y = (x.mean((1, 2, 3)) > 0).astype("int64")
+    return (x[:48], y[:48]), (x[48:], y[48:])
+
+def base():
+    return keras.Sequential([
+        keras.Input((6, 6, 1)), keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
+
+def compile(model):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss, jit_compile=False)
+
+def deadly(model):
+    ratio = getattr(model.layers[1], "ratio", None)
+    if ratio == 2:
+        print("the memory is exhausted", flush=True)
+        os.kill(os.getpid(), 9)
+    if ratio == 4 and not os.path.exists("once"):
+        open("once", "w").close()
+        os.kill(os.getpid(), 9)
+    if ratio == 8:
+        import time
+        time.sleep(120)
+    compile(model)
+"""
+# No main guard, on purpose.
+SCRIPT = """
+import json, sys
+import mine, tuning
+arguments = json.loads(sys.argv[1])
+train, validation = mine.parts(0)
+if arguments.pop("arrays", True):
+    data = train, validation
+else:
+    data = mine.parts, None
+ratios = arguments.pop("ratios", [2, 4])
+compile = getattr(mine, arguments.pop("compile", "compile"))
+result = tuning.search(
+    mine.base, *data, tuning.SESpace(tuple(ratios), ("one_plus_tanh",)), "cheapest:0.3", epochs=2,
+    compile=compile, fresh_seeds=0,
+    on_trial=lambda record: print(record.label, record.seed, flush=True), **arguments)
+open("answer.json", "w").write(result.to_json())
+"""
+
+
+def start(folder, **arguments):
+    (folder / "mine.py").write_text(MODULE)
+    (folder / "script.py").write_text(SCRIPT)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    words = json.dumps({"directory": "run", **arguments})
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "script.py", words],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def answer(folder):
+    content = json.loads((folder / "answer.json").read_text())
+    for record in content["records"]:
+        del record["seconds"], record["fingerprint"]
+    return content
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A search in two processes at a time that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    lines = finish(start(folder, workers=2, seeds=3, threads=1))
+    return folder, lines
+
+
+def test_every_trial_is_run_once(whole):
+    folder, lines = whole
+    assert sorted(lines) == sorted(
+        f"{c} {s}" for c in ("ratio=2", "ratio=4", "no SE") for s in range(3)
+    )
+    records = answer(folder)["records"]
+    assert [r["status"] for r in records] == ["completed"] * 9
+    assert list((folder / "run" / "attempts").iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_search_ends_like_one_that_was_not(whole, tmp_path, workers):
+    """The parent gets signal 9 in the middle of training; at equal thread count nothing differs."""
+    process = start(tmp_path, workers=workers, seeds=3, threads=1)
+    lines = [process.stdout.readline().strip() for _ in range(3)]
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    records = tmp_path / "run" / "records"
+    before = {path: path.stat().st_mtime_ns for path in records.iterdir()}
+    assert len(before) >= len(lines)
+    again = finish(start(tmp_path, workers=workers, seeds=3, threads=1))
+    assert not set(again) & set(lines)
+    after = {path: path.stat().st_mtime_ns for path in records.iterdir()}
+    assert len(after) == 9
+    assert {path: after[path] for path in before} == before
+    expected, found = answer(whole[0]), answer(tmp_path)
+    assert found["chosen"] == expected["chosen"]
+    for record, other in zip(found["records"], expected["records"], strict=True):
+        assert record["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_deaths_and_delays_are_recorded_and_end_nothing(tmp_path):
+    arguments = {"compile": "deadly", "ratios": [2, 4, 8], "arrays": False}
+    finish(start(tmp_path, workers=2, seeds=1, timeout=25, **arguments))
+    causes = {r["label"]: r["cause"] for r in answer(tmp_path)["records"]}
+    assert causes["ratio=2"].startswith("signal 9, in 2 attempts")
+    assert "the memory is exhausted" in causes["ratio=2"]
+    assert causes["ratio=4"] == ""  # it died once, and got a second attempt
+    assert causes["ratio=8"] == "TimeoutError: not done after 25 s"
+    assert causes["no SE"] == ""
+
+
+def test_attempts_of_a_search_that_was_killed_count(tmp_path):
+    """Whatever takes the whole search with it is not tried for ever."""
+    arguments = {"compile": "deadly", "ratios": [2, 1], "workers": 1, "seeds": 1, "threads": 1}
+    for _ in range(2):
+        process = start(tmp_path, **arguments)
+        process.communicate(timeout=120)
+        assert process.returncode == -9
+    finish(start(tmp_path, **arguments))
+    causes = {r["label"]: r["cause"] for r in answer(tmp_path)["records"]}
+    assert causes["ratio=2"].startswith("2 attempts ended without a record; remove this one and")
+    assert causes["no SE"] == ""
+
+
+def test_an_interrupt_is_no_attempt(tmp_path):
+    process = start(tmp_path, workers=2, seeds=3, threads=1)
+    process.stdout.readline()
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert list((tmp_path / "run" / "attempts").iterdir()) == []
