@@ -13,8 +13,9 @@ from keras_se.compress.quantization import ENGINES
 from keras_se.compress.wrapping import SCOPES
 from keras_se.effects import takes_labels
 from keras_se.errors import InputError
-from keras_se.inputs import Inputs, input_shapes, load_inputs
+from keras_se.inputs import input_shapes, load_inputs
 from keras_se.litert.convert import to_tflite
+from keras_se.losses import cross_entropy_of
 from keras_se.model_files import load_model, model_bytes
 from keras_se.outputs import check_file_name, refuse_existing, write_files
 
@@ -93,7 +94,7 @@ def compress_command(
         compressed = prune(original, sparsity, schedule, end_step=end, scope=scope)
     else:
         compressed = cluster(original, clusters, scope=scope)
-    loss = _loss(original, inputs)
+    loss = cross_entropy_of(original, _first(inputs.x, _PROBED))
     compressed.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     compressed.fit(inputs.x, inputs.labels, batch_size=batch_size, epochs=epochs)
     stripped = strip(compressed)
@@ -124,17 +125,6 @@ def _check_outputs(out: str, method: str, tflite: str | None, overwrite: bool) -
 
 def _first(x: Any, count: int) -> Any:
     return {k: v[:count] for k, v in x.items()} if isinstance(x, dict) else x[:count]
-
-
-def _loss(model: keras.Model, inputs: Inputs) -> keras.losses.Loss:
-    """Cross entropy, of logits where the outputs on a few samples are no probabilities."""
-    outputs = model.predict(_first(inputs.x, _PROBED), verbose=0)
-    values = keras.tree.flatten(outputs)[0]
-    if values.shape[1] == 1:
-        is_logit = values.min() < 0.0 or values.max() > 1.0
-        return keras.losses.BinaryCrossentropy(from_logits=bool(is_logit))
-    is_logit = values.min() < 0.0 or not np.allclose(values.sum(axis=1), 1.0, atol=1e-3)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=bool(is_logit))
 
 
 def _write(

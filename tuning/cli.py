@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -20,6 +21,11 @@ def _main(arguments: list[str]) -> int:
     click.echo("keras-se: loading Keras and TensorFlow ...", err=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(os.getcwd())  # for --import and --data package.module:function
+    for other in _other_modules():
+        click.echo(
+            f"Warning: {other} has the name of this package, tuning, which hides it: rename it.",
+            err=True,
+        )
     with native_stderr_to_file() as log:
         try:
             return _run(arguments)
@@ -45,7 +51,20 @@ def _run(arguments: list[str]) -> int:
 
     from keras_se.cli import COMMANDS, run
     from tuning.demo import demo_command
+    from tuning.search_command import search_command
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return run({"demo": demo_command, **COMMANDS}, arguments)
+    commands = {"demo": demo_command, **COMMANDS, "search": search_command}
+    return run(commands, arguments)
+
+
+def _other_modules() -> list[Path]:
+    """Modules of the user's named `tuning`, which an import does not find."""
+    own = Path(__file__).resolve().parent
+    found = (
+        path
+        for entry in dict.fromkeys(entry or os.curdir for entry in sys.path)
+        for path in (Path(entry, "tuning.py"), Path(entry, "tuning", "__init__.py"))
+    )
+    return [path for path in found if path.is_file() and path.resolve().parent != own]

@@ -59,6 +59,7 @@ def search(
     accept_change: bool = False,
     overwrite: bool = False,
     on_trial: Callable[[TrialRecord], Any] | None = None,
+    on_start: Callable[[int | None, int], Any] | None = None,
 ) -> SearchResult:
     """Trains candidates from shared seeds, and chooses one by a rule that knows their noise.
 
@@ -112,6 +113,8 @@ def search(
             change is noted there.
         overwrite: Whether a search in the folder is renamed aside (`NAME.1`, ...).
         on_trial: Called with each new `TrialRecord`.
+        on_start: Called with the number of trials that are planned, `None` where an oracle decides,
+            and the number of records that are there.
 
     Returns:
         The `SearchResult`; it is in `result.json`, too.
@@ -150,6 +153,8 @@ def search(
         fingerprint = project.claim({**job.fingerprint(), "threads": count}, accept_change)
         project.write_job(_description(job, rule, first, workers, oracle, fresh_seeds))
         records = Records(project.folder / "records")
+        if on_start is not None:
+            on_start(_planned(proposer, first, fresh_seeds), len(list(records)))
         runner = stack.enter_context(
             _runner(job, names, project, records, fingerprint, timeout, workers, count, modules)
         )
@@ -197,6 +202,13 @@ def _searched(
     )
     write_durably(project.folder / "result.json", result.to_json().encode(), "result")
     return result
+
+
+def _planned(oracle: Any, seeds: tuple[int, ...], fresh_seeds: int) -> int | None:
+    """Further seeds, which a rule may ask for, not counted."""
+    if not isinstance(oracle, ExhaustiveOracle):
+        return None
+    return len(list(oracle.all_values())) * len(seeds) + fresh_seeds
 
 
 def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

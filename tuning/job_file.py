@@ -1,0 +1,122 @@
+"""`job.toml`: the arguments of a search in a file."""
+
+import inspect
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_se.errors import InputError
+from tuning.searching import search
+from tuning.space import SESpace
+
+_NOT_IN_FILES = ("model_or_builder", "overwrite", "accept_change", "on_trial", "on_start")
+_KEYS = ("model", "data", *(n for n in inspect.signature(search).parameters
+                            if n not in _NOT_IN_FILES))  # fmt: skip
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "data", "train", "validation", "test", "objective"), (str,)),
+    **dict.fromkeys(("oracle", "data_id", "directory"), (str,)),
+    **dict.fromkeys(("epochs", "workers", "fresh_seeds", "batch_size", "max_parameters"), (int,)),
+    **dict.fromkeys(("keep_weights", "threads"), (int,)),
+    **dict.fromkeys(("space", "fit"), (dict,)),
+    "seeds": (int, list),
+    "timeout": (int, float),
+    "modules": (list,),
+    "where": (str, list),
+    "compile": (dict, str),
+}
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """The arguments of `search` from a file.
+
+    Args:
+        path: A TOML file with the arguments by name, `model` for the model, and `data` where one
+            source has all parts. Without `directory` it is the folder that the file lies in, where
+            `search` writes it.
+
+    Returns:
+        Keyword arguments of `search`, the model under `model_or_builder`.
+
+    Raises:
+        InputError: If the file cannot be read, or an entry is unknown or of another type.
+    """
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"A job must be a TOML file. Received: {str(path)!r}: {error}") from error
+    return job_arguments({"directory": str(path.parent), **content}, str(path))
+
+
+def job_arguments(content: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The arguments of `search` from plain values.
+
+    Args:
+        content: As `job.toml` holds them.
+        source: Where they came from, for messages.
+
+    Returns:
+        Keyword arguments of `search`.
+
+    Raises:
+        InputError: If an entry is unknown, missing or of another type.
+
+    Example:
+        >>> job_arguments({"model": "a.keras", "data": "x.npz", "epochs": 1, "directory": "d"}, "")
+        {'epochs': 1, 'directory': 'd', 'model_or_builder': 'a.keras', 'train': 'x.npz'}
+    """
+    unknown = sorted(set(content) - set(_KEYS))
+    if unknown:
+        raise InputError(
+            f"A job holds {', '.join(_KEYS)}. Received: {', '.join(unknown)} in {source!r}"
+        )
+    for name, value in content.items():
+        _check(name, value, source)
+    missing = [name for name in ("model", "epochs", "directory") if name not in content]
+    missing += ["data"] * ("data" not in content and "train" not in content)
+    if missing:
+        raise InputError(f"A job needs {', '.join(missing)}. Received: {source!r} without")
+    arguments = {k: v for k, v in content.items() if k not in ("model", "data")}
+    arguments["model_or_builder"] = content["model"]
+    if "data" in content:
+        arguments["train"] = content["data"]
+    if "space" in content:
+        arguments["space"] = SESpace.from_dict(content["space"])
+    return arguments
+
+
+def _check(name: str, value: Any, source: str) -> None:
+    types = _TYPES[name]
+    if not isinstance(value, types) or isinstance(value, bool):
+        wanted = " or ".join(kind.__name__ for kind in types)
+        raise InputError(f"{name} of a job must be {wanted}. Received: {value!r} in {source!r}")
+    if isinstance(value, str) and value.startswith("a live "):
+        raise InputError(
+            "A search that was started from Python with objects that have no name can only go on "
+            f"from there. Received: {name} = {value!r} in {source!r}"
+        )
+
+
+def read_space(path: str) -> SESpace:
+    """A space from a JSON file with the arguments of `SESpace`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The space.
+
+    Raises:
+        InputError: If the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"A space must be a JSON file. Received: {path!r}: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            "A space is a JSON object with arguments of SESpace. "
+            f"Received: {type(content).__name__} from {path!r}"
+        )
+    return SESpace.from_dict(content)
