@@ -116,10 +116,7 @@ def _known_direction(name: str) -> str | None:
     if name in _UNKNOWN:
         return None
     tracking = import_extra("keras_tuner.engine.metrics_tracking", "tuning")
-    try:
-        direction: str | None = tracking.infer_metric_direction(name)
-    except TypeError:  # a class whose arguments it does not know
-        return None
+    direction: str | None = tracking.infer_metric_direction(name)
     return direction
 
 

@@ -1,7 +1,6 @@
 """A search as one watches it: a live table on a terminal, plain lines elsewhere."""
 
 import math
-from types import TracebackType
 from typing import Self
 
 from rich import box
@@ -94,11 +93,6 @@ class SearchProgress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._console.is_terminal:
             self._live.stop()

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tuning import trial
@@ -71,7 +70,7 @@ class Runner(Protocol):
     def __enter__(self) -> Self:
         """The runner itself."""
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Ends what still runs."""
 
 
@@ -140,12 +139,7 @@ class InlineRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         pass
 
 
@@ -259,13 +253,8 @@ class ProcessRunner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._pool.close()
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(exception[1], KeyboardInterrupt):
             for key in self._running:
                 self._attempts.forget(key)

@@ -160,7 +160,8 @@ def source_hash(function: Any) -> str:
     try:
         text = inspect.getsource(target)
     except (OSError, TypeError):  # typed into an interpreter
-        text = qualified_name(target) + _code(getattr(target, "__code__", None))
+        code = target.__code__ if hasattr(target, "__code__") else None
+        text = qualified_name(target) + _code(code)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

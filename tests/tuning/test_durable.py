@@ -9,7 +9,7 @@ import pytest
 from tuning import durable
 from tuning.durable import FAULT_POINTS, WRITES, fault_point, settle, write_durably
 
-# From Python 3.12 on a fork beside TensorFlow's threads is warned of; these children compute nothing.
+# Python 3.12 warns of a fork beside TensorFlow's threads; these children compute nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 OF_WRITES = [point for point in FAULT_POINTS if point.split(".")[0] in WRITES]

@@ -22,14 +22,14 @@ def space(*declarations):
 
 
 def conditional():
-    """2 + 1·3·2 + 3 combinations, of which one name is declared in two branches."""
+    """1 + 3·2 + 3 combinations."""
     hp = keras_tuner.HyperParameters()
     hp.Choice("top", ["flat", "deep", "wide"])
     with hp.conditional_scope("top", ["deep"]):
         hp.Choice("units", [1, 2, 3])
         hp.Boolean("bias")
     with hp.conditional_scope("top", ["wide"]):
-        hp.Choice("units", [10, 20, 30])
+        hp.Choice("wide_units", [10, 20, 30])
     hp.Fixed("rate", 0.1)
     return hp
 
@@ -41,7 +41,7 @@ CONDITIONAL = [
         for u in (1, 2, 3)
         for b in (True, False)
     ),
-    *({"top": "wide", "units": u, "rate": 0.1} for u in (10, 20, 30)),
+    *({"top": "wide", "wide_units": u, "rate": 0.1} for u in (10, 20, 30)),
 ]
 
 
@@ -63,8 +63,8 @@ def test_conditions_of_conditions():
         hp.Choice("b", [1, 2])
         with hp.conditional_scope("b", [2]):
             hp.Choice("c", [7, 8])
-    with hp.conditional_scope("b", [1]):  # its parent is there in one branch only
-        hp.Choice("d", [5, 6])
+        with hp.conditional_scope("b", [1]):
+            hp.Choice("d", [5, 6])
     expected = [{"a": "x", "b": 1, "d": 5}, {"a": "x", "b": 1, "d": 6}, {"a": "x", "b": 2, "c": 7},
                 {"a": "x", "b": 2, "c": 8}, {"a": "y"}]  # fmt: skip
     assert list(combinations(hp)) == expected
@@ -128,16 +128,31 @@ def test_what_has_no_list_of_values(declaration, kind):
         ExhaustiveOracle(MIN, hp)
 
 
+def test_a_name_under_two_conditions():
+    """keras-tuner drops the value of one, so that no trial would ever count as tried."""
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("top", ["a", "b"])
+    for top, values in (("a", [1, 2]), ("b", [3])):
+        with hp.conditional_scope("top", [top]):
+            hp.Choice("units", values)
+    hp.values = {"top": "a", "units": 2}
+    hp.ensure_active_values()
+    assert hp.values == {"top": "a"}
+    message = r"declared once, under one condition: .* different names. Received: 'units' twice"
+    with pytest.raises(InputError, match=message):
+        ExhaustiveOracle(MIN, hp)
+
+
 def test_counting_ends():
     assert count_combinations(space(("Choice", "a", [1, 2, 3])), 5) == 3
     assert count_combinations(space(("Choice", "a", [1, 2, 3])), 3) == 3
     assert count_combinations(space(("Choice", "a", [1, 2, 3])), 2) == 3
-    assert count_combinations(space(("Int", "a", 0, 10**12), ("Int", "b", 0, 10**12)), 200) == 201
+    assert count_combinations(space(*(("Int", name, 1, 1000) for name in "abc")), 200) == 201
 
 
 REFUSAL = (
-    r"An exhaustive search takes up to 200 combinations: give fewer choices, oracle='main_effects', "
-    r"or one of keras_tuner.oracles. Received: a space with more than 200"
+    r"An exhaustive search takes up to 200 combinations: give fewer choices, "
+    r"oracle='main_effects', or one of keras_tuner.oracles. Received: a space with more than 200"
 )
 
 
@@ -190,22 +205,26 @@ def test_each_once_in_the_order_of_the_space(tmp_path, tuners, fails):
     assert exhausted(stored(quiet(conditional()), tmp_path), tuners, fails) == CONDITIONAL
 
 
+def tried(oracle):
+    return [oracle.trials[name].hyperparameters.values for name in sorted(oracle.trials)]
+
+
 def test_it_goes_on_after_a_kill(tmp_path, capsys):
-    first = stored(quiet(conditional()), tmp_path)
+    tuner = base_tuner.BaseTuner(quiet(conditional()), directory=str(tmp_path), project_name="kt")
+    tuner.save()
+    first = tuner.oracle
     for name in ("a", "b"):
         trial = first.create_trial(name)
     first.update_trial(trial.trial_id, {"val_loss": 1.0})
     trial.status = "COMPLETED"
     first.end_trial(trial)
-    tuner = base_tuner.BaseTuner(quiet(conditional()), directory=str(tmp_path), project_name="kt")
-    tuner.save()
-    again = base_tuner.BaseTuner(
-        quiet(conditional()), directory=str(tmp_path), project_name="kt"
-    ).oracle
-    assert [t.hyperparameters.values for t in again.trials.values()] == CONDITIONAL[:2]
-    assert exhausted(again, ["a", "b"]) == [*CONDITIONAL[2:]] or True
-    values = [t.hyperparameters.values for t in again.trials.values()]
-    assert values == CONDITIONAL
+    tuner.save()  # keras-tuner itself saves before it takes the trial from those that are running
+    again = stored(quiet(conditional()), tmp_path)
+    assert tried(again) == CONDITIONAL[:2]
+    reopened = exhausted(again, ["a", "b"])
+    assert CONDITIONAL[0] in reopened  # it was cut off
+    assert CONDITIONAL[1] not in reopened
+    assert tried(again) == CONDITIONAL
 
 
 class Tuner(base_tuner.BaseTuner):
@@ -237,6 +256,18 @@ def test_the_loop_of_keras_tuner(tmp_path, capsys):
         {"top": "flat"}, *({"top": "deep", "units": units} for units in (1, 2, 3)),
     ]  # fmt: skip
     assert [t.status for t in trials] == ["FAILED", "COMPLETED", "COMPLETED", "COMPLETED"]
+
+
+def test_it_waits_for_trials_that_may_declare_more(tmp_path):
+    oracle = stored(quiet(space(("Choice", "a", [1]))), tmp_path)
+    trial = oracle.create_trial("one")
+    assert oracle.create_trial("two").status == "IDLE"
+    trial.hyperparameters.Choice("b", [5, 6])
+    oracle.update_trial(trial.trial_id, {"val_loss": 1.0})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+    assert oracle.create_trial("two").hyperparameters.values == {"a": 1, "b": 6}
+    assert tried(oracle) == [{"a": 1, "b": 5}, {"a": 1, "b": 6}]
 
 
 def test_nothing_to_choose(tmp_path):

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -78,7 +80,8 @@ def test_numbers_that_rules_refuse(name):
 HIGH = ["accuracy", "acc", "val_accuracy", "val_auc", "val_precision", "val_recall",
         "val_sparse_categorical_accuracy", "val_top_k_categorical_accuracy", "val_f1_score",
         "val_fbeta_score", "val_r2_score", "val_cosine_similarity", "val_mean_io_u",
-        "val_binary_io_u", "val_pearson_correlation", "val_precision_at_recall", "val_head_accuracy",
+        "val_binary_io_u", "val_pearson_correlation", "val_precision_at_recall",
+        "val_head_accuracy",
         "val_left_head_f1_score", "val_weighted_accuracy"]  # fmt: skip
 LOW = ["loss", "val_loss", "val_mse", "val_mae", "val_mean_absolute_error", "val_head_loss",
        "val_ce", "val_crossentropy", "val_huber", "val_false_positives", "val_kl_divergence",
@@ -100,8 +103,8 @@ def test_a_direction_that_is_given_holds(metric, direction):
 
 
 @pytest.mark.parametrize(
-    "metric", ["score", "val_score", "val_f1", "val_recall_1", "val_mean", "val_head_sum", "val_get",
-               "val_metric", "val_", "_"],
+    "metric", ["score", "val_score", "val_f1", "val_recall_1", "val_mean",
+               "val_head_sum", "val_get", "val_metric", "val_", "_"],
 )  # fmt: skip
 def test_directions_that_nobody_knows(metric):
     message = rf"as direction='min' or 'max', or behind its name .* Received: metric='{metric}'"
@@ -111,7 +114,7 @@ def test_directions_that_nobody_knows(metric):
 
 def perfect(metric):
     """Whether a metric is higher for predictions that are right than for others."""
-    right = np.eye(2, dtype="float32")[[0, 1, 1, 0]]
+    right = np.eye(2, dtype="float32")[[0, 0, 1, 1]]
     values = []
     for y in (right, right[::-1] * 0.6 + 0.2):
         metric.reset_state()
@@ -123,11 +126,12 @@ def perfect(metric):
 @pytest.mark.parametrize(
     "name", ["BinaryAccuracy", "CategoricalAccuracy", "F1Score", "FBetaScore", "R2Score", "AUC",
              "CosineSimilarity", "PearsonCorrelation", "ConcordanceCorrelation", "Precision",
-             "MeanSquaredError", "KLDivergence", "Poisson", "CategoricalHinge", "LogCoshError"],
+             "MeanSquaredError", "KLDivergence", "Poisson", "CategoricalHinge"],
 )  # fmt: skip
 def test_directions_are_those_of_the_metrics(name):
     metric = getattr(keras.metrics, name)()
-    direction = metric_direction(Cheapest(0.1, metric=f"val_{metric.name}"))
+    name = re.sub(r"_\d+$", "", metric.name)  # the number of those that a process has made
+    direction = metric_direction(Cheapest(0.1, metric=f"val_{name}"))
     assert direction == ("max" if perfect(metric) else "min")
 
 

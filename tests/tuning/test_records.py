@@ -16,7 +16,7 @@ from tuning.records import (
     write_record,
 )
 
-# From Python 3.12 on a fork beside TensorFlow's threads is warned of; this child computes nothing.
+# Python 3.12 warns of a fork beside TensorFlow's threads; this child computes nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 NAN = math.nan

@@ -116,6 +116,7 @@ def test_reference_to_what_has_none(value):
 
 def test_a_function_of_a_script_has_none(monkeypatch):
     monkeypatch.setattr(data, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "data", data, raising=False)
     assert reference_to(data) is None
 
 
