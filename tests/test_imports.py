@@ -13,7 +13,13 @@ _MODULES = {"compress", "theory"}
 # Arrows point from right to left: a module imports modules of its own rank or of a lower one.
 RANKS = (
     {"keras_se.errors"},
-    {"keras_se.layers", "keras_se.data", "keras_se.outputs", "keras_se.model_files", "keras_se.losses"},
+    {
+        "keras_se.layers",
+        "keras_se.data",
+        "keras_se.outputs",
+        "keras_se.model_files",
+        "keras_se.losses",
+    },
     {"keras_se.theory", "keras_se.replay", "keras_se.gate_rule"},
     {"keras_se.inputs", "keras_se.inline", "keras_se.rebuilding"},
     {"keras_se.sites"},

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,7 +29,8 @@ class Project:
         for name in _FOLDERS:
             (folder / name).mkdir(exist_ok=True)
         for temporary in folder.rglob(".*.tmp*"):  # of writes that were cut off
-            temporary.unlink()
+            if temporary.is_file():
+                temporary.unlink()
 
     def claim(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
         """Says which job the folder is for, or that it still is for this one.
@@ -89,13 +91,13 @@ def open_project(folder: Path, overwrite: bool = False) -> Iterator[Project]:
     """
     filelock: Any = import_extra("filelock", "tuning")
     refuse_existing(folder, overwrite=True)
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"The directory of a search must be a folder. Received: {folder}")
+    _check_content(folder)
     if folder.exists() and overwrite:
         with _locked(filelock, folder):
             pass
         folder.rename(free_name(folder))
-    _check_content(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(filelock, folder):
         yield Project(folder)
@@ -140,7 +142,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         stored = json.loads(path.read_text())
         if not isinstance(stored["fingerprint"], dict) or not isinstance(stored["accepted"], list):
             raise ValueError("it holds something else")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             "The fingerprint of a search must be a whole JSON file: move it away to take the "
             f"folder for this job as it is. Received: {path}: {error}"
@@ -177,9 +179,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _without_none(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, Mapping) else value
-        for name, value in content.items()
-        if value is not None
-    }
+def _without_none(content: Any) -> Any:
+    """TOML has no `None`: an entry is left out, in a list it becomes a text."""
+    if isinstance(content, Mapping):
+        return {name: _without_none(v) for name, v in content.items() if v is not None}
+    if isinstance(content, list):
+        return ["none" if value is None else _without_none(value) for value in content]
+    return content

@@ -56,8 +56,7 @@ def split_arrays(source: str, arrays: Mapping[str, Any]) -> tuple[Pair, Pair, Pa
         source: Where they came from, for messages.
         arrays: `x_train, y_train` and, where there are any, `x_val, y_val` and `x_test, y_test`;
             without `x_val` a quarter of the training part is split off. Or `x, y`: without
-            `x_test` 20 % become the test part first. Splits are always the same. Inputs of rank 3
-            are images without channels, and get one.
+            `x_test` 20 % become the test part first. Splits are always the same.
 
     Returns:
         The parts, each `(x, y)`; the third is `None` where there is no test part.
@@ -105,7 +104,7 @@ def _pair(source: str, arrays: Mapping[str, Any], part: str) -> Pair | None:
             f"{names[0]} and {names[1]} must be arrays of one length of at least 5. "
             f"Received: inputs of shape {x.shape} and targets of shape {y.shape}, from {source!r}"
         )
-    return (x[..., None] if x.ndim == 3 else x), y
+    return x, y
 
 
 def _targets(name: str, y: Any) -> np.ndarray:

@@ -56,9 +56,12 @@ class SearchTuner(base_tuner.BaseTuner):
 
     @property
     def varying(self) -> list[str]:
-        """Names of the hyperparameters with more than one value, "none" not counted."""
-        space = self.oracle.get_space().space
-        return [p.name for p in space if len([v for v in p.values if v != "none"]) > 1]
+        """Names of the hyperparameters with more than one value, the network without SE aside."""
+        counts = {p.name: len(list(p.values)) for p in self.oracle.get_space().space}
+        for parameter in self.oracle.get_space().space:
+            if parameter.name == "se_placement" and "none" in parameter.values:
+                counts["se_placement"] -= 1
+        return [name for name, count in counts.items() if count > 1]
 
     def candidate(self, values: dict[str, Any]) -> Candidate:
         """The candidate of some values.

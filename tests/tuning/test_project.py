@@ -239,3 +239,33 @@ def test_the_job_is_a_file(folder):
         }  # fmt: skip
         project.write_job({"model": "c:d"})
         assert tomllib.loads((folder / "job.toml").read_text()) == {"model": "c:d"}
+
+
+def test_overwrite_touches_no_folder_that_is_no_search(folder):
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"new, empty, or that of a search.*thesis\.tex"):
+        claimed(folder, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_job_with_holes_is_written(folder):
+    with open_project(folder) as project:
+        project.write_job({"compile": {"loss": ["mse", None]}, "test": None})
+    assert tomllib.loads((folder / "job.toml").read_text()) == {
+        "compile": {"loss": ["mse", "none"]}
+    }
+
+
+def test_names_that_are_taken_by_something_else(folder):
+    folder.parent.mkdir(exist_ok=True)
+    folder.symlink_to(folder.parent / "nowhere")
+    with pytest.raises(InputError, match="must be a folder"):
+        claimed(folder)
+    folder.unlink()
+    claimed(folder)
+    (folder / ".a.tmp").mkdir()
+    (folder / "fingerprint.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="must be a whole JSON file"):
+        claimed(folder)
