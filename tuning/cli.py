@@ -21,7 +21,7 @@ def _main(arguments: list[str]) -> int:
     click.echo("keras-se: loading Keras and TensorFlow ...", err=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(os.getcwd())  # for --import and --data package.module:function
-    for other in _other_modules():
+    for other in other_modules():
         click.echo(
             f"Warning: {other} has the name of this package, tuning, which hides it: rename it.",
             err=True,
@@ -59,8 +59,12 @@ def _run(arguments: list[str]) -> int:
     return run(commands, arguments)
 
 
-def _other_modules() -> list[Path]:
-    """Modules of the user's named `tuning`, which an import does not find."""
+def other_modules() -> list[Path]:
+    """Modules of the user's named `tuning`, which an import does not find.
+
+    Returns:
+        Their files.
+    """
     own = Path(__file__).resolve().parent
     found = (
         path

@@ -3,7 +3,7 @@
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "where": (str, list),
     "compile": (dict, str),
 }
+_LEAST: dict[str, int] = {
+    **dict.fromkeys(("epochs", "workers", "batch_size", "max_parameters", "threads"), 1),
+    **dict.fromkeys(("fresh_seeds", "keep_weights", "timeout"), 0),
+}
 
 
 def read_job(path: Path) -> dict[str, Any]:
@@ -40,13 +44,20 @@ def read_job(path: Path) -> dict[str, Any]:
         Keyword arguments of `search`, the model under `model_or_builder`.
 
     Raises:
-        InputError: If the file cannot be read, or an entry is unknown or of another type.
+        InputError: If the file cannot be read, lies in the working directory and names no other, or
+            an entry is unknown or of another type.
     """
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"A job must be a TOML file. Received: {str(path)!r}: {error}") from error
-    return job_arguments({"directory": str(path.parent), **content}, str(path))
+    arguments = job_arguments({"directory": str(path.parent), **content}, str(path))
+    if "directory" not in content and path.parent.resolve() == Path.cwd():
+        raise InputError(
+            "A job in the working directory names another one for the search, such as directory = "
+            f'"runs/first". Received: {str(path)!r} without'
+        )
+    return arguments
 
 
 def job_arguments(content: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -77,6 +88,12 @@ def job_arguments(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     missing += ["data"] * ("data" not in content and "train" not in content)
     if missing:
         raise InputError(f"A job needs {', '.join(missing)}. Received: {source!r} without")
+    doubled = [name for name in ("train", "validation") if "data" in content and name in content]
+    if doubled:
+        raise InputError(
+            "data of a job has all parts, and stands in place of train and validation. "
+            f"Received: data and {' and '.join(doubled)} in {source!r}"
+        )
     arguments = {k: v for k, v in content.items() if k not in ("model", "data")}
     arguments["model_or_builder"] = content["model"]
     if "data" in content:
@@ -91,11 +108,32 @@ def _check(name: str, value: Any, source: str) -> None:
     if not isinstance(value, types) or isinstance(value, bool):
         wanted = " or ".join(kind.__name__ for kind in types)
         raise InputError(f"{name} of a job must be {wanted}. Received: {value!r} in {source!r}")
-    if isinstance(value, str) and value.startswith("a live "):
+    _check_number(name, value, source)
+    listed = value if name in ("modules", "where") and isinstance(value, list) else []
+    if not all(isinstance(part, str) for part in listed):
+        raise InputError(f"{name} of a job lists names. Received: {value!r} in {source!r}")
+    for text in _texts(value):
+        if text.startswith("a live "):
+            raise InputError(
+                "A search that was started from Python with objects that have no name can only go "
+                f"on from there. Received: {name} = {text!r} in {source!r}"
+            )
+
+
+def _check_number(name: str, value: Any, source: str) -> None:
+    if name in _LEAST and not value >= _LEAST[name]:  # NaN is neither
         raise InputError(
-            "A search that was started from Python with objects that have no name can only go on "
-            f"from there. Received: {name} = {value!r} in {source!r}"
+            f"{name} of a job must be at least {_LEAST[name]}. Received: {value!r} in {source!r}"
         )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def read_space(path: str) -> SESpace:

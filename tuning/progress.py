@@ -8,8 +8,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from tuning.records import TrialRecord
+from tuning.rounds import FRESH
 
 _ROWS = 8
 
@@ -64,7 +66,7 @@ class SearchProgress:
         self._bar.update(self._task, completed=self._done, total=self._total or None)
         if record.score is None:
             self._failures[record.label] = record.cause
-        else:
+        elif record.seed < FRESH:  # the others confirm the choice, and are not compared
             self._scores.setdefault(record.label, []).append(record.score)
         if not self._console.is_terminal:
             self._console.print(self._line(record), soft_wrap=True, markup=False)
@@ -83,9 +85,9 @@ class SearchProgress:
         sign = -1.0 if self._direction == "max" else 1.0
         means = {label: math.fsum(s) / len(s) for label, s in self._scores.items()}
         for label in sorted(means, key=lambda name: sign * means[name])[:_ROWS]:
-            table.add_row(label, str(len(self._scores[label])), f"{means[label]:.4g}")
+            table.add_row(Text(label), str(len(self._scores[label])), f"{means[label]:.4g}")
         for label, cause in list(self._failures.items())[-2:]:
-            table.add_row(label, "-", f"failed: {cause[:60]}")
+            table.add_row(Text(label), "-", Text(f"failed: {cause[:60]}"))
         return Group(table, self._bar)
 
     def __enter__(self) -> Self:

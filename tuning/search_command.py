@@ -1,6 +1,6 @@
 """`keras-se search`: a search from a file or from flags, run or gone on with."""
 
-import inspect
+import importlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -10,30 +10,43 @@ from typing import Any
 
 import click
 import keras
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from keras_se.cli import FAILED, PASSED
+from keras_se.effects import takes_labels
 from keras_se.errors import InputError, import_extra
 from keras_se.losses import cross_entropy_of
-from keras_se.model_files import load_model, model_bytes
+from keras_se.model_files import model_bytes
 from keras_se.outputs import check_file_name, refuse_existing, write_file
+from tuning.cli import other_modules
+from tuning.decision import Decision
 from tuning.durable import write_durably
+from tuning.hypermodel import SEHyperModel
+from tuning.job import Job
 from tuning.job_file import job_arguments, read_job, read_space
 from tuning.objectives import get_objective, metric_direction
 from tuning.progress import SearchProgress
+from tuning.project import stored_threads
 from tuning.records import SearchWarning
-from tuning.references import is_reference, resolve
+from tuning.references import is_reference
 from tuning.result import SearchResult
 from tuning.rounds import NoCandidateError
 from tuning.searching import ORACLES, search
-from tuning.trial_data import TrialData, fit_arguments
+from tuning.seeding import trial_seed
+from tuning.space import SESpace
+from tuning.threads import threads_here
+from tuning.trial import cause_of
+from tuning.trial_data import TrialData
+from tuning.user_hypermodel import UserHyperModel
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
-_OF_A_JOB = ("model", "data", "space", "epochs", "directory", "batch_size", "oracle", "optimizer",
-             "learning_rate", "loss", "metric", "max_parameters")  # fmt: skip
+_OF_COMPILE = ("optimizer", "learning_rate", "loss", "metric")
+_OF_A_JOB = ("model", "data", "space", "epochs", "directory", "batch_size", "oracle",
+             "max_parameters", *_OF_COMPILE)  # fmt: skip
 _PROBED = 32
 
 
@@ -74,12 +87,15 @@ def search_command(
         _check_out(out, overwrite)
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
-    modules = click.get_current_context().parent
-    if modules is not None and modules.params.get("modules"):
-        arguments["modules"] = list(modules.params["modules"])
-    console = Console(highlight=False)
-    rule = get_objective(arguments.get("objective", "val_loss"))
+    _check_references(arguments)
+    arguments["modules"] = _import_modules(arguments)
     directory = Path(arguments["directory"])
+    began_with = None if overwrite else stored_threads(directory)
+    # Before a model computes here: TensorFlow then keeps the threads that it has.
+    threads_here(arguments.get("workers", 1), arguments.get("threads"), began_with)
+    arguments = _completed(arguments, given)
+    console = Console(highlight=False, markup=False, emoji=False)
+    rule = get_objective(arguments.get("objective", "val_loss"))
     with SearchProgress(console, rule.metric, metric_direction(rule)) as progress, _said():
         try:
             result = search(
@@ -94,10 +110,11 @@ def search_command(
             click.echo(f"The same command goes on from {number} records.", err=True)
             raise
     _show(console, result)
-    _next(console, result, directory, str(arguments["model_or_builder"]))
+    _next(console, result, directory, arguments)
     if out is not None:
         aside = write_file(out, model_bytes(result.model()), overwrite)
-        console.print(f"{out}: the winner" + (f"; the old one is now {aside}" if aside else ""))
+        note = f"; the old one is now {aside}" if aside else ""
+        console.print(f"{out}: the winner{note}", soft_wrap=True)
     return PASSED
 
 
@@ -106,7 +123,7 @@ def _from_file(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if clash:
         raise InputError(
             "A job's file says what is searched; only how it is run can be given beside it. "
-            f"Received: {job} and {', '.join('--' + name.replace('_', '-') for name in clash)}"
+            f"Received: {job} and {', '.join(map(_flag, clash))}"
         )
     return {**read_job(Path(job)), **given}
 
@@ -116,77 +133,150 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
     if needed:
         raise InputError(
             "search takes a JOB.toml, or --model, --data, --epochs and --directory. "
-            f"Received: no {', '.join('--' + name for name in needed)}"
+            f"Received: no {', '.join(map(_flag, needed))}"
         )
-    names = ("optimizer", "learning_rate", "loss", "metric", "space")
-    content = {name: value for name, value in given.items() if name not in names}
+    content = {name: value for name, value in given.items() if name not in (*_OF_COMPILE, "space")}
     arguments = job_arguments(content, "the command line")
-    builder = _found(given["model"])
     if "space" in given:
         arguments["space"] = read_space(given["space"])
-    elif isinstance(builder, keras.Model) or not _takes_arguments(builder):
-        raise InputError(
-            "A search needs --space, a JSON file with arguments of SESpace, unless the builder "
-            f"takes hp. Received: --model {given['model']} without --space"
-        )
-    compile = _compile_arguments(builder, arguments, given)
-    if compile is not None:
-        arguments["compile"] = compile
-        Console(highlight=False).print(f"Compiled with {json.dumps(compile)}", markup=False)
     return arguments
 
 
-def _found(model: str) -> Any:
-    return resolve("model", model) if is_reference(model) else load_model(model)
+def _import_modules(arguments: Mapping[str, Any]) -> list[str]:
+    """Those of the job are imported here, too; those of `--import` have been."""
+    own, context = list(arguments.get("modules", ())), click.get_current_context().parent
+    for module in own:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # the user's own code
+            raise InputError(
+                "modules of a job are importable. "
+                f"Received: {module!r}, which raises {cause_of(error)}"
+            ) from error
+    named = () if context is None else context.params.get("modules", ())
+    return list(dict.fromkeys([*own, *named]))
 
 
-def _takes_arguments(builder: Any) -> bool:
-    return inspect.isclass(builder) or isinstance(builder, keras_tuner.HyperModel) or any(
-        p.default is p.empty for p in inspect.signature(builder).parameters.values()
-    )  # fmt: skip
+def _check_references(arguments: Mapping[str, Any]) -> None:
+    """A module of the user's named `tuning` is never found: this package is."""
+    for value in arguments.values():
+        if is_reference(value) and value.split(":")[0].split(".")[0] == "tuning":
+            for path in other_modules():
+                raise InputError(
+                    "A module of your own must not be named tuning, as this package is: rename it. "
+                    f"Received: {value!r}, with {path}"
+                )
 
 
-def _compile_arguments(
-    builder: Any, arguments: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, Any] | None:
-    """Settings where the model has none, or where flags give some."""
-    flags = {name: given[name] for name in ("optimizer", "learning_rate", "loss") if name in given}
-    model = builder
-    if not isinstance(builder, keras.Model):
-        if inspect.isclass(builder) or isinstance(builder, keras_tuner.HyperModel):
+def _completed(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with settings of compilation, where the model has none or flags give some."""
+    hypermodel = _hypermodel(arguments, "space" in given)
+    with trial_seed(0):  # what a fresh network says of its outputs is then always the same
+        model = _built(hypermodel, arguments["model_or_builder"])
+        flags = {name: given[name] for name in _OF_COMPILE if name in given}
+        if model is None and flags:
+            raise InputError(
+                "A HyperModel compiles its models itself. "
+                f"Received: {', '.join(map(_flag, flags))} for {arguments['model_or_builder']}"
+            )
+        if model is None or "compile" in arguments or (model.compiled and not flags):
+            return arguments
+        compile = {
+            "optimizer": flags.get("optimizer", "adam"),
+            "learning_rate": flags.get("learning_rate", 1e-3),
+            "loss": flags["loss"] if "loss" in flags else _loss(model, arguments),
+            "metrics": list(flags.get("metric", ("accuracy",))),
+            "jit_compile": False,
+        }
+    Console(highlight=False, markup=False).print(f"Compiled with {json.dumps(compile)}")
+    return {**arguments, "compile": compile}
+
+
+def _hypermodel(arguments: Mapping[str, Any], by_flag: bool) -> Any:
+    """What builds the candidates; a space is needed, or of no use: then a flag is refused."""
+    model, space = arguments["model_or_builder"], arguments.get("space")
+    job = Job(model, _data(arguments), space or SESpace(), "", "min", 1)
+    places_blocks = isinstance(job.hypermodel, SEHyperModel)
+    if places_blocks and space is None:
+        raise InputError(
+            "A search needs --space, a JSON file with arguments of SESpace, or [space] in its file,"
+            f" unless the builder takes hp. Received: {model} without"
+        )
+    if by_flag and not places_blocks:
+        raise InputError(
+            "A builder that takes hp, or a HyperModel, says itself what may be chosen. "
+            f"Received: {model} with --space"
+        )
+    return job.hypermodel
+
+
+def _built(hypermodel: Any, name: str) -> keras.Model | None:
+    """A model as the user's builder returns it; `None` of a HyperModel, which compiles itself."""
+    try:
+        if isinstance(hypermodel, SEHyperModel):
+            model = hypermodel.base()
+        elif isinstance(hypermodel, UserHyperModel):
+            model = hypermodel.builder(keras_tuner.HyperParameters())
+        else:
             return None
-        hp = [keras_tuner.HyperParameters()] if _takes_arguments(builder) else []
-        model = builder(*hp)
-    if not isinstance(model, keras.Model) or (model.compiled and not flags):
-        return None
-    return {
-        "optimizer": "adam",
-        "learning_rate": 1e-3,
-        "loss": _loss(model, arguments) if "loss" not in flags else None,
-        **flags,
-        "metrics": list(given.get("metric", ("accuracy",))),
-        "jit_compile": False,
-    }
+    except Exception as error:  # the user's own code
+        raise InputError(
+            f"A builder must return a keras.Model. Received: {name}, which raises {cause_of(error)}"
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise InputError(
+            f"A builder must return a keras.Model. Received: {type(model).__name__} from {name}"
+        )
+    return model
+
+
+def _data(arguments: Mapping[str, Any]) -> TrialData:
+    return TrialData(arguments["train"], arguments.get("validation"), arguments.get("test"))
 
 
 def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    data = TrialData(arguments["train"], arguments.get("validation"), arguments.get("test"))
-    train = data.load(0)[0]
-    if hasattr(train, "element_spec"):
-        x = next(iter(train.take(1)))[0]
-    else:
-        x = keras.tree.map_structure(lambda part: part[:_PROBED], fit_arguments(train)["x"])
+    """The cross entropy that fits outputs and labels."""
+    x, y = _samples(arguments)
     shapes = [output.shape for output in model.outputs]
-    if len(shapes) != 1 or len(shapes[0]) != 2:
+    if len(shapes) != 1 or not _are_labels(y) or not takes_labels(model, np.ravel(y).astype(int)):
+        kind = f"{y.dtype} of shape {y.shape}" if isinstance(y, np.ndarray) else type(y).__name__
         raise InputError(
-            "A model that is no classifier with one output needs --loss, or is compiled. "
-            f"Received: model {model.name!r} with outputs of shape {shapes}"
+            "Without --loss a model has one output of classes, and data have integer labels among "
+            f"them. Received: outputs of shape {shapes}, labels of type {kind}"
         )
     loss = cross_entropy_of(model, x)
     return {
         "class_name": type(loss).__name__,
         "config": {"from_logits": bool(loss.get_config()["from_logits"])},
     }
+
+
+def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """A few inputs, and all labels that are at hand."""
+    try:
+        train = _data(arguments).load(0)[0]
+        if hasattr(train, "element_spec"):
+            train = tuple(part.numpy() for part in next(iter(train.take(1)))[:2])
+        x, y = train[:2]
+    except InputError:
+        raise
+    except Exception as error:  # the user's own code
+        raise InputError(
+            "Data of a search are (x, y). "
+            f"Received: {arguments['train']}, which gives {cause_of(error)}"
+        ) from error
+    return keras.tree.map_structure(lambda part: part[:_PROBED], x), y
+
+
+def _are_labels(y: Any) -> bool:
+    """Whether they are whole numbers, one for each sample."""
+    if not isinstance(y, np.ndarray) or y.dtype.kind not in "buif" or y.shape[1:] not in ((), (1,)):
+        return False
+    return bool(np.all(y == np.round(y)) and y.min() >= 0)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _check_out(out: str, overwrite: bool) -> None:
@@ -213,24 +303,39 @@ def _said() -> Iterator[None]:
 def _show(console: Console, result: SearchResult) -> None:
     columns = ("candidate", "parameters", "ΣC²/r", result.metric, "loses at most")
     table = Table(*columns, box=box.SIMPLE_HEAD)
-    for standing in () if result.decision is None else result.decision.standings:
-        table.add_row(
-            *(standing.name, f"{standing.parameters:,}", f"{standing.complexity:g}"),
-            *(f"{standing.mean:.4g}", f"{standing.upper:.3g}"),
-        )
-    if result.decision is not None:
-        console.print(table)
+    for row in _screened(result) if result.decision is None else _standings(result.decision):
+        table.add_row(*row)
+    console.print(table)
     causes: dict[str, int] = {}
     for record in result.records:
         if record.cause:
             causes[record.cause] = causes.get(record.cause, 0) + 1
     for cause, number in causes.items():
-        console.print(f"{number} failed: {cause}", markup=False)
-    console.print(result.sentence, markup=False)
+        console.print(f"{number} failed: {cause}")
+    console.print(result.sentence)
     if result.decision is not None and len(result.tied) > 1:
-        console.print(f"Cannot be told from the best: {', '.join(result.tied)}", markup=False)
+        console.print(f"Cannot be told from the best: {', '.join(result.tied)}")
+    if result.decision is not None and result.decision.undecided:
+        console.print(f"Cheaper, and undecided: {', '.join(result.decision.undecided)}")
     if result.confirmation is not None:
-        console.print(_confirmed(result), markup=False)
+        console.print(_confirmed(result))
+
+
+def _standings(decision: Decision) -> Iterator[tuple[str, ...]]:
+    for standing in decision.standings:
+        sizes = f"{standing.parameters:,}", f"{standing.complexity:g}"
+        yield standing.name, *sizes, f"{standing.mean:.4g}", f"{standing.upper:.3g}"
+
+
+def _screened(result: SearchResult) -> Iterator[tuple[str, ...]]:
+    """Means of too few seeds, of which no rule says how far they can be trusted."""
+    scores: dict[str, list[float]] = {}
+    sizes = {r.label: (f"{r.parameters:,}", f"{r.complexity:g}") for r in result.records}
+    for record in result.records:
+        if record.score is not None and record.seed in result.seeds:
+            scores.setdefault(record.label, []).append(record.score)
+    for label, found in scores.items():
+        yield label, *sizes[label], f"{np.mean(found):.4g}", "-"
 
 
 def _confirmed(result: SearchResult) -> str:
@@ -245,8 +350,10 @@ def _confirmed(result: SearchResult) -> str:
     )
 
 
-def _next(console: Console, result: SearchResult, directory: Path, model: str) -> None:
-    console.print(f"{directory / 'result.json'}: all of it")
+def _next(
+    console: Console, result: SearchResult, directory: Path, arguments: Mapping[str, Any]
+) -> None:
+    console.print(f"{directory / 'result.json'}: all of it", soft_wrap=True)
     if result.plan is None:
         return
     plan = directory / "plan.json"
@@ -254,6 +361,13 @@ def _next(console: Console, result: SearchResult, directory: Path, model: str) -
     if not result.plan:
         console.print("There is nothing to insert.")
         return
-    source = model if model.endswith(".keras") else "MODEL.keras"
-    placed = "" if result.placement in (None, "standard") else f" --placement {result.placement}"
-    console.print(f"keras-se insert {source} OUT.keras --plan {plan}{placed}", soft_wrap=True)
+    model, where = arguments["model_or_builder"], arguments.get("where")
+    words = ["keras-se insert", model if model.endswith(".keras") else "MODEL.keras", "OUT.keras"]
+    words += ["--plan", str(plan)]
+    if result.placement not in (None, "standard"):
+        words += ["--placement", str(result.placement)]
+    if isinstance(where, str):
+        words += ["--where", where]
+    if isinstance(where, list):  # of names, for which the command has no flag
+        words = [f"{plan}: for keras_se.insert, with where={where}"]
+    console.print(" ".join(words), soft_wrap=True)

@@ -39,6 +39,26 @@ def test_modules_of_the_working_directory_are_found(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["mine.py"]
 
 
+def test_a_module_of_the_users_named_tuning_is_said(tmp_path, monkeypatch, capfd):
+    """It is never imported: this package is found first. A folder without __init__ is none."""
+    for folder in ("file", "package/tuning", "folder/tuning"):
+        (tmp_path / folder).mkdir(parents=True)
+    others = [tmp_path / "file" / "tuning.py", tmp_path / "package" / "tuning" / "__init__.py"]
+    for path in others:
+        path.write_text("")
+    own = Path(cli.__file__).parents[1]
+    folders = [tmp_path / name for name in ("file", "package", "folder")]
+    monkeypatch.setattr("sys.path", [str(own), *map(str, folders)])
+    assert cli.other_modules() == others
+    replaced(monkeypatch, lambda: 0)
+    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capfd.readouterr().err
+    for path in others:
+        assert f"Warning: {path} has the name of this package, tuning" in printed
+
+
 def replaced(monkeypatch, function):
     monkeypatch.setattr("keras_se.cli.COMMANDS", {"x": click.Command("x", callback=function)})
 

@@ -46,6 +46,19 @@ def with_hp(hp):
 def never():
     raise ValueError("no network today")
 
+def nothing():
+    return None
+
+def one_output():
+    return keras.Sequential([plain(), keras.layers.Dense(1)])
+
+def hp_plain(hp):
+    hp.Choice("rate", [0.1, 0.01])
+    return plain()
+
+def optional(**settings):
+    return plain(**settings)
+
 
 def data():
     rng = np.random.default_rng(0)
@@ -86,6 +99,8 @@ def test_by_flags_and_again_by_the_file_that_they_wrote(home, capsys):
     assert keras_se_search(*flags(home), "--out", "best.keras") == 0
     printed = capsys.readouterr().out
     assert '"from_logits": true' in " ".join(printed.split())
+    compiled = printed[printed.index("Compiled with") : printed.index("[1/2]")].splitlines()
+    assert max(map(len, compiled)) <= 80
     assert "[1/2] placement=standard ratio=2 gate=one_plus_tanh squeeze=avg, seed 0: " in printed
     assert "a screening" in " ".join(printed.split())
     result = SearchResult.from_json(Path("run/result.json").read_text())
@@ -137,6 +152,82 @@ def test_probabilities_and_data_of_a_function(home, capsys):
     assert '"learning_rate": 0.01' in printed
     assert "On 1 fresh seeds: val_loss" in printed
     assert "on test data accuracy" in printed
+
+
+def test_a_metric_alone_is_heeded_where_the_model_is_compiled(home):
+    metric = "sparse_top_k_categorical_accuracy"
+    assert keras_se_search(*flags(home, "compiled"), "--metric", metric) == 0
+    result = SearchResult.from_json(Path("run/result.json").read_text())
+    assert f"val_{metric}" in result.records[0].metrics
+
+
+def test_a_builder_whose_arguments_are_optional_takes_no_hp(home):
+    assert keras_se_search(*flags(home, "optional")) == 0
+
+
+def job_file(home, *lines):
+    Path("run").mkdir()
+    text = [f'model = "{home.name}_mine:build"', 'data = "images.npz"', "epochs = 1", "seeds = 1"]
+    text += ["fresh_seeds = 0", *lines, "[space]", "ratios = [2]", 'gates = ["one_plus_tanh"]']
+    Path("run/job.toml").write_text("\n".join(text))
+
+
+def test_a_file_that_says_nothing_of_compiling(home, capsys):
+    job_file(home)
+    for _ in range(2):
+        assert keras_se_search("run/job.toml") == 0
+    assert capsys.readouterr().out.count("Compiled with") == 1  # then it is in the file
+    assert len(times()) == 2
+
+
+def test_modules_of_a_file_are_imported_here_too(home, capsys):
+    Path(f"{home.name}_layers.py").write_text("raise ValueError('I was imported')")
+    job_file(home, f'modules = ["{home.name}_layers"]')
+    assert keras_se_search("run/job.toml") == 2
+    assert "modules of a job are importable" in (err := capsys.readouterr().err)
+    assert "ValueError: I was imported" in err
+    assert [path.name for path in Path("run").iterdir()] == ["job.toml"]
+
+
+def test_import_and_modules_of_a_file_reach_the_search(home, monkeypatch):
+    for name in ("one", "two"):
+        Path(f"{home.name}_{name}.py").write_text("")
+    job_file(home, f'modules = ["{home.name}_one"]')
+    seen = []
+
+    def searched(**arguments):
+        seen.append(arguments["modules"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tuning.search_command.search", searched)
+    assert run({"search": search_command},
+               ["--import", f"{home.name}_two", "search", "run/job.toml"]) == 130  # fmt: skip
+    assert seen == [[f"{home.name}_one", f"{home.name}_two"]]
+
+
+def test_names_in_brackets_are_no_markup(home, capsys):
+    assert keras_se_search(*flags(home, directory="r[/b]un")) == 0
+    assert "r[/b]un/result.json: all of it" in capsys.readouterr().out
+
+
+def test_a_place_of_its_own_is_in_the_next_command(home, capsys):
+    job_file(home, 'where = "conv"')
+    text = Path("run/job.toml").read_text().replace("[space]", "[space]\nbaseline = false")
+    Path("run/job.toml").write_text(text)
+    assert keras_se_search("run/job.toml") == 0
+    printed = capsys.readouterr().out
+    assert "--plan run/plan.json --where conv\n" in printed
+    plan = json.loads(Path("run/plan.json").read_text())
+    assert list(plan) == ["se_1"]
+
+
+def test_a_screening_shows_its_means(home, capsys):
+    assert keras_se_search(*flags(home, seeds=2)) == 0
+    printed = capsys.readouterr().out
+    result = SearchResult.from_json(Path("run/result.json").read_text())
+    scores = [r.score for r in result.records if r.label == "no SE"]
+    row = next(line for line in printed.splitlines() if line.startswith("  no SE"))
+    assert row.split()[2:] == ["50", "0", f"{np.mean(scores):.4g}", "-"]
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -226,6 +317,14 @@ def test_wrong_use_of_a_file(home, capsys, words, sentence):
         ({"objective": "cheapest:0.1:val_magic"}, "direction of a metric that Keras does not know"),
         ({"out": "best.h5"}, "must end in .keras. Received: 'best.h5'"),
         ({"epochs": 0}, "is not in the range"),
+        ({"model": "never"}, "return a keras.Model. Received: *, which raises ValueError: no netw"),
+        ({"model": "nothing"}, "A builder must return a keras.Model. Received: NoneType from"),
+        ({"model": "MODULE"}, "A search needs a keras.Model, a function that returns one"),
+        ({"model": "hp_plain"}, "says itself what may be chosen"),
+        ({"model": "one_output", "data": "floats.npz"}, "Without --loss a model has one output of"),
+        ({"data": "one_hot.npz"}, "labels of type float64 of shape (36, 2)"),
+        ({"data": "three.npz"}, "Without --loss a model has one output of classes"),
+        ({"data": "tuning:data"}, "must not be named tuning, as this package is: rename it"),
         ({"directory": "taken"}, "must be new, empty, or that of a search"),
     ],
 )
@@ -235,12 +334,20 @@ def test_wrong_use_of_flags(home, capsys, changes, sentence):
     Path("more.json").write_text('{"gate_names": ["tanh"]}')
     Path("taken").mkdir()
     Path("taken", "mine.txt").write_text("mine")
+    Path("tuning.py").write_text("")
+    mine = Path(f"{home.name}_mine.py")
+    mine.write_text(f"{MODULE}\nMODULE = 3\n")
+    x, y = np.ones((60, 6, 6, 1), "float32"), np.arange(60)
+    for name, labels in {"floats": y / 7, "one_hot": np.eye(2)[y % 2], "three": y % 3}.items():
+        np.savez(f"{name}.npz", x=x, y=labels)
     given = {"model": "build", **changes}
     words = flags(home, **given)
     if ":" in given["model"] or "." in given["model"]:
         words[1] = given["model"]
     assert keras_se_search(*words) == 2
-    assert sentence in " ".join(capsys.readouterr().err.split())
+    err = " ".join(capsys.readouterr().err.split())
+    assert all(part in err for part in sentence.split("*"))
+    assert "Traceback" not in err
     assert not Path("run").exists()
     assert [path.name for path in Path("taken").iterdir()] == ["mine.txt"]
 
@@ -274,6 +381,17 @@ def test_an_interrupt_loses_nothing(home):
     assert len(times()) == 6
     chatter = [line for line in again.stdout.splitlines() if "oneDNN" in line or "Trial " in line]
     assert chatter == []
+
+
+def test_threads_are_kept_though_a_model_computes_before(home):
+    """What TensorFlow computes with is settled by the first operation of a process."""
+    environment = {**os.environ, "PYTHONPATH": ""}
+    words = [SCRIPT, "search", *flags(home)]
+    for more in (["--workers", "2", "--threads", "1"], ["--workers", "1"]):
+        done = subprocess.run([*words, *more], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(Path("run/fingerprint.json").read_text())["fingerprint"]["threads"] == 1
+    assert "On record already: 2 trials" in done.stdout
 
 
 def test_the_example_of_the_help_names_all_that_it_needs(capsys):
