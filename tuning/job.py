@@ -128,7 +128,9 @@ class Job:
 
     def _described_model(self) -> dict[str, Any]:
         model = self._found("model", self.model)
-        name = self.model if isinstance(self.model, str) else qualified_name(model)
+        name = reference_to(self.model) or qualified_name(model)
+        if isinstance(self.model, str):
+            name = self.model
         content: dict[str, Any] = {"name": name}
         if not isinstance(model, keras.Model):
             content["source"] = source_hash(model)

@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import click
-import keras
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from keras_se.cli import FAILED, PASSED
-from keras_se.effects import takes_labels
 from keras_se.errors import InputError, import_extra
-from keras_se.losses import cross_entropy_of
 from keras_se.model_files import model_bytes
 from keras_se.outputs import check_file_name, refuse_existing, write_file
 from tuning.cli import other_modules
+from tuning.compile_settings import OF_COMPILE, flag_name, with_compile
 from tuning.decision import Decision
 from tuning.durable import write_durably
-from tuning.hypermodel import SEHyperModel
-from tuning.job import Job
 from tuning.job_file import job_arguments, read_job, read_space
 from tuning.objectives import get_objective, metric_direction
 from tuning.progress import SearchProgress
@@ -35,19 +31,13 @@ from tuning.references import is_reference
 from tuning.result import SearchResult
 from tuning.rounds import NoCandidateError
 from tuning.searching import ORACLES, search
-from tuning.seeding import trial_seed
-from tuning.space import SESpace
 from tuning.threads import threads_here
 from tuning.trial import cause_of
-from tuning.trial_data import TrialData
-from tuning.user_hypermodel import UserHyperModel
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
-_OF_COMPILE = ("optimizer", "learning_rate", "loss", "metric")
 _OF_A_JOB = ("model", "data", "space", "epochs", "directory", "batch_size", "oracle",
-             "max_parameters", *_OF_COMPILE)  # fmt: skip
-_PROBED = 32
+             "max_parameters", *OF_COMPILE)  # fmt: skip
 
 
 @click.command("search", short_help="Search over SE blocks; go on with a search.")
@@ -93,7 +83,7 @@ def search_command(
     began_with = None if overwrite else stored_threads(directory)
     # Before a model computes here: TensorFlow then keeps the threads that it has.
     threads_here(arguments.get("workers", 1), arguments.get("threads"), began_with)
-    arguments = _completed(arguments, given)
+    arguments = with_compile(arguments, given)
     console = Console(highlight=False, markup=False, emoji=False)
     rule = get_objective(arguments.get("objective", "val_loss"))
     with SearchProgress(console, rule.metric, metric_direction(rule)) as progress, _said():
@@ -123,7 +113,7 @@ def _from_file(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if clash:
         raise InputError(
             "A job's file says what is searched; only how it is run can be given beside it. "
-            f"Received: {job} and {', '.join(map(_flag, clash))}"
+            f"Received: {job} and {', '.join(map(flag_name, clash))}"
         )
     return {**read_job(Path(job)), **given}
 
@@ -133,9 +123,9 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
     if needed:
         raise InputError(
             "search takes a JOB.toml, or --model, --data, --epochs and --directory. "
-            f"Received: no {', '.join(map(_flag, needed))}"
+            f"Received: no {', '.join(map(flag_name, needed))}"
         )
-    content = {name: value for name, value in given.items() if name not in (*_OF_COMPILE, "space")}
+    content = {name: value for name, value in given.items() if name not in (*OF_COMPILE, "space")}
     arguments = job_arguments(content, "the command line")
     if "space" in given:
         arguments["space"] = read_space(given["space"])
@@ -166,117 +156,6 @@ def _check_references(arguments: Mapping[str, Any]) -> None:
                     "A module of your own must not be named tuning, as this package is: rename it. "
                     f"Received: {value!r}, with {path}"
                 )
-
-
-def _completed(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with settings of compilation, where the model has none or flags give some."""
-    hypermodel = _hypermodel(arguments, "space" in given)
-    with trial_seed(0):  # what a fresh network says of its outputs is then always the same
-        model = _built(hypermodel, arguments["model_or_builder"])
-        flags = {name: given[name] for name in _OF_COMPILE if name in given}
-        if model is None and flags:
-            raise InputError(
-                "A HyperModel compiles its models itself. "
-                f"Received: {', '.join(map(_flag, flags))} for {arguments['model_or_builder']}"
-            )
-        if model is None or "compile" in arguments or (model.compiled and not flags):
-            return arguments
-        compile = {
-            "optimizer": flags.get("optimizer", "adam"),
-            "learning_rate": flags.get("learning_rate", 1e-3),
-            "loss": flags["loss"] if "loss" in flags else _loss(model, arguments),
-            "metrics": list(flags.get("metric", ("accuracy",))),
-            "jit_compile": False,
-        }
-    Console(highlight=False, markup=False).print(f"Compiled with {json.dumps(compile)}")
-    return {**arguments, "compile": compile}
-
-
-def _hypermodel(arguments: Mapping[str, Any], by_flag: bool) -> Any:
-    """What builds the candidates; a space is needed, or of no use: then a flag is refused."""
-    model, space = arguments["model_or_builder"], arguments.get("space")
-    job = Job(model, _data(arguments), space or SESpace(), "", "min", 1)
-    places_blocks = isinstance(job.hypermodel, SEHyperModel)
-    if places_blocks and space is None:
-        raise InputError(
-            "A search needs --space, a JSON file with arguments of SESpace, or [space] in its file,"
-            f" unless the builder takes hp. Received: {model} without"
-        )
-    if by_flag and not places_blocks:
-        raise InputError(
-            "A builder that takes hp, or a HyperModel, says itself what may be chosen. "
-            f"Received: {model} with --space"
-        )
-    return job.hypermodel
-
-
-def _built(hypermodel: Any, name: str) -> keras.Model | None:
-    """A model as the user's builder returns it; `None` of a HyperModel, which compiles itself."""
-    try:
-        if isinstance(hypermodel, SEHyperModel):
-            model = hypermodel.base()
-        elif isinstance(hypermodel, UserHyperModel):
-            model = hypermodel.builder(keras_tuner.HyperParameters())
-        else:
-            return None
-    except Exception as error:  # the user's own code
-        raise InputError(
-            f"A builder must return a keras.Model. Received: {name}, which raises {cause_of(error)}"
-        ) from error
-    if not isinstance(model, keras.Model):
-        raise InputError(
-            f"A builder must return a keras.Model. Received: {type(model).__name__} from {name}"
-        )
-    return model
-
-
-def _data(arguments: Mapping[str, Any]) -> TrialData:
-    return TrialData(arguments["train"], arguments.get("validation"), arguments.get("test"))
-
-
-def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The cross entropy that fits outputs and labels."""
-    x, y = _samples(arguments)
-    shapes = [output.shape for output in model.outputs]
-    if len(shapes) != 1 or not _are_labels(y) or not takes_labels(model, np.ravel(y).astype(int)):
-        kind = f"{y.dtype} of shape {y.shape}" if isinstance(y, np.ndarray) else type(y).__name__
-        raise InputError(
-            "Without --loss a model has one output of classes, and data have integer labels among "
-            f"them. Received: outputs of shape {shapes}, labels of type {kind}"
-        )
-    loss = cross_entropy_of(model, x)
-    return {
-        "class_name": type(loss).__name__,
-        "config": {"from_logits": bool(loss.get_config()["from_logits"])},
-    }
-
-
-def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A few inputs, and all labels that are at hand."""
-    try:
-        train = _data(arguments).load(0)[0]
-        if hasattr(train, "element_spec"):
-            train = tuple(part.numpy() for part in next(iter(train.take(1)))[:2])
-        x, y = train[:2]
-    except InputError:
-        raise
-    except Exception as error:  # the user's own code
-        raise InputError(
-            "Data of a search are (x, y). "
-            f"Received: {arguments['train']}, which gives {cause_of(error)}"
-        ) from error
-    return keras.tree.map_structure(lambda part: part[:_PROBED], x), y
-
-
-def _are_labels(y: Any) -> bool:
-    """Whether they are whole numbers, one for each sample."""
-    if not isinstance(y, np.ndarray) or y.dtype.kind not in "buif" or y.shape[1:] not in ((), (1,)):
-        return False
-    return bool(np.all(y == np.round(y)) and y.min() >= 0)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _check_out(out: str, overwrite: bool) -> None:

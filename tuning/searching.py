@@ -18,6 +18,7 @@ from tuning.main_effects import MainEffects
 from tuning.objectives import Rule, get_objective, metric_direction, objective_name, objective_value
 from tuning.project import Project, open_project, stored_threads
 from tuning.records import Records, TrialRecord
+from tuning.references import qualified_name
 from tuning.result import SearchResult
 from tuning.rounds import FINAL, Rounds
 from tuning.runners import InlineRunner, ProcessRunner, Runner
@@ -141,9 +142,15 @@ def search(
         max_parameters=max_parameters,
     )
     first = _checked_seeds(seeds)
-    for name, number in (("workers", workers), ("fresh_seeds", fresh_seeds + 1)):
-        if number < 1:
-            raise InputError(f"{name} must not be that low. Received: {name}={number}")
+    for name, number, least in (
+        ("workers", workers, 1),
+        ("fresh_seeds", fresh_seeds, 0),
+        ("keep_weights", keep_weights, 0),
+        ("batch_size", batch_size or 1, 1),
+        ("timeout", 1 if timeout is None else timeout, 0),
+    ):
+        if not number >= least:
+            raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
     began_with = None if overwrite else stored_threads(Path(directory))
     count = threads_here(workers, threads, began_with)  # before anything computes
     proposer = _oracle(oracle, job, rule)
@@ -151,10 +158,21 @@ def search(
         names = job.named(_folder(stack)) if workers > 1 else None
         project = stack.enter_context(open_project(Path(directory), overwrite))
         fingerprint = project.claim({**job.fingerprint(), "threads": count}, accept_change)
-        project.write_job(_description(job, rule, first, workers, oracle, fresh_seeds))
+        run_as = {
+            "objective": objective_name(rule),
+            "oracle": oracle if isinstance(oracle, str) else f"a live {qualified_name(oracle)}",
+            "seeds": list(first),
+            "fresh_seeds": fresh_seeds,
+            "workers": workers,
+            "threads": threads,
+            "timeout": timeout,
+            "keep_weights": keep_weights,
+            "modules": list(modules) or None,
+        }
+        project.write_job({**run_as, **job.description()})
         records = Records(project.folder / "records")
         if on_start is not None:
-            on_start(_planned(proposer, first, fresh_seeds), len(list(records)))
+            on_start(_planned(proposer, first, fresh_seeds), sum(1 for _ in records))
         runner = stack.enter_context(
             _runner(job, names, project, records, fingerprint, timeout, workers, count, modules)
         )
@@ -223,6 +241,8 @@ def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
+    if isinstance(job.hypermodel, SEHyperModel):
+        job.hypermodel.plan(keras_tuner.HyperParameters())  # refuses a model without a place
     space = discovered_space(job.hypermodel)
     is_risk = isinstance(rule, StructuralRisk)
     name, direction = ("J", "min") if is_risk else (job.metric, job.direction)
@@ -276,17 +296,3 @@ def _runner(
         *(names, *shared),
         workers=workers, threads=threads, devices=devices(), modules=modules,
     )  # fmt: skip
-
-
-def _description(
-    job: Job, rule: Rule, seeds: tuple[int, ...], workers: int, oracle: Any, fresh_seeds: int
-) -> dict[str, Any]:
-    """The job as `job.toml` holds it; what has no name there is described."""
-    return {
-        **job.description(),
-        "objective": objective_name(rule),
-        "seeds": list(seeds),
-        "workers": workers,
-        "oracle": oracle if isinstance(oracle, str) else type(oracle).__qualname__,
-        "fresh_seeds": fresh_seeds,
-    }

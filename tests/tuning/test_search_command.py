@@ -1,11 +1,13 @@
 """`keras-se search`, in this process where it can be, and as the console script."""
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sysconfig
 import textwrap
+import tomllib
 from pathlib import Path
 
 import keras
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import keras_se
+import tuning
 from keras_se.cli import run
 from tuning import SearchResult
 from tuning.search_command import search_command
@@ -124,6 +127,19 @@ def test_a_different_job_is_refused_with_the_difference(home, capsys):
     assert times() == before
     assert keras_se_search(*flags(home, epochs=3), "--overwrite") == 0
     assert times("run.1") == before
+
+
+def test_a_search_from_python_goes_on_from_its_file(home):
+    mine = importlib.import_module(f"{home.name}_mine")
+    tuning.search(
+        mine.compiled, "images.npz", None, tuning.SESpace((2,), ("one_plus_tanh",)), epochs=1,
+        seeds=1, fresh_seeds=0, timeout=60, keep_weights=1, directory="run",
+    )  # fmt: skip
+    before = times()
+    assert keras_se_search("run/job.toml") == 0
+    assert times() == before
+    content = tomllib.loads(Path("run/job.toml").read_text())
+    assert (content["timeout"], content["keep_weights"]) == (60, 1)
 
 
 def test_more_seeds_and_another_rule_beside_a_file(home, capsys):

@@ -431,7 +431,7 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"seeds": 0}, r"seeds must be a number of at least 1.*Received: seeds=0"),
         ({"seeds": [1, 1]}, r"different integers.*Received: seeds=\[1, 1\]"),
         ({"seeds": [1_000_000]}, "from 0 to 999,999"),
-        ({"workers": 0}, r"workers must not be that low\. Received: workers=0"),
+        ({"workers": 0}, r"workers must be at least 1\. Received: workers=0"),
         ({"oracle": "grid"}, r"oracle must be one of .*exhaustive.*Received: oracle='grid'"),
         ({"objective": "cheapest:x"}, r"An objective is cheapest:TOLERANCE"),
         ({"objective": "val_surprise"}, r"direction='min' or 'max'.*metric='val_surprise'"),
@@ -444,6 +444,10 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"space": SESpace(tuple(range(1, 202)))}, "up to 200 combinations"),
         ({"workers": 2}, r"finds what it needs by name.*\.keras file\. Received: model"),
         ({"compile": {"loss": "mse", "speed": 1}}, "speed"),
+        ({"keep_weights": -1}, r"keep_weights must be at least 0\. Received: keep_weights=-1"),
+        ({"timeout": math.nan}, "timeout must be at least 0"),
+        ({"batch_size": -2}, "batch_size must be at least 1"),
+        ({"where": "middle"}, "insert needs a place|where"),
     ],
 )
 def test_refusals_leave_no_folder(tmp_path, arguments, message):
