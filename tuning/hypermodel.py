@@ -88,6 +88,19 @@ class SEHyperModel(keras_tuner.HyperModel):
         reseed()
         return model
 
+    def check(self) -> None:
+        """Refuses a base that no candidate could be built from.
+
+        Raises:
+            InputError: If it has SE blocks or no place for one, cannot be rebuilt, or is not
+                compiled where `compile` is `None`.
+        """
+        base = self.base()
+        self._sites(base)
+        model = insert(base, placement=self.space.placements[0], where=self.where, plan={})
+        if self.compile is None:
+            compile_like(model, base)
+
     def base(self) -> keras.Model:
         """The model without SE blocks: the one that was given, or a new one from its builder."""
         if isinstance(self.model_or_builder, keras.Model):

@@ -242,7 +242,7 @@ def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
     if isinstance(job.hypermodel, SEHyperModel):
-        job.hypermodel.plan(keras_tuner.HyperParameters())  # refuses a model without a place
+        job.hypermodel.check()
     space = discovered_space(job.hypermodel)
     is_risk = isinstance(rule, StructuralRisk)
     name, direction = ("J", "min") if is_risk else (job.metric, job.direction)

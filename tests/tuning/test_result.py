@@ -1,31 +1,79 @@
 import json
+import math
 
-from tuning import SearchResult, TrialRecord
+import pytest
+
+from keras_se.errors import InputError
+from tuning import Cheapest, ScoreTable, SearchResult, StructuralRisk, TrialRecord
+from tuning.ratio_fit import RatioFit
+from tuning.result import Confirmation
+
+SETTINGS = {"ratio": 2, "gate": "sigmoid", "squeeze": "avg"}
+
+
+def record(label="ratio=2", seed=0, **changes):
+    values = {"se_ratio": int(label[-1])}
+    given = {"score": 0.5, "epoch": 1, "metrics": {"val_loss": 0.5}, **changes}
+    return TrialRecord(label, label, values, seed, "completed", **given)
+
+
+def result(**changes):
+    given = {
+        "objective": "cheapest:0.1:val_loss", "metric": "val_loss", "direction": "min",
+        "epochs": 3, "seeds": (0,), "records": (record(), record("ratio=4")), "chosen": "ratio=2",
+        "values": {"se_ratio": 2}, "plan": {"se_1": SETTINGS, "se_2": SETTINGS},
+        "placement": "standard", "decision": None, "sentence": "a sentence", **changes,
+    }  # fmt: skip
+    return SearchResult(**given)
 
 
 def test_json_holds_everything():
-    trial = TrialRecord({"ratio": 2}, "completed", {"val_loss": 0.5}, 100)
-    result = SearchResult("val_loss", 0, 3, (trial,), {"ratio": 2}, {"se_1": {"ratio": 2}})
-    assert json.loads(result.to_json()) == {
-        "objective": "val_loss",
-        "seed": 0,
-        "epochs": 3,
-        "trials": [
-            {
-                "settings": {"ratio": 2},
-                "status": "completed",
-                "metrics": {"val_loss": 0.5},
-                "parameters": 100,
-                "cause": "",
-            }
-        ],
-        "settings": {"ratio": 2},
-        "plan": {"se_1": {"ratio": 2}},
-    }
+    content = json.loads(result().to_json())
+    records = content.pop("records")
+    assert content == {
+        "objective": "cheapest:0.1:val_loss", "metric": "val_loss", "direction": "min",
+        "epochs": 3, "seeds": [0], "chosen": "ratio=2", "values": {"se_ratio": 2},
+        "plan": {"se_1": SETTINGS, "se_2": SETTINGS}, "placement": "standard", "decision": None,
+        "sentence": "a sentence", "confirmation": None, "ratio_fit": None,
+    }  # fmt: skip
+    assert [TrialRecord.from_dict(r) for r in records] == list(result().records)
+
+
+@pytest.mark.parametrize("rule", [Cheapest(0.001), StructuralRisk(0.1)])
+def test_round_trip(rule):
+    table = ScoreTable(("a", "b"), [[1, 2, 3], [1, 2, 4]], (3, 2), (2.0, 1.0))
+    whole = result(
+        decision=rule.choose(table),
+        confirmation=Confirmation((7, 8), 0.25, 0.5, 0.125, {"loss": 1.5}),
+        ratio_fit=RatioFit(-1.0, (-2.0, math.inf), None, 0.5, math.inf, (2.0, math.inf)),
+        placement=None,
+        plan=None,
+    )
+    assert SearchResult.from_json(whole.to_json()) == whole
 
 
 def test_numbers_that_json_does_not_know_become_null():
-    trial = TrialRecord({"ratio": 2}, "completed", {"val_loss": float("nan")}, 100)
-    text = SearchResult("val_loss", 0, 3, (trial,), {}, {}).to_json()
-    assert json.loads(text)["trials"][0]["metrics"] == {"val_loss": None}
+    text = result(records=(record(metrics={"val_loss": math.nan, "loss": math.inf}),)).to_json()
+    assert json.loads(text)["records"][0]["metrics"] == {"val_loss": None, "loss": None}
     assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_settings_are_those_of_every_site():
+    assert result().settings == SETTINGS
+    assert result(plan={}).settings == {}
+    for plan in (None, {"se_1": SETTINGS, "se_2": {**SETTINGS, "ratio": 4}}):
+        with pytest.raises(InputError, match=r"the same for all sites.* candidate 'ratio=2'"):
+            _ = result(plan=plan).settings
+
+
+def test_all_that_finished_are_tied_in_a_screening():
+    failed = TrialRecord("c", "ratio=8", {}, 0, "failed", cause="no")
+    records = (*result().records, record(seed=1), failed)
+    assert result(records=records).tied == ("ratio=2", "ratio=4")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"records": 3}', "null"])
+def test_what_is_no_result(text):
+    with pytest.raises(InputError, match=r"JSON that to_json wrote\. Received: "):
+        SearchResult.from_json(text)

@@ -447,7 +447,9 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"keep_weights": -1}, r"keep_weights must be at least 0\. Received: keep_weights=-1"),
         ({"timeout": math.nan}, "timeout must be at least 0"),
         ({"batch_size": -2}, "batch_size must be at least 1"),
-        ({"where": "middle"}, "insert needs a place|where"),
+        ({"where": "middle"}, "where"),
+        ({"model": lambda: insert(base(), 2)}, "insert takes a model without SE blocks"),
+        ({"compile": None}, "give compile|compile="),
     ],
 )
 def test_refusals_leave_no_folder(tmp_path, arguments, message):
