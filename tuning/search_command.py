@@ -223,10 +223,12 @@ def _confirmed(result: SearchResult) -> str:
         return ""
     spread = "" if found.deviation is None else f" ± {found.deviation:.2g}"
     test = ", ".join(f"{name} {value:.4g}" for name, value in found.test.items())
-    return (
-        f"On {len(found.seeds)} fresh seeds: {result.metric} {found.mean:.4g}{spread} (chosen by "
-        f"{found.chosen_mean:.4g})" + (f"; on test data {test}" if test else "") + "."
+    number = len(found.seeds)
+    sentence = (
+        f"On {number} fresh seed{'s' * (number > 1)}: {result.metric} {found.mean:.4g}{spread} "
+        f"(chosen by {found.chosen_mean:.4g})"
     )
+    return sentence + (f"; on test data {test}." if test else ".")
 
 
 def _next(

@@ -69,7 +69,7 @@ def run_trial(
             _keep_weights(found.pop("model"), folder, key)
         found.update(status=COMPLETED)
     except Exception as error:  # the user's model, data and callbacks, and Keras with them
-        found.pop("model", None)
+        found = {name: found[name] for name in ("parameters", "complexity") if name in found}
         found.update(cause=cause_of(error))
     seconds_taken = round(time.monotonic() - started, 3)
     return dataclasses.replace(record, **found, seconds=seconds_taken)

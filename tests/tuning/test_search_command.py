@@ -166,7 +166,7 @@ def test_probabilities_and_data_of_a_function(home, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert '"from_logits": false' in printed
     assert '"learning_rate": 0.01' in printed
-    assert "On 1 fresh seeds: val_loss" in printed
+    assert "On 1 fresh seed: val_loss" in printed
     assert "on test data accuracy" in printed
 
 

@@ -409,6 +409,20 @@ def test_a_search_in_which_all_fail_is_an_error_and_keeps_its_records(tmp_path):
     assert len(trained(tmp_path / "a")) == 3
 
 
+def test_a_winner_that_cannot_be_evaluated_has_failed_on_its_fresh_seeds(tmp_path):
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    wrong = (X[:, :2, :2], Y)
+    result = screen(tmp_path / "a", base, small, test=wrong, fresh_seeds=1)
+    assert result.confirmation is None
+    fresh = result.records[-1]
+    assert (fresh.status, fresh.score, fresh.metrics) == ("failed", None, {})
+    assert fresh.parameters == result.records[0].parameters
+    before = trained(tmp_path / "a")
+    assert screen(tmp_path / "a", base, small, test=wrong, fresh_seeds=1) == result
+    assert trained(tmp_path / "a") == before
+    assert result.model().built
+
+
 def test_a_metric_that_nothing_logs(tmp_path):
     with pytest.raises(NoCandidateError, match=r"one that Model\.fit logs.*'val_auc'.*'val_loss'"):
         screen(tmp_path / "a", objective="cheapest:0.1:val_auc:max")
