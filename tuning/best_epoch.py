@@ -30,6 +30,8 @@ class BestEpoch(keras.callbacks.Callback):
         logs: What Keras logged then.
         weights: The weights then, as arrays.
         names: Names of all logs so far.
+        evaluated: Another callback, to be put before all others: it sees the weights that the
+            validation was made with, which a callback may change back after it.
     """
 
     def __init__(
@@ -41,10 +43,15 @@ class BestEpoch(keras.callbacks.Callback):
         self.epoch = 0
         self.logs: dict[str, float] = {}
         self.weights: list[Any] = []
+        self.evaluated = EvaluatedWeights()
         self.names: set[str] = set()
         self._seconds = seconds
         self._started = time.monotonic()
         curve.write_text("")  # an attempt that ended early left its own
+
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Ends a trial that takes too long."""
+        self.on_train_batch_end(batch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Ends a trial that takes too long."""
@@ -61,7 +68,8 @@ class BestEpoch(keras.callbacks.Callback):
         self._append({"epoch": epoch + 1, **values, "score": score})
         if score is not None and math.isfinite(score) and self._is_better(score):
             self.score, self.epoch, self.logs = score, epoch + 1, values
-            self.weights = self.model.get_weights()
+            self.weights = self.evaluated.weights or self.model.get_weights()
+        self.evaluated.weights = []
 
     def outcome(self) -> float:
         """The best score.
@@ -92,6 +100,22 @@ class BestEpoch(keras.callbacks.Callback):
         with open(self.curve, "a") as file:
             file.write(json.dumps(finite) + "\n")
         fault_point("curve.after")
+
+
+class EvaluatedWeights(keras.callbacks.Callback):
+    """Keeps the weights of the last validation, a moving average of them, say.
+
+    Attributes:
+        weights: The weights; empty before there was one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Any] = []
+
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Copies them."""
+        self.weights = self.model.get_weights()
 
 
 def weight_penalty(model: keras.Model) -> float:

@@ -1,10 +1,8 @@
 """What a search trains: everything that a trial depends on, and nothing of how it is chosen."""
 
 import functools
-import hashlib
 import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,16 +14,16 @@ import keras
 from keras_se.errors import InputError, import_extra
 from keras_se.model_files import load_model
 from tuning.compiling import compile_like
+from tuning.descriptions import described, graph_hash, hash_of_arrays
 from tuning.hypermodel import SEHyperModel
 from tuning.references import is_reference, qualified_name, reference_to, resolve
 from tuning.space import SESpace
-from tuning.trial_data import TrialData, hash_of_arrays, source_hash
+from tuning.trial_data import TrialData
 from tuning.user_hypermodel import UserHyperModel
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
 _TAKEN = ("x", "y", "sample_weight", "validation_data", "epochs", "batch_size")
-_NAME = re.compile(r'"name": "([^"]+)"')
 _PACKAGES = ("keras", "tensorflow", "keras-tuner")
 
 
@@ -103,6 +101,9 @@ class Job:
     def fit_arguments(self) -> dict[str, Any]:
         """Further arguments of `Model.fit` for one trial, its callbacks not yet copied."""
         arguments = {name: self._found(name, value) for name, value in self.fit.items()}
+        if isinstance(arguments.get("class_weight"), Mapping):  # in JSON and TOML keys are texts
+            weights = arguments["class_weight"]
+            arguments["class_weight"] = {int(label): weight for label, weight in weights.items()}
         return {"verbose": 0, **arguments}
 
     def fingerprint(self) -> dict[str, Any]:
@@ -112,9 +113,9 @@ class Job:
             "batch_size": self.batch_size,
             "metric": self.metric,
             "direction": self.direction,
-            "compile": _described(self.compile),
-            "fit": {name: _described(value) for name, value in self.fit.items()},
-            "where": _described(self.where),
+            "compile": described(self.compile),
+            "fit": {name: described(value) for name, value in self.fit.items()},
+            "where": described(self.where),
             "max_parameters": self.max_parameters,
         }
         content = {
@@ -129,14 +130,14 @@ class Job:
     def _described_model(self) -> dict[str, Any]:
         model = self._found("model", self.model)
         name = reference_to(self.model) or qualified_name(model)
-        if isinstance(self.model, str):
-            name = self.model
+        if isinstance(self.model, str) and not is_reference(self.model):
+            name = Path(self.model).name
         content: dict[str, Any] = {"name": name}
         if not isinstance(model, keras.Model):
-            content["source"] = source_hash(model)
+            content["content"] = described(model)
         if isinstance(self.hypermodel, SEHyperModel):
             base = self.hypermodel.base()
-            content["graph"] = _graph_hash(base)
+            content["graph"] = graph_hash(base)
             if isinstance(model, keras.Model):
                 content["weights"] = hash_of_arrays(model.get_weights())
         return content
@@ -224,27 +225,22 @@ def _takes_hp(builder: Any) -> bool:
     return any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters)
 
 
-def _graph_hash(model: keras.Model) -> str:
-    """Of layers and connections, whatever number Keras put behind the names of the layers."""
-    text = model.to_json()
-    for number, name in enumerate(dict.fromkeys(_NAME.findall(text))):
-        text = text.replace(f'"{name}"', f'"layer {number}"')
-    return hashlib.sha256(text.encode()).hexdigest()
+def _checked(what: str, value: Any, plain: Any) -> Any:
+    """Plain values that are still what they were, but for tuples and the labels of weights."""
+    if what == "fit['class_weight']":
+        return plain
+    if not _has_text_keys(value):
+        raise InputError(
+            "What another process is told must be plain values, with texts as keys. "
+            f"Received: {what}={value!r}"
+        )
+    return plain
 
 
-def _described(value: Any) -> Any:
-    """A value of `fit` or `compile` in plain values; of an object what it is made of."""
+def _has_text_keys(value: Any) -> bool:
     if isinstance(value, Mapping):
-        return {str(k): _described(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_described(v) for v in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return {"source": source_hash(value)} if is_reference(value) else value
-    if hasattr(value, "__code__"):
-        return {"function": value.__qualname__, "source": source_hash(value)}
-    attributes = vars(value) if hasattr(value, "__dict__") else {"value": str(value)}
-    plain = {k: v for k, v in attributes.items() if isinstance(v, str | int | float | bool)}
-    return {"object": type(value).__qualname__, **{k: plain[k] for k in plain if k[0] != "_"}}
+        return all(isinstance(k, str) and _has_text_keys(v) for k, v in value.items())
+    return all(map(_has_text_keys, value)) if isinstance(value, list | tuple) else True
 
 
 def _in_words(value: Any) -> Any:
@@ -262,9 +258,11 @@ def _name(what: str, value: Any) -> Any:
     if what == "model" and isinstance(value, str) and not is_reference(value):
         return str(Path(value).resolve())
     try:
-        return json.loads(json.dumps(value, allow_nan=False))
+        plain = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         reference = reference_to(value)
+    else:
+        return _checked(what, value, plain)
     if reference is None:
         kind = "package.module:name" + (" or a .keras file" if what == "model" else "")
         raise InputError(

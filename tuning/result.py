@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError, import_extra
+from tuning.best_epoch import BestEpoch
 from tuning.candidate import Candidate
 from tuning.decision import Decision, Standing
 from tuning.job import Job
 from tuning.ratio_fit import RatioFit
 from tuning.records import TrialRecord, run_key
 from tuning.seeding import trial_seed
-from tuning.trial import fit_candidate, weights_path
+from tuning.trial import BUDGET, ensure_built, fit_candidate, weights_path
 from tuning.trial_data import TrialData
 
 
@@ -116,12 +118,13 @@ class SearchResult:
         job, candidate = self._origin()
         kept = [r for r in self._of_winner() if self._weights(r).exists()]
         if not kept:
-            return self.retrain(self._of_winner()[0].seed)
+            return self._best_epoch_of(self._of_winner()[0].seed)
         with trial_seed(kept[0].seed):
             keras_tuner: Any = import_extra("keras_tuner", "tuning")
             hp = keras_tuner.HyperParameters()
             hp.values = dict(candidate.values)
             model = job.hypermodel.build(hp)
+            ensure_built(model, job.data.load(kept[0].seed)[0] if not model.built else None)
         model.optimizer.build(model.trainable_variables)  # its state is in the file, too
         model.load_weights(self._weights(kept[0]))
         return model
@@ -153,9 +156,22 @@ class SearchResult:
         job, candidate = self._origin()
         if train is not None:
             job = dataclasses.replace(job, data=_Given(train, validation))
-        job = dataclasses.replace(job, epochs=epochs or job.epochs)
+        if epochs is not None:
+            job = dataclasses.replace(job, epochs=epochs)
+            own = {name: v for name, v in candidate.values.items() if name != BUDGET}
+            candidate = dataclasses.replace(candidate, values=own)
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]
+
+    def _best_epoch_of(self, seed: int) -> keras.Model:
+        """The model of a trial whose weights were not kept, as it was."""
+        job, candidate = self._origin()
+        with tempfile.TemporaryDirectory() as folder, trial_seed(seed):
+            watch = BestEpoch(job.metric, job.direction, Path(folder, "curve"))
+            model = fit_candidate(job, candidate, seed, [watch])[0]
+        if watch.weights:
+            model.set_weights(watch.weights)
+        return model
 
     def to_json(self) -> str:
         """The result as JSON text, which `from_json` reads."""
@@ -241,7 +257,8 @@ def _decision(content: dict[str, Any]) -> Decision:
 
 
 def _confirmation(content: dict[str, Any]) -> Confirmation:
-    return Confirmation(**{**content, "seeds": tuple(content["seeds"])})
+    test = {name: math.nan if v is None else v for name, v in content["test"].items()}
+    return Confirmation(**{**content, "seeds": tuple(content["seeds"]), "test": test})
 
 
 def _ratio_fit(content: dict[str, Any]) -> RatioFit:

@@ -1,6 +1,8 @@
 """The rounds of a search: all candidates, further seeds for some of them, the winner anew."""
 
+import dataclasses
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from tuning.job import Job
 from tuning.main_effects import MainEffects
 from tuning.objectives import Rule, objective_value
 from tuning.ratio_fit import RatioFit, fit_ratio
-from tuning.records import Records, TrialRecord, run_key
+from tuning.records import Records, SearchWarning, TrialRecord, run_key
 from tuning.result import Confirmation
 from tuning.runners import Runner, Task
 from tuning.scores import MIN_SEEDS, ScoreTable
@@ -43,6 +45,7 @@ class Rounds:
         records: Of all trials.
         folder: That of the search.
         keep_weights: Of how many trials the weights are kept, the best ones.
+        fingerprint: Hash of the job.
         on_record: Called with each new record.
     """
 
@@ -55,12 +58,14 @@ class Rounds:
         runner: Runner,
         records: Records,
         folder: Path,
+        *,
         keep_weights: int,
+        fingerprint: str,
         on_record: Callable[[TrialRecord], Any] | None = None,
     ) -> None:
         self._job, self._rule, self._tuner, self._runner = job, rule, tuner, runner
         self._records, self._folder, self._keep = records, folder, keep_weights
-        self._on_record = on_record
+        self._fingerprint, self._on_record = fingerprint, on_record
         self.seeds = tuple(seeds)
         self.candidates: list[Candidate] = []
         self._chosen_on = self.seeds
@@ -125,7 +130,7 @@ class Rounds:
         if not records:
             return None
         scores = [float(record.score or 0.0) for record in records]
-        names = set.intersection(*(set(record.test) for record in records))
+        names = set.intersection(*(set(record.test) for record in self._tested(records)))
         before = [self._loss(chosen, seed) for seed in self._chosen_on]
         return Confirmation(
             seeds=tuple(record.seed for record in records),
@@ -134,6 +139,20 @@ class Rounds:
             chosen_mean=float(np.mean(before)),
             test={n: float(np.mean([r.test[n] for r in records])) for n in sorted(names)},
         )
+
+    def _tested(self, records: list[TrialRecord]) -> list[TrialRecord]:
+        """The records, without test metrics if these may be of other data than the job's."""
+        has_test = self._job.data.parts["test"] is not None or any(r.test for r in records)
+        if has_test and any(record.fingerprint != self._fingerprint for record in records):
+            warnings.warn(
+                "The winner is measured on test data when it is trained from its fresh seeds. "
+                "Received: records of the job as it was before a change was accepted, so that no "
+                f"test metrics are given; remove its records of seeds from {FRESH} on to have them",
+                SearchWarning,
+                stacklevel=2,
+            )
+            return [dataclasses.replace(record, test={}) for record in records]
+        return records
 
     def ratio_fit(self, chosen: Candidate) -> RatioFit | None:
         """Where the textbook would put the ratio, from the candidates that differ in it alone.

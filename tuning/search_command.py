@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -243,12 +244,13 @@ def _next(
         console.print("There is nothing to insert.")
         return
     model, where = arguments["model_or_builder"], arguments.get("where")
-    words = ["keras-se insert", model if model.endswith(".keras") else "MODEL.keras", "OUT.keras"]
-    words += ["--plan", str(plan)]
+    source = model if model.endswith(".keras") else "MODEL.keras"
+    words = ["keras-se", "insert", source, "OUT.keras", "--plan", str(plan)]
     if result.placement not in (None, "standard"):
         words += ["--placement", str(result.placement)]
     if isinstance(where, str):
         words += ["--where", where]
     if isinstance(where, list):  # of names, for which the command has no flag
-        words = [f"{plan}: for keras_se.insert, with where={where}"]
-    console.print(" ".join(words), soft_wrap=True)
+        console.print(f"{plan}: for keras_se.insert, with where={where}", soft_wrap=True)
+    else:
+        console.print(shlex.join(words), soft_wrap=True)

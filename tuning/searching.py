@@ -153,6 +153,7 @@ def search(
             raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
     began_with = None if overwrite else stored_threads(Path(directory))
     count = threads_here(workers, threads, began_with)  # before anything computes
+    job.data.check_order()
     proposer = _oracle(oracle, job, rule)
     with ExitStack() as stack:
         names = job.named(_folder(stack)) if workers > 1 else None
@@ -178,7 +179,10 @@ def search(
         )
         tuner = open_tuner(proposer, project.folder, records, _report(rule, job.direction))
         rounds = Rounds(
-            job, rule, first, tuner, runner, records, project.folder, keep_weights, on_trial
+            *(job, rule, first, tuner, runner, records, project.folder),
+            keep_weights=keep_weights,
+            fingerprint=fingerprint,
+            on_record=on_trial,
         )
         return _searched(rounds, job, rule, first, records, project, fresh_seeds)
 
@@ -254,6 +258,13 @@ def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
         raise InputError(
             f"oracle must be one of {list(ORACLES)} or a keras_tuner.Oracle. "
             f"Received: oracle={oracle!r}"
+        )
+    if oracle.objective.name == "default_objective":
+        oracle.objective = objective
+    elif oracle.objective != objective:
+        raise InputError(
+            f"The objective of an oracle must be that of the search, {name!r}, {direction!r}, or "
+            f"left out. Received: {oracle.objective.name!r}, {oracle.objective.direction!r}"
         )
     oracle.update_space(space)
     oracle.max_consecutive_failed_trials = None  # a failed trial ends nothing

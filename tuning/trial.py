@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,9 @@ from tuning.seeding import reseed, trial_seed
 from tuning.trial_data import fit_arguments
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
+
+
+BUDGET = "tuner/epochs"  # what Hyperband calls the epochs of a trial, beside its own bookkeeping
 
 
 class OverBudgetError(Exception):
@@ -68,7 +72,7 @@ def run_trial(
             found.update(_train(job, candidate, seed, watch, found, tested))
             _keep_weights(found.pop("model"), folder, key)
         found.update(status=COMPLETED)
-    except Exception as error:  # the user's model, data and callbacks, and Keras with them
+    except (Exception, SystemExit) as error:  # the user's model, data, callbacks, and Keras's
         found = {name: found[name] for name in ("parameters", "complexity") if name in found}
         found.update(cause=cause_of(error))
     seconds_taken = round(time.monotonic() - started, 3)
@@ -122,18 +126,35 @@ def fit_candidate(
     hp = keras_tuner.HyperParameters()
     hp.values = dict(candidate.values)
     model = job.hypermodel.build(hp)
-    built(model)
     reseed()
     train, validation, test = job.data.load(seed)
+    ensure_built(model, train)
+    built(model)
     reseed()
     arguments = {**fit_arguments(train), **job.fit_arguments(), "validation_data": validation}
-    arguments["callbacks"] = [*_callbacks(arguments.get("callbacks")), *callbacks]
+    first = [c.evaluated for c in callbacks if isinstance(c, BestEpoch)]
+    arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
     if job.batch_size is not None:
         arguments["batch_size"] = job.batch_size
     if hasattr(train, "element_spec"):
         arguments.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
-    epochs = int(candidate.values.get("tuner/epochs", job.epochs))  # of Hyperband
+    epochs = int(candidate.values.get(BUDGET, job.epochs))
     return model, job.hypermodel.fit(hp, model, epochs=epochs, **arguments), test
+
+
+def ensure_built(model: keras.Model, data: Any) -> None:
+    """Builds a model that knows no shape yet, on the first example of its data.
+
+    Args:
+        model: The model.
+        data: Training data; where they cannot be looked at, the model stays as it is.
+    """
+    if model.built:
+        return
+    if hasattr(data, "element_spec"):
+        data = next(iter(data))
+    if isinstance(data, tuple):
+        model(keras.tree.map_structure(lambda part: part[:1], data[0]), training=False)
 
 
 def _score(returned: Any, watch: BestEpoch) -> float:
@@ -142,7 +163,8 @@ def _score(returned: Any, watch: BestEpoch) -> float:
         returned = {watch.metric: float(returned)}
     if not watch.names and isinstance(returned, Mapping):
         watch.logs = {name: float(value) for name, value in returned.items()}
-        watch.names, watch.score = set(watch.logs), watch.logs.get(watch.metric)
+        score = watch.logs.get(watch.metric, math.nan)
+        watch.names, watch.score = set(watch.logs), score if math.isfinite(score) else None
     return watch.outcome()
 
 

@@ -1,6 +1,5 @@
 """The data of a search: given as arrays, datasets or functions, or named for another process."""
 
-import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 
 from keras_se.data import finite_float32, read_arrays
 from keras_se.errors import InputError
+from tuning.descriptions import described, hash_of_arrays
 from tuning.references import is_reference, qualified_name, reference_to, resolve
 from tuning.splits import split_arrays
 
@@ -62,6 +62,23 @@ class TrialData:
         for name, part in (("train", train), ("validation", validation)):
             _check_form(name, part)
         return train, validation, test
+
+    def check_order(self) -> None:
+        """Refuses a dataset whose order goes on from one trial to the next.
+
+        Raises:
+            InputError: If the training data are a dataset that begins differently each time.
+        """
+        train = self.parts["train"]
+        if not hasattr(train, "as_numpy_iterator"):
+            return
+        first, again = (hash_of_arrays(next(train.as_numpy_iterator(), ())) for _ in range(2))
+        if first != again:
+            raise InputError(
+                "A dataset that shuffles keeps its place from one trial to the next, so that "
+                "candidates would not see the same order: give a function that returns it. "
+                "Received: train, a dataset that begins differently each time"
+            )
 
     def _together(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
         if isinstance(source, str) and not is_reference(source):
@@ -133,63 +150,6 @@ def fit_arguments(data: Any) -> dict[str, Any]:
     if not isinstance(data, tuple):
         return {"x": data}
     return dict(zip(("x", "y", "sample_weight"), data, strict=False))
-
-
-def source_hash(function: Any) -> str:
-    """A hash of where a function is written: its module if it has a name there, else itself.
-
-    Args:
-        function: A function, an object of a class, or `package.module:name`.
-
-    Returns:
-        Hexadecimal digits.
-
-    Example:
-        >>> len(source_hash("json:dumps"))
-        64
-    """
-    if isinstance(function, functools.partial):
-        text = f"{source_hash(function.func)}{function.args!r}{function.keywords!r}"
-        return hashlib.sha256(text.encode()).hexdigest()
-    reference = reference_to(function)
-    target = resolve("source", reference) if reference else function
-    if not hasattr(target, "__code__") and not inspect.isclass(target):
-        target = type(target)
-    if reference:
-        target = inspect.getmodule(target)
-    try:
-        text = inspect.getsource(target)
-    except (OSError, TypeError):  # typed into an interpreter
-        code = target.__code__ if hasattr(target, "__code__") else None
-        text = qualified_name(target) + _code(code)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _code(value: Any) -> str:
-    """What a function was compiled to, the same in every process: no address, no order of sets."""
-    if isinstance(value, frozenset):
-        return str(sorted(map(_code, value)))
-    if not inspect.iscode(value):
-        return repr(value)
-    constants = [_code(constant) for constant in value.co_consts]
-    return f"{value.co_code!r} {value.co_names} {value.co_varnames} {constants}"
-
-
-def hash_of_arrays(arrays: Any) -> str:
-    """A hash of types, shapes, contents and places in the structure.
-
-    Args:
-        arrays: Arrays in any structure.
-
-    Returns:
-        Hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for path, value in keras.tree.flatten_with_path(arrays):
-        array = np.ascontiguousarray(() if value is None else value)
-        digest.update(f"{path}{value is None}{array.dtype.str}{np.shape(value)}".encode())
-        digest.update(array.view("uint8").data if array.size else b"")
-    return digest.hexdigest()
 
 
 def _is_array(part: Any) -> bool:
@@ -283,7 +243,7 @@ def _described(part: Any) -> dict[str, Any]:
     if hasattr(part, "element_spec"):
         return {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
     if isinstance(part, str) or _is_function(part):
-        return {"function": _name(part), "source": source_hash(part)}
+        return {"function": _name(part), "content": described(part)}
     return {"type": type(part).__qualname__}
 
 

@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_se.errors import import_extra
+from keras_se.errors import InputError, import_extra
 from keras_se.outputs import free_name
 from tuning.candidate import Candidate, make_candidate
 from tuning.durable import fault_point
 from tuning.records import Records, SearchWarning, TrialRecord
 from tuning.runners import Runner, Task
+from tuning.trial import BUDGET
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 base_tuner: Any = import_extra("keras_tuner.engine.base_tuner", "tuning")
 
 FOLDER = "keras_tuner"
-BUDGET = "tuner/epochs"  # what Hyperband calls the epochs of a trial, beside its own bookkeeping
 _WAIT = object()
 
 
@@ -48,7 +48,8 @@ class SearchTuner(base_tuner.BaseTuner):
         self._records, self._report = records, report
         self._seeds: Sequence[int] = ()
         self._queue: deque[Task] = deque()
-        self._open: dict[str, tuple[Any, set[int]]] = {}  # by candidate: trial, seeds not yet run
+        # By candidate: its trials, more than one if it was proposed twice, and seeds not yet run.
+        self._open: dict[str, tuple[dict[str, Any], set[int]]] = {}
         oracle.verbose = 0
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
             super().__init__(oracle, directory=str(folder), project_name=FOLDER)
@@ -121,12 +122,13 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def _begin(self, trial: Any) -> None:
         candidate = self.candidate(trial.hyperparameters.values)
+        if candidate.id in self._open:
+            self._open[candidate.id][0][trial.trial_id] = trial
+            return
         missing = [s for s in self._seeds if self._records.get(candidate.id, s) is None]
-        if candidate.id in self._open:  # proposed twice: both end with the same records
-            missing = []
         self._queue.extend(Task(candidate, seed) for seed in missing)
         if missing:
-            self._open[candidate.id] = (trial, set(missing))
+            self._open[candidate.id] = ({trial.trial_id: trial}, set(missing))
         elif trial.status == "RUNNING" or not self._is_settled(trial, candidate):
             self.settle(trial, self._seeds)
 
@@ -140,11 +142,12 @@ class SearchTuner(base_tuner.BaseTuner):
         return bool(history) and len(history[0].value) >= len(known)
 
     def _executed(self, record: TrialRecord) -> None:
-        trial, missing = self._open[record.candidate]
+        trials, missing = self._open[record.candidate]
         missing.discard(record.seed)
         if not missing:
             del self._open[record.candidate]
-            self.settle(trial, self._seeds)
+            for trial in trials.values():
+                self.settle(trial, self._seeds)
 
     def settle(self, trial: Any, seeds: Sequence[int]) -> None:
         """Ends a trial with what its records say; one that has ended is ended anew.
@@ -232,8 +235,15 @@ def discovered_space(hypermodel: Any) -> Any:
     if hp.space:
         return hp
     oracle = keras_tuner.Oracle(keras_tuner.Objective("score", "min"))
-    with tempfile.TemporaryDirectory() as folder:
-        base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
+    except Exception as error:  # the user's own code
+        raise InputError(
+            "A model with hyperparameters of its own must build, for the search to know them. "
+            f"Received: {type(hypermodel).__qualname__}, which raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     return oracle.get_space()
 
 

@@ -1,6 +1,7 @@
 """Real searches, with keras-tuner, of networks that train in a second."""
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -285,7 +286,7 @@ def test_a_truncated_record_alone_is_trained_again(searched, copied):
         ({"objective": "cheapest:0.3:val_accuracy"}, r'training\.metric: "val_loss" -> "val_acc'),
         ({"fit": {"class_weight": {0: 1, 1: 2}}}, r"training\.fit\.class_weight: null -> "),
         ({"compile": {**COMPILE, "learning_rate": 0.1}}, r"learning_rate: 0\.05 -> 0\.1"),
-        ({"model": lambda: base()}, r"model\.name: \"base\" -> .*model\.source"),
+        ({"model": lambda: base()}, r"model\.name: .*:base\" -> "),
     ],
 )  # fmt: skip
 def test_another_job_is_refused_with_the_difference(copied, change, difference):
@@ -624,3 +625,189 @@ def test_oracles_of_keras_tuner(tmp_path, kind):
     before = trained(tmp_path / "a")
     assert screen(tmp_path / "a", base, space, oracle=oracle(), epochs=3) == result
     assert trained(tmp_path / "a") == before
+
+
+# --- What a hostile reading found -----------------------------------------------------------------
+
+
+def test_labels_of_class_weights_may_be_texts(tmp_path):
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    losses = []
+    for name, weights in {
+        "none": None, "numbers": {0: 1.0, 1: 50.0}, "texts": {"0": 1.0, "1": 50.0},
+    }.items():  # fmt: skip
+        fit = {} if weights is None else {"class_weight": weights}
+        losses.append(screen(tmp_path / name, base, small, fit=fit).records[0].metrics["loss"])
+    assert losses[1] == losses[2] != losses[0]
+
+
+def test_a_dataset_that_shuffles_is_given_as_a_function(tmp_path):
+    dataset = tf.data.Dataset.from_tensor_slices(TRAIN)
+    with pytest.raises(InputError, match=r"keeps its place.*give a function that returns it"):
+        screen(tmp_path / "a", data=(dataset.shuffle(48).batch(16), VALIDATION))
+    once = dataset.shuffle(48, seed=1, reshuffle_each_iteration=False).batch(16)
+    result = screen(tmp_path / "b", data=(once, VALIDATION))
+    assert all(r.completed for r in result.records)
+
+
+def test_a_winner_without_weights_is_trained_to_its_best_epoch(tmp_path):
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    steep = keras.callbacks.LearningRateScheduler(lambda epoch: (0.01, 5.0)[epoch])
+    result = screen(
+        tmp_path / "a", base, small, epochs=2, keep_weights=0, fit={"callbacks": [steep]}
+    )
+    assert result.records[0].epoch == 1
+    loss = result.model().evaluate(*VALIDATION, verbose=0)[0]
+    assert loss == pytest.approx(result.records[0].score, abs=1e-5)
+
+
+def test_weights_are_those_that_were_evaluated(tmp_path):
+    """Keras swaps a moving average in for the validation, and out again."""
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+
+    def compile_ema(model):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9)
+        model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
+
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=False)
+    result = screen(
+        tmp_path / "a", base, small, epochs=2, compile=compile_ema, fit={"callbacks": [swap]}
+    )
+    loss = result.model().evaluate(*VALIDATION, verbose=0)[0]
+    assert loss == pytest.approx(result.records[0].score, abs=1e-5)
+
+
+def test_a_fit_that_returns_nan_has_failed(tmp_path):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("units", [1, 2])
+            model = base()
+            model.compile("sgd", "mse")
+            return model
+
+        def fit(self, hp, model, *args, **kwargs):
+            return math.nan if hp.get("units") == 1 else 0.5
+
+    result = screen(tmp_path / "a", Own(), None)
+    assert [r.status for r in result.records] == ["failed", "completed"]
+    assert "NaN or infinite" in result.records[0].cause
+
+
+def changing(kind, number):
+    """Jobs whose sources are the same and which do not do the same."""
+
+    class Own(keras_tuner.HyperModel):
+        def __init__(self, units):
+            super().__init__()
+            self.units = units
+
+        def build(self, hp):
+            hp.Choice("a", [1])
+            model = base()
+            model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+            return model
+
+    def compile_it(model):
+        loss = "sparse_categorical_crossentropy"
+        model.compile(keras.optimizers.SGD(number), loss, jit_compile=False)
+
+    def data(arrays):
+        return arrays
+
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch: number)
+    return {
+        "hypermodel": {"model": Own(number), "space": None, "compile": None},
+        "callback": {"fit": {"callbacks": [schedule]}},
+        "compile": {"compile": compile_it},
+        "data": {"data": (functools.partial(data, (X[:48] * number, Y[:48])), VALIDATION)},
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["hypermodel", "callback", "compile", "data"])
+def test_what_functions_and_objects_hold_is_part_of_the_job(tmp_path, kind):
+    given = changing(kind, 0.5)
+    given["epochs"] = 1
+    first = run(tmp_path / "a", seeds=1, **given)
+    assert run(tmp_path / "a", seeds=1, **{**changing(kind, 0.5), "epochs": 1}) == first
+    with pytest.raises(InputError, match=r"with the job that it began with.* -> "):
+        run(tmp_path / "a", seeds=1, **{**changing(kind, 0.25), "epochs": 1})
+
+
+def test_the_same_network_built_twice_is_the_same_job(tmp_path):
+    def named():
+        layers = [keras.layers.Conv2D(4, 3), keras.layers.Activation("relu")]
+        head = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        return keras.Sequential([keras.Input((6, 6, 1)), *layers, *head])
+
+    results = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        results.append(screen(tmp_path / "a", named()))
+    assert results[0] == results[1]
+
+
+def test_an_endless_validation_is_ended_by_the_timeout(tmp_path):
+    endless = tf.data.Dataset.from_tensor_slices(VALIDATION).batch(8).repeat()
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    with pytest.raises(NoCandidateError, match=r"TimeoutError: not done after 1\.5 s"):
+        screen(tmp_path / "a", base, small, data=(TRAIN, endless), timeout=1.5)
+
+
+def test_models_without_an_input_shape(tmp_path):
+    def build(hp):
+        units = hp.Choice("units", [2, 8])
+        model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(units)])
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+        return model
+
+    result = screen(tmp_path / "a", build, None, max_parameters=100)
+    assert [r.parameters for r in result.records] == [74, 296]
+    assert result.records[1].cause.startswith("OverBudgetError: 296 parameters")
+    assert result.model().count_params() == 74
+
+
+def test_the_objective_of_an_oracle(tmp_path):
+    oracle = keras_tuner.oracles.RandomSearchOracle
+    with pytest.raises(InputError, match=r"must be that of the search, 'val_loss'.*'val_accuracy'"):
+        screen(tmp_path / "a", oracle=oracle("val_accuracy", max_trials=2))
+    result = screen(tmp_path / "a", oracle=oracle(max_trials=2))
+    assert len(result.records) == 2
+
+
+def test_retraining_a_winner_of_hyperband_for_other_epochs(tmp_path):
+    oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=2, seed=1)
+    result = screen(tmp_path / "a", oracle=oracle)
+    seen = []
+    counter = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: seen.append(epoch))
+    result.retrain(epochs=4, callbacks=[counter])
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_callback_that_exits_ends_its_trial_only(tmp_path):
+    def leave(epoch, logs):
+        raise SystemExit("enough")
+
+    leaving = keras.callbacks.LambdaCallback(on_epoch_end=leave)
+    with pytest.raises(NoCandidateError, match="SystemExit: enough"):
+        screen(tmp_path / "a", fit={"callbacks": [leaving]})
+
+
+def test_test_data_that_come_later_are_said_to_be_missing(tmp_path):
+    small = SESpace((2,), ("one_plus_tanh",), baseline=False)
+    screen(tmp_path / "a", base, small, fresh_seeds=1)
+    with said() as sentences:
+        result = screen(
+            tmp_path / "a", base, small, fresh_seeds=1, test=VALIDATION, accept_change=True
+        )
+    assert "remove its records of seeds from 2000000 on" in sentences[0]
+    assert result.confirmation.test == {}
+
+
+def test_a_hypermodel_that_does_not_build(tmp_path):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            raise ValueError("no network today")
+
+    with pytest.raises(InputError, match=r"must build, .*ValueError: no network today"):
+        screen(tmp_path / "a", Own(), None)

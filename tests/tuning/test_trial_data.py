@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from keras_se.errors import InputError
-from tuning.trial_data import TrialData, fit_arguments, hash_of_arrays, source_hash
+from tuning.descriptions import hash_of_arrays, source_hash
+from tuning.trial_data import TrialData, fit_arguments
 
 MODULE = __name__
 RNG = np.random.default_rng(0)
@@ -294,7 +295,7 @@ def test_functions_typed_into_an_interpreter():
 def test_they_hash_alike_in_every_process():
     text = "def load(): return [i in {'a', 'b', 'c', 'd'} for i in range(3)]\n"
     run = subprocess.run(
-        [sys.executable, "-c", f"from tuning.trial_data import source_hash\n{text}"
+        [sys.executable, "-c", f"from tuning.descriptions import source_hash\n{text}"
          "print(source_hash(load))"],
         env={**os.environ, "PYTHONHASHSEED": "3", "KERAS_BACKEND": "numpy"},
         capture_output=True, text=True, check=True,
