@@ -79,8 +79,10 @@ def _described_object(value: Any, inner: Any) -> dict[str, Any]:
         weights = hash_of_arrays(value.get_weights())
         return {**content, "graph": graph_hash(value), "weights": weights}
     if type(value).__module__.startswith("keras.") and hasattr(value, "get_config"):
-        config = value.get_config()
-        return {**content, "config": {k: inner(v) for k, v in config.items() if k != "name"}}
+        config = {k: inner(v) for k, v in value.get_config().items() if k != "name"}
+        if isinstance(value, keras.losses.Loss):  # whose configurations leave arguments out
+            config["holds"] = [inner(v) for v in vars(value).values() if isinstance(v, dict)]
+        return {**content, "config": config}
     attributes = vars(value) if hasattr(value, "__dict__") else {}
     return {**content, "holds": {name: inner(v) for name, v in attributes.items()}}
 
