@@ -57,7 +57,7 @@ def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None =
     group = click.Group(
         "keras-se",
         commands=dict(commands),
-        callback=_import_modules,
+        callback=import_modules,
         params=[
             click.Option(
                 ["--import", "modules"],
@@ -83,13 +83,22 @@ def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None =
         return WRONG_USE
 
 
-def _import_modules(modules: tuple[str, ...]) -> None:
+def import_modules(modules: Sequence[str], source: str = "--import") -> None:
+    """Imports modules of the user's, which register custom layers and functions.
+
+    Args:
+        modules: Their names.
+        source: Where they are named, for the message.
+
+    Raises:
+        InputError: If one cannot be imported.
+    """
     for module in modules:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:  # the user's own code
             raise InputError(
-                "--import takes an importable module. "
+                f"{source} takes an importable module. "
                 f"Received: {module!r}, which raises {type(error).__name__}: {error}"
             ) from error
 

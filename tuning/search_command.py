@@ -1,6 +1,5 @@
 """`keras-se search`: a search from a file or from flags, run or gone on with."""
 
-import importlib
 import json
 import shlex
 import warnings
@@ -15,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_se.cli import FAILED, PASSED
+from keras_se.cli import FAILED, PASSED, import_modules
 from keras_se.errors import InputError, import_extra
 from keras_se.model_files import model_bytes
 from keras_se.outputs import check_file_name, refuse_existing, write_file
@@ -33,7 +32,6 @@ from tuning.result import SearchResult
 from tuning.rounds import NoCandidateError
 from tuning.searching import ORACLES, search
 from tuning.threads import threads_here
-from tuning.trial import cause_of
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
@@ -136,14 +134,7 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
 def _import_modules(arguments: Mapping[str, Any]) -> list[str]:
     """Those of the job are imported here, too; those of `--import` have been."""
     own, context = list(arguments.get("modules", ())), click.get_current_context().parent
-    for module in own:
-        try:
-            importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # the user's own code
-            raise InputError(
-                "modules of a job are importable. "
-                f"Received: {module!r}, which raises {cause_of(error)}"
-            ) from error
+    import_modules(own, "modules of a job")
     named = () if context is None else context.params.get("modules", ())
     return list(dict.fromkeys([*own, *named]))
 

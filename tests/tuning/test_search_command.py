@@ -200,7 +200,7 @@ def test_modules_of_a_file_are_imported_here_too(home, capsys):
     Path(f"{home.name}_layers.py").write_text("raise ValueError('I was imported')")
     job_file(home, f'modules = ["{home.name}_layers"]')
     assert keras_se_search("run/job.toml") == 2
-    assert "modules of a job are importable" in (err := capsys.readouterr().err)
+    assert "modules of a job takes an importable module" in (err := capsys.readouterr().err)
     assert "ValueError: I was imported" in err
     assert [path.name for path in Path("run").iterdir()] == ["job.toml"]
 
