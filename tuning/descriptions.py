@@ -15,15 +15,17 @@ from keras_se.errors import InputError
 from tuning.references import is_reference, qualified_name, reference_to, resolve
 
 _DEPTH = 6
+_OTHERS = ("tensorflow", "jax", "torch", "numpy")  # whose objects hold more than can be told
 
 
-def described(value: Any, depth: int = _DEPTH) -> Any:
+def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = None) -> Any:
     """Plain values that differ where what the value does differs, as far as that can be seen.
 
     Args:
         value: Plain values, arrays, functions (with defaults and what they close over), partials,
             objects (with their attributes), or references.
         depth: How deep objects within objects are looked into.
+        seen: Objects that were met before, by id: each is looked into once.
 
     Returns:
         Values that JSON holds, without addresses and without the numbers in Keras's names.
@@ -36,11 +38,12 @@ def described(value: Any, depth: int = _DEPTH) -> Any:
     """
     if value is None or isinstance(value, bool | int | float):
         return value
+    seen = {} if seen is None else seen
     if isinstance(value, str):
         return _described_text(value, depth)
-    if depth == 0 or inspect.ismodule(value):
-        return f"{qualified_name(value)}"
-    inner = functools.partial(described, depth=depth - 1)
+    if depth == 0 or inspect.ismodule(value) or id(value) in seen:
+        return qualified_name(value)
+    inner = functools.partial(described, depth=depth - 1, seen=seen)
     if isinstance(value, Mapping):
         return {str(k): inner(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -49,8 +52,11 @@ def described(value: Any, depth: int = _DEPTH) -> Any:
         return sorted(json.dumps(inner(v), sort_keys=True) for v in value)
     if isinstance(value, functools.partial):
         return {"partial": [inner(v) for v in (value.func, value.args, value.keywords)]}
+    if hasattr(value, "element_spec"):
+        return {"dataset": str(value.element_spec), "cardinality": int(value.cardinality())}
     if hasattr(value, "__array__"):
-        return {"array": hash_of_arrays(value)}
+        return {"array": _array_hash(value)}
+    seen[id(value)] = value
     if isinstance(value, types.MethodType):
         return {"method": [inner(value.__self__), inner(value.__func__)]}
     if isinstance(value, types.FunctionType):
@@ -83,8 +89,18 @@ def _described_object(value: Any, inner: Any) -> dict[str, Any]:
         if isinstance(value, keras.losses.Loss):  # whose configurations leave arguments out
             config["holds"] = [inner(v) for v in vars(value).values() if isinstance(v, dict)]
         return {**content, "config": config}
-    attributes = vars(value) if hasattr(value, "__dict__") else {}
+    is_users = type(value).__module__.partition(".")[0] not in _OTHERS and hasattr(
+        value, "__dict__"
+    )
+    attributes = vars(value) if is_users else {}
     return {**content, "holds": {name: inner(v) for name, v in attributes.items()}}
+
+
+def _array_hash(value: Any) -> str:
+    try:
+        return hash_of_arrays(value)
+    except Exception:  # a tensor of something that is no number
+        return qualified_name(value)
 
 
 def _is_full(cell: types.CellType) -> bool:

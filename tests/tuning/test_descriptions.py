@@ -1,10 +1,13 @@
 import functools
 import subprocess
 import sys
+import threading
+import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tuning.descriptions import described, graph_hash
 
@@ -98,3 +101,21 @@ def test_another_process_says_the_same():
         for _ in range(2)
     }
     assert len(said) == 1
+
+
+def test_what_cannot_be_looked_into_is_named():
+    dataset = tf.data.Dataset.range(8).batch(2)
+    assert described(closing(dataset)) == described(closing(tf.data.Dataset.range(8).batch(2)))
+    assert described(closing(dataset)) != described(closing(dataset.take(1)))
+    symbolic = keras.Input((3,))
+    for thing in (tf.constant(["a"]), symbolic, tf.Variable(1.0), open, threading.Lock(), object()):
+        assert described(closing(thing)) == described(closing(thing))
+
+
+def test_many_objects_that_know_each_other_take_no_time():
+    crowd = [Holder(None) for _ in range(300)]
+    for one in crowd:
+        one._hidden = crowd
+    started = time.perf_counter()
+    described(crowd)
+    assert time.perf_counter() - started < 5
