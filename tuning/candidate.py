@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_se.errors import import_extra
+
 _SWITCH = "se_placement"
 
 
@@ -22,6 +24,13 @@ class Candidate:
     id: str
     label: str
     values: Mapping[str, Any]
+
+    @property
+    def hyperparameters(self) -> Any:
+        """New `keras_tuner.HyperParameters` with these values, what a hypermodel builds from."""
+        hp = import_extra("keras_tuner", "tuning").HyperParameters()
+        hp.values = dict(self.values)
+        return hp
 
 
 def make_candidate(values: Mapping[str, Any], varying: Iterable[str] = ()) -> Candidate:

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError, import_extra
+from keras_se.errors import InputError
 from tuning.best_epoch import BestEpoch
 from tuning.candidate import Candidate
 from tuning.decision import Decision, Standing
@@ -113,19 +113,17 @@ class SearchResult:
             they were not kept.
 
         Raises:
-            InputError: If the search was read from its file, or no weights of the winner are there.
+            InputError: If the search was read from its file.
         """
         job, candidate = self._origin()
         kept = [r for r in self._of_winner() if self._weights(r).exists()]
         if not kept:
             return self._best_epoch_of(self._of_winner()[0].seed)
         with trial_seed(kept[0].seed):
-            keras_tuner: Any = import_extra("keras_tuner", "tuning")
-            hp = keras_tuner.HyperParameters()
-            hp.values = dict(candidate.values)
-            model = job.hypermodel.build(hp)
+            model = job.hypermodel.build(candidate.hyperparameters)
             ensure_built(model, job.data.load(kept[0].seed)[0] if not model.built else None)
-        model.optimizer.build(model.trainable_variables)  # its state is in the file, too
+        if model.compiled:
+            model.optimizer.build(model.trainable_variables)  # its state is in the file, too
         model.load_weights(self._weights(kept[0]))
         return model
 

@@ -66,6 +66,7 @@ class Rounds:
         self._job, self._rule, self._tuner, self._runner = job, rule, tuner, runner
         self._records, self._folder, self._keep = records, folder, keep_weights
         self._fingerprint, self._on_record = fingerprint, on_record
+        self._sign = -1.0 if job.direction == "max" else 1.0  # of a score as a loss
         self.seeds = tuple(seeds)
         self.candidates: list[Candidate] = []
         self._chosen_on = self.seeds
@@ -169,8 +170,7 @@ class Rounds:
         family = [c for c in family if "se_ratio" in c.values and self._finished(c, self.seeds)]
         if len(family) < 2 or len(self.seeds) < 2:
             return None
-        sign = -1.0 if self._job.direction == "max" else 1.0
-        losses = np.array([[sign * self._loss(c, s) for s in self.seeds] for c in family])
+        losses = np.array([[self._sign * self._loss(c, s) for s in self.seeds] for c in family])
         ratios = [float(candidate.values["se_ratio"]) for candidate in family]
         complexity = self._record(family[0], self.seeds[0]).complexity
         return fit_ratio(ratios, losses, complexity * ratios[0], self._rule.weight)
@@ -187,15 +187,11 @@ class Rounds:
 
     def _mean_objective(self, candidate: Candidate) -> tuple[float, int]:
         """Low is good; of equals the one with fewer parameters."""
-        values = []
-        for seed in self.seeds:
-            record = self._record(candidate, seed)
-            value = objective_value(
-                self._rule, self._job.direction, record.score or 0.0, record.complexity
-            )
-            is_score = not isinstance(self._rule, StructuralRisk)
-            values.append(-value if is_score and self._job.direction == "max" else value)
-        return float(np.mean(values)), self._record(candidate, self.seeds[0]).parameters
+        mean = float(np.mean([self._loss(candidate, seed) for seed in self.seeds]))
+        record = self._record(candidate, self.seeds[0])
+        value = objective_value(self._rule, self._job.direction, mean, record.complexity)
+        is_risk = isinstance(self._rule, StructuralRisk)  # J is a loss already
+        return value if is_risk else self._sign * value, record.parameters
 
     def _table(self, seeds: Sequence[int], first: int) -> ScoreTable:
         sizes = [self._sizes(candidate, seeds) for candidate in self.candidates]
@@ -262,9 +258,8 @@ class Rounds:
 
     def _drop_weights(self) -> None:
         """Keeps the weights of the best trials, and of the winner's fresh ones."""
-        sign = -1.0 if self._job.direction == "max" else 1.0
         scored = [r for r in self._records if r.score is not None and r.seed < FRESH]
-        for record in sorted(scored, key=lambda r: sign * (r.score or 0.0))[self._keep :]:
+        for record in sorted(scored, key=lambda r: self._sign * (r.score or 0.0))[self._keep :]:
             key = run_key(record.candidate, record.seed)
             weights_path(self._folder, key).unlink(missing_ok=True)
 

@@ -89,7 +89,7 @@ class InlineRunner:
         self, job: Job, folder: Path, records: Records, fingerprint: str, seconds: float | None
     ) -> None:
         self._job, self._folder, self._records = job, folder, records
-        self._arguments: dict[str, Any] = {"fingerprint": fingerprint, "seconds": seconds}
+        self._fingerprint, self._seconds = fingerprint, seconds
         self._attempts = Attempts(folder / "attempts")
         self._done: list[TrialRecord] = []
 
@@ -121,15 +121,11 @@ class InlineRunner:
         try:
             return trial.run_trial(
                 self._job, task.candidate, task.seed, self._folder,
-                tested=task.tested, **self._arguments,
+                fingerprint=self._fingerprint, tested=task.tested, seconds=self._seconds,
             )  # fmt: skip
         except KeyboardInterrupt:
             self._attempts.forget(task.key)
             raise
-
-    @property
-    def _fingerprint(self) -> str:
-        return self._arguments["fingerprint"]
 
     def wait(self) -> list[TrialRecord]:
         """The record of the trial that was started."""

@@ -198,8 +198,6 @@ def _searched(
 ) -> SearchResult:
     rounds.explore()
     chosen, decision, sentence = rounds.decide()
-    hp = keras_tuner.HyperParameters()
-    hp.values = dict(chosen.values)
     places_blocks = isinstance(job.hypermodel, SEHyperModel)
     order = {candidate.id: number for number, candidate in enumerate(rounds.candidates)}
     result = SearchResult(
@@ -210,8 +208,8 @@ def _searched(
         seeds=seeds,
         chosen=chosen.label,
         values=chosen.values,
-        plan=job.hypermodel.plan(hp) if places_blocks else None,
-        placement=job.hypermodel.placement(hp) if places_blocks else None,
+        plan=job.hypermodel.plan(chosen.hyperparameters) if places_blocks else None,
+        placement=job.hypermodel.placement(chosen.hyperparameters) if places_blocks else None,
         decision=decision,
         sentence=sentence,
         confirmation=rounds.confirm(chosen, fresh_seeds),

@@ -12,7 +12,6 @@ from typing import Any
 import keras
 
 from keras_se import SEBlock
-from keras_se.errors import import_extra
 from tuning.best_epoch import BestEpoch
 from tuning.candidate import Candidate
 from tuning.durable import fault_point, settle
@@ -20,9 +19,6 @@ from tuning.job import Job
 from tuning.records import COMPLETED, FAILED, TrialRecord, run_key
 from tuning.seeding import reseed, trial_seed
 from tuning.trial_data import fit_arguments
-
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
-
 
 BUDGET = "tuner/epochs"  # what Hyperband calls the epochs of a trial, beside its own bookkeeping
 
@@ -123,8 +119,7 @@ def fit_candidate(
     Returns:
         The model after the last epoch, what its `fit` returned, and the test data or `None`.
     """
-    hp = keras_tuner.HyperParameters()
-    hp.values = dict(candidate.values)
+    hp = candidate.hyperparameters
     model = job.hypermodel.build(hp)
     reseed()
     train, validation, test = job.data.load(seed)

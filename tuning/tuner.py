@@ -16,7 +16,7 @@ from tuning.candidate import Candidate, make_candidate
 from tuning.durable import fault_point
 from tuning.records import Records, SearchWarning, TrialRecord
 from tuning.runners import Runner, Task
-from tuning.trial import BUDGET
+from tuning.trial import BUDGET, cause_of
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 base_tuner: Any = import_extra("keras_tuner.engine.base_tuner", "tuning")
@@ -58,10 +58,11 @@ class SearchTuner(base_tuner.BaseTuner):
     @property
     def varying(self) -> list[str]:
         """Names of the hyperparameters with more than one value, the network without SE aside."""
-        counts = {p.name: len(list(p.values)) for p in self.oracle.get_space().space}
-        for parameter in self.oracle.get_space().space:
-            if parameter.name == "se_placement" and "none" in parameter.values:
-                counts["se_placement"] -= 1
+        counts = {}
+        for parameter in self.oracle.hyperparameters.space:  # asked often: no copy of it
+            values = list(parameter.values)
+            is_plain = parameter.name == "se_placement" and "none" in values
+            counts[parameter.name] = len(values) - is_plain
         return [name for name, count in counts.items() if count > 1]
 
     def candidate(self, values: dict[str, Any]) -> Candidate:
@@ -241,8 +242,7 @@ def discovered_space(hypermodel: Any) -> Any:
     except Exception as error:  # the user's own code
         raise InputError(
             "A model with hyperparameters of its own must build, for the search to know them. "
-            f"Received: {type(hypermodel).__qualname__}, which raises "
-            f"{type(error).__name__}: {error}"
+            f"Received: {type(hypermodel).__qualname__}, which raises {cause_of(error)}"
         ) from error
     return oracle.get_space()
 

@@ -678,6 +678,20 @@ def test_weights_are_those_that_were_evaluated(tmp_path):
     assert loss == pytest.approx(result.records[0].score, abs=1e-5)
 
 
+def test_a_model_that_is_trained_without_compile(tmp_path):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("units", [1, 2])
+            return base()
+
+        def fit(self, hp, model, x, y, **kwargs):
+            return float(hp.get("units"))
+
+    result = screen(tmp_path / "a", Own(), None)
+    assert result.chosen == "units=1"
+    assert result.model().count_params() == result.records[0].parameters
+
+
 def test_a_fit_that_returns_nan_has_failed(tmp_path):
     class Own(keras_tuner.HyperModel):
         def build(self, hp):
