@@ -1,4 +1,4 @@
-"""SE that is written out in a model becomes `SEBlock`s."""
+"""Replaces inline SE in a model by `SEBlock`s."""
 
 import warnings
 from typing import Any
@@ -14,23 +14,23 @@ from keras_se.surgery import free_name
 
 
 def adopt(model: keras.Model) -> keras.Model:
-    """A new model in which SE that is written out is done by `SEBlock`s with the same weights.
+    """Returns a new model whose inline SE sites are `SEBlock`s with the same weights.
 
-    Taken are the forms of MobileNetV3 and EfficientNet in `keras.applications`, and those that
-    people write by hand: a global pooling, two dense layers or convolutions of size 1 with an
-    activation and a gate, whatever these are made of, and the product with the pooled map.
+    Recognizes the forms of MobileNetV3 and EfficientNet in `keras.applications` and common
+    handwritten ones: a global pooling, two dense layers or convolutions of size 1 with an
+    activation and a gate, and the product with the pooled feature map.
 
     Args:
-        model: A built functional or Sequential model; the sites may be in nested models. It is not
-            changed.
+        model: A built functional or Sequential model. Sites may be in nested models. The model is
+            not changed.
 
     Returns:
-        A new model, uncompiled, with the outputs of the old one; all that takes `SEBlock`s takes
-        it: `remove`, `cost`, `verify`.
+        A new, uncompiled model with the same outputs. Every function that accepts `SEBlock`s
+        accepts it: `remove`, `cost`, `verify`.
 
     Raises:
-        InputError: If the model cannot be rebuilt, or there is no site to adopt. A site that cannot
-            be adopted, since its activation or gate is none of the known, is named in a warning.
+        InputError: If the model cannot be rebuilt, or there is no site to adopt. A site with an
+            unknown activation or gate is skipped with a warning.
 
     Example:
         >>> x = inputs = keras.Input((8, 8, 4))
@@ -57,6 +57,7 @@ def adopt(model: keras.Model) -> keras.Model:
             )
     rebuilding = Rebuilding({key: Edit(adoption) for key, adoption in adoptions.items()})
     new_model = rebuilding.model(model)
+    # `Rebuilding` copies the weights of old layers only; the blocks are new.
     for adoption in adoptions.values():
         for site, block in adoption.blocks:
             block.set_excitation(*_matrices(site), layout="dense")
@@ -69,7 +70,7 @@ def _is_known(site: InlineSE) -> bool:
 
 
 class _Adoption:
-    """Calls the operations of a model again, and a block in place of each product."""
+    """Replays the calls of a model, with a block in place of each product."""
 
     def __init__(self, graph: Graph) -> None:
         self.found = find_inline(graph)
@@ -79,9 +80,10 @@ class _Adoption:
         self._calls = 0
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        # A rebuilt model calls its layers in the order of `trace`, so the index finds the site.
         site = self.sites.get(self._calls)
         self._calls += 1
-        if site is None:
+        if site is None:  # also pooling and matrices: unused, they drop out of the new model
             return operation(*args, **kwargs)
         block = SEBlock(
             width=site.width,
@@ -98,10 +100,10 @@ class _Adoption:
 
 
 def _matrices(site: InlineSE) -> list[Any]:
-    """W1, b1, W2, b2 as (inputs, outputs) matrices; `None` for a bias that is not there."""
+    """Returns W1, b1, W2, b2 as (inputs, outputs) matrices, with `None` for a missing bias."""
     parts: list[Any] = []
     for layer in (site.first, site.second):
-        kernel = layer.kernel.numpy()
+        kernel = layer.kernel.numpy()  # of a convolution of size 1: (1, ..., inputs, outputs)
         parts += [kernel.reshape(kernel.shape[-2:])]
         parts += [layer.bias.numpy() if layer.use_bias else None]
     return parts

@@ -1,7 +1,7 @@
-"""Which gate of a TFLite file belongs to which SE site of the Keras model.
+"""Assigns the gates of a TFLite file to the SE sites of the Keras model.
 
-Sites are matched by value with a float32 conversion of the model, and carried from there to the
-judged file by their place in the graph.
+Sites are matched by value with a float32 conversion of the model. Their place in that graph then
+leads to the judged file, whose own gates may be wrong.
 """
 
 import difflib
@@ -23,10 +23,10 @@ from keras_se.sites import Site, model_gates
 
 @dataclass(frozen=True)
 class Assignment:
-    """Sites of the model, and where they are in the file.
+    """The sites of the model and their nodes in the file.
 
     Attributes:
-        nodes: By site name, the node of the judged file; `None` where it has no such site.
+        nodes: By site name, the node of the judged file; `None` if the file lacks the site.
         error: The largest distance at a site between the model and its float32 conversion.
     """
 
@@ -42,23 +42,9 @@ def assign(
     arrays: Mapping[str, np.ndarray],
     content: bytes,
 ) -> Assignment:
-    """Finds the sites of a model in a file.
-
-    Args:
-        model: The Keras model.
-        sites: Its sites.
-        gates: Their gates on the samples.
-        x: The samples, as the model takes them.
-        arrays: The same by the names of the file's inputs.
-        content: The bytes of the file.
-
-    Returns:
-        The `Assignment`.
-
-    Raises:
-        InputError: If a site cannot be told from another, or is not found in the conversion.
-    """
-    if is_quantize_aware(model):  # in float its sites have the same places
+    """Finds the sites of a model in a TFLite file."""
+    # The reference is a float32 file. Stripping keeps the places of the sites, but changes gates.
+    if is_quantize_aware(model):
         model = strip_natively(model)
         gates = model_gates(model, x)
     converted = to_tflite(model, "float32")
@@ -69,18 +55,16 @@ def assign(
 
 
 def _places(reference: list[GateNode], judged: list[GateNode]) -> dict[int, GateNode | None]:
-    """For each node of the conversion, the one at its place in the judged file.
-
-    Where sites are missing, the others are aligned by their channels and widths, if that can be
-    done in one way only.
-    """
+    """Maps each node of the conversion to the node at its place in the judged file."""
     if [_figures(n) for n in reference] == [_figures(n) for n in judged]:
         return dict(enumerate(judged))
     wanted, found = [_figures(n) for n in reference], [_figures(n) for n in judged]
+    # Without autojunk=False, difflib ignores frequent elements of long sequences.
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
     places: dict[int, GateNode | None] = dict.fromkeys(range(len(reference)))
     for start, other, size in matcher.get_matching_blocks():
         places |= {start + k: judged[other + k] for k in range(size)}
+    # An alignment is ambiguous if a missing site looks like one that is present.
     absent = {wanted[n] for n, node in places.items() if node is None}
     extra = len(judged) - sum(node is not None for node in places.values())
     if extra or any(wanted[n] in absent for n, node in places.items() if node is not None):

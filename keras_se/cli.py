@@ -1,7 +1,7 @@
-"""The commands of `keras-se`: each a thin wrapper of the function of that name.
+"""The commands of `keras-se`, thin wrappers of the functions of the same names.
 
-Exit codes: 0 passed, 1 judged and failed, 2 wrong use or bad input, 3 a fault of ours, 130
-interrupted. The commands are arguments of `run`, so that a package above this one can add its own.
+Exit codes: 0 passed, 1 judged and failed, 2 wrong use or bad input, 3 a bug (it raises
+here, and the console script catches it), 130 interrupted.
 """
 
 import importlib
@@ -45,15 +45,8 @@ _DATA_HELP = (
 
 
 def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None = None) -> int:
-    """Runs one of `commands` and returns its exit code.
-
-    Args:
-        commands: The commands, by name.
-        arguments: The words of the command line, by default those of the process.
-
-    Returns:
-        0, 1, 2 or 130. A fault of ours raises.
-    """
+    """Run one of `commands` on the words of a command line and return the exit code."""
+    # `commands` is an argument so that the package `tuning` can add its own commands.
     group = click.Group(
         "keras-se",
         commands=dict(commands),
@@ -70,6 +63,8 @@ def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None =
     )
     group = click.version_option(keras_se.__version__, prog_name="keras-se")(group)
     try:
+        # Without standalone mode Click returns what the command returns, such as the 1 of `verify`,
+        # and leaves its errors to us.
         result = group.main(arguments, prog_name="keras-se", standalone_mode=False)
         return result if isinstance(result, int) else PASSED
     except (click.Abort, KeyboardInterrupt):
@@ -78,25 +73,19 @@ def run(commands: Mapping[str, click.Command], arguments: Sequence[str] | None =
     except click.ClickException as error:
         error.show()
         return WRONG_USE
+    # OSError: a path that cannot be read or written is bad input, not a bug.
     except (InputError, MissingExtraError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         return WRONG_USE
 
 
 def import_modules(modules: Sequence[str], source: str = "--import") -> None:
-    """Imports modules of the user's, which register custom layers and functions.
-
-    Args:
-        modules: Their names.
-        source: Where they are named, for the message.
-
-    Raises:
-        InputError: If one cannot be imported.
-    """
+    """Import modules by name, so that they register custom layers and functions."""
     for module in modules:
         try:
             importlib.import_module(module)
-        except (Exception, SystemExit) as error:  # the user's own code
+        # The module is user code: it may raise anything, or exit.
+        except (Exception, SystemExit) as error:
             raise InputError(
                 f"{source} takes an importable module. "
                 f"Received: {module!r}, which raises {type(error).__name__}: {error}"
@@ -107,12 +96,24 @@ def import_modules(modules: Sequence[str], source: str = "--import") -> None:
 @click.argument("model")
 @click.argument("out")
 @click.option("--ratio", type=float, default=16, show_default=True, help="Reduction ratio.")
-@click.option("--gate", default="one_plus_tanh", show_default=True,
-              type=click.Choice(sorted(gates_module.GATES)))  # fmt: skip
-@click.option("--placement", default="standard", show_default=True,
-              type=click.Choice(PLACEMENTS), help="Where in a residual unit.")  # fmt: skip
-@click.option("--where", type=click.Choice(WHERE),
-              help="Kind of place; by default the first of these that the model has.")  # fmt: skip
+@click.option(
+    "--gate",
+    default="one_plus_tanh",
+    show_default=True,
+    type=click.Choice(sorted(gates_module.GATES)),
+)
+@click.option(
+    "--placement",
+    default="standard",
+    show_default=True,
+    type=click.Choice(PLACEMENTS),
+    help="Where in a residual unit.",
+)
+@click.option(
+    "--where",
+    type=click.Choice(WHERE),
+    help="Kind of place; by default the first of these that the model has.",
+)
 @click.option("--plan", help="JSON file with the settings per site, such as a search leaves.")
 @click.option("--overwrite", is_flag=True, help="Rename an existing OUT aside.")
 def insert_command(
@@ -128,6 +129,7 @@ def insert_command(
     """Put SE blocks into MODEL.keras, and write OUT.keras: the same function."""
     if not out.endswith(".keras"):
         raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
+    # Check OUT first: loading and inserting take time.
     refuse_existing(out, overwrite)
     settings = None if plan is None else _read_json(plan)
     new = keras_se.insert(
@@ -182,6 +184,7 @@ def gates_command(
 ) -> None:
     """Show the SE sites of MODEL.keras or FILE.tflite, and with --data what their gates do."""
     _check_gates_outputs(json_path, plot, overwrite)
+    # `not >=` also refuses NaN.
     if not tau >= 0.0:
         raise InputError(f"--tau must be at least 0. Received: {tau}")
     source: Any = model_or_tflite
@@ -199,6 +202,7 @@ def gates_command(
         Console().print(sites_table(sites, {} if is_model else delegation(source).sites))
         return
     statistics, samples = _gate_statistics(source, sites, data, tau)
+    # Draw before any output: matplotlib may be missing, or the suffix unknown.
     drawn = None if plot is None else draw_gate_curves(statistics, plot.rpartition(".")[-1])
     Console().print(gates_table(statistics, tau))
     click.echo(f"On {samples} samples. spread: standard deviation over samples,")
@@ -213,6 +217,7 @@ def _check_gates_outputs(json_path: str | None, plot: str | None, overwrite: boo
     outputs = [path for path in (json_path, plot) if path is not None]
     for path in outputs:
         refuse_existing(path, overwrite)
+    # Compare resolved paths: `a.svg` and `./a.svg` are the same file.
     if len(outputs) == 2 and Path(outputs[0]).resolve() == Path(outputs[1]).resolve():
         raise InputError(f"--json and --plot need files of their own. Received: {plot!r} for both")
 
@@ -233,15 +238,23 @@ def _gate_statistics(
 @click.command("export", short_help="Convert a model to TFLite.")
 @click.argument("model")
 @click.argument("out")
-@click.option("--format", "file_format", default="int8", show_default=True,
-              type=click.Choice(list(FORMATS)))  # fmt: skip
+@click.option(
+    "--format", "file_format", default="int8", show_default=True, type=click.Choice(list(FORMATS))
+)
 @click.option("--calibration", help="Representative inputs, for int8 and int16x8: " + _DATA_HELP)
 @click.option("--input-type", help="Of an integer file: int8, uint8, int16 or float32.")
 @click.option("--output-type", help="The same for its outputs.")
-@click.option("--keep-float", multiple=True, metavar="SITE",
-              help="Leave an SE site of an integer file in float32; may be repeated.")  # fmt: skip
-@click.option("--no-check-range", is_flag=True,
-              help="Take data of another range than the model was trained with.")  # fmt: skip
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="SITE",
+    help="Leave an SE site of an integer file in float32; may be repeated.",
+)
+@click.option(
+    "--no-check-range",
+    is_flag=True,
+    help="Take data of another range than the model was trained with.",
+)
 @click.option("--overwrite", is_flag=True, help="Rename an existing OUT and its recipe aside.")
 def export_command(
     model: str,
@@ -261,7 +274,9 @@ def export_command(
     loaded = load_model(model)
     samples = None
     if calibration is not None:
+        # Never calibrate on the test part: `verify` refuses calibration samples.
         samples = load_inputs(calibration, input_shapes(loaded), held_out=False).x
+    # Show conversion warnings as plain lines. `always`: Python shows a repeated one only once.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConversionWarning)
         conversion = convert(
@@ -281,6 +296,7 @@ def export_command(
     for aside in conversion.asides:
         click.echo(f"An old file is now {aside}")
     click.echo(f"{out}: {file_format}, {len(conversion.tflite):,} bytes")
+    # `integer` is the file without float sites; show what --keep-float costs against it.
     if conversion.integer is not None:
         before, after = (
             (len(content), delegation(content).partitions)
@@ -320,7 +336,10 @@ def verify_command(
     loaded = load_model(model)
     inputs = load_inputs(data, input_shapes(loaded))
     report = keras_se.verify(
-        *(loaded, tflite, inputs.x, tau),
+        loaded,
+        tflite,
+        inputs.x,
+        tau,
         y=inputs.labels if _takes(loaded, inputs.labels) else None,
         reference=None if reference is None else load_model(reference),
         gates=recorded,
@@ -336,6 +355,7 @@ def verify_command(
 
 
 def _takes(model: keras.Model, labels: Any) -> bool:
+    # `verify` refuses labels that do not fit the model's output.
     return labels is not None and takes_labels(model, labels)
 
 
@@ -364,7 +384,11 @@ def _write(path: str, content: bytes, overwrite: bool) -> None:
 COMMANDS: dict[str, click.Command] = {
     command.name or "": command
     for command in (
-        *(insert_command, cost_command, gates_command, compress_command, export_command),
+        insert_command,
+        cost_command,
+        gates_command,
+        compress_command,
+        export_command,
         verify_command,
     )
 }

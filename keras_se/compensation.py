@@ -1,9 +1,8 @@
-"""The function of a network kept where a fresh gate is ½: the layer before is doubled.
+"""Keeps the function of a network under a fresh gate of ½ by doubling the layer before it.
 
-A block whose last kernel is zero gates by the gate's value at rest, gate(0): ½ for `sigmoid` and
-`hard_sigmoid`. Doubling the weights of the layer before gives the product back, to the last bit,
-wherever all that stands between is positively homogeneous, f(2x) = 2·f(x), such as ReLU and
-pooling, and nothing else consumes what is doubled.
+A block whose last kernel is zero multiplies by gate(0): ½ for `sigmoid` and `hard_sigmoid`. Doubled
+weights restore the product to the last bit if every layer in between is positively homogeneous,
+f(2x) = 2·f(x), and nothing else consumes the doubled tensor.
 """
 
 from typing import Any
@@ -15,8 +14,8 @@ from keras_se.layers import SEBlock, gates
 from keras_se.placements import Edges
 from keras_se.replay import Graph
 
-_HOMOGENEOUS = (  # of these very types: a subclass may compute anything
-    SEBlock,  # at rest
+_HOMOGENEOUS = (  # exact types only: a subclass may compute anything
+    SEBlock,  # a fresh block multiplies by a constant
     keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
     keras.layers.AveragePooling3D,
@@ -46,38 +45,19 @@ _HOMOGENEOUS_ACTIVATIONS = (
 
 
 def rest_value(gate: Any) -> float | None:
-    """The value of a gate at rest where the layer before can make up for it.
-
-    Args:
-        gate: Identifier of a gate.
-
-    Returns:
-        ½ for `sigmoid` and `hard_sigmoid`, else `None`.
-
-    Example:
-        >>> rest_value("sigmoid")
-        0.5
-    """
+    """Returns gate(0) if the layer before can compensate for it (½), else `None`."""
+    # The other named gates rest at 0, which no factor can undo, or at 1, which needs none.
     return 0.5 if gates.get(gate).name in ("sigmoid", "hard_sigmoid") else None
 
 
 def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | None) -> Any:
-    """The layer whose weights scale what is gated, and nothing else.
-
-    Args:
-        whole: The graph of the model.
-        graph: This graph, or the one nested in it that holds the site.
-        producer: Index of the call whose output is gated; -1 for an input.
-        edges: The consumers that get the gated tensor, `None` for all.
-
-    Returns:
-        A layer, or `None` if there is none.
-    """
+    """Returns the layer whose weights scale only the gated tensor, or `None`."""
     n = producer
     if n < 0 or (edges is not None and not _takes_all(graph, n, edges)):
         return None
     while True:
         layer = graph.calls[n].layer
+        # Doubled activations may overflow float16; a shared layer would double elsewhere, too.
         overflows = getattr(layer, "compute_dtype", "float32") == "float16"
         if overflows or _count(whole, layer) != 1:
             return None
@@ -92,12 +72,7 @@ def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | Non
 
 
 def scale(layer: Any, factor: float) -> None:
-    """Multiplies the weights of a layer such that its output is multiplied.
-
-    Args:
-        layer: A layer for which `can_scale` holds.
-        factor: The factor.
-    """
+    """Multiplies the weights of a layer so that its output scales by `factor`."""
     if isinstance(layer, keras.layers.BatchNormalization | keras.layers.LayerNormalization):
         variables = [layer.gamma, layer.beta]
     else:
@@ -108,24 +83,18 @@ def scale(layer: Any, factor: float) -> None:
 
 
 def can_scale(layer: Any) -> bool:
-    """Whether the weights of a layer can scale its output.
-
-    Args:
-        layer: Any layer or operation.
-
-    Returns:
-        True for normalizations with a gamma, and linear layers with a homogeneous activation.
-    """
+    """Whether the weights of a layer can scale its output."""
     if type(layer) in (keras.layers.BatchNormalization, keras.layers.LayerNormalization):
         return layer.gamma is not None
     if type(layer) not in _LINEAR or layer.activation not in _HOMOGENEOUS_ACTIVATIONS:
         return False
+    # The kernel of a quantized or LoRA layer is not a plain float variable.
     quantized = getattr(layer, "quantization_mode", None) is not None
     return not quantized and not getattr(layer, "lora_enabled", False)
 
 
 def _is_homogeneous(layer: Any) -> bool:
-    if type(layer) is keras.layers.ReLU:
+    if type(layer) is keras.layers.ReLU:  # a cap or a threshold does not scale with the input
         return layer.max_value is None and not layer.threshold
     if type(layer) is keras.layers.Activation:
         return layer.activation in _HOMOGENEOUS_ACTIVATIONS
@@ -134,6 +103,7 @@ def _is_homogeneous(layer: Any) -> bool:
 
 def _takes_all(graph: Graph, producer: int, edges: Edges) -> bool:
     tensor = id(graph.calls[producer].outputs[0])
+    # A model output would show the doubling.
     return sorted(graph.consumers[tensor]) == sorted(edges) and tensor not in graph.outputs
 
 

@@ -1,4 +1,4 @@
-"""`keras-se compress`: training with compression from the command line."""
+"""The command `keras-se compress`: training with compression."""
 
 import os
 from typing import Any
@@ -20,32 +20,69 @@ from keras_se.model_files import load_model, model_bytes
 from keras_se.outputs import check_file_name, refuse_existing, write_files
 
 METHODS = ("qat", "prune", "cluster")
-_CALIBRATION = 500  # samples at most, of the training data
-_PROBED = 32
+_CALIBRATION = 500  # at most so many training samples calibrate the ranges
+_PROBED = 32  # samples that tell logits from probabilities
 
 
 @click.command("compress", short_help="Train a model on with compression.")
 @click.argument("model")
 @click.argument("out")
-@click.option("--method", required=True, type=click.Choice(METHODS),
-              help="Quantization-aware training, pruning or clustering.")  # fmt: skip
-@click.option("--data", required=True,
-              help="Training data: FILE.npz with x_train and y_train, or x and y; or "
-              "package.module:function that returns them.")  # fmt: skip
+@click.option(
+    "--method",
+    required=True,
+    type=click.Choice(METHODS),
+    help="Quantization-aware training, pruning or clustering.",
+)
+@click.option(
+    "--data",
+    required=True,
+    help="Training data: FILE.npz with x_train and y_train, or x and y; or "
+    "package.module:function that returns them.",
+)
 @click.option("--epochs", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--learning-rate", type=click.FloatRange(0.0, min_open=True), default=1e-4,
-              show_default=True, help="Of Adam.")  # fmt: skip
-@click.option("--sparsity", type=float, default=0.5, show_default=True,
-              help="prune: share of each kernel that becomes zero.")  # fmt: skip
-@click.option("--schedule", type=click.Choice(SCHEDULES), default=SCHEDULES[0], show_default=True,
-              help="prune: polynomial grows over the first half of the steps.")  # fmt: skip
-@click.option("--clusters", type=int, default=16, show_default=True,
-              help="cluster: number of values in each kernel.")  # fmt: skip
-@click.option("--scope", type=click.Choice(SCOPES), default=SCOPES[0], show_default=True,
-              help="prune, cluster: which kernels.")  # fmt: skip
-@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True,
-              help="qat: by way of tf_keras, or in Keras itself.")  # fmt: skip
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0.0, min_open=True),
+    default=1e-4,
+    show_default=True,
+    help="Of Adam.",
+)
+@click.option(
+    "--sparsity",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="prune: share of each kernel that becomes zero.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default=SCHEDULES[0],
+    show_default=True,
+    help="prune: polynomial grows over the first half of the steps.",
+)
+@click.option(
+    "--clusters",
+    type=int,
+    default=16,
+    show_default=True,
+    help="cluster: number of values in each kernel.",
+)
+@click.option(
+    "--scope",
+    type=click.Choice(SCOPES),
+    default=SCOPES[0],
+    show_default=True,
+    help="prune, cluster: which kernels.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="qat: by way of tf_keras, or in Keras itself.",
+)
 @click.option("--tflite", help="qat: also write the int8 file.")
 @click.option("--overwrite", is_flag=True, help="Rename existing files aside.")
 def compress_command(
@@ -68,6 +105,7 @@ def compress_command(
 
     Nothing is written before all of it is done.
     """
+    # Check names before the training, not after it.
     _check_outputs(out, method, tflite, overwrite)
     original = load_model(model)
     inputs = load_inputs(data, input_shapes(original), held_out=False)
@@ -84,6 +122,7 @@ def compress_command(
     if method == "qat":
         compressed = quantize_aware(original, _first(inputs.x, _CALIBRATION), engine=engine)
     elif method == "prune":
+        # Round up: `fit` also runs the last, smaller batch.
         steps = epochs * -(-inputs.samples // batch_size)
         if schedule != "constant" and steps < 4:
             raise InputError(
@@ -98,6 +137,7 @@ def compress_command(
     compressed.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     compressed.fit(inputs.x, inputs.labels, batch_size=batch_size, epochs=epochs)
     stripped = strip(compressed)
+    # Keras saves NaN weights without complaint.
     if not all(np.isfinite(v.numpy()).all() for v in stripped.weights):
         raise InputError(
             "Training must leave the weights finite: try a lower learning rate. "
@@ -132,7 +172,9 @@ def _write(
 ) -> None:
     contents: dict[str | os.PathLike[str], bytes] = {out: model_bytes(stripped)}
     if tflite is not None:
+        # Not from `stripped`: it has lost the ranges of quantization.
         contents[tflite] = to_tflite(compressed)
+    # Both files or none: the .tflite file belongs to these weights.
     asides = write_files(contents, overwrite)
     for (path, content), aside in zip(contents.items(), asides, strict=True):
         if aside is not None:
@@ -141,6 +183,7 @@ def _write(
 
 
 def _say_weights(model: keras.Model, method: str, clusters: int) -> None:
+    # Kernels only: biases and the vectors of normalizations are not compressed.
     kernels = [v.numpy() for v in model.trainable_variables if len(v.shape) > 1]
     if method == "prune":
         zero, total = sum(int((k == 0).sum()) for k in kernels), sum(k.size for k in kernels)

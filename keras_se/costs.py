@@ -1,11 +1,9 @@
-"""What SE costs: parameters and floating-point operations, per site and for the whole model.
+"""Counts the parameters and floating-point operations of SE, per site and for the model.
 
-Counted for one example at inference. A multiply-accumulate of a convolution or a fully connected
-layer is two operations; their biases are left out, as is common. Per element, BatchNormalization,
-Rescaling and Normalization count 2, activations and additions 1; a pooling counts each position of
-its windows. Layers that only move data count 0. Layers that are not known are listed by name.
+Counts are for one example at inference. A multiply-accumulate is two operations; biases are left
+out, as is common. Layers that only move data count 0; unknown layers are listed by name.
 
-Source: Hu et al., arXiv 1709.01507v4, section 4, whose "GFLOPs" are the multiply-accumulates here.
+Source: Hu et al., arXiv 1709.01507v4, section 4, whose "GFLOPs" are multiply-accumulates.
 """
 
 import dataclasses
@@ -32,13 +30,13 @@ class SiteCost:
     Attributes:
         name: Ordinal name of the site, as in `find_sites`.
         channels: C.
-        width: Units of the bottleneck.
-        parameters: Number of its weights and biases; 0 at the second call of shared layers.
+        width: Number of units of the bottleneck.
+        parameters: Number of weights and biases; 0 at the second call of shared layers.
         flops: Floating-point operations: 2·C·H·W for squeeze and product, 4·C·width for the two
-            matrices (6·C·width and C·H·W more with `shift`).
+            matrices (`shift` adds 2·C·width and C·H·W).
         macs: Multiply-accumulates of the matrices.
-        parameter_share: `parameters` over those of the model.
-        flop_share: `flops` over those of the model.
+        parameter_share: `parameters` divided by those of the model.
+        flop_share: `flops` divided by those of the model.
     """
 
     name: str
@@ -53,14 +51,14 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class CostReport:
-    """The cost of a model and of the SE in it, for one example.
+    """The cost of a model and of its SE, for one example.
 
     Attributes:
         sites: One `SiteCost` per SE site.
         parameters: Number of parameters of the model.
-        flops: Floating-point operations of all that is counted.
+        flops: Floating-point operations of all counted layers.
         macs: Multiply-accumulates of convolutions and fully connected layers.
-        uncounted: Names of layers whose operations are not counted, and not in `flops`.
+        uncounted: Names of layers whose operations are unknown and not in `flops`.
     """
 
     sites: tuple[SiteCost, ...]
@@ -86,28 +84,28 @@ class CostReport:
 
     @property
     def se_parameter_share(self) -> float:
-        """Parameters of all SE sites over those of the model."""
+        """Parameters of all SE sites divided by those of the model."""
         return _share(self.se_parameters, self.parameters)
 
     @property
     def se_flop_share(self) -> float:
-        """Operations of all SE sites over those of the model."""
+        """Operations of all SE sites divided by those of the model."""
         return _share(self.se_flops, self.flops)
 
     def to_json(self) -> str:
-        """The report as JSON text."""
+        """Returns the report as JSON text."""
         names = ("se_parameters", "se_flops", "se_macs", "se_parameter_share", "se_flop_share")
         totals = {name: getattr(self, name) for name in names}
         return json.dumps({**dataclasses.asdict(self), **totals}, indent=2) + "\n"
 
 
 def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> CostReport:
-    """Parameters and floating-point operations of a model, and of the SE in it.
+    """Counts the parameters and floating-point operations of a model and of its SE.
 
     Args:
-        model: A built functional or Sequential model, its SE done by `SEBlock`s or written out.
-        input_shape: Shape of an example, where the model leaves sizes open; for models with one
-            input.
+        model: A built functional or Sequential model with `SEBlock`s or inline SE.
+        input_shape: Shape of an example, needed if the model has unknown sizes. Only for models
+            with one input.
 
     Returns:
         A `CostReport`.
@@ -142,14 +140,14 @@ def _share(part: int, whole: int) -> float:
 
 
 class _Count:
-    """One pass over the calls of a model, into nested models."""
+    """Accumulates the cost of the calls of a model and of its nested models."""
 
     def __init__(self) -> None:
         self.sites: list[SiteCost] = []
         self.flops = 0
         self.macs = 0
         self.uncounted: list[str] = []
-        self._priced: set[int] = set()  # layers whose parameters are in a site
+        self._priced: set[int] = set()  # shared layers count their parameters only once
         self._ordinals: dict[str, int] = {}
 
     def model(self, model: keras.Model, shapes: list[_Shape] | None, path: str) -> None:
@@ -159,23 +157,25 @@ class _Count:
             inputs = [_size(model, graph.tensors[i]) for i in call.inputs if i in graph.tensors]
             outputs = [_size(model, t) for t in call.outputs]
             self._call(call, inputs, outputs, path)
-            if n in written_out:  # its layers are counted as such
+            # `_call` has added the layers of an inline site to the totals already.
+            if n in written_out:
                 self._inline(written_out[n], outputs[0], path)
 
     def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
         layer = call.layer
-        if is_nested_graph(layer):  # its inputs come before masks and the like
+        if is_nested_graph(layer):  # arguments after its inputs are masks and the like
             self.model(layer, inputs[: len(layer.inputs)], f"{path}{layer.name}/")
         elif isinstance(layer, SEBlock):
             self._block(layer, inputs[0], path)
         else:
-            check_hidden(layer)
+            check_hidden(layer)  # a block inside of a wrapper would be missing from the sites
             self._layer(layer, inputs, outputs, path)
 
     def _layer(self, layer: Any, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
         macs = _macs(layer, inputs, outputs)
         flops = _element_flops(layer, inputs, outputs) if macs is None else 2 * macs
         if flops is None:
+            # Named rather than counted as 0, so that the total does not look complete.
             self.uncounted.append(f"{path}{layer.name}")
         else:
             self.flops += flops
@@ -193,6 +193,7 @@ class _Count:
     def _site(
         self, layers: list[Any], channels: int, width: int, shape: _Shape, matrices: int, path: str
     ) -> SiteCost:
+        # Ordinals follow the order of the calls, so names agree with `find_sites`.
         self._ordinals[path] = self._ordinals.get(path, 0) + 1
         macs = matrices * channels * width
         flops = matrices * math.prod(shape) + 2 * macs
@@ -204,7 +205,7 @@ class _Count:
 
 
 def _size(model: keras.Model, tensor: Any) -> _Shape:
-    """The shape of a tensor without its batch axis."""
+    """Returns the shape of a tensor without its batch axis."""
     shape = tuple(tensor.shape[1:])
     if None in shape:
         raise InputError(
@@ -219,8 +220,9 @@ def _channels(layer: Any, shape: _Shape) -> int:
 
 
 def _macs(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None:
-    """Multiply-accumulates of convolutions and fully connected layers; `None` for others."""
+    """Counts the multiply-accumulates of matrix layers; `None` for other layers."""
     kinds = keras.layers
+    # Transposed convolutions spread each input position; the others gather each output position.
     if isinstance(layer, kinds.Conv1DTranspose | kinds.Conv2DTranspose | kinds.Conv3DTranspose):
         return math.prod(inputs[0]) * layer.filters * math.prod(layer.kernel_size)
     if isinstance(layer, kinds.DepthwiseConv1D | kinds.DepthwiseConv2D):
@@ -237,6 +239,7 @@ def _macs(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None
     return None
 
 
+# Class names, since Keras exports no classes for raw operations such as `x + y`.
 _AFFINE = {"BatchNormalization", "Normalization", "Rescaling"}
 _POINTWISE = {"Activation", "ELU", "LayerScale", "LeakyReLU", "PReLU", "ReLU", "Softmax"}
 _RAW_POINTWISE = {"HardSigmoid", "Relu", "Relu6", "Sigmoid", "Silu", "Tanh"}
@@ -244,8 +247,19 @@ _MERGES = {"Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract", "True
 _POOLS = {f"{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)}
 _GLOBAL_POOLS = {f"Global{pool}" for pool in _POOLS}
 _MOVES = {
-    *("Concatenate", "Dropout", "ExpandDims", "Flatten", "GaussianNoise", "Identity", "Masking"),
-    *("Permute", "RepeatVector", "Reshape", "Squeeze", "StochasticDepth", "Transpose"),
+    "Concatenate",
+    "Dropout",
+    "ExpandDims",
+    "Flatten",
+    "GaussianNoise",
+    "Identity",
+    "Masking",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "Squeeze",
+    "StochasticDepth",
+    "Transpose",
     *(f"Cropping{n}D" for n in (1, 2, 3)),
     *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
     *(f"UpSampling{n}D" for n in (1, 2, 3)),
@@ -254,13 +268,14 @@ _MOVES = {
 
 
 def _element_flops(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None:
-    """Operations of layers that work element by element or move data; `None` for others."""
+    """Counts the operations of element-wise and data-moving layers; `None` for others."""
     kind, elements = type(layer).__name__, math.prod(outputs[0])
-    if kind in _AFFINE:
+    if kind in _AFFINE:  # one scale and one shift
         return 2 * elements
     if kind in _POINTWISE | _RAW_POINTWISE:
         return elements
-    if kind in _MERGES:  # of a feature map and a constant too
+    if kind in _MERGES:
+        # A map and a constant have one symbolic input, but still one operation per element.
         return max(1, len(inputs) - 1) * elements
     if kind in _POOLS:
         return elements * math.prod(layer.pool_size)

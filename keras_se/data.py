@@ -1,4 +1,4 @@
-"""Data from a file or from a function, checked before any work is done on it."""
+"""Images and labels from a file or a function, checked before any work starts."""
 
 import importlib
 import os
@@ -19,14 +19,14 @@ _RULE = "arrays x_train, y_train, x_test and y_test, or x and y"
 
 @dataclass(frozen=True)
 class Data:
-    """Images with their labels, in a training and a test part where the source has both.
+    """Images and labels, split into training and test part if the source has both.
 
     Attributes:
-        source: Where it came from, for messages and reports.
+        source: Where the data came from, for messages and reports.
         x_train: Images, float32, shape (samples, height, width, channels), in the source's units.
         y_train: Integer labels, shape (samples,).
-        x_test: The test images, or `None` where the source holds `x` and `y` only.
-        y_test: The test labels, or `None`.
+        x_test: Test images, or `None` if the source holds only `x` and `y`.
+        y_test: Test labels, or `None`.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Data:
 
     @property
     def x_held_out(self) -> np.ndarray:
-        """The test images where there are some, else all images."""
+        """The test images if there are any, else all images."""
         return self.x_train if self.x_test is None else self.x_test
 
     @property
@@ -47,72 +47,29 @@ class Data:
 
 
 def load_data(source: str) -> Data:
-    """Images and labels from `FILE.npz` or from `package.module:function`.
-
-    Args:
-        source: Path of an `.npz` file with `x_train, y_train, x_test, y_test` (or `x, y`), or the
-            name of a function without arguments that returns these arrays (as a dictionary, or as
-            a tuple in that order), or a `tf.data.Dataset` of image and label, or a pair of two.
-            Images are (N, H, W, C) or (N, H, W), uint8 or float; labels are integers.
-
-    Returns:
-        The checked `Data`.
-
-    Raises:
-        InputError: If the source cannot be read, or breaks a rule. Pickled arrays are never loaded.
-
-    Example:
-        >>> load_data("missing.npz")
-        Traceback (most recent call last):
-        ...
-        keras_se.errors.InputError: Data must be an existing .npz file or package.module:function.
-        Received: 'missing.npz'
-    """
+    """Load images and labels from `FILE.npz` or `package.module:function`, and check them."""
     return _checked(source, read_arrays(source))
 
 
 def read_arrays(source: str) -> dict[str, Any]:
-    """The arrays of `FILE.npz` or of `package.module:function`, unchecked, by their names.
-
-    Args:
-        source: As for `load_data`.
-
-    Returns:
-        The arrays.
-
-    Raises:
-        InputError: If the source cannot be read. Pickled arrays are never loaded.
-
-    """
+    """Read arrays by name from `FILE.npz` or `package.module:function`, without checks."""
+    # An existing file wins, even if its name looks like `module:function`.
     if not os.path.exists(source) and _FUNCTION.fullmatch(source):
         return _by_name(source, _call(source))
     return _read_npz(source)
 
 
 def finite_float32(name: str, x: Any) -> np.ndarray:
-    """Inputs of a model as a float32 array.
-
-    Args:
-        name: What the error calls them.
-        x: Integers or floats, of any shape.
-
-    Returns:
-        The same numbers as float32.
-
-    Raises:
-        InputError: If `x` is no array of numbers, or one is NaN or infinite.
-
-    Example:
-        >>> finite_float32("x", [[1, 2]])
-        array([[1., 2.]], dtype=float32)
-    """
+    """Convert numbers to float32, and refuse non-numbers, NaN and infinity."""
     try:
         values = np.asarray(x)
     except ValueError as error:  # rows of different lengths
         raise InputError(f"{name} must be an array of numbers. Received: {error}") from error
+    # `astype` alone would also convert booleans and strings of digits.
     if values.dtype.kind not in "fiu":
         raise InputError(f"{name} must be an array of numbers. Received: dtype {values.dtype}")
     values = values.astype("float32")
+    # Check after the cast: large float64 values become infinite in float32.
     if not np.isfinite(values).all():
         raise InputError(
             f"{name} must be finite. Received: "
@@ -137,19 +94,11 @@ def _read_npz(source: str) -> dict[str, np.ndarray]:
 
 
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file by their names; pickled ones are never loaded.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The arrays.
-
-    Raises:
-        Exception: Of many types, whatever the fault of the file: zip, zlib, header or pickle.
-    """
+    """Read the arrays of an `.npz` file by name."""
+    # `np.load` also reads a single `.npy` array, which has no names.
     if not zipfile.is_zipfile(path):
         raise ValueError("it is not a zip archive of arrays")
+    # Unpickling runs code from the file.
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -158,14 +107,14 @@ def _call(source: str) -> Any:
     module_name, function_name = source.split(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # user code may raise anything, or exit
         raise InputError(
             "Data given as package.module:function must be importable. "
             f"Received: {source!r}, which raises {type(error).__name__}: {error}"
         ) from error
     try:
         return function()
-    except (Exception, SystemExit) as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # user code may raise anything, or exit
         raise InputError(
             "Data given as package.module:function must be returned by a call without arguments. "
             f"Received: {source!r}, which raises {type(error).__name__}: {error}"
@@ -173,12 +122,13 @@ def _call(source: str) -> Any:
 
 
 def _by_name(source: str, returned: Any) -> dict[str, Any]:
-    """The arrays that a function returned, under their names."""
+    """Name the arrays that a data function returned."""
     if isinstance(returned, Mapping):
         return dict(returned)
     parts = returned if isinstance(returned, tuple) else (returned,)
     if all(hasattr(part, "as_numpy_iterator") for part in parts):
         parts = tuple(array for part in parts for array in _arrays_of(source, part))
+    # (x, y), (x, y): the form that `keras.datasets` returns.
     elif all(isinstance(part, tuple) and len(part) == 2 for part in parts):
         parts = tuple(array for part in parts for array in part)
     names = {2: ("x", "y"), 4: ("x_train", "y_train", "x_test", "y_test")}.get(len(parts))
@@ -191,7 +141,8 @@ def _by_name(source: str, returned: Any) -> dict[str, Any]:
 
 
 def _arrays_of(source: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The images and the labels of a `tf.data.Dataset`, batched or not."""
+    """Collect the images and labels of a `tf.data.Dataset`, batched or not."""
+    # -1 is `tf.data.INFINITE_CARDINALITY`; its name would need an import of TensorFlow.
     if int(dataset.cardinality()) == -1:
         raise InputError(
             "A tf.data.Dataset of data must end: take(n) of it. "
@@ -199,7 +150,7 @@ def _arrays_of(source: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     try:
         elements = list(dataset.as_numpy_iterator())
-    except Exception as error:  # the user's own code, through TensorFlow
+    except Exception as error:  # user code that TensorFlow runs
         raise InputError(
             "A tf.data.Dataset of data must yield its elements. "
             f"Received: {source!r}, which raises {type(error).__name__}: {error}"
@@ -209,6 +160,7 @@ def _arrays_of(source: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
             "A tf.data.Dataset of data holds pairs of image and label. "
             f"Received: {len(elements)} elements from {source!r}, not all of them pairs"
         )
+    # A scalar label means that the dataset is not batched.
     join = np.stack if np.ndim(elements[0][1]) == 0 else np.concatenate
     try:
         return join([x for x, _ in elements]), join([y for _, y in elements])
@@ -255,25 +207,13 @@ def _pair(
 
 
 def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndarray:
-    """Integer labels, one for each sample.
-
-    Args:
-        source: Where they came from, for messages.
-        name: Their name there.
-        labels: The labels.
-        samples: Number of samples.
-
-    Returns:
-        Shape (samples,), int64.
-
-    Raises:
-        InputError: If they are no such labels, or there are no samples.
-    """
+    """Convert labels to int64, and check that there is one for each sample."""
     try:
         y = np.asarray(labels)
     except ValueError as error:  # rows of different lengths
         raise InputError(f"{name} must be an array of labels. Received: {error}") from error
     is_integer = y.ndim == 1 and y.dtype.kind in "ui"
+    # uint64 labels above the int64 maximum would wrap around in `astype`.
     if not is_integer or (y.size and (y.min() < 0 or y.max() > np.iinfo("int64").max)):
         lowest = f", lowest {y.min()}" if is_integer and y.size else ""
         raise InputError(

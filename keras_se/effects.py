@@ -1,4 +1,4 @@
-"""What gates do to the outputs of a model."""
+"""Measures the effect of gates on the outputs of a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,22 +9,23 @@ import numpy as np
 from keras_se.errors import InputError
 from keras_se.injection import Injection
 
-MIN_RELATIVE = 0.01  # of the spread of the outputs: below it constant gates cost nothing
+# Share of the spread of the outputs; a smaller error of constant gates counts as none.
+MIN_RELATIVE = 0.01
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The outputs of the Keras model with gates put in, everything else in float.
+    """The outputs of the Keras model with injected gates, all other layers in float.
 
     Attributes:
         metric: `"accuracy"`, or without labels `"output error"`: the root mean square difference
-            to the model's own outputs, over their spread over samples.
-        own: With its own gates.
+            from the outputs of the model, divided by their spread over samples.
+        own: With the gates of the model.
         shipped: With the gates of the file.
-        constant: With each gate held at its mean over the samples: what SE would be without
-            adapting.
-        constant_costs: Whether that is worse than its own gates: by more than twice the standard
-            error of the difference in accuracy, or by an output error above .01.
+        constant: With each gate fixed at its mean over the samples, that is, SE that does not
+            adapt.
+        constant_costs: Whether constant gates are worse than the model's: by more than twice the
+            standard error of the difference in accuracy, or by an output error above .01.
     """
 
     metric: str
@@ -52,23 +53,10 @@ def measure_effect(
     shipped: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
 ) -> Effect | None:
-    """Puts the gates of a file, and constant ones, into the Keras model.
-
-    Args:
-        model: The Keras model. It is not changed.
-        x: One array for each of its inputs.
-        own: Its gates for them, by site.
-        shipped: Those of the file.
-        labels: Integer labels, shape (samples,), where the first output is logits or
-            probabilities of classes.
-
-    Returns:
-        An `Effect`, on the first output of the model; `None` where gates cannot be put into the
-        model, as into a nested one that is called on its own output, or outputs are not finite.
-    """
+    """Measures the first output with shipped and constant gates; `None` if that fails."""
     try:
         compute = Injection(model)
-    except (InputError, ValueError):  # the latter from Keras, where a graph cannot be cut
+    except (InputError, ValueError):  # Keras raises ValueError if it cannot cut a graph
         return None
     constant = {name: np.broadcast_to(g.mean(axis=0), g.shape) for name, g in own.items()}
     outputs = [compute(x, dict(gates)) for gates in (own, shipped, constant)]
@@ -85,29 +73,17 @@ def measure_effect(
 
 
 def takes_labels(model: keras.Model, labels: np.ndarray) -> bool:
-    """Whether the first output of a model is of classes among which these labels are.
-
-    Args:
-        model: A built model.
-        labels: Integer labels.
-
-    Returns:
-        True for outputs of shape (samples, classes), or (samples, 1) and two classes.
-
-    Example:
-        >>> inputs = keras.Input((4,))
-        >>> takes_labels(keras.Model(inputs, keras.layers.Dense(3)(inputs)), np.array([0, 2]))
-        True
-    """
+    """Whether the first output of a model is classes, and these labels are among them."""
     shape = tuple(model.outputs[0].shape)
+    # A single unit distinguishes two classes.
     return len(shape) == 2 and shape[1] is not None and int(labels.max()) < max(2, shape[1])
 
 
 def _classes(outputs: np.ndarray) -> np.ndarray:
-    """The classes that outputs say: of one value by half a probability, or the sign of a logit."""
     if outputs.shape[1] > 1:
         classes: np.ndarray = outputs.argmax(axis=1)
         return classes
+    # A single unit is a probability, decided at ½, or a logit, decided by its sign.
     is_probability = outputs.min() >= 0.0 and outputs.max() <= 1.0
     return (outputs[:, 0] > (0.5 if is_probability else 0.0)).astype(int)
 
@@ -115,10 +91,10 @@ def _classes(outputs: np.ndarray) -> np.ndarray:
 def _error(values: np.ndarray, reference: np.ndarray) -> float:
     difference = values.astype("float64") - reference
     scale = float(np.sqrt(reference.astype("float64").var(axis=0).mean()))
-    return float(np.sqrt((difference**2).mean())) / max(scale, 1e-12)
+    return float(np.sqrt((difference**2).mean())) / max(scale, 1e-12)  # outputs may be constant
 
 
 def _is_worse(reference: np.ndarray, other: np.ndarray) -> bool:
-    """By more than twice the standard error of the paired difference."""
+    # Paired by sample, which removes the variance between easy and hard samples.
     difference = reference.astype(int) - other.astype(int)
     return bool(difference.mean() > 2 * difference.std() / np.sqrt(len(difference)))

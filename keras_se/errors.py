@@ -1,8 +1,6 @@
-"""The errors that are meant for the person at the keyboard.
+"""The errors of the library that address the user.
 
-`InputError` and `MissingExtraError` each hold one sentence: the rule that was expected, what was
-received, and the remedy if there is one. The command line prints that sentence and exits with 2;
-any other exception is a fault of ours.
+The command line prints their message and exits with 2. Any other exception is a bug.
 """
 
 import importlib
@@ -10,33 +8,19 @@ from types import ModuleType
 
 
 class InputError(ValueError):
-    """An argument, a file or an array that breaks a rule; its message names the rule."""
+    """An argument, a file or an array breaks a rule; the message names the rule."""
 
 
 class MissingExtraError(ImportError):
-    """A package that belongs to an extra of `keras-se` is not installed."""
+    """A package of an optional extra of `keras-se` is not installed."""
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
-    """Imports `module`, or names the extra that brings it.
-
-    Args:
-        module: Dotted name of a module of an optional dependency.
-        extra: Name of the extra of `keras-se` that installs it.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: If the package is not installed.
-
-    Example:
-        >>> import_extra("json", "litert").dumps([1])
-        '[1]'
-    """
+    """Imports a module of an optional dependency, or raises `MissingExtraError`."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        # An installed package that lacks a dependency of its own is not a missing extra.
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtraError(

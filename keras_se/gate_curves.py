@@ -1,4 +1,4 @@
-"""The gates of a model by class, drawn as in the paper's figures."""
+"""Draws the gates of a model by class, as in arXiv 1709.01507v4, section 7.2."""
 
 import io
 import math
@@ -11,32 +11,12 @@ from keras_se.errors import InputError, import_extra
 from keras_se.gate_statistics import GateStatistics
 
 FORMATS = ("png", "svg", "pdf")
-MAX_CLASSES = 10  # the colours of matplotlib's default cycle
+MAX_CLASSES = 10  # matplotlib's default cycle has ten colours
 _COLUMNS = 2
 
 
 def draw_gate_curves(statistics: Sequence[GateStatistics], format: str = "svg") -> bytes:
-    """A figure with one panel per site: the mean gate of each channel, a curve for each class.
-
-    Args:
-        statistics: One for each site, with labels. The first ten classes are drawn, and the mean
-            of all classes.
-        format: `"png"`, `"svg"` or `"pdf"`.
-
-    Returns:
-        The bytes of the image.
-
-    Raises:
-        InputError: If there are no labels, or the format is none of these.
-        MissingExtraError: If matplotlib is not installed.
-
-    Source: Hu et al., arXiv 1709.01507v4, section 7.2, figure "Sample activations".
-
-    Example:
-        >>> site = GateStatistics("se_1", "sigmoid", 2, 0.5, 0.1, 0, 0.0, 0.1, {3: (0.4, 0.6)})
-        >>> draw_gate_curves([site])[:5]
-        b'<?xml'
-    """
+    """Draws the mean gate of each channel by class, one panel per site."""
     if format not in FORMATS:
         raise InputError(
             f"A figure is one of {list(FORMATS)}, by the end of its name. Received: {format!r}"
@@ -46,6 +26,7 @@ def draw_gate_curves(statistics: Sequence[GateStatistics], format: str = "svg") 
             "Curves by class need labels: y, y_test or y_train beside the inputs. "
             "Received: data without labels"
         )
+    # Unlike pyplot, `matplotlib.figure` needs no display.
     figures: Any = import_extra("matplotlib.figure", "plots")
     rows = math.ceil(len(statistics) / _COLUMNS)
     figure = figures.Figure(figsize=(6 * _COLUMNS, 2.6 * rows), layout="constrained")
@@ -57,6 +38,7 @@ def draw_gate_curves(statistics: Sequence[GateStatistics], format: str = "svg") 
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize="small")
     image = io.BytesIO()
+    # SVG records the date by default, so equal figures would differ in bytes.
     figure.savefig(image, format=format, metadata={"Date": None} if format == "svg" else None)
     return image.getvalue()
 

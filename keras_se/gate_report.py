@@ -1,4 +1,4 @@
-"""The verdict on the gates of a TFLite file, as data."""
+"""The verdict on the gates of a TFLite file, as data classes."""
 
 import dataclasses
 import json
@@ -13,38 +13,38 @@ SURVIVE, LOST = "the gates survive", "gates are lost"
 
 @dataclass(frozen=True)
 class SiteVerdict:
-    """What was measured at one site, and what follows.
+    """The measures and the verdict for one site.
 
-    The first figures judge; those from `p99_error` on are reported, and judge nothing. Figures are
-    `None` where they do not exist: without variation, or where shipped gates are not finite.
+    The figures up to `rms_error` decide; those from `p99_error` on are only reported. A figure is
+    `None` if it does not exist: without variation, or if shipped gates are not finite.
 
     Attributes:
         name: Name of the site in the Keras model.
         gate: Name of the gate.
         channels: Number of channels.
         verdict: `"survives"`, `"fails"` or `"not adaptive"`.
-        reason: The test that decided, in words.
-        blame: Of a site that fails, who lost the gates: `"trunk"` (the layers before, or their
-            calibration), `"SE"`, `"training"` (with compression, against a reference), or
-            `"unknown"` where the feature maps cannot be had.
+        reason: The deciding test, in words.
+        blame: For a site that fails, the part that lost the gates: `"trunk"` (the layers before, or
+            their calibration), `"SE"`, `"training"` (with compression, against a reference), or
+            `"unknown"` if the feature maps are not available.
         step: Nominal step of the gate in the file's format.
-        spread: sd of the float gates over samples, rms over channels, in steps.
+        spread: Standard deviation of the float gates over samples, rms over channels, in steps.
         r2: Pooled R² of shipped against float gates.
         slope: Pooled within-channel regression slope.
         rms_error: Root mean square difference, in gate units.
         p99_error: The 99th percentile of the differences.
         max_error: The largest difference.
         cosine: Cosine of all gates as one vector.
-        rank_correlation: Spearman's over channels, mean over samples.
-        sample_correlation: Pearson's over samples, mean over channels.
+        rank_correlation: Spearman's correlation over channels, mean over samples.
+        sample_correlation: Pearson's correlation over samples, mean over channels.
         saturated: Share of shipped gates at their ceiling.
-        clipped: Share of shipped gates more than 2 steps outside the range of the float ones.
+        clipped: Share of shipped gates more than 2 steps outside the range of the float gates.
         trunk_r2: R² of the float excitation on the shipped feature maps.
         suppressed: Indices of the channels whose mean float gate is below `tau`.
         suppressed_shipped: The same for the shipped gates, with a dead band of .02 around `tau`.
-        spread_kept: With a reference, the spread of the shipped gates over that of the original.
-        undelegated: Operations of the site that the CPU delegate does not take.
-        partitions: Number of delegated runs that the site is cut into.
+        spread_kept: With a reference, the spread of the shipped gates divided by the original's.
+        undelegated: Operations of the site that the CPU delegate does not support.
+        partitions: Number of delegated partitions of the site.
     """
 
     name: str
@@ -75,10 +75,10 @@ class SiteVerdict:
 
 @dataclass(frozen=True)
 class Stress:
-    """The gates on samples that are not like the others.
+    """The gates on samples that differ from the others.
 
     Attributes:
-        verdict: As that of a report; judges nothing.
+        verdict: As in `GateReport`; it does not decide the report.
         sites: By name, the verdict on the site and its R².
     """
 
@@ -88,17 +88,17 @@ class Stress:
 
 @dataclass(frozen=True)
 class GateReport:
-    """The verdict on a file, with everything that it rests on.
+    """The verdict on a file, with the evidence for it.
 
     Attributes:
         sites: One `SiteVerdict` per SE site, by name.
         tau: Gates below it count as suppressed.
-        samples: Number of samples that the gates were read on.
+        samples: Number of samples for which the gates were read.
         sha256: Digest of the judged bytes.
-        runtime: What ran the file: runtime, delegate, machine; or whence recorded gates came.
+        runtime: Runtime, delegate and machine that ran the file, or the origin of recorded gates.
         held_out: Whether the samples were compared with those of the calibration.
         assignment_error: Largest distance at a site between the model and its float32 conversion.
-        effect: What the shipped gates do to the outputs of the model, beside two controls.
+        effect: Effect of the shipped gates on the outputs of the model, beside two controls.
         stress: By name, the gates on stressed samples.
     """
 
@@ -123,24 +123,15 @@ class GateReport:
         return verdict_of([site.verdict for site in self.sites.values()])
 
     def to_json(self) -> str:
-        """The report as JSON text."""
+        """Returns the report as JSON text."""
+        # `asdict` leaves out properties; NaN is not JSON, so missing figures are `None`.
         content = {"passed": self.passed, "verdict": self.verdict, **dataclasses.asdict(self)}
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def verdict_of(verdicts: Sequence[str]) -> str:
-    """The verdict on a file, from those on its sites.
-
-    Args:
-        verdicts: `"survives"`, `"fails"` or `"not adaptive"`, one for each site.
-
-    Returns:
-        `"the gates survive"`, `"gates are lost"` or `"nothing to survive"`.
-
-    Example:
-        >>> verdict_of(["survives", "not adaptive"])
-        'the gates survive'
-    """
+    """Returns the verdict on a file, given those on its sites."""
+    # One lost site loses the file. Sites that do not adapt prove nothing.
     if "fails" in verdicts:
         return LOST
     return SURVIVE if "survives" in verdicts else NOTHING_TO_SURVIVE

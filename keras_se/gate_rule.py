@@ -1,25 +1,23 @@
-"""When does a gate survive? The rule, its constants with their derivation, and its measures.
+"""The rule that decides whether a gate survives conversion, with its constants and measures.
 
 Let f be the float gate, capped at the ceiling of its code in the file, q the shipped gate, and sd
 the root mean square over channels of the spread of f over samples.
 
 R² = 1 - Σ(q - f)² / Σ(f - mean of f over samples)², pooled over the channels of a site, is 1 for a
-perfect gate and 0 for a gate frozen at its mean: exactly what SE is for. The largest error rejects
+perfect gate and 0 for a gate frozen at its mean, which is what SE is for. The largest error rejects
 sound files, the cosine accepts frozen gates, and the rank correlation over channels hardly falls
-when adaptivity is lost: these are reported, and judge nothing.
+when gates stop adapting. These figures are only reported.
 
-The *step* is the nominal one of gate and format, never the file's own scale: bad calibration
-inflates that, and would excuse itself. Formats without codes for activations have the resolution of
-their weights. Every pre-gate value is a code, too: one of 255 over the range of the float pre-gate
-values v. Rounding it moves a gate by gate'(v)·range(v) / 255, so that the *level* of a channel is
-known to hypot(step, gate'(v)·range(v) / 255), its widened step. (In nominal steps sound files were
-up to 3.6 off, and would fail.)
+The *step* is the nominal step of gate and format. The file's own scale would not do: bad
+calibration inflates it and so excuses itself. Pre-gate values v are also codes, one of 255 over
+their range, so the *level* of a channel is known to hypot(step, gate'(v)·range(v) / 255), the
+widened step. (In nominal steps, sound files were up to 3.6 off and would fail.)
 
 Measured by `benchmarks/gate_rule.py` on 27 small networks (digits and CIFAR-10, three gates, six
 formats): of 486 sites in sound files none fails (95 % interval 0 to .008); of 708 adaptive sites
-that were sabotaged in nine ways two survive (.0003 to .010), both clipped at a median that was
-saturated already. Lowest R² of sound sites: float32 1.0000, float16 .998, dynamic .9994,
-weight_only .991, int8 .958, int16x8 .977.
+sabotaged in nine ways two survive (.0003 to .010), both clipped at a median that was already
+saturated. Lowest R² of sound sites: float32 1.0000, float16 .998, dynamic .9994, weight_only .991,
+int8 .958, int16x8 .977.
 """
 
 import math
@@ -33,29 +31,34 @@ from keras_se.layers import gates as gates_module
 
 ADAPTIVE_STEPS = 1.5  # attainable R² is 1 - (ν·step/sd)², ν = .3-.8 measured: .9 needs this much
 MIN_R2 = 0.9  # sound int8 files reached .958 and more, half-frozen ones .75 and less
-SLOPE_TOLERANCE = 0.1  # a slope of 0.2 in place of 1/6 passes R² and is off by .2
-CHANNEL_STEPS = 2.0  # below, one channel's R² is mostly noise
+SLOPE_TOLERANCE = 0.1  # a hard_sigmoid of slope 0.2 in place of 1/6 passes R², but is off by .2
+CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
 MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
-MAX_RMS_STEPS = 1.0  # of gates that do not adapt, in widened steps
-MAX_BIAS_STEPS = 2.0  # of any steady channel, in widened steps: sound files stay below 1
+MAX_RMS_STEPS = 1.0  # for gates that do not adapt, in widened steps
+MAX_BIAS_STEPS = 2.0  # for steady channels, in widened steps: sound files stay below 1
 MIN_SPREAD_KEPT = 0.5  # of the original's spread, after training with compression
-FLOAT32_STEP = 1e-5  # what two float32 runtimes agree to after a trunk of layers
-FLOAT16_STEPS = 8  # steps of 11 bits in one of 8
+FLOAT32_STEP = 1e-5  # two float32 runtimes agree to about this after a trunk of layers
+FLOAT16_STEPS = 8  # float16 has 11 significant bits, 8 steps for each step of 8 bits
 
 _JUDGED = ("spread", "r2", "slope", "rms_error")
 _REPORTED = (
-    *("p99_error", "max_error", "cosine", "rank_correlation", "sample_correlation"),
-    *("saturated", "clipped"),
+    "p99_error",
+    "max_error",
+    "cosine",
+    "rank_correlation",
+    "sample_correlation",
+    "saturated",
+    "clipped",
 )
 
 
 @dataclass(frozen=True)
 class Code:
-    """How finely a file can hold the gates of a site.
+    """The resolution of the gates of a site in a file.
 
     Attributes:
         step: Nominal step of the gates.
-        ceiling: Largest value that can be held.
+        ceiling: Largest representable value.
         level: By channel, the widened step.
     """
 
@@ -65,27 +68,13 @@ class Code:
 
 
 def gate_code(gate: str, gates: np.ndarray, precision: str, ceiling: float | None = None) -> Code:
-    """The code of a gate in a file.
-
-    Args:
-        gate: Name of the gate.
-        gates: Float gates, shape (samples, channels).
-        precision: The coarsest type of the file's weights and activations: `"float32"`,
-            `"float16"` or `"int8"`.
-        ceiling: Largest value of the code, where the format pins it.
-
-    Returns:
-        The `Code`. A gate without a nominal step has one of 255 over its range.
-
-    Example:
-        >>> gate_code("sigmoid", np.array([[0.2], [0.8]]), "int8").step
-        0.00390625
-    """
+    """Returns the code of a gate in a file whose coarsest type is `precision`."""
     top, channels = math.inf if ceiling is None else ceiling, gates.shape[1]
     if precision == "float32":
         return Code(FLOAT32_STEP, top, np.full(channels, FLOAT32_STEP))
     facts = gates_module.GATES.get(gate)
     if facts is None or facts.step is None:
+        # No format pins the range of this gate; a calibrated range includes 0.
         step = max(float(np.ptp(np.append(gates, 0.0))) / 255, FLOAT32_STEP)
     else:
         step = facts.step
@@ -95,11 +84,12 @@ def gate_code(gate: str, gates: np.ndarray, precision: str, ceiling: float | Non
 
 
 def _pre_gate_rounding(facts: gates_module.Gate, gates: np.ndarray) -> np.ndarray:
-    """What one of 255 steps over the range of the float pre-gate values is worth, by channel."""
+    """Returns, by channel, the gate error of one of 255 steps of the pre-gate range."""
     if facts.inverse is None:
         return np.zeros(gates.shape[1])
-    margin = 1e-4
+    margin = 1e-4  # the inverse is infinite at the ends of the range
     inside = np.clip(gates.astype("float64"), facts.low + 2 * margin, facts.high - 2 * margin)
+    # As everywhere in the file, the range includes 0.
     step = np.ptp(np.append(facts.inverse(inside), 0.0)) / 255
     slope = 2 * margin / (facts.inverse(inside + margin) - facts.inverse(inside - margin))
     return step * slope.mean(axis=0)
@@ -107,12 +97,12 @@ def _pre_gate_rounding(facts: gates_module.Gate, gates: np.ndarray) -> np.ndarra
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the rule says of the gates of one site.
+    """The verdict of the rule on the gates of one site.
 
     Attributes:
         verdict: `"survives"`, `"fails"` or `"not adaptive"`.
-        reason: The test that decided, in words.
-        figures: What was measured, by name; see `SiteVerdict`.
+        reason: The deciding test, in words.
+        figures: The measures, by name; see `SiteVerdict`.
     """
 
     verdict: str
@@ -121,25 +111,10 @@ class Judgement:
 
 
 def judge(gates: np.ndarray, shipped: np.ndarray, code: Code) -> Judgement:
-    """Judges shipped gates against float gates on the same samples.
-
-    Args:
-        gates: Float gates, shape (samples, channels).
-        shipped: Gates of the file, the same shape.
-        code: How finely the file can hold them.
-
-    Returns:
-        A `Judgement`.
-
-    Example:
-        >>> f = np.linspace(0.2, 0.8, 40).reshape(40, 1)
-        >>> judge(f, f, gate_code("sigmoid", f, "int8")).verdict
-        'survives'
-        >>> judge(f, np.full_like(f, 0.5), gate_code("sigmoid", f, "int8")).reason
-        'R² of 0.000 is below 0.9'
-    """
+    """Judges shipped gates against float gates on the same samples."""
+    # Values above the ceiling do not exist in the file, so they are no fault of it.
     f, q = np.minimum(gates, code.ceiling).astype("float64"), shipped.astype("float64")
-    if not np.isfinite(q).all():
+    if not np.isfinite(q).all():  # the figures would be NaN, which JSON cannot hold
         return Judgement("fails", "shipped gates are NaN or infinite", nothing_measured())
     figures = measures(f, q, code)
     if figures["spread"] < ADAPTIVE_STEPS:
@@ -156,46 +131,23 @@ _GOOD_REASONS = {
 
 
 def nothing_measured() -> dict[str, Any]:
-    """The figures of a site that cannot be measured.
-
-    Returns:
-        By name, `None`.
-    """
+    """Returns `None` for each figure, for a site that cannot be measured."""
     return dict.fromkeys(_JUDGED + _REPORTED)
 
 
 def r_squared(f: np.ndarray, q: np.ndarray) -> float | None:
-    """Pooled R² of `q` against `f`, (samples, channels); `None` where `f` does not vary.
-
-    Example:
-        >>> r_squared(np.array([[0.0], [1.0]]), np.array([[0.5], [0.5]]))
-        0.0
-    """
+    """Returns the pooled R² of `q` against `f`; `None` if `f` does not vary."""
     total = float(((f - f.mean(axis=0)) ** 2).sum())
     return 1.0 - float(((q - f) ** 2).sum()) / total if total > 0 else None
 
 
 def spread(gates: np.ndarray) -> float:
-    """Standard deviation over samples, root mean square over channels, of (samples, channels).
-
-    Example:
-        >>> spread(np.array([[0.0, 0.0], [2.0, 0.0]])) ** 2
-        0.5000000000000001
-    """
+    """Returns the standard deviation over samples, root mean square over channels."""
     return float(np.sqrt(gates.astype("float64").var(axis=0).mean()))
 
 
 def measures(f: np.ndarray, q: np.ndarray, code: Code) -> dict[str, Any]:
-    """The figures of a site, those that judge and those that are only reported.
-
-    Args:
-        f: Capped float gates, shape (samples, channels).
-        q: Shipped gates.
-        code: How finely the file can hold them.
-
-    Returns:
-        By name, as the attributes of `SiteVerdict`; `None` where a figure does not exist.
-    """
+    """Returns the figures of a site, named as the attributes of `SiteVerdict`."""
     centred, error = f - f.mean(axis=0), np.abs(q - f)
     total = float((centred**2).sum())
     low, high = f.min(), f.max()
@@ -226,7 +178,7 @@ def _rows_ranked(x: np.ndarray) -> np.ndarray:
 
 
 def _mean_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Pearson correlation of rows, the mean over rows that vary in both."""
+    """Returns the Pearson correlation of rows, averaged over rows that vary in both."""
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     varies = norms > 0
@@ -234,8 +186,9 @@ def _mean_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def _level_fault(f: np.ndarray, q: np.ndarray, code: Code) -> str:
-    """What is wrong with the level of gates that do not adapt; empty if nothing is."""
+    """Describes the fault in the level of gates that do not adapt, if any."""
     fault = _dead_fault(f, q, code.step) or _bias_fault(f, q, code, np.arange(f.shape[1]))
+    # R² means nothing for gates that hardly vary, so only their level is tested.
     rms = float(np.sqrt((((q - f) / code.level) ** 2).mean()))
     if fault or rms <= MAX_RMS_STEPS:
         return fault
@@ -243,11 +196,12 @@ def _level_fault(f: np.ndarray, q: np.ndarray, code: Code) -> str:
 
 
 def _adaptivity_fault(f: np.ndarray, q: np.ndarray, code: Code, figures: dict[str, Any]) -> str:
-    """Which test adaptive gates fail; empty if none."""
+    """Describes the first test that adaptive gates fail, if any."""
     if figures["r2"] < MIN_R2:
         return f"R² of {figures['r2']:.3f} is below {MIN_R2:g}"
     if abs(figures["slope"] - 1.0) > SLOPE_TOLERANCE:
         return f"slope of {figures['slope']:.3f} is not within 1 ± {SLOPE_TOLERANCE:g}"
+    # The pooled tests hide single channels: wide ones need an R² of their own, others a level.
     is_wide = f.std(axis=0) >= CHANNEL_STEPS * code.step
     return (
         _channel_fault(f, q, np.flatnonzero(is_wide))
@@ -257,7 +211,7 @@ def _adaptivity_fault(f: np.ndarray, q: np.ndarray, code: Code, figures: dict[st
 
 
 def _channel_fault(f: np.ndarray, q: np.ndarray, wide: np.ndarray) -> str:
-    """The channel, of those that adapt visibly, with too low an R² of its own."""
+    """Describes the channel with the lowest R² of its own, if that is too low."""
     if not wide.size:
         return ""
     centred = (f - f.mean(axis=0))[:, wide]
@@ -268,7 +222,7 @@ def _channel_fault(f: np.ndarray, q: np.ndarray, wide: np.ndarray) -> str:
 
 
 def _bias_fault(f: np.ndarray, q: np.ndarray, code: Code, steady: np.ndarray) -> str:
-    """The channel, of those that hardly adapt, whose level is off."""
+    """Describes the steady channel with the largest bias, if that is too large."""
     if not steady.size:
         return ""
     bias = np.abs((q - f).mean(axis=0) / code.level)[steady]
@@ -281,24 +235,12 @@ def _bias_fault(f: np.ndarray, q: np.ndarray, code: Code, steady: np.ndarray) ->
 
 
 def _dead_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
-    """A channel is newly dead if it is always 0 in the file, and not below a step in the model."""
+    """Describes a channel that is always 0 in the file but not in the model, if any."""
+    # A gate below one step in the model may round to 0 in a sound file.
     dead = np.flatnonzero((np.abs(q).max(axis=0) < step / 2) & (np.abs(f).max(axis=0) >= step))
     return f"channel {int(dead[0])} is dead in the file only" if dead.size else ""
 
 
 def suppressed(gates: np.ndarray, tau: float, band: float = 0.0) -> tuple[int, ...]:
-    """The channels whose gate is below `tau` on average over the samples.
-
-    Args:
-        gates: Shape (samples, channels).
-        tau: The threshold.
-        band: Channels within this distance of it are in neither set.
-
-    Returns:
-        Their indices.
-
-    Example:
-        >>> suppressed(np.array([[0.1, 0.19, 0.9]]), 0.2, 0.05)
-        (0,)
-    """
+    """Returns the channels whose mean gate is more than `band` below `tau`."""
     return tuple(int(channel) for channel in np.flatnonzero(gates.mean(axis=0) < tau - band))

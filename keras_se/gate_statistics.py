@@ -1,4 +1,4 @@
-"""What the gates of a site do over a data set, in a few figures and by class."""
+"""Summarizes the gates of a site over a data set, also by class."""
 
 import dataclasses
 import json
@@ -11,7 +11,8 @@ import numpy as np
 from keras_se.layers.gates import GATES
 from keras_se.sites import Site
 
-_NEAR = 0.01  # of the range of the gate
+# Share of the range of a gate. Sigmoid and tanh reach its end only at infinity.
+_NEAR = 0.01
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ class GateStatistics:
         mean: Mean over samples and channels.
         spread: Standard deviation over samples, root mean square over channels.
         suppressed: Number of channels whose mean gate is below tau.
-        saturated: Share of values within 1 % of the upper end of the gate's range; `None` where the
-            range has no upper end.
+        saturated: Share of values within 1 % of the upper end of the gate's range; `None` if the
+            range is unbounded.
         between_classes: Standard deviation of the class means, rms over channels; `None` without
             labels.
-        by_class: By label, the mean gate of each channel, as in the figures of the paper; empty
-            without labels.
+        by_class: By label, the mean gate of each channel, as in arXiv 1709.01507v4, section 7.2;
+            empty without labels.
     """
 
     name: str
@@ -47,25 +48,8 @@ class GateStatistics:
 def gate_statistics(
     site: Site, gates: np.ndarray, labels: np.ndarray | None = None, tau: float = 0.2
 ) -> GateStatistics:
-    """Figures for the gates of a site.
-
-    Args:
-        site: The site.
-        gates: Shape (samples, channels), from `read_gates`.
-        labels: Integer labels, shape (samples,).
-        tau: Channels whose mean gate is below it are suppressed.
-
-    Returns:
-        A `GateStatistics`.
-
-    Source: Hu et al., arXiv 1709.01507v4, section 7.2 (the role of excitation, by class).
-
-    Example:
-        >>> site = Site("se_1", 2, 1, "sigmoid", "conv", "se")
-        >>> gate_statistics(site, np.array([[0.1, 0.4], [0.1, 0.8]]), np.array([0, 1])).by_class
-        {0: (0.1, 0.4), 1: (0.1, 0.8)}
-    """
-    facts = GATES.get(site.gate)
+    """Computes the statistics of (samples, channels) gates of a site."""
+    facts = GATES.get(site.gate)  # `None` if the gate was not recognized
     bounded = facts is not None and np.isfinite(facts.high)
     saturated = None
     if facts is not None and bounded:
@@ -87,22 +71,11 @@ def gate_statistics(
 
 
 def to_json(statistics: list[GateStatistics]) -> str:
-    """The statistics of several sites as JSON text.
-
-    Args:
-        statistics: One for each site.
-
-    Returns:
-        A JSON list.
-
-    Example:
-        >>> to_json([]).strip()
-        '[]'
-    """
+    """Returns the statistics of several sites as JSON text."""
     content: list[Any] = [dataclasses.asdict(site) for site in statistics]
     return json.dumps(content, indent=2) + "\n"
 
 
 def _rms(values: np.ndarray) -> float:
-    """Standard deviation over rows, root mean square over columns."""
+    """Returns the standard deviation over rows, root mean square over columns."""
     return float(np.sqrt(values.astype("float64").var(axis=0).mean()))

@@ -1,4 +1,4 @@
-"""A model whose SE gates are inputs: what other gates would make of its outputs."""
+"""A model that takes its SE gates as inputs, to see the outputs that other gates give."""
 
 from typing import Any
 
@@ -21,21 +21,9 @@ from keras_se.sites import call_arguments, excitations
 
 
 class Injection:
-    """Computes the outputs of a model with gates that are given, sample by sample.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((2, 2, 2)), SEBlock(1)])
-        >>> x, gates = np.ones((1, 2, 2, 2), "float32"), np.array([[0.25, 0.75]])
-        >>> Injection(model)([x], {"se_1": gates})[0, 0].tolist()
-        [[0.25, 0.75], [0.25, 0.75]]
-    """
+    """Computes the outputs of a model for given gates, sample by sample."""
 
     def __init__(self, model: keras.Model) -> None:
-        """Takes a built functional or Sequential model; it is not changed.
-
-        Raises:
-            InputError: If a nested model cannot be gone through.
-        """
         walk, inputs = _Walk(model), fresh_inputs(model)
         outputs = walk.model(model, inputs, "")
         flat = keras.tree.flatten(outputs)
@@ -45,25 +33,18 @@ class Injection:
         self._model.compile(jit_compile=False)
 
     def __call__(self, x: list[np.ndarray], gates: dict[str, np.ndarray]) -> np.ndarray:
-        """The outputs for inputs and gates.
-
-        Args:
-            x: One array for each input of the model, in their order.
-            gates: By site name, shape (samples, channels).
-
-        Returns:
-            The first output, float, shape (samples, ...).
-        """
+        """Returns the first output as a float array, for inputs and gates by site name."""
         given = [gates[name].astype("float32") for name in self._names]
         outputs = self._model.predict([*x, *given], batch_size=32, verbose=0)
         return np.asarray(outputs[0] if isinstance(outputs, list) else outputs)
 
 
 class _Walk:
-    """Goes through a model and the models in it, and multiplies by inputs where gates are."""
+    """Walks a model and its nested models, and multiplies by inputs in place of gates."""
 
     def __init__(self, model: keras.Model) -> None:
-        self.gates = {  # by site name
+        # Explicit names: automatic ones may collide with names of the model's inputs.
+        self.gates = {
             part.site.name: keras.Input((part.site.channels,), name=f"keras_se_gates_{n}")
             for n, part in enumerate(excitations(model))
         }
@@ -78,6 +59,7 @@ class _Walk:
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             layer = original(operation)
+            # The replay has the call order of `trace`, so the index finds inline products.
             site = products.get(len(graph.calls))
             if is_nested_graph(layer):
                 outputs = self._nested(layer, f"{path}{layer.name}/", *args, **kwargs)
@@ -91,6 +73,7 @@ class _Walk:
             graph.add(layer, args, kwargs, outputs)
             return outputs
 
+        # Keras clones the graph from its inputs, so it must know the gates as inputs, too.
         return replay(model, inputs, call, extra=list(self.gates.values()))
 
     def _nested(self, model: keras.Model, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -103,11 +86,10 @@ class _Walk:
         return self.model(model, inputs, path)
 
     def _block(self, operation: Any, path: str, arguments: dict[str, Any]) -> Any:
-        """Keeps a shift of the block: the output moves by the difference of the gates."""
         block, x = original(operation), arguments["inputs"]
         outputs, gates = operation(x, mask=arguments.get("mask"), return_gates=True)
         channels = gates.shape[-1]
-        if block.shift:
+        if block.shift:  # its value is unknown here: move the output by the difference
             own = _per_channel(gates, len(x.shape), channels, block.data_format)
             outputs = outputs - own * x + self._gated(x, path, channels, block.data_format)
         else:
@@ -115,13 +97,14 @@ class _Walk:
         return (outputs, gates) if arguments.get("return_gates") else outputs
 
     def _gated(self, x: Any, path: str, channels: int, data_format: str) -> Any:
+        # Sites are met in the order of `model_sites`, so the ordinals give the same names.
         self._ordinals[path] = self._ordinals.get(path, 0) + 1
         gates = keras.ops.cast(self.gates[f"{path}se_{self._ordinals[path]}"], x.dtype)
         return x * _per_channel(gates, len(x.shape), channels, data_format)
 
 
 def _per_channel(gates: Any, rank: int, channels: int, data_format: str) -> Any:
-    """Gates of shape (batch, channels) as factors of a map of some rank."""
+    """Reshapes (batch, channels) gates so that they broadcast over a feature map."""
     shape = [1] * (rank - 1)
     shape[-1 if data_format == "channels_last" else 0] = channels
     return keras.ops.reshape(gates, (-1, *shape))

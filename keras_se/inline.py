@@ -1,9 +1,8 @@
-"""Squeeze-and-Excitation that is written out in a graph, without an `SEBlock`.
+"""Finds Squeeze-and-Excitation that is built from plain layers, without an `SEBlock`.
 
-A site is a product of a feature map with one value per channel that comes, through reshapes,
-element-wise operations and two fully connected layers (dense, or convolutions of size 1), from a
-global pooling of that same map: as in MobileNetV3 and EfficientNet, and as people write it by hand.
-Activation and gate are recognized by their values, whatever they are made of.
+A site is a product of a feature map and one value per channel that comes from a global pooling of
+the same map through two fully connected layers (dense, or convolutions of size 1), as in
+MobileNetV3 and EfficientNet.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,29 +29,41 @@ _ELEMENTWISE = (
 )
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _ACTIVATIONS = (
-    *("relu", "linear", "silu", "gelu", "elu", "leaky_relu", "hard_silu", "relu6", "tanh"),
-    *("sigmoid", "hard_sigmoid", "softplus", "mish", "selu"),
+    "relu",
+    "linear",
+    "silu",
+    "gelu",
+    "elu",
+    "leaky_relu",
+    "hard_silu",
+    "relu6",
+    "tanh",
+    "sigmoid",
+    "hard_sigmoid",
+    "softplus",
+    "mish",
+    "selu",
 )
 _GRID = np.linspace(-8.0, 8.0, 161, dtype="float32")
 _TOLERANCE = 1e-5
-_TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}  # a few last places of 8
+_TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}  # for rounding near the end of the grid, 8
 
 
 @dataclass(frozen=True)
 class InlineSE:
-    """An SE site that is written out.
+    """An SE site that is built from plain layers.
 
     Attributes:
         call: Index of the product in the graph.
-        position: Which argument of the product is the feature map.
+        position: Position of the feature map among the arguments of the product.
         gates: The tensor of the gates.
         hidden: The tensor of the bottleneck's activations.
         first: The layer that holds W1.
         second: The layer that holds W2.
         squeeze: `"avg"` or `"max"`.
-        activation: Name of the activation of the bottleneck, or `None` if it has none of the known.
-        gate: Name of the gate, or `None` if it is none of the known.
-        data_format: Of the feature map.
+        activation: Name of the activation of the bottleneck, or `None` if it is unknown.
+        gate: Name of the gate, or `None` if it is unknown.
+        data_format: Data format of the feature map.
     """
 
     call: int
@@ -68,28 +79,24 @@ class InlineSE:
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Number of gated channels."""
         return _units(self.second)
 
     @property
     def width(self) -> int:
-        """Units of the bottleneck."""
+        """Number of units of the bottleneck."""
         return _units(self.first)
 
 
 def find_inline(graph: Graph) -> list[InlineSE]:
-    """The SE sites that are written out in a graph.
-
-    Args:
-        graph: The graph.
-
-    Returns:
-        One `InlineSE` per site, in topological order.
-    """
+    """Returns the inline SE sites of a graph in topological order."""
     found = []
     for n, call in enumerate(graph.calls):
+        # Constants are arguments, too, but only tensors can be a map or a gate.
         given = [(p, i) for p, i in enumerate(call.inputs) if i in graph.tensors]
+        # By name: the class of the raw operation `x * y` is not public in Keras.
         if type(call.layer).__name__ == "Multiply" and len(given) == 2:
+            # Either factor may be the gate.
             for (_, gate), (position, feature) in (given, given[::-1]):
                 site = _site(graph, n, gate, position, feature)
                 if site is not None:
@@ -126,7 +133,7 @@ def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> Inlin
 
 
 def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
-    """The calls from a global pooling of `feature` to the gate, with two matrices among them."""
+    """Returns the calls from a global pooling of `feature` to the gate, if they form SE."""
     chain: list[Call] = []
     tensor = gate
     while tensor in graph.producers:
@@ -135,7 +142,9 @@ def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
         chain.insert(0, call)
         if type(call.layer).__name__ in _SQUEEZES:
             matrices = sum(_is_matrix(c.layer) for c in chain)
+            # A pooling of another map is cross-excitation, not SE.
             return chain if inputs == [feature] and matrices == 2 else None
+        # Raw operations pass, since gates are often written as relu6(x + 3) / 6.
         is_operation = not isinstance(call.layer, keras.layers.Layer)
         passes = is_operation or isinstance(call.layer, _RESHAPES + _ELEMENTWISE)
         if len(inputs) != 1 or not (passes or _is_matrix(call.layer)):
@@ -156,9 +165,11 @@ def _units(layer: Any) -> int:
 
 
 def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]) -> str | None:
-    """The known function that the graph computes from a matrix's linear output to a tensor."""
+    """Returns the name of the function between a matrix's linear output and a tensor."""
+    # Compare values on a grid: the same function has many spellings as layers and operations.
     shape = (1, *start.outputs[0].shape[1:])
     grid = np.broadcast_to(_GRID.reshape(-1, *[1] * (len(shape) - 1)), (len(_GRID), *shape[1:]))
+    # The activation is part of the layer, so the graph has no tensor before it.
     values = start.layer.activation(keras.ops.convert_to_tensor(grid))
     if end is not start.outputs[0]:
         values = keras.Model(start.outputs[0], end)(values)
@@ -181,4 +192,5 @@ def _activation_functions() -> dict[str, Callable[[Any], Any]]:
 
 
 def _gate_functions() -> dict[str, Callable[[Any], Any]]:
+    # A softmax mixes channels, so a grid of single values cannot recognize it.
     return {name: gate.function for name, gate in GATES.items() if name != "softmax"}

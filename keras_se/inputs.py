@@ -1,4 +1,4 @@
-"""Inputs of a model from a file or from a function: what a command runs a model on."""
+"""Model inputs that a command loads from a file or a function."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,16 +12,17 @@ from keras_se.errors import InputError
 from keras_se.replay import check_graph, named_inputs
 
 Shape = tuple[int | None, ...]
+# Parts in order of preference. Training and calibration never fall back to test samples.
 _HELD_OUT, _TRAINING = ("_test", "", "_train"), ("_train", "")
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Samples for a model, with their labels where there are any.
+    """Samples for a model, with labels if the source has them.
 
     Attributes:
-        x: Float32 array, shape (samples, *input shape); of a model with several inputs a dictionary
-            of such arrays, by the names of its inputs.
+        x: Float32 array, shape (samples, *input shape); for a model with several inputs a
+            dictionary of such arrays by input name.
         labels: Integer labels, shape (samples,), or `None`.
         samples: Number of samples.
     """
@@ -32,32 +33,12 @@ class Inputs:
 
 
 def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True) -> Inputs:
-    """Inputs of a model from `FILE.npz` or from `package.module:function`.
-
-    Args:
-        source: As for `load_data`, labels not needed. Of a model with one input the array is `x`;
-            of one with several, each array has the name of its input. `_test` or `_train` behind
-            the name says which part it is. A last axis of one channel may be missing.
-        shapes: Shape of one sample by name of the input, `None` for sizes that are open.
-        held_out: Whether to prefer the test part to the whole, and the whole to the training part;
-            else the training part is preferred, and the test part never taken.
-
-    Returns:
-        The checked `Inputs`.
-
-    Raises:
-        InputError: If the source cannot be read, or does not fit the shapes.
-
-    Example:
-        >>> load_inputs("missing.npz", {"image": (8, 8, 3)})
-        Traceback (most recent call last):
-        ...
-        keras_se.errors.InputError: Data must be an existing .npz file or package.module:function.
-        Received: 'missing.npz'
-    """
+    """Load the inputs of a model from `FILE.npz` or `package.module:function`."""
     arrays = read_arrays(source)
     parts = _HELD_OUT if held_out else _TRAINING
+    # A single input is called `x`, unless the source uses the input's own name.
     bases = {name: "x" if len(shapes) == 1 and not _has(arrays, name) else name for name in shapes}
+    # All inputs come from the same part, so that their samples belong together.
     part = next((p for p in parts if all(base + p in arrays for base in bases.values())), None)
     if part is None:
         wanted = f"x or {next(iter(shapes))}" if len(shapes) == 1 else " and ".join(shapes)
@@ -76,6 +57,7 @@ def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True)
         raise InputError(
             f"Inputs must have one number of samples, above 0. Received: {lengths} from {source!r}"
         )
+    # An array `y` holds no labels if the model has an input of that name.
     labels, count = None if "y" in bases.values() else arrays.get(f"y{part}"), samples.pop()
     return Inputs(
         x=next(iter(x.values())) if len(x) == 1 else x,
@@ -85,22 +67,7 @@ def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True)
 
 
 def input_shapes(model: keras.Model) -> dict[str, Shape]:
-    """The shape of one sample of each input of a model.
-
-    Args:
-        model: A built functional or Sequential model.
-
-    Returns:
-        By the name under which the model takes the input.
-
-    Raises:
-        InputError: If the model is no built graph of layers.
-
-    Example:
-        >>> inputs = keras.Input((8, 8, 3), name="image")
-        >>> input_shapes(keras.Model(inputs, keras.layers.ReLU()(inputs)))
-        {'image': (8, 8, 3)}
-    """
+    """Return the shape of one sample for each input of a model, by input name."""
     check_graph("keras-se", model)
     named = named_inputs(model)
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
@@ -117,6 +84,7 @@ def _has(arrays: Mapping[str, Any], name: str) -> bool:
 
 def _fitted(source: str, name: str, array: Any, shape: Shape) -> np.ndarray:
     x = finite_float32(name, array)
+    # Only a channel axis may be missing: for shape (1,) it could as well be the batch axis.
     if x.ndim == len(shape) > 1 and shape[-1] == 1:
         x = x[..., None]
     fits = x.ndim == len(shape) + 1

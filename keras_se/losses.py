@@ -7,20 +7,8 @@ import numpy as np
 
 
 def cross_entropy_of(model: keras.Model, x: Any) -> keras.losses.Loss:
-    """The cross entropy of integer labels, of logits where the outputs are no probabilities.
-
-    Args:
-        model: A built model with one output of shape (batch, classes).
-        x: A few inputs to look at its outputs on.
-
-    Returns:
-        A loss: binary for one class, else categorical.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
-        >>> cross_entropy_of(model, np.ones((4, 2), "float32")).from_logits
-        False
-    """
+    """Return the cross entropy for integer labels, from logits unless outputs are probabilities."""
+    # Look at values: the last activation may be a layer, an argument or a raw operation.
     outputs = model.predict(x, verbose=0)
     values = keras.tree.flatten(outputs)[0]
     if values.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""`.keras` files: loaded in safe mode, and as bytes."""
+"""Loading and serialization of `.keras` files."""
 
 import tempfile
 import zipfile
@@ -10,25 +10,17 @@ from keras_se.errors import InputError
 
 
 def load_model(path: str) -> keras.Model:
-    """Loads a `.keras` file in safe mode.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The model.
-
-    Raises:
-        InputError: If there is no such file, or Keras cannot load it.
-    """
+    """Load a `.keras` file in safe mode."""
     if not Path(path).is_file():
         raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
+    # `load_model` of Keras also takes HDF5 files, by their suffix.
     if not path.endswith(".keras") or not zipfile.is_zipfile(path):
         raise InputError(
             "A model must be a .keras file, a zip archive that model.save wrote. "
             f"Received: {path!r}, which is not"
         )
     try:
+        # Safe mode is the default: Keras refuses files that hold Python code, such as a Lambda.
         return keras.saving.load_model(path)
     except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -39,14 +31,8 @@ def load_model(path: str) -> keras.Model:
 
 
 def model_bytes(model: keras.Model) -> bytes:
-    """The `.keras` file of a model, as bytes.
-
-    Args:
-        model: The model.
-
-    Returns:
-        What `model.save` writes.
-    """
+    """Serialize a model to the bytes of a `.keras` file."""
+    # `Model.save` writes to a path only, and takes the format from its suffix.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
         model.save(path)

@@ -46,11 +46,11 @@ class Candidate:
     """A place where `insert` would put an SE block.
 
     Attributes:
-        name: Ordinal name, the key of a plan: `"se_1"`, `"se_2"`, in a nested model `"inner/se_1"`.
+        name: Ordinal name, the key in a plan: `"se_1"`, `"se_2"`, in a nested model `"inner/se_1"`.
         after: Name of the layer whose output the block would gate.
         channels: C, the number of channels there.
         shape: Shape of the feature map there, with `None` for the batch and for unknown sizes.
-        data_format: `"channels_last"` or `"channels_first"`, as the nearest layer before it has it.
+        data_format: `"channels_last"` or `"channels_first"`, taken from the nearest layer before.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Place:
-    """A candidate, and how to reach it in the graph.
+    """A candidate with its position in the graph.
 
     Attributes:
-        candidate: What is said of it.
-        graph: The graph that it is in: that of the model, or of one nested in it.
+        candidate: The candidate.
+        graph: The graph that contains it: that of the model or of a nested model.
         producer: Index of the call whose output is gated; -1 for an input of the model.
         edges: The consumers that get the gated tensor, as (index of the call, position among its
-            arguments); `None` for all of them and for the model's outputs.
-        dtype_policy: That of the producer.
+            arguments); `None` for all consumers and the model's outputs.
+        dtype_policy: Policy for the block, that of the producer.
     """
 
     candidate: Candidate
@@ -83,27 +83,27 @@ class Place:
 def candidates(
     model: keras.Model, placement: str = "standard", where: Where = None
 ) -> list[Candidate]:
-    """The places where `insert` would put an SE block, in topological order.
+    """Lists the places where `insert` would put an SE block, in topological order.
 
-    Nested models are gone through too; one that is called several times has its places once.
+    The search includes nested models; a model that is called several times counts once.
 
     Args:
         model: A built functional or Sequential model.
-        placement: In a residual unit: `"standard"` (on the branch, before the addition), `"pre"`
-            (before the branch), `"post"` (after the addition and its activation) or `"identity"`
-            (on the shortcut).
-        where: `"residual"`: the residual additions. `"concat"`: each concatenation that feeds no
-            other one: the dense blocks of DenseNet, the modules of Inception. `"conv"`: each
-            convolution with its normalization and activation. Or names of layers, or a function of
-            a layer that says whether a block follows it. By default the first of the three that the
-            model has.
+        placement: Position in a residual unit: `"standard"` (on the branch, before the addition),
+            `"pre"` (before the branch), `"post"` (after the addition and its activation) or
+            `"identity"` (on the shortcut).
+        where: `"residual"`: residual additions. `"concat"`: concatenations that feed no other
+            concatenation, such as the ends of DenseNet blocks and Inception modules. `"conv"`:
+            convolutions with their normalization and activation. Or a list of layer names, or a
+            function that takes a layer and returns whether a block follows it. By default the first
+            of the three kinds that the model has.
 
     Returns:
-        One `Candidate` for each place.
+        A list with one `Candidate` per place.
 
     Raises:
-        InputError: If the model is not a built graph of layers, an argument breaks its rule, or
-            there is no such place.
+        InputError: If the model is not a built graph of layers, an argument is invalid, or the
+            model has no such place.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -117,7 +117,7 @@ def candidates(
 
 
 def find_places(graph: Graph, placement: str, where: Where) -> list[Place]:
-    """The places of a traced model; see `candidates`."""
+    """Find the places in a traced model; see `candidates`."""
     if placement not in PLACEMENTS:
         raise InputError(
             f"placement must be one of {list(PLACEMENTS)}. Received: placement={placement!r}"
@@ -147,6 +147,7 @@ _Finder = Callable[[Graph, int], Iterator[_Point]]  # the points at one call of 
 
 def _find(graph: Graph, placement: str, where: Where) -> list[tuple[Graph, _Point]]:
     if where is None:
+        # Other placements exist only in residual units.
         order = ("residual",) if placement != "standard" else WHERE
         return next((points for kind in order if (points := _find(graph, placement, kind))), [])
     if callable(where):
@@ -167,7 +168,7 @@ def _find(graph: Graph, placement: str, where: Where) -> list[tuple[Graph, _Poin
 
 
 def _points(graph: Graph, find: _Finder) -> Iterator[tuple[Graph, _Point]]:
-    """The points of a graph and of those nested in it, in topological order."""
+    """Yield the points of a graph and of its nested graphs, in topological order."""
     for n in range(len(graph.calls)):
         if n in graph.nested:
             yield from _points(graph.nested[n], find)
@@ -198,8 +199,9 @@ def _convolution(graph: Graph, n: int) -> Iterator[_Point]:
 
 
 def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
-    """The call after `n` if it is of these kinds and the only one, else `n`."""
+    """Return the sole consumer of call `n` if it is a layer of these types, else `n`."""
     following = graph.sole_consumer(n)
+    # With a second consumer, a block after the next layer would gate only one of the paths.
     if following is None or not isinstance(graph.calls[following].layer, kinds):
         return n
     return following
@@ -207,8 +209,10 @@ def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
 
 def _concatenation(graph: Graph, n: int) -> Iterator[_Point]:
     call = graph.calls[n]
+    # Rank 2 is a concatenation of vectors, which have no positions to squeeze.
     if isinstance(call.layer, keras.layers.Concatenate) and len(call.outputs[0].shape) > 2:
         edges = graph.consumers.get(id(call.outputs[0]), [])
+        # In a DenseNet block each concatenation feeds the next one; the last ends the block.
         layers = [graph.calls[consumer].layer for consumer, _ in edges]
         if not any(isinstance(layer, keras.layers.Concatenate) for layer in layers):
             yield n, None
@@ -224,7 +228,7 @@ def _residual(placement: str) -> _Finder:
 
 
 def _in_unit(graph: Graph, n: int, placement: str, fork: int, branch: int, shortcut: int) -> _Point:
-    """The point in the residual unit that ends in the addition `n`."""
+    """Return the point in the residual unit that ends in the addition `n`."""
     inputs = graph.calls[n].inputs
     if placement == "standard":
         return graph.producers[inputs[branch]], ((n, branch),)
@@ -236,26 +240,28 @@ def _in_unit(graph: Graph, n: int, placement: str, fork: int, branch: int, short
 
 
 def _is_addition(graph: Graph, call: Call) -> bool:
-    """A layer `Add`, or `a + b`, on two feature maps; a map and a constant are none."""
+    """Whether a call is a layer `Add`, or `a + b`, of two feature maps."""
+    # A constant is not a tensor of the graph: the hard-swish of MobileNetV3 adds 3.
     if not all(i in graph.tensors for i in call.inputs):
         return False
     is_add = isinstance(call.layer, keras.layers.Add) or (
+        # Keras does not export the operation class behind `a + b`.
         not isinstance(call.layer, keras.layers.Layer) and type(call.layer).__name__ == "Add"
     )
     return is_add and len(call.inputs) == 2 and len(call.outputs[0].shape) > 2
 
 
 def _unit(graph: Graph, n: int) -> tuple[int, int, int] | None:
-    """Where the two paths into an addition part, and which of them is the branch.
-
-    The branch is the path with more layers that hold weights; without any it is no residual unit.
-    """
+    """Return the fork of the two paths into an addition, and which one is branch and shortcut."""
     paths = [
         graph.ancestors[graph.producers[t]] if t in graph.producers else frozenset()
         for t in graph.calls[n].inputs
     ]
+    # Indices are in topological order: the largest common ancestor is where the paths part.
     fork = max(paths[0] & paths[1], default=-1)
     weights = [sum(i > fork and _has_weights(graph.calls[i].layer) for i in path) for path in paths]
+    # The branch holds more layers with weights (a projection shortcut holds one). Equal paths are
+    # parallel branches, not a residual unit.
     if weights[0] == weights[1]:
         return None
     branch = 0 if weights[0] > weights[1] else 1
@@ -267,13 +273,14 @@ def _has_weights(layer: Any) -> bool:
 
 
 def _into_branch(graph: Graph, fork: int, branch_end: int, addition: int) -> Edges:
-    """The edges from the fork into the branch."""
+    """Return the edges from the fork into the branch."""
     if fork >= 0:
         tensors = {id(t) for t in graph.calls[fork].outputs}
     else:
         tensors = {id(t) for t in keras.tree.flatten(graph.inputs)}
     branch = graph.ancestors[branch_end]
     edges = [edge for t in tensors for edge in graph.consumers.get(t, [])]
+    # An identity shortcut runs from the fork to the addition itself, which is not in the branch.
     return tuple(sorted((n, p) for n, p in edges if n in branch and n != addition))
 
 
@@ -301,10 +308,11 @@ def _place(graph: Graph, name: str, producer: int, edges: Edges | None) -> Place
 
 
 def _dtype_policy(layer: Any, tensor: Any) -> Any:
-    """The policy of a block on a tensor: that of the layer before, or the tensor's own type."""
+    """Return the policy for a block: that of the layer before, or the tensor's dtype."""
     policy = getattr(layer, "dtype_policy", None)
     if policy is None:
         return tensor.dtype if "float" in tensor.dtype else None
+    # Keras cannot quantize an SEBlock: take the float policy under the quantized one.
     if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
         compute = policy.compute_dtype
         return compute if policy.variable_dtype == compute else f"mixed_{compute}"
@@ -312,7 +320,8 @@ def _dtype_policy(layer: Any, tensor: Any) -> Any:
 
 
 def _data_format(graph: Graph, producer: int) -> str:
-    """That of the nearest layer before, else after, among those that have one."""
+    """Return the data format of the nearest layer before a point, else of one after it."""
+    # Only some layers have a data format; an SE block must use the one of its neighbours.
     before = sorted(graph.ancestors[producer], reverse=True) if producer >= 0 else []
     after = [n for n in range(len(graph.calls)) if n not in before]
     layers = (graph.calls[n].layer for n in (*before, *after))
@@ -321,7 +330,7 @@ def _data_format(graph: Graph, producer: int) -> str:
 
 
 def _data_formats(layer: Any) -> Iterator[str]:
-    """The data format of a layer, or those of the layers of a nested model, the last first."""
+    """Yield the data formats of a layer, for a nested model those of its layers, last first."""
     for part in reversed(layer.layers) if is_nested_graph(layer) else ():
         yield from _data_formats(part)
     own = getattr(layer, "data_format", None)

@@ -1,4 +1,4 @@
-"""SE sites and gate values of whatever holds them: a Keras model or a TFLite file."""
+"""Reads SE sites and gate values from a Keras model or a TFLite file."""
 
 import os
 from typing import Any
@@ -16,12 +16,12 @@ from keras_se.sites import Site, model_gates, model_sites
 
 
 def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
-    """The SE sites of a Keras model or of a TFLite file, in topological order.
+    """Returns the SE sites of a Keras model or of a TFLite file, in topological order.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model, its SE done by `SEBlock`s or
-            written out as in `keras.applications`, what `keras_se.compress` made of it, or the
-            bytes or the path of a TFLite file from any converter.
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s or inline SE
+            as in `keras.applications`, a result of `keras_se.compress`, or the bytes or the path
+            of a TFLite file from any converter.
 
     Returns:
         One `Site` per gated feature map; empty if there is none.
@@ -46,14 +46,14 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
 def read_gates(
     model_or_tflite: keras.Model | TFLite, x: Any, batch_size: int = 32
 ) -> dict[str, np.ndarray]:
-    """The gate values of every SE site for the inputs `x`.
+    """Returns the gate values of every SE site for the inputs `x`.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, what
-            `keras_se.compress` made of it, or the bytes or the path of a TFLite file for a batch of
-            one.
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, a result of
+            `keras_se.compress`, or the bytes or the path of a TFLite file with batch size one.
         x: Inputs of the model: arrays of shape (samples, *input shape), a `tf.data.Dataset` of
-            batches, or a generator of them; for a file an array, too in the float model's units.
+            batches, or a generator of them. For a file, an array, also in the units of the float
+            model.
         batch_size: Samples per batch of a Keras model.
 
     Returns:
@@ -70,8 +70,10 @@ def read_gates(
         (3, 16)
     """
     origin = origin_of(model_or_tflite)
+    # A quantize-aware model has rounded gates; those of the stripped model are in float.
     if origin is not None and origin.technique == QUANTIZED:
         return quantized_gates(model_or_tflite, x, batch_size)
+    # Other compressed models are of tf_keras, which only `strip` turns into Keras 3.
     model = model_or_tflite if origin is None else strip(model_or_tflite)
     if isinstance(model, keras.Model):
         return model_gates(model, x, batch_size)

@@ -1,4 +1,4 @@
-"""A model built anew from copies of its layers, with edits in its graph and in nested ones."""
+"""Rebuilds a model from copies of its layers, with edits in its graph and in nested ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ def _alone(n: int, layer: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Edit:
-    """What is done anew in one graph; nothing, by default.
+    """The edits of one graph; by default there are none.
 
     Attributes:
-        call: Of a functional model: called as `call(layer, *args, **kwargs)` for every call in
-            topological order, with copied layers; returns the outputs.
-        chain: Of a Sequential model: called as `chain(n, layer)` with the copy of its layer `n`;
-            returns the layers in its place.
+        call: For a functional model. Called as `call(layer, *args, **kwargs)` with copied layers,
+            for every call in topological order. Returns the outputs.
+        chain: For a Sequential model. Called as `chain(n, layer)` with the copy of layer `n`.
+            Returns the layers that replace it.
     """
 
     call: Callable[..., Any] = _call
@@ -34,53 +34,32 @@ class Edit:
 
 
 class Rebuilding:
-    """Builds a model anew, nested models included, and knows which copy stands for which layer.
-
-    A layer that several calls or several nested models share has one copy.
-    """
+    """Rebuilds a model with its nested models, and makes one copy of each shared layer."""
 
     def __init__(self, edits: Mapping[int, Edit]) -> None:
-        """Takes the edits, by the id of the model that each is for."""
-        self._edits = edits
-        self._copies: dict[int, tuple[Any, Any]] = {}  # the layer and its copy
-        self._opened: set[int] = set()  # models whose layers have copies of their own
+        self._edits = edits  # by the id of the model
+        # By id of a layer, the layer and its copy: a reference to the layer keeps its id valid.
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._opened: set[int] = set()  # models rebuilt from their graph, layer by layer
 
     def model(self, model: keras.Model) -> keras.Model:
-        """The new model, with the state of the old one.
-
-        Args:
-            model: A model for which `is_graph` holds. It is not changed.
-
-        Returns:
-            The model, uncompiled; a Sequential model stays one. Others are plain functional models,
-            whatever their class; nested ones of a class of their own keep it where they hold no
-            edit.
-
-        Raises:
-            InputError: If a layer cannot be rebuilt from its configuration, or is shared between
-                what is rebuilt and the inside of another layer.
-        """
+        """Returns the new, uncompiled model with the state of the old one."""
         new_model = self._opened_copy(model)
         self._copies[id(model)] = (model, new_model)
         self._check_shared()
         layers = [pair for pair in self._copies.values() if isinstance(pair[0], keras.layers.Layer)]
-        for old, new in reversed(layers):  # what holds others before what is held
+        # Outer before inner: in Keras the flag of a model overwrites those of its layers.
+        for old, new in reversed(layers):
             new.trainable = old.trainable
         for old, new in layers:
-            left_out = bool(old.weights) and not new.built  # by an edit
+            # An edit may drop a layer. Its copy is never called and has no weights to set.
+            left_out = bool(old.weights) and not new.built
             if id(old) not in self._opened and not left_out:
                 _copy_state(old, new)
         return new_model
 
     def copy(self, layer: Any) -> Any:
-        """The copy of a layer, raw operation or nested model; the same one at each call.
-
-        Args:
-            layer: The layer.
-
-        Returns:
-            Its copy; only after `model` with its weights.
-        """
+        """Returns the copy of a layer, raw operation or nested model, the same at each call."""
         if id(layer) not in self._copies:
             self._copies[id(layer)] = (layer, self._built(layer))
         return self._copies[id(layer)][1]
@@ -99,9 +78,10 @@ class Rebuilding:
         return self._sequential(model) if is_sequential else self._functional(model)
 
     def _opens(self, layer: Any) -> bool:
-        """Whether the graph of a model is gone through, which makes a plain model of it."""
+        """Whether a model is rebuilt from its graph, which makes it a plain Keras model."""
         if not is_nested_graph(layer):
             return False
+        # Models of a custom class keep that class, unless an edit is inside.
         is_plain = type(layer).__module__.startswith("keras.")
         return is_plain or id(layer) in self._edits or any(map(self._opens_edit, layer.layers))
 
@@ -110,7 +90,8 @@ class Rebuilding:
         return id(layer) in self._edits or any(map(self._opens_edit, inside))
 
     def _check_shared(self) -> None:
-        """Refuses layers inside of others that are copied elsewhere, too: the tie would be lost."""
+        """Refuses a layer inside of another that is also copied elsewhere."""
+        # The configurations of the two would make two layers, and the shared weights would part.
         met = {id(old) for old, _ in self._copies.values()}
         for old, _ in list(self._copies.values()):
             if isinstance(old, keras.layers.Layer) and id(old) not in self._opened:
@@ -134,6 +115,7 @@ class Rebuilding:
         inputs = fresh_inputs(model)
         outputs = called_again(model, inputs, self.copy, self._edit(model).call)
         new_model = keras.Model(inputs, outputs, name=model.name)
+        # A nested model may have another precision than the layers around it.
         new_model.dtype_policy = model.dtype_policy
         return new_model
 
@@ -144,7 +126,7 @@ class Rebuilding:
 def _from_config(layer: Any) -> Any:
     try:
         return type(layer).from_config(layer.get_config())
-    except Exception as error:  # whatever the layer's own code raises
+    except Exception as error:  # the code of a custom layer may raise anything
         raise InputError(
             "A model is rebuilt from the configurations of its layers. "
             f"Received: layer {layer.name!r} ({type(layer).__name__}), which gives: {error}"
@@ -152,10 +134,11 @@ def _from_config(layer: Any) -> Any:
 
 
 def _copy_state(layer: Any, twin: Any) -> None:
-    """Weights, statistics that are none, and flags, of the layers inside too."""
+    """Copies weights, adapted statistics and trainable flags, also of inner layers."""
     twin.set_weights(layer.get_weights())
     pairs = [(layer, twin), *zip(sublayers(layer), sublayers(twin), strict=False)]
     for old, new in pairs:
+        # `Normalization` derives its constants from the weights only here.
         if hasattr(new, "finalize_state"):
             new.finalize_state()
         new.trainable = old.trainable

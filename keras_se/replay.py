@@ -1,4 +1,4 @@
-"""A second pass over the graph of a model, with its own layers and without a trace in it."""
+"""Runs a second pass over the graph of a model, without a trace in the model or its layers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ import keras
 from keras_se.errors import InputError
 
 
+# A layer that is called directly would record a node of the second graph.
 class _Shared(keras.layers.Layer):
-    """Calls a layer in a second graph, with the same variables and no trace in the first."""
+    """Calls a layer in a second graph, with the same variables."""
 
     def __init__(self, layer: keras.layers.Layer, constants: dict[str, Any] | None = None) -> None:
         super().__init__(dtype=layer.dtype_policy)
         self.layer = layer
         self.constants = constants
         self.supports_masking = layer.supports_masking
-        self.built = True
+        self.built = True  # the layer has its variables already
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Binds what is no tensor first: Keras does not take both among keyword arguments."""
+        # Keras does not accept a mix of tensors and other values as keyword arguments.
         if self.constants is not None:
             return super().__call__(*args, **kwargs)
         tensors = {name: value for name, value in kwargs.items() if _holds_tensors(value)}
@@ -36,7 +37,7 @@ class _Shared(keras.layers.Layer):
 
 
 class _Outline(keras.Operation):
-    """Stands for a layer of Keras where only shapes are asked for: far cheaper than a layer."""
+    """Represents a Keras layer when only shapes are needed; much cheaper than a layer."""
 
     def __init__(self, layer: keras.layers.Layer) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class _Outline(keras.Operation):
         return self.layer.compute_output_spec(*args, **kwargs)
 
     def _autocast(self, value: Any) -> Any:
-        """A tensor as the layer would take it, in its own precision."""
+        # `compute_output_spec` skips the cast of `Layer.__call__`, so the dtype would be wrong.
         dtype = self.layer.compute_dtype
         is_float = isinstance(value, keras.KerasTensor) and "float" in value.dtype
         if not is_float or not self.layer.autocast or dtype is None or value.dtype == dtype:
@@ -63,14 +64,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def original(operation: Any) -> Any:
-    """The layer or raw operation of the model that stands behind an operation of a replay.
-
-    Args:
-        operation: What `replay` gave to `call`.
-
-    Returns:
-        The layer or operation itself.
-    """
+    """Returns the layer or raw operation behind an operation of a replay."""
     return operation.layer if isinstance(operation, _Shared | _Outline) else operation
 
 
@@ -81,24 +75,12 @@ def replay(
     outline: bool = False,
     extra: Sequence[Any] = (),
 ) -> Any:
-    """Goes through a model's graph in topological order.
-
-    Args:
-        model: A model for which `is_graph` holds. It is not changed.
-        inputs: Symbolic inputs, in the structure of `model.input`.
-        call: Called as `call(operation, *args, **kwargs)` for every call of a layer or of a raw
-            operation; returns what stands for its outputs, normally `operation(*args, **kwargs)`.
-        outline: Whether only the shapes of the outputs are needed: masks and variables are not
-            followed then.
-        extra: Further symbolic inputs that `call` makes use of.
-
-    Returns:
-        The outputs.
-    """
+    """Calls `call(operation, *args, **kwargs)` for every call of a graph; returns the outputs."""
 
     def proxied(operation: Any) -> Any:
         if not isinstance(operation, keras.layers.Layer):
             return operation
+        # Custom layers may rely on `Layer.__call__`, which an outline skips.
         is_known = type(operation).__module__.startswith(("keras.", "keras_se."))
         return _Outline(operation) if outline and is_known else _Shared(operation)
 
@@ -116,23 +98,13 @@ def called_again(
     call: Callable[..., Any],
     extra: Sequence[Any] = (),
 ) -> Any:
-    """Calls what stands for the operations of a functional model, in topological order.
-
-    Args:
-        model: A functional model. It is not changed.
-        inputs: Symbolic inputs, in the structure of `model.input`.
-        copy: Called once for each layer and raw operation; returns what stands for it.
-        call: As for `replay`, with what `copy` returned.
-        extra: As for `replay`.
-
-    Returns:
-        The outputs.
-    """
-    passed = [  # named, since automatic names may be those of the model's inputs
+    """Replays a functional model with `copy(operation)` in place of each operation."""
+    passed = [  # explicit names: automatic ones may collide with those of the model's inputs
         keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"keras_se_extra_{n}")
         for n, t in enumerate(extra)
     ]
-    # Neither compiled nor of a class of its own, and with all inputs that its outputs will need.
+    # `clone_model` also compiles the clone and keeps its class, so pass a plain model. It checks
+    # the structure of the inputs, so the model must already have those that `call` will need.
     plain = keras.Model([model.input, *passed], [model.output, *passed])
     copied = keras.models.clone_model(
         plain, input_tensors=[inputs, *extra], clone_function=copy, call_function=call
@@ -141,26 +113,12 @@ def called_again(
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The symbolic inputs of a model, in the structure that it takes them in.
-
-    Args:
-        model: A built model with known inputs.
-
-    Returns:
-        A tensor, or a structure of them.
-    """
+    """Returns the symbolic inputs of a model in their structure."""
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def named_inputs(model: keras.Model) -> dict[str, Any]:
-    """The symbolic inputs of a model by the names that it takes them under.
-
-    Args:
-        model: A built model with known inputs.
-
-    Returns:
-        By key of a dictionary of inputs, which may nest them, else by name of the tensor.
-    """
+    """Returns the symbolic inputs of a model by key, or else by name of the tensor."""
     structure = input_structure(model)
     if isinstance(structure, dict):
         return dict(structure)
@@ -168,20 +126,10 @@ def named_inputs(model: keras.Model) -> dict[str, Any]:
 
 
 def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
-    """New symbolic inputs like those of a model, in their structure.
-
-    Args:
-        model: A model for which `is_graph` holds.
-        shapes: Other shapes of an example, for each input.
-
-    Returns:
-        `keras.Input`s of the same shapes, dtypes and names.
-
-    Raises:
-        InputError: If `shapes` do not fit the model.
-    """
+    """Returns new `keras.Input`s like those of a model, optionally of other shapes."""
     if shapes is not None:
         _check_shapes(model, shapes)
+    # Only the layer of an input knows whether it is sparse or optional.
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
     known = {id(layer.output): layer for layer in layers}
     given = (
@@ -218,20 +166,10 @@ def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None
 
 
 def is_graph(model: Any) -> bool:
-    """Whether a model is its graph of layers: Sequential or functional, without a call of its own.
-
-    Args:
-        model: Anything.
-
-    Returns:
-        False for models whose class overrides `call`: their graph does not say what they compute.
-
-    Example:
-        >>> is_graph(keras.Sequential([keras.Input((2,))]))
-        True
-    """
+    """Whether a model is defined by its graph: Sequential or functional, with no own `call`."""
     if not isinstance(model, keras.Model):
         return False
+    # The graph of a class with its own `call` does not say what the model computes.
     own = [c for c in type(model).__mro__ if not c.__module__.startswith("keras.")]
     if any("call" in vars(c) for c in own):
         return False
@@ -239,27 +177,14 @@ def is_graph(model: Any) -> bool:
 
 
 def is_nested_graph(layer: Any) -> bool:
-    """Whether a layer of a model is a model whose graph can be gone through.
-
-    Args:
-        layer: Any layer or operation of a graph.
-
-    Returns:
-        False for a Sequential model on several tensors, too: Keras keeps no graph of it.
-    """
+    """Whether a layer of a model is itself a model with a graph."""
+    # Keras keeps no graph of a Sequential model on several tensors: it has no inputs.
     return is_graph(layer) and bool(getattr(layer, "inputs", None))
 
 
 def can_inline(model: keras.Model, inputs: Any) -> bool:
-    """Whether the graph of a nested model can be gone through with the inputs of its call.
-
-    Args:
-        model: A nested model.
-        inputs: Symbolic tensors.
-
-    Returns:
-        False where Keras would first change their rank, dtype or structure.
-    """
+    """Whether a nested model takes these symbolic inputs without a change by Keras."""
+    # A functional model adapts the rank and dtype of its inputs, which a replay would skip.
     given, own = keras.tree.flatten(inputs), model.inputs
     return len(given) == len(own) and all(
         len(a.shape) == len(b.shape) and a.dtype == b.dtype for a, b in zip(given, own, strict=True)
@@ -267,20 +192,13 @@ def can_inline(model: keras.Model, inputs: Any) -> bool:
 
 
 def sublayers(layer: Any) -> Iterator[Any]:
-    """The layers that a layer holds, at whatever depth, each once.
-
-    Args:
-        layer: Any layer.
-
-    Yields:
-        Layers, those that hold others before these.
-    """
+    """Yields the layers inside of a layer at any depth, each once, outer before inner."""
     seen = {id(layer)}
     to_visit = [layer]
     while to_visit:
         holder = to_visit.pop(0)
         if type(holder).__module__.startswith("keras.") and not isinstance(holder, _COMPOSITES):
-            continue  # a layer of Keras that holds no other layer
+            continue  # other Keras layers hold no layers
         for value in vars(holder).values():
             for part in _layers_of(value):
                 if id(part) not in seen:
@@ -290,7 +208,7 @@ def sublayers(layer: Any) -> Iterator[Any]:
 
 
 def _layers_of(value: Any) -> Iterator[Any]:
-    """The layers in an attribute: itself, or in lists and dictionaries."""
+    """Yields the layers in an attribute: the value itself, or in lists and dictionaries."""
     if isinstance(value, keras.layers.Layer):
         yield value
     elif isinstance(value, dict | list | tuple | set):
@@ -302,15 +220,7 @@ _COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers
 
 
 def check_graph(purpose: str, model: Any) -> None:
-    """Refuses what is no built graph of layers.
-
-    Args:
-        purpose: What the message says the graph is needed for.
-        model: Anything.
-
-    Raises:
-        InputError: If `model` is no Keras model, is subclassed, or is not built.
-    """
+    """Raises `InputError` unless `model` is a built graph of layers."""
     if not is_graph(model):
         raise InputError(
             f"{purpose} takes functional and Sequential Keras models; of a subclassed model pass "
@@ -329,8 +239,8 @@ class Call:
 
     Attributes:
         layer: The layer or operation.
-        inputs: Ids of all its arguments, flattened: tensors and others.
-        outputs: Its output tensors, flattened.
+        inputs: Ids of all arguments, flattened, not only of tensors.
+        outputs: The output tensors, flattened.
     """
 
     layer: Any
@@ -339,17 +249,17 @@ class Call:
 
 
 class Graph:
-    """The calls of a model's graph in topological order, and who consumes what.
+    """The calls of a model's graph in topological order, with producers and consumers.
 
     Attributes:
         model: The model.
         inputs: The symbolic inputs of this pass over the graph, in their structure.
         calls: The calls so far.
-        tensors: By id, the tensors so far, inputs included.
-        producers: By id of a tensor, the index of the call that made it; inputs are not in it.
+        tensors: By id, the tensors so far, including inputs.
+        producers: By id of a tensor, the index of the call that made it; without inputs.
         outputs: Ids of the output tensors.
-        path: Names of the models that this one is nested in and its own, each with a slash after
-            it; empty for the outermost.
+        path: Names of the enclosing models and of this one, each followed by a slash; empty for
+            the outermost model.
     """
 
     def __init__(
@@ -357,7 +267,7 @@ class Graph:
     ) -> None:
         self.model = model
         self.path = path
-        self._met = {id(model)} if met is None else met  # models that have a graph in the family
+        self._met = {id(model)} if met is None else met  # shared by the family: each model once
         self.inputs = inputs
         self.calls: list[Call] = []
         self.tensors: dict[int, Any] = {id(t): t for t in keras.tree.flatten(inputs)}
@@ -365,16 +275,17 @@ class Graph:
         self.outputs: set[int] = set()
 
     def add(self, layer: Any, args: Any, kwargs: Any, outputs: Any) -> None:
-        """Adds a call; its outputs are kept, so that ids stay valid."""
+        """Adds a call."""
         arguments = tuple(map(id, keras.tree.flatten((args, kwargs))))
         tensors = tuple(keras.tree.flatten(outputs))
+        # A reference to each tensor, since Python reuses the ids of freed objects.
         self.tensors |= {id(t): t for t in tensors}
         self.producers |= {id(t): len(self.calls) for t in tensors}
         self.calls.append(Call(layer, arguments, tensors))
 
     @cached_property
     def consumers(self) -> dict[int, list[tuple[int, int]]]:
-        """By id of a tensor, the edges that take it: (index of the call, position)."""
+        """By id of a tensor, the edges to its consumers: (index of the call, position)."""
         edges: dict[int, list[tuple[int, int]]] = {}
         for n, call in enumerate(self.calls):
             for position, tensor in enumerate(call.inputs):
@@ -383,7 +294,7 @@ class Graph:
 
     @cached_property
     def nested(self) -> dict[int, "Graph"]:
-        """By index of a call, the graph of the model nested there; each model once."""
+        """By index of a call, the graph of the nested model, once for each model."""
         graphs = {}
         for n, call in enumerate(self.calls):
             if id(call.layer) not in self._met and is_nested_graph(call.layer):
@@ -392,14 +303,14 @@ class Graph:
         return graphs
 
     def family(self) -> Iterator["Graph"]:
-        """This graph and all that are nested in it, in the order of their first calls."""
+        """Yields this graph and all nested ones, in the order of their first calls."""
         yield self
         for graph in self.nested.values():
             yield from graph.family()
 
     @cached_property
     def ancestors(self) -> list[frozenset[int]]:
-        """By index of a call, the indices of the calls that it depends on, itself included."""
+        """By index of a call, the indices of the calls that it depends on, and its own."""
         known: list[frozenset[int]] = []
         for n, call in enumerate(self.calls):
             before = [known[self.producers[t]] for t in call.inputs if t in self.producers]
@@ -407,7 +318,7 @@ class Graph:
         return known
 
     def sole_consumer(self, n: int) -> int | None:
-        """The call that alone takes the output of call `n`, if it is so."""
+        """Returns the only call that takes the output of call `n`, if there is just one."""
         tensor = id(self.calls[n].outputs[0])
         edges = self.consumers.get(tensor, [])
         if len(self.calls[n].outputs) != 1 or len(edges) != 1 or tensor in self.outputs:
@@ -418,19 +329,7 @@ class Graph:
 def trace(
     model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None, purpose: str = "insert"
 ) -> Graph:
-    """The graph of a model, nested models as single calls.
-
-    Args:
-        model: A built functional or Sequential model. It is not changed.
-        shapes: Other shapes of an example, for each input.
-        purpose: What an error says that the graph is needed for.
-
-    Returns:
-        The `Graph`.
-
-    Raises:
-        InputError: If the model is not a built graph of layers, or the shape does not fit.
-    """
+    """Returns the graph of a model, with nested models as single calls."""
     check_graph(purpose, model)
     return _traced(model, shapes)
 

@@ -1,8 +1,7 @@
-"""SE sites of Keras models: where they are, and what their gates say.
+"""SE sites of Keras models and their gate values.
 
-A site is one call of an `SEBlock`, or SE that is written out in the graph. Sites are named by
-ordinals in topological order (`se_1`, `se_2`), inside nested models with the path (`outer/se_1`);
-the automatic names of Keras layers are not used, since they differ from one process to the next.
+A site is one call of an `SEBlock`, or SE built from other layers in the graph ("inline"). Names are
+ordinals in topological order: automatic names of Keras layers differ between processes.
 """
 
 import dataclasses
@@ -37,16 +36,17 @@ class Site:
     """One SE site of a Keras model or of a TFLite file.
 
     Attributes:
-        name: Ordinal name, such as `"se_2"` or `"outer/se_1"`.
+        name: Ordinal name in topological order, such as `"se_2"`, or in a nested model
+            `"outer/se_1"`.
         channels: C, the number of gated channels.
         width: Number of units of the bottleneck.
         gate: Name of the gate.
         after: Name of the layer (in a TFLite file: of the tensor) whose output is gated.
-        layer: Name of the `SEBlock` (of the product, where SE is written out; in a TFLite file: of
-            the tensor that holds the gates).
-        source: `"SEBlock"`, `"inline"` where SE is written out, or `"tflite"`.
-        kind: `"self"`, or `"cross"` where another map is squeezed than the gated one, as in the
-            heads of LR-ASPP and in decoders.
+        layer: Name of the `SEBlock` (for inline SE: of the product; in a TFLite file: of the tensor
+            that holds the gates).
+        source: `"SEBlock"`, `"inline"` for SE built from other layers, or `"tflite"`.
+        kind: `"self"`, or `"cross"` if the squeezed map is not the gated one, as in the heads of
+            LR-ASPP and in decoders.
     """
 
     name: str
@@ -60,22 +60,7 @@ class Site:
 
 
 def model_sites(model: keras.Model) -> list[Site]:
-    """The SE sites of a functional or Sequential model, in topological order.
-
-    Args:
-        model: A built model. It is not changed.
-
-    Returns:
-        One `Site` per call of an `SEBlock` and per SE that is written out; empty if there is none.
-
-    Raises:
-        InputError: If the graph of the model cannot be walked, or a layer hides an `SEBlock`.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> [site.name for site in model_sites(model)]
-        ['se_1']
-    """
+    """List the SE sites of a functional or Sequential model, in topological order."""
     return [found.site for found in excitations(model)]
 
 
@@ -85,7 +70,7 @@ class Excitation:
 
     Attributes:
         site: The site.
-        source: The `SEBlock`, or the `InlineSE` where SE is written out.
+        source: The `SEBlock`, or the `InlineSE` of an inline site.
         features: The symbolic feature map.
         gates: The symbolic gates, shape (batch, channels).
         pooled: The symbolic means of the features over positions, of the same shape.
@@ -99,38 +84,22 @@ class Excitation:
 
     @property
     def data_format(self) -> str:
-        """Of the feature map."""
+        """Data format of the feature map."""
         data_format: str = self.source.data_format
         return data_format
 
     def replay(self, features: np.ndarray) -> np.ndarray:
-        """The gates that the float excitation gives to feature maps.
-
-        Args:
-            features: Shape (samples, *map shape).
-
-        Returns:
-            Shape (samples, channels).
-        """
+        """Compute the float gates for feature maps of shape (samples, *map shape)."""
         if isinstance(self.source, SEBlock):
             return self.source.gates(features)
+        # The features are an inner tensor: Keras cuts the graph there.
         gates = keras.Model(self.features, self.gates)(features)
         values: np.ndarray = keras.ops.convert_to_numpy(gates)
         return values
 
 
 def excitations(model: keras.Model) -> list[Excitation]:
-    """The SE sites of a model with what computes their gates, in topological order.
-
-    Args:
-        model: As for `model_sites`.
-
-    Returns:
-        One `Excitation` per site; its symbolic gates have shapes only.
-
-    Raises:
-        InputError: As `model_sites`.
-    """
+    """List the SE sites of a model with symbolic gates, of which only the shapes are valid."""
     check_graph("Finding SE sites", model)
     walk = _Walk(outline=True)
     walk.model(model, fresh_inputs(model), "")
@@ -138,27 +107,7 @@ def excitations(model: keras.Model) -> list[Excitation]:
 
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
-    """The gate values of every SE site of a model.
-
-    Args:
-        model: A built functional or Sequential model. It is not changed; the gates are those of
-            its present weights.
-        x: Inputs as `model.predict` takes them, or an iterator of batches of inputs, each alone or
-            with its targets in a tuple.
-        batch_size: Samples per batch, where `x` is arrays.
-
-    Returns:
-        By site name, an array of shape (samples, channels). Empty if there is no site.
-
-    Raises:
-        InputError: If the graph of the model cannot be walked, or `x` does not fit its input or is
-            not finite.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> model_gates(model, np.zeros((3, 8, 8, 4), "float32"))["se_1"].shape
-        (3, 4)
-    """
+    """Compute the gates of every SE site, shape (samples, channels), by site name."""
     sites, reader = _gate_reader(model)
     if reader is None:
         return {}
@@ -166,6 +115,7 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
         values = _gates_of_batches(model, reader, x)
         return {site.name: values[site.name] for site in sites}
     _check_arrays(model, reader, x)
+    # Datasets have batches of their own, and Keras wants no batch_size for them.
     is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
     with _computable(model):
         values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
@@ -175,8 +125,9 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
 def _gates_of_batches(
     model: keras.Model, reader: keras.Model, batches: Iterator[Any]
 ) -> dict[str, np.ndarray]:
-    """The gates for an iterator of batches, of which one is held at a time."""
+    """Compute the gates for an iterator of batches."""
     rows: dict[str, list[np.ndarray]] = {}
+    # Hold one batch at a time: memory stays bounded.
     for batch in batches:
         x = batch[0] if isinstance(batch, tuple) and batch else batch
         _check_arrays(model, reader, x)
@@ -191,7 +142,7 @@ def _gates_of_batches(
 
 @contextmanager
 def _computable(model: keras.Model) -> Iterator[None]:
-    """What the backend says of inputs that it cannot compute with becomes a sentence."""
+    """Turn errors of Keras and its backend about inputs into an `InputError`."""
     try:
         yield
     except InputError:
@@ -205,7 +156,7 @@ def _computable(model: keras.Model) -> Iterator[None]:
 
 
 def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
-    """Checks arrays and tensors; datasets pass."""
+    """Check the shape of a single input, and that arrays and tensors are finite."""
     leaves = keras.tree.flatten(x) if isinstance(x, list | tuple | dict) else [x]
     arrays = [a for a in leaves if isinstance(a, np.ndarray) or keras.ops.is_tensor(a)]
     if len(arrays) == len(reader.inputs) == 1:
@@ -218,6 +169,7 @@ def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
                 f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
                 f"{model.name!r}. Received: x of shape {shape}"
             )
+    # Arrays and tensors only: to check a dataset takes a pass over all of its batches.
     for array in arrays:
         values = keras.ops.convert_to_numpy(array)
         if values.dtype.kind == "f":
@@ -225,33 +177,29 @@ def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
 
 
 def model_means(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
-    """The means over positions of what each SE site gates.
-
-    Args:
-        model: As for `model_gates`.
-        x: Inputs as `model.predict` takes them.
-
-    Returns:
-        By site name, an array of shape (samples, channels).
-    """
+    """Compute the means over positions of each gated feature map, by site name."""
     walk, inputs = _Walk(), fresh_inputs(model)
     walk.model(model, inputs, "")
     reader = keras.Model(inputs, {part.site.name: part.pooled for part in walk.sites()})
+    # XLA compilation costs more than it saves for one reading.
     reader.compile(jit_compile=False)
     means: dict[str, np.ndarray] = reader.predict(x, verbose=0)
     return means
 
 
 _Reader = tuple[list[Site], keras.Model | None]
+# Weak keys: the cache must not keep models alive.
 _READERS: "weakref.WeakKeyDictionary[keras.Model, tuple[list[Any], _Reader]]" = (
     weakref.WeakKeyDictionary()
 )
 
 
 def _gate_reader(model: keras.Model) -> _Reader:
-    """The sites of `model` and a model from its inputs to their gates, kept for the next call."""
+    """Return the sites of a model and a model that computes their gates, from a cache."""
     check_graph("Finding SE sites", model)
     state = list(_state(model))
+    # A traced function keeps what it captured. Trace again if any of it is another object, as after
+    # `Sequential.add` or `Normalization.adapt`.
     known = _READERS.get(model)
     if (
         known is None
@@ -264,10 +212,11 @@ def _gate_reader(model: keras.Model) -> _Reader:
 
 
 def _state(model: keras.Model) -> Iterator[Any]:
-    """What a traced function holds on to: layers, variables, and statistics that are constants."""
+    """Yield the layers, variables and constants that a traced function captures."""
     for layer in model.layers:
         yield layer
         yield from layer.variables
+        # `adapt` replaces these tensors, which are not variables.
         if isinstance(layer, keras.layers.Normalization):
             yield from (layer.mean, layer.variance)
         if isinstance(layer, keras.Model):
@@ -287,18 +236,16 @@ def _walk(model: keras.Model) -> _Reader:
 
 
 class _Walk:
-    """One pass over a model's graph, in topological order, into nested models.
-
-    With `outline` the gates that it meets have shapes only.
-    """
+    """One pass over a model and its nested models; with `outline`, gates have shapes only."""
 
     def __init__(self, outline: bool = False) -> None:
         self._outline = outline
-        self.found: list[tuple[int, Excitation]] = []  # when it was met; without its ordinal
+        # (time of the call, site without its ordinal)
+        self.found: list[tuple[int, Excitation]] = []
         self._clock = 0
 
     def sites(self) -> list[Excitation]:
-        """The sites in the order in which they were met, named."""
+        """Return the named sites in topological order."""
         ordinals: dict[str, int] = {}
         named = []
         for _, found in sorted(self.found, key=lambda item: item[0]):
@@ -319,6 +266,7 @@ class _Walk:
             return outputs
 
         outputs = replay(model, inputs, call, self._outline)
+        # Inline SE shows only in the complete graph; the times of its products restore the order.
         for site in find_inline(graph):
             self._add_inline(site, times[site.call], path, graph)
         return outputs
@@ -328,18 +276,21 @@ class _Walk:
         if isinstance(layer, SEBlock):
             return self._call_block(operation, path, graph, call_arguments(*args, **kwargs))
         if is_nested_graph(layer):
+            # Keras may pass these three positionally.
             arguments = {**dict(zip(("inputs", "training", "mask"), args, strict=False)), **kwargs}
             return self._nested(operation, f"{path}{layer.name}/", **arguments)
+        # Calls inside another layer cannot be observed: refuse the model, do not miss the site.
         check_hidden(layer)
         return operation(*args, **kwargs)
 
     def _nested(self, operation: Any, path: str, inputs: Any, **kwargs: Any) -> Any:
-        """Calls a nested model with its gates as further outputs, if it has any."""
+        """Call a nested model with its gates as additional outputs, if it has any."""
         start, own = len(self.found), fresh_inputs(original(operation))
         outputs = self.model(original(operation), own, path)
         found = self.found[start:]
         if not found or self._outline:
             return operation(inputs, **kwargs)
+        # Tensors inside a nested model do not belong to the outer graph: return them as outputs.
         reader = keras.Model(own, [outputs, [[part.gates, part.pooled] for _, part in found]])
         outputs, read = reader(inputs, **kwargs)
         self.found[start:] = [
@@ -351,6 +302,7 @@ class _Walk:
     def _call_block(
         self, operation: Any, path: str, graph: Graph, arguments: dict[str, Any]
     ) -> Any:
+        # Always ask for the gates; the caller gets them only if the model uses them.
         x, mask = arguments["inputs"], arguments.get("mask")
         outputs, gates = operation(x, mask=mask, return_gates=True)
         block = original(operation)
@@ -383,6 +335,7 @@ class _Walk:
     def _add(
         self, time: int, site: Site, source: SEBlock | InlineSE, features: Any, gates: Any
     ) -> None:
+        # An outline needs only shapes, and the gates have the shape of the means.
         pooled = gates if self._outline else _means(features, source.data_format)
         self.found.append((time, Excitation(site, source, features, gates, pooled)))
 
@@ -394,38 +347,19 @@ def _means(features: Any, data_format: str) -> Any:
 
 
 def _producer(graph: Graph, tensor: int) -> str:
-    """Name of the layer that made a tensor; empty for an input."""
+    """Return the name of the layer that made a tensor, or an empty string for an input."""
     producer = graph.producers.get(tensor)
     return "" if producer is None else graph.calls[producer].layer.name
 
 
 def call_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call of an `SEBlock`, by name, however they were given.
-
-    Args:
-        *args: Positional arguments.
-        **kwargs: Keyword arguments.
-
-    Returns:
-        `inputs`, and `mask` and `return_gates` where they were given.
-
-    Example:
-        >>> call_arguments(1, return_gates=True)
-        {'inputs': 1, 'return_gates': True}
-    """
+    """Return the arguments of a call of an `SEBlock` by name."""
     arguments = inspect.signature(SEBlock.call).bind(None, *args, **kwargs).arguments
     return {name: value for name, value in arguments.items() if name != "self"}
 
 
 def check_hidden(layer: Any) -> None:
-    """Refuses a layer that holds an `SEBlock` where the graph does not show it.
-
-    Args:
-        layer: Any layer or operation of a graph.
-
-    Raises:
-        InputError: If it holds one.
-    """
+    """Refuse a layer that contains an `SEBlock` which the graph does not show."""
     if not isinstance(layer, keras.layers.Layer):
         return
     hidden = next((part for part in sublayers(layer) if isinstance(part, SEBlock)), None)

@@ -1,4 +1,4 @@
-"""SE blocks put into models that exist, and taken out: pure, with the weights carried over."""
+"""SE blocks inserted into and removed from existing models, which stay unchanged."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,31 +25,32 @@ def insert(
     plan: Mapping[str, Mapping[str, Any]] | None = None,
     **block: Any,
 ) -> keras.Model:
-    """A new model with SE blocks, which computes the same function as the old one.
+    """Builds a new model with SE blocks that computes the same function as the old one.
 
-    Called eagerly, its outputs equal the old ones to the last bit. Blocks with the default gate,
-    `one_plus_tanh`, start as the identity. For `sigmoid` and `hard_sigmoid`, whose fresh gate is ½,
-    the layer before is doubled, where only the site consumes it. Other blocks are refused, unless
-    `identity_init=False` is given: then they start at random, and do change the function.
+    In eager calls the outputs equal the old ones to the last bit. Blocks with the default gate,
+    `one_plus_tanh`, start as the identity. The fresh gate of `sigmoid` and `hard_sigmoid` is ½, so
+    `insert` doubles the weights of the layer before, provided that only the site consumes its
+    output. It refuses other gates, unless `identity_init=False` is given: then blocks start at
+    random and change the function.
 
     Args:
         model: A built functional or Sequential model without SE blocks. It is not changed.
-        ratio: The reduction ratio of every block.
-        placement: As for `candidates`: `"standard"`, `"pre"`, `"post"` or `"identity"`.
-        where: As for `candidates`: `"residual"`, `"concat"`, `"conv"`, names of layers, or a
-            function of a layer; by default the first of the three that the model has.
-        plan: Settings per site, `{"se_1": {"ratio": 4}, ...}`, each over those given here. If
-            given, only the sites that it names get a block.
+        ratio: Reduction ratio of every block.
+        placement: `"standard"`, `"pre"`, `"post"` or `"identity"`; see `candidates`.
+        where: `"residual"`, `"concat"`, `"conv"`, a list of layer names, or a function that takes a
+            layer; see `candidates`. By default the first of the three kinds that the model has.
+        plan: Settings per site, `{"se_1": {"ratio": 4}, ...}`, which override the other arguments.
+            If given, only the sites in it get a block.
         **block: Further arguments of `SEBlock`. By default `gate="one_plus_tanh"` and
             `identity_init=True`.
 
     Returns:
-        A new model, uncompiled, with the weights, names, dtype policies and trainable flags of the
-        old one; a Sequential model stays one.
+        A new uncompiled model with the weights, names, dtype policies and trainable flags of the
+        old one. A Sequential model stays Sequential.
 
     Raises:
-        InputError: If the model cannot be rebuilt, has SE blocks or no place for one, a plan names
-            an unknown site, or the function cannot be kept.
+        InputError: If the model cannot be rebuilt, has SE blocks or has no place for one, if a plan
+            names an unknown site, or if the function cannot be preserved.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -80,6 +81,7 @@ def insert(
     new_model = rebuilding.model(model)
     for site in sites:
         if site.doubled is not None:
+            # A zero last kernel and bias hold the gate at ½ for every input; doubling cancels it.
             scale(rebuilding.copy(site.doubled), 2.0)
             site.block.w2.assign(np.zeros(site.block.w2.shape))
             if site.block.use_bias:
@@ -88,18 +90,18 @@ def insert(
 
 
 def remove(model: keras.Model) -> keras.Model:
-    """A new model without its SE blocks.
+    """Builds a new model without the SE blocks of the old one.
 
-    Each block leaves what its gate is at rest: 1 for `one_plus_tanh`; ½ for `sigmoid` and
-    `hard_sigmoid`, taken over by the layer before where `insert` would have doubled it. So
+    Each block is replaced by its gate at rest: 1 for `one_plus_tanh`; ½ for `sigmoid` and
+    `hard_sigmoid`, multiplied into the layer before if `insert` would have doubled that layer. So
     `remove(insert(model))` equals `model` exactly.
 
     Args:
         model: A built functional or Sequential model. It is not changed.
 
     Returns:
-        A new model, uncompiled, with the weights, names, dtype policies and trainable flags of the
-        old one; a Sequential model stays one.
+        A new uncompiled model with the weights, names, dtype policies and trainable flags of the
+        old one. A Sequential model stays Sequential.
 
     Raises:
         InputError: If the model has no SE block, cannot be rebuilt, or uses the gates of a block.
@@ -122,27 +124,11 @@ def remove(model: keras.Model) -> keras.Model:
 
 
 def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.Model:
-    """A copy of a model whose SE gates are constants: the control that says what adaptivity buys.
-
-    Args:
-        model: A built model with `SEBlock`s, each with a bias and called once.
-        gates_of_blocks: By layer name of the block, the gate of each channel, shape (channels,).
-
-    Returns:
-        A new model, uncompiled, in which those blocks multiply by these constants for every input.
-
-    Raises:
-        InputError: If a block has no bias to hold the constants, or a gate without known inverse.
-
-    Example:
-        >>> model = keras.Sequential([keras.Input((4, 4, 2)), SEBlock(2, name="se")])
-        >>> held = hold_gates(model, {"se": [0.25, 0.75]})
-        >>> held.get_layer("se").gates(keras.ops.ones((1, 4, 4, 2))).round(6).tolist()
-        [[0.25, 0.75]]
-    """
+    """Copy a model and hold the gates of the named SE blocks at constants, shape (channels,)."""
     held = Rebuilding({}).model(model)
     for name, values in gates_of_blocks.items():
         block = held.get_layer(name)
+        # With a zero last kernel, the bias alone sets the gate.
         if not block.use_bias:
             raise InputError(
                 "Gates are held by the bias of a block, so use_bias must be True. "
@@ -153,6 +139,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
             raise InputError(
                 f"Gates are held where their inverse is known. Received: gate={facts.name!r}"
             )
+        # The inverse is infinite at the limits of the gate.
         inside = np.clip(np.asarray(values, "float64"), facts.low + margin, facts.high - margin)
         block.w2.assign(np.zeros(block.w2.shape))
         block.b2.assign(facts.inverse(inside))
@@ -160,7 +147,7 @@ def hold_gates(model: keras.Model, gates_of_blocks: Mapping[str, Any]) -> keras.
 
 
 class _Site:
-    """A block to be put at a place, and the layer to be doubled for it."""
+    """A block to insert, and the layer to double for it."""
 
     def __init__(self, graph: Graph, place: Place, arguments: dict[str, Any]) -> None:
         self.place = place
@@ -176,38 +163,33 @@ class _Site:
             raise InputError(
                 f"The name of a block must not hold a slash. Received: name={arguments['name']!r}"
             )
+        # A Keras model refuses two layers of the same name.
         arguments["name"] = free_name(place.graph.model, arguments["name"])
         keeps = arguments.pop("identity_init", True)
         if keeps and rest_value(arguments["gate"]) is not None:
             self.doubled = _doubled(graph, place, arguments["gate"])
+            # `SEBlock(identity_init=True)` refuses these gates.
             keeps = False
         self.block = SEBlock(**arguments, identity_init=keeps)
         self._gated: Any = None
 
     def __call__(self, tensor: Any) -> Any:
-        """The gated tensor; for all edges of the place the same one."""
+        """Return the gated tensor."""
+        # One block gates all edges of its place, so call it only once.
         if self._gated is None:
             self._gated = self.block(tensor)
         return self._gated
 
 
 def free_name(model: keras.Model, name: str) -> str:
-    """A name for a new layer: this one, or with a number if a layer of the model has it.
-
-    Args:
-        model: The model.
-        name: The name that is wanted.
-
-    Returns:
-        A name that no layer of the model has.
-    """
+    """Return `name`, with a number appended if a layer of the model has that name."""
     taken = {layer.name for layer in model.layers}
     numbered = (f"{name}_{number}" for number in itertools.count(1))
     return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 class _Insertion:
-    """Calls the operations of a model again, and blocks where their places are."""
+    """Calls the operations of a model again, and SE blocks at their places."""
 
     def __init__(self, sites: Iterable[_Site]) -> None:
         self._after: dict[int, list[_Site]] = {}
@@ -220,6 +202,7 @@ class _Insertion:
         self._calls = 0
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        # Rebuilding calls operations in the order of the trace, so this count is the call's index.
         n, self._calls = self._calls, self._calls + 1
         flat = keras.tree.flatten((args, kwargs))
         for position, argument in enumerate(flat):
@@ -233,12 +216,13 @@ class _Insertion:
         return outputs
 
     def chain(self, n: int, layer: Any) -> list[Any]:
-        """Layer `n` of a Sequential model and the blocks after it."""
+        """Return layer `n` of a Sequential model and the blocks after it."""
         return [layer, *(site.block for site in self._after.get(n, ()))]
 
 
 def _insertions(sites: list[_Site]) -> dict[int, Edit]:
-    """The edits of each model that gets blocks, by its id."""
+    """Return the edit of each model that gets blocks, by the model's id."""
+    # Indices of calls count within one model, so each model needs an insertion of its own.
     by_model: dict[int, list[_Site]] = {}
     for site in sites:
         by_model.setdefault(id(site.place.graph.model), []).append(site)
@@ -254,11 +238,12 @@ def _check_plain(graph: Graph) -> None:
                     "insert takes a model without SE blocks. "
                     f"Received: model {graph.model.name!r}, which has them already"
                 )
+            # A block inside another layer is also an SE block of the model.
             check_hidden(call.layer)
 
 
 def _check_names(sites: list[_Site]) -> None:
-    """Each block of a model needs a name of its own."""
+    """Refuse a plan that gives two blocks of a model the same name."""
     names = [(id(site.place.graph.model), site.block.name) for site in sites]
     for name in names:
         if names.count(name) > 1:
@@ -292,7 +277,7 @@ def _doubled(graph: Graph, place: Place, gate: Any) -> Any:
 
 
 def _halved(graph: Graph) -> Iterator[Any]:
-    """The layers that take over the ½ of the blocks after them."""
+    """Yield the layers that absorb the gate ½ of the blocks after them."""
     for part in graph.family():
         for n, call in enumerate(part.calls):
             producer = part.producers.get(call.inputs[0], -1) if call.inputs else -1

@@ -1,4 +1,4 @@
-"""Tables for people, of what the functions return as data."""
+"""Rich tables for the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,56 +17,43 @@ from keras_se.verification import REMEDIES
 
 
 def cost_table(report: CostReport) -> Table:
-    """What each SE site costs, a row per site.
-
-    Args:
-        report: What `cost` returned.
-
-    Returns:
-        Something that `rich` prints.
-    """
+    """Build a table of the cost of each SE site."""
     columns = ("site", "C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for site in report.sites:
         table.add_row(
-            *(site.name, f"{site.channels:,}", f"{site.width:,}"),
-            *(f"{site.parameters:,}", f"{site.parameter_share:.2%}"),
-            *(f"{site.flops:,}", f"{site.flop_share:.2%}", f"{site.macs:,}"),
+            site.name,
+            f"{site.channels:,}",
+            f"{site.width:,}",
+            f"{site.parameters:,}",
+            f"{site.parameter_share:.2%}",
+            f"{site.flops:,}",
+            f"{site.flop_share:.2%}",
+            f"{site.macs:,}",
         )
     return table
 
 
 def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:
-    """What gates do over samples, a row per site.
-
-    Args:
-        statistics: One for each site.
-        tau: The threshold below which channels count as suppressed.
-
-    Returns:
-        Something that `rich` prints.
-    """
+    """Build a table of the gate statistics of each SE site."""
     columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for figures in statistics:
         table.add_row(
-            *(figures.name, figures.gate, str(figures.channels)),
-            *(_figure(v, ".4f") for v in (figures.mean, figures.spread, figures.between_classes)),
-            *(str(figures.suppressed), _figure(figures.saturated, ".1%")),
+            figures.name,
+            figures.gate,
+            str(figures.channels),
+            _figure(figures.mean, ".4f"),
+            _figure(figures.spread, ".4f"),
+            _figure(figures.between_classes, ".4f"),
+            str(figures.suppressed),
+            _figure(figures.saturated, ".1%"),
         )
     return table
 
 
 def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> Table:
-    """Where SE sites are, a row per site.
-
-    Args:
-        sites: What `find_sites` returned.
-        delegated: Of a TFLite file, what its delegate takes, by name of the site.
-
-    Returns:
-        Something that `rich` prints.
-    """
+    """Build a table of SE sites, for a TFLite file with what its delegate takes."""
     columns = ("site", "gate", "C", "width", "after", *(("operations",) if delegated else ()))
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for site in sites:
@@ -80,26 +67,25 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
 
 
 def report_table(title: str, report: GateReport) -> Group:
-    """A table of verdicts, a row per site, with what else there is to say below it.
-
-    Args:
-        title: Stands above the table.
-        report: What `verify` returned.
-
-    Returns:
-        Something that `rich` prints.
-    """
+    """Build a table of the verdict on each SE site, with remarks below it."""
     columns = ("site", "gate", "C", "spread/step", "R²", "slope", "verdict")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
+        # In a narrow terminal rich would break a number over two lines.
         table.add_column(column, no_wrap=True)
     for site in report.sites.values():
+        # A float32 file has no quantization step: the ratio says nothing there.
         spread = None if site.step == FLOAT32_STEP else site.spread
         table.add_row(
-            *(site.name, site.gate, str(site.channels)),
-            *(_figure(v, f) for v, f in ((spread, ".1f"), (site.r2, ".4f"), (site.slope, ".3f"))),
+            site.name,
+            site.gate,
+            str(site.channels),
+            _figure(spread, ".1f"),
+            _figure(site.r2, ".4f"),
+            _figure(site.slope, ".3f"),
             site.verdict,
         )
+    # Text, not str: rich would read the brackets in a remark as markup.
     return Group(table, *(Text(line) for line in _remarks(report)))
 
 

@@ -1,19 +1,9 @@
-"""Did the gates survive? A verdict per SE site, from the bytes of a TFLite file.
+"""Verdicts on the SE sites of a TFLite file: do its gates still adapt to the input?
 
-The gates that the file computes on held-out samples are compared with those of the Keras model,
-site by site; `keras_se.gate_rule` holds the rule.
-
-- A site whose gates spread less than 1.5 steps of the file's format over the samples is *not
-  adaptive*: nothing to survive. Only its level is checked.
-- Any other site *survives* when R² >= 0.9, the regression slope is 1 ± 0.1, every channel that
-  adapts visibly has R² >= 0.5 of its own, every steadier one keeps its level to 2 widened steps,
-  and no channel is newly dead.
-- The file passes when no site fails and at least one is adaptive. With none adaptive the answer is
-  "nothing to survive", which is not a pass.
-
-Of a site that fails it is said where the gates were lost: the float excitation is run on the
-feature maps that the file really gated. If even that does not give the float gates, the trunk or
-its calibration lost them, else SE did.
+The gates that the file computes on held-out samples are compared with those of the Keras model, by
+the rule in `keras_se.gate_rule`. A site whose gates spread less than 1.5 steps of the file's format
+is *not adaptive*, and only its level is judged. The file passes if no site fails and at least one
+is adaptive.
 """
 
 import hashlib
@@ -57,7 +47,7 @@ MIN_SAMPLES = 32
 MIN_STRESSED = 8
 _LOST_IN_TRAINING = "adaptivity lost in training"
 _NOT_CALIBRATED = "by its recipe the file was not calibrated"
-DEAD_BAND = 0.02  # around tau: channels there belong to neither set
+DEAD_BAND = 0.02  # around tau, where a rounding error decides whether a gate is below it
 REMEDIES = {
     "trunk": (
         "The layers before it lost them: calibrate on more data in the range of use, equalize the "
@@ -83,29 +73,29 @@ def verify(
     gates: Any = None,
     recipe: Any = None,
 ) -> GateReport:
-    """Judges the gates of a TFLite file against those of the Keras model that it was made from.
+    """Judges the gates of a TFLite file against those of the Keras model that it comes from.
 
     Args:
-        model: The Keras model, built, its SE done by `SEBlock`s or written out.
-        tflite: The bytes of the file, or its path; in any format.
+        model: The built Keras model, with `SEBlock`s or with SE built from other layers.
+        tflite: The bytes or the path of the file, in any format.
         x: Held-out inputs in the float model's units, shape (samples, *input shape), or a list or
-            dictionary of them; 32 samples or more, none used for training or calibration.
-        tau: Gates below it are reported as suppressed; no verdict rests on it.
-        y: Integer labels, shape (samples,): the effect on the model is its accuracy then.
-        stress: Factors of brightness, or named inputs, on which the gates are looked at too.
-        reference: After training with compression, the compressed model, as it is or stripped:
-            gates are judged against it, and `model` is the original, half of whose spread they must
-            keep.
+            dictionary of them. At least 32 samples, none of them used for training or calibration.
+        tau: Gates below it are reported as suppressed. It does not affect the verdict.
+        y: Integer labels, shape (samples,). If given, the effect on the model is its accuracy.
+        stress: Factors of brightness, or a dictionary of inputs by name, on which the gates are
+            judged too.
+        reference: After training with compression, the compressed model, stripped or not. Gates are
+            judged against it, and `model` is the original: gates must keep half of its spread.
         gates: Gates recorded on a device with the outputs of `keras_se.litert.probe`: an `.npz`
-            file or a dictionary. They are judged in place of those of this machine.
-        recipe: The recipe of the file, to check that `x` was not used for calibration; by default
-            the one beside the file.
+            file or a dictionary. They are judged instead of those of this machine.
+        recipe: Recipe of the file, to check that `x` was not used for calibration. By default the
+            one beside the file.
 
     Returns:
         A `GateReport`; `report.passed` is the verdict.
 
     Raises:
-        InputError: If the two do not belong together, or an argument breaks its rule.
+        InputError: If model and file do not belong together, or an argument is invalid.
         MissingExtraError: If TensorFlow or LiteRT is not installed.
 
     Example:
@@ -117,14 +107,17 @@ def verify(
         >>> verify(model, to_tflite(model, "float32"), x).passed
         True
     """
+    # A bool is an int in Python.
     if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0.0 <= tau <= 1.0:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
     content = read_bytes(tflite)
     compressed = model if reference is None else reference
+    # Sites are found in Keras 3 models; a compressed model may be one of tf_keras.
     judged = strip(compressed) if origin_of(compressed) is not None else compressed
     session = _Session(judged, content, compressed)
     samples = session.samples(x, MIN_SAMPLES)
     labels = None if y is None else checked_labels("verify", "y", y, samples.count)
+    # Check all arguments before the file runs, which takes long.
     stressed = session.stressed_samples(samples, stress)
     if labels is not None and not takes_labels(judged, labels):
         raise InputError(
@@ -133,14 +126,17 @@ def verify(
         )
     held_out = _held_out(tflite, content, recipe, samples.arrays)
     if reference is not None and held_out == _NOT_CALIBRATED:
+        # No calibration does not mean unseen samples: the compressed model was trained on some.
         held_out = "not checked: a recipe does not know what a model was trained on"
     own = session.own_gates(samples)
     original = None if reference is None else _original_gates(model, session, samples)
+    # Matching sites runs a second, float32 file; a few samples are enough to tell them apart.
     few = samples.first(MIN_SAMPLES)
     own_of_few = {name: values[:MIN_SAMPLES] for name, values in own.items()}
     assigned = assign(
         judged,
         [part.site for part in session.parts],
+        # The float32 file comes from the stripped model, so take the gates of that model.
         own_of_few if judged is compressed else model_gates(judged, few.x),
         few.x,
         few.arrays,
@@ -162,13 +158,14 @@ def verify(
         held_out=held_out,
         assignment_error=assigned.error,
         effect=session.effect(samples, own, shipped, labels),
+        # A device recorded its gates for `x` only.
         stress=session.stress(stressed) if is_here else {},
     )
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """Inputs by the names of the signature, and as the Keras model takes them."""
+    """Inputs by the names of the signature, and in the structure of the Keras model."""
 
     model: keras.Model
     arrays: dict[str, np.ndarray]
@@ -185,8 +182,9 @@ class _Samples:
         return _Samples(self.model, {k: v[:count] for k, v in self.arrays.items()})
 
     def times(self, factor: float) -> "_Samples":
-        """Float inputs, brighter or darker."""
+        """Scale float inputs, to make them brighter or darker."""
         arrays = {
+            # Integer inputs may be indices, which have no brightness.
             name: array * np.float32(factor) if array.dtype.kind == "f" else array
             for name, array in self.arrays.items()
         }
@@ -195,18 +193,19 @@ class _Samples:
 
 @dataclass(frozen=True)
 class _Shipped:
-    """What the file did at a site: its gates, and those that the float excitation would give."""
+    """The gates of a site in the file, and the float gates for the file's own feature maps."""
 
     gates: np.ndarray | None
     replayed: np.ndarray | None
 
 
 class _Session:
-    """A model and a file that are compared."""
+    """The model and the file under comparison."""
 
     def __init__(self, model: keras.Model, content: bytes, compressed: Any) -> None:
         self.model = model
-        self.compressed = compressed  # its gates are the model's own
+        # Read the gates here: a stripped model has lost the ranges of quantization.
+        self.compressed = compressed
         self.parts = excitations(model)
         if not self.parts:
             raise InputError(
@@ -236,7 +235,7 @@ class _Session:
         return gates
 
     def shipped(self, samples: _Samples) -> dict[str, _Shipped]:
-        """By name of the site in the model."""
+        """Run the file and return its gates by site name of the model."""
         rows: dict[str, list[Any]] = {part.site.name: [] for part in self.parts}
         for readings in read_sites(self._content, samples.arrays, features=True):
             for part in self.parts:
@@ -247,7 +246,7 @@ class _Session:
         return {name: _joined(values) for name, values in rows.items()}
 
     def recorded(self, source: Any, count: int) -> dict[str, _Shipped]:
-        """The gates of a device in place of those of this machine."""
+        """Return gates recorded on a device in the form of `shipped`."""
         recorded = recorded_gates(self._content, source)
         lengths = {name: len(values) for name, values in recorded.items()}
         if set(lengths.values()) != {count}:
@@ -262,6 +261,7 @@ class _Session:
     def code(self, part: Excitation, gates: np.ndarray) -> Code:
         node = self.nodes[part.site.name]
         pinned = None if node is None else self._codes[node.site.name]
+        # A gate above the ceiling of its code is clipped in any sound file: judge it as such.
         ceiling = None if pinned is None else pinned[1]
         return gate_code(part.site.gate, gates, self._precision, ceiling)
 
@@ -306,14 +306,15 @@ class _Session:
         shipped: Mapping[str, _Shipped],
         labels: np.ndarray | None,
     ) -> Effect | None:
-        """What the shipped gates do; `None` where a site is missing or its gates are not finite."""
+        """Measure what the shipped gates do to the outputs, if all of them are known and finite."""
+        # Gates put into the model must cover all sites, or the effect mixes two models.
         values = {name: found.gates for name, found in shipped.items() if found.gates is not None}
         if len(values) < len(shipped) or not all(np.isfinite(g).all() for g in values.values()):
             return None
         return measure_effect(self.model, list(samples.arrays.values()), own, values, labels)
 
     def stressed_samples(self, samples: _Samples, given: Any) -> dict[str, _Samples]:
-        """Other samples, by name."""
+        """Return the stress samples by name."""
         if isinstance(given, Mapping):
             return {str(name): self.samples(x, MIN_STRESSED, name) for name, x in given.items()}
         are_factors = isinstance(given, list | tuple) and all(
@@ -327,7 +328,7 @@ class _Session:
         return {f"times {factor:g}": samples.times(factor) for factor in given}
 
     def stress(self, named: Mapping[str, _Samples]) -> dict[str, Stress]:
-        """The verdicts on other samples."""
+        """Return the verdicts on the stress samples."""
         return {name: self._stressed(stressed) for name, stressed in named.items()}
 
     def _stressed(self, samples: _Samples) -> Stress:
@@ -341,10 +342,11 @@ class _Session:
 
 
 def _replayed(part: Excitation, features: np.ndarray | None) -> np.ndarray | None:
-    """The float gates for the maps that the file gated; `None` where it lays them out otherwise."""
+    """Compute the float gates for the feature maps of the file, if the layouts agree."""
     if features is None:
         return None
     shape = tuple(part.features.shape[1:])
+    # A converter may reshape or transpose a map.
     if len(shape) != features.ndim - 1 or any(
         size not in (None, own) for size, own in zip(shape, features.shape[1:], strict=True)
     ):
@@ -373,7 +375,7 @@ def _trunk_r2(gates: np.ndarray, replayed: np.ndarray | None) -> float | None:
 
 
 def _blame(judgement: Judgement, gates: np.ndarray, found: _Shipped, code: Code) -> str:
-    """Who lost the gates: of those that adapt by R² of the replay, of others by its level."""
+    """Say whether SE, the trunk before it or the training lost the gates of a failed site."""
     if judgement.verdict != "fails":
         return ""
     if judgement.reason.startswith(_LOST_IN_TRAINING):
@@ -384,8 +386,11 @@ def _blame(judgement: Judgement, gates: np.ndarray, found: _Shipped, code: Code)
         return "unknown"
     if not np.isfinite(found.replayed).all():
         return "trunk"
+    # The R² of gates that hardly vary is noise: compare the level of the replay instead.
     if spread(gates) < ADAPTIVE_STEPS * code.step:
         return "trunk" if judge(gates, found.replayed, code).verdict == "fails" else "SE"
+    # If even the float excitation fails on the file's maps, the trunk or its calibration is at
+    # fault, else SE.
     r2 = r_squared(gates, found.replayed)
     return "trunk" if r2 is not None and r2 < MIN_R2 else "SE"
 
@@ -393,11 +398,12 @@ def _blame(judgement: Judgement, gates: np.ndarray, found: _Shipped, code: Code)
 def _adaptivity_kept(
     judgement: Judgement, original: np.ndarray, shipped: np.ndarray, code: Code
 ) -> tuple[Judgement, float | None]:
-    """Whether a site that was adaptive before training with compression still is."""
+    """Fail a site that was adaptive before training with compression and is not any more."""
     before = spread(original)
     if before < ADAPTIVE_STEPS * code.step or not np.isfinite(shipped).all():
         return judgement, None
     kept = spread(shipped) / before
+    # A site that already fails keeps its first reason.
     if kept >= MIN_SPREAD_KEPT or judgement.verdict == "fails":
         return judgement, kept
     reason = (
@@ -410,7 +416,7 @@ def _adaptivity_kept(
 def _original_gates(
     model: keras.Model, session: _Session, samples: _Samples
 ) -> dict[str, np.ndarray]:
-    """The gates of the original, whose sites must be those of the compressed model."""
+    """Return the gates of the original, whose sites must equal those of the compressed model."""
     wanted = [(part.site.name, part.site.channels) for part in session.parts]
     found = [(part.site.name, part.site.channels) for part in excitations(model)]
     if wanted != found:
@@ -436,7 +442,7 @@ def _check_finite(whose: str, gates: Mapping[str, np.ndarray]) -> None:
 
 
 def _held_out(tflite: TFLite, content: bytes, recipe: Any, arrays: Mapping[str, np.ndarray]) -> str:
-    """Refuses samples that the file was calibrated on; says what they were compared with."""
+    """Refuse calibration samples, and say what the samples were compared with."""
     rows = calibration_rows(tflite, content, recipe)
     if rows is None:
         return "not checked: no recipe of this file"

@@ -1,4 +1,4 @@
-"""The epoch that counts: its score, its logs and its weights."""
+"""The best epoch of a training run: its score, its logs and its weights."""
 
 import json
 import math
@@ -15,23 +15,16 @@ from tuning.durable import fault_point
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Writes every epoch to a file, and keeps the best one with its weights.
-
-    Args:
-        metric: Name of the log that is the score. Of `loss` and `val_loss` the penalties of weight
-            regularizers are taken off: they measure no error.
-        direction: `"min"` or `"max"`.
-        curve: The file, to which each epoch adds a JSON line.
-        seconds: If given, training is ended by an error after so many.
+    """Writes each epoch to a file and keeps the weights of the best one.
 
     Attributes:
         score: The best finite score so far; `None` before there is one.
-        epoch: Its epoch, from 1.
-        logs: What Keras logged then.
-        weights: The weights then, as arrays.
+        epoch: Its epoch, counted from 1.
+        logs: The Keras logs of that epoch.
+        weights: The weights of that epoch, as arrays.
         names: Names of all logs so far.
-        evaluated: Another callback, to be put before all others: it sees the weights that the
-            validation was made with, which a callback may change back after it.
+        evaluated: A callback to put before all others. It sees the weights that validation used,
+            before another callback swaps them back.
     """
 
     def __init__(
@@ -47,40 +40,37 @@ class BestEpoch(keras.callbacks.Callback):
         self.names: set[str] = set()
         self._seconds = seconds
         self._started = time.monotonic()
-        curve.write_text("")  # an attempt that ended early left its own
+        curve.write_text("")  # an earlier attempt that crashed may have left its lines
 
     def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Ends a trial that takes too long."""
+        """Stops a trial that takes too long."""
         self.on_train_batch_end(batch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Ends a trial that takes too long."""
+        """Stops a trial that takes too long."""
+        # Checked after each batch: a single epoch may exceed the limit by hours.
         if self._seconds is not None and time.monotonic() - self._started > self._seconds:
             raise TimeoutError(f"not done after {self._seconds:g} s")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Scores the epoch."""
+        """Scores the epoch and writes it to the curve."""
         values = {name: float(v) for name, v in (logs or {}).items() if np.ndim(v) == 0}
         self.names |= set(values)
         score = values.get(self.metric)
+        # Keras adds the weight penalties to both losses. They measure no error, and they
+        # depend on the size of the model, so they would bias the comparison.
         if score is not None and self.metric in ("loss", "val_loss"):
             score -= weight_penalty(self.model)
         self._append({"epoch": epoch + 1, **values, "score": score})
         if score is not None and math.isfinite(score) and self._is_better(score):
             self.score, self.epoch, self.logs = score, epoch + 1, values
+            # Callbacks such as `SwapEMAWeights` validate with averaged weights, and restore the
+            # raw ones before this line.
             self.weights = self.evaluated.weights or self.model.get_weights()
         self.evaluated.weights = []
 
     def outcome(self) -> float:
-        """The best score.
-
-        Returns:
-            The score.
-
-        Raises:
-            InputError: If the metric is not among the logs.
-            FloatingPointError: If it was finite in no epoch.
-        """
+        """Returns the best score, or raises if the metric was not logged or never finite."""
         if self.metric not in self.names:
             raise InputError(
                 "The metric of a search is one that Model.fit logs. "
@@ -96,6 +86,7 @@ class BestEpoch(keras.callbacks.Callback):
         return score < self.score if self.direction == "min" else score > self.score
 
     def _append(self, values: Mapping[str, float | None]) -> None:
+        # json would write NaN and Infinity, which are not JSON.
         finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
         with open(self.curve, "a") as file:
             file.write(json.dumps(finite) + "\n")
@@ -103,10 +94,10 @@ class BestEpoch(keras.callbacks.Callback):
 
 
 class EvaluatedWeights(keras.callbacks.Callback):
-    """Keeps the weights of the last validation, a moving average of them, say.
+    """Keeps the weights of the last validation.
 
     Attributes:
-        weights: The weights; empty before there was one.
+        weights: The weights; empty before the first validation.
     """
 
     def __init__(self) -> None:
@@ -114,23 +105,11 @@ class EvaluatedWeights(keras.callbacks.Callback):
         self.weights: list[Any] = []
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Copies them."""
+        """Copies the weights."""
         self.weights = self.model.get_weights()
 
 
 def weight_penalty(model: keras.Model) -> float:
-    """What the weight regularizers add to the losses that Keras logs.
-
-    Args:
-        model: A built model.
-
-    Returns:
-        The sum over its trainable weights.
-
-    Example:
-        >>> layer = keras.layers.Dense(1, kernel_initializer="ones", kernel_regularizer="l2")
-        >>> round(weight_penalty(keras.Sequential([keras.Input((3,)), layer])), 6)
-        0.03
-    """
+    """Returns the sum of the weight regularization losses of a built model."""
     weights = [w for w in model.trainable_weights if w.regularizer is not None]
     return sum(float(weight.regularizer(weight)) for weight in weights)

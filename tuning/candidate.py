@@ -1,4 +1,4 @@
-"""A candidate of a search: hyperparameter values with an identity and a name."""
+"""A candidate of a search: hyperparameter values with an id and a label."""
 
 import hashlib
 import json
@@ -13,11 +13,11 @@ _SWITCH = "se_placement"
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a search trains: one setting of the hyperparameters.
+    """One setting of the hyperparameters.
 
     Attributes:
-        id: Twelve hexadecimal digits that depend on the values alone, of which 2 and 2.0 are one.
-        label: The values in words, those that vary in the search.
+        id: Twelve hexadecimal digits that depend on the values alone.
+        label: The values that vary in the search, as text.
         values: The active hyperparameters by name.
     """
 
@@ -27,30 +27,15 @@ class Candidate:
 
     @property
     def hyperparameters(self) -> Any:
-        """New `keras_tuner.HyperParameters` with these values, what a hypermodel builds from."""
+        """New `keras_tuner.HyperParameters` with these values."""
         hp = import_extra("keras_tuner", "tuning").HyperParameters()
         hp.values = dict(self.values)
         return hp
 
 
 def make_candidate(values: Mapping[str, Any], varying: Iterable[str] = ()) -> Candidate:
-    """The candidate of some hyperparameter values.
-
-    Args:
-        values: The active hyperparameters by name.
-        varying: Names of the hyperparameters that the label mentions; all by default.
-
-    Returns:
-        The `Candidate`. Its label leaves out the scope of a hyperparameter that is one for the
-        whole model, `se_`, and calls the network without SE so.
-
-    Example:
-        >>> candidate = make_candidate({"se_placement": "pre", "se_ratio": 4}, ["se_ratio"])
-        >>> candidate.label, len(candidate.id)
-        ('ratio=4', 12)
-        >>> make_candidate({"se_placement": "none"}).label
-        'no SE'
-    """
+    """Makes the candidate of some values; its label shows those in `varying`, or all."""
+    # The id names files, so equal values need one id in every process: sorted keys, no `hash`.
     plain = {name: _plain(value) for name, value in values.items()}
     text = json.dumps(plain, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -58,7 +43,7 @@ def make_candidate(values: Mapping[str, Any], varying: Iterable[str] = ()) -> Ca
 
 
 def _plain(value: Any) -> Any:
-    """2.0 is 2: whether a ratio is written as a float depends on the other ratios of a space."""
+    # A ratio may be 2 or 2.0, depending on the other ratios of its space; it is the same ratio.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -75,6 +60,7 @@ def _settings(names: Sequence[str], values: Mapping[str, Any]) -> list[str]:
 
 
 def _short(name: str, values: Mapping[str, Any]) -> str:
-    """Without the scope of the whole model, unless another one has that name."""
+    # "se_" is the scope of the whole model. The prefix stays if the user's own hyperparameter
+    # has the short name: labels must differ.
     short = name.removeprefix("se_")
     return name if short in values else short

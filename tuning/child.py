@@ -1,4 +1,4 @@
-"""What runs in the process of one trial."""
+"""The entry point of the process of one trial."""
 
 import importlib
 from collections.abc import Mapping
@@ -12,12 +12,8 @@ from tuning.trial import run_trial
 
 
 def run(payload: Mapping[str, Any]) -> None:
-    """Runs a trial and writes its record.
-
-    Args:
-        payload: `job`, `candidate`, `seed`, `folder`, `fingerprint`, `tested` and `modules`, in
-            plain values.
-    """
+    """Runs the trial that the payload describes, and writes its record."""
+    # Modules may register the user's Keras classes, which loading the model needs.
     for module in payload["modules"]:
         importlib.import_module(module)
     folder = Path(payload["folder"])

@@ -1,4 +1,4 @@
-"""The console script `keras-se`: says something at once, then loads Keras and runs a command."""
+"""The console script `keras-se`."""
 
 import os
 import sys
@@ -13,11 +13,12 @@ WRONG_USE, FAULT = 2, 3
 
 
 def main() -> None:
-    """Runs the command line of the process and exits with its code."""
+    """Runs the command line and exits with its code."""
     sys.exit(_main(sys.argv[1:]))
 
 
 def _main(arguments: list[str]) -> int:
+    # Importing TensorFlow takes seconds: without this line the command seems to hang.
     click.echo("keras-se: loading Keras and TensorFlow ...", err=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.path.append(os.getcwd())  # for --import and --data package.module:function
@@ -30,7 +31,7 @@ def _main(arguments: list[str]) -> int:
         try:
             return _run(arguments)
         except KeyboardInterrupt:
-            return 130
+            return 130  # the code of shells for Ctrl-C
         except ModuleNotFoundError as error:
             click.echo(
                 f"Error: The command line needs the package `{error.name}`, which is not installed."
@@ -40,6 +41,7 @@ def _main(arguments: list[str]) -> int:
             return WRONG_USE
         except Exception:
             traceback.print_exc()
+            # The log is deleted at the end of the block, so its tail is printed here.
             native = log.read_text(errors="replace").strip().splitlines()[-20:]
             click.echo("\n".join(native), err=True)
             click.echo("This is a fault of keras-se; please report it.", err=True)
@@ -47,6 +49,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    # These import Keras, which must not happen before the first line is on the screen.
     import logging
 
     from keras_se.cli import COMMANDS, run
@@ -60,11 +63,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def other_modules() -> list[Path]:
-    """Modules of the user's named `tuning`, which an import does not find.
-
-    Returns:
-        Their files.
-    """
+    """Returns the files of other modules named `tuning` on the import path."""
     own = Path(__file__).resolve().parent
     found = (
         path

@@ -1,4 +1,4 @@
-"""How a model is compiled that a command line names: as it is, as flags say, or by default."""
+"""How the command line compiles a model: as the model is, by flags, or by default."""
 
 import json
 from collections.abc import Mapping
@@ -26,20 +26,10 @@ _PROBED = 32
 
 
 def with_compile(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with settings of compilation, where the model has none or flags give some.
-
-    Args:
-        arguments: Keyword arguments of `search`.
-        given: Flags of the command line, those of `OF_COMPILE` among them.
-
-    Returns:
-        The arguments, with `compile` where it is needed: Adam and the cross entropy that fits.
-
-    Raises:
-        InputError: If the model cannot be built, no cross entropy fits, or flags are of no use.
-    """
+    """Adds `compile` to the arguments of `search` if the model needs it or flags are given."""
     hypermodel = _hypermodel(arguments, "space" in given)
-    with trial_seed(0):  # what a fresh network says of its outputs is then always the same
+    # `_loss` inspects the outputs of a fresh network: a fixed seed makes its choice repeatable.
+    with trial_seed(0):
         model = _built(hypermodel, arguments["model_or_builder"])
         flags = {name: given[name] for name in OF_COMPILE if name in given}
         if model is None and flags:
@@ -61,8 +51,9 @@ def with_compile(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[st
 
 
 def _hypermodel(arguments: Mapping[str, Any], byflag_name: bool) -> Any:
-    """What builds the candidates; a space is needed, or of no use: then a flag is refused."""
+    """Returns the hypermodel of the job; raises if `--space` is missing or of no use."""
     model, space = arguments["model_or_builder"], arguments.get("space")
+    # `Job` alone knows what kind of model it has; the other arguments are placeholders.
     job = Job(model, _data(arguments), space or SESpace(), "", "min", 1)
     places_blocks = isinstance(job.hypermodel, SEHyperModel)
     if places_blocks and space is None:
@@ -79,7 +70,7 @@ def _hypermodel(arguments: Mapping[str, Any], byflag_name: bool) -> Any:
 
 
 def _built(hypermodel: Any, name: str) -> keras.Model | None:
-    """A model as the user's builder returns it; `None` of a HyperModel, which compiles itself."""
+    """Builds the user's model; returns `None` for a HyperModel, which compiles its own models."""
     try:
         if isinstance(hypermodel, SEHyperModel):
             model = hypermodel.base()
@@ -103,7 +94,8 @@ def _data(arguments: Mapping[str, Any]) -> TrialData:
 
 
 def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The cross entropy that fits outputs and labels."""
+    """Returns the cross entropy that fits the outputs and labels."""
+    # Sparse cross entropy takes class indices, so one-hot labels and several outputs need --loss.
     x, y = _samples(arguments)
     shapes = [output.shape for output in model.outputs]
     if len(shapes) != 1 or not _are_labels(y) or not takes_labels(model, np.ravel(y).astype(int)):
@@ -120,7 +112,7 @@ def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """A few inputs, and all labels that are at hand."""
+    """Returns a few inputs and all available labels."""
     try:
         train = _data(arguments).load(0)[0]
         if hasattr(train, "element_spec"):
@@ -133,27 +125,17 @@ def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
             "Data of a search are (x, y). "
             f"Received: {arguments['train']}, which gives {cause_of(error)}"
         ) from error
+    # The model predicts on the inputs, so a few must do. `takes_labels` checks every label.
     return keras.tree.map_structure(lambda part: part[:_PROBED], x), y
 
 
 def _are_labels(y: Any) -> bool:
-    """Whether they are whole numbers, one for each sample."""
+    """Whether the values are non-negative integers, one per sample."""
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "buif" or y.shape[1:] not in ((), (1,)):
         return False
     return bool(np.all(y == np.round(y)) and y.min() >= 0)
 
 
 def flag_name(name: str) -> str:
-    """An argument as the command line spells it.
-
-    Args:
-        name: The argument.
-
-    Returns:
-        The flag.
-
-    Example:
-        >>> flag_name("batch_size")
-        '--batch-size'
-    """
+    """Returns the command-line flag of an argument: `batch_size` becomes `--batch-size`."""
     return f"--{name.replace('_', '-')}"

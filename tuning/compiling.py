@@ -1,4 +1,4 @@
-"""How the candidates of a search are compiled: all alike, and with no object in common."""
+"""Compiles the candidates of a search: all alike, and without shared objects."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,21 +10,12 @@ from keras_se.errors import InputError
 
 Compile = Callable[[keras.Model], Any] | Mapping[str, Any] | None
 
-_BY_KERAS = ("accuracy", "acc", "crossentropy", "ce")  # metrics that depend on the loss
+# `Model.compile` picks the variant that fits the loss; `metrics.get` does not know all of them.
+_BY_KERAS = ("accuracy", "acc", "crossentropy", "ce")
 
 
 def check_compile(compile: Compile) -> None:
-    """Checks what `compile_like` will be given, before a search is paid for.
-
-    Args:
-        compile: As for `compile_like`.
-
-    Raises:
-        InputError: If it is none of the three, or a mapping breaks its rule.
-
-    Example:
-        >>> check_compile({"optimizer": "adam", "learning_rate": 0.01, "loss": "mse"})
-    """
+    """Raises if `compile_like` cannot use `compile`, before a search starts."""
     if isinstance(compile, Mapping):
         _arguments(compile)
     elif compile is not None and not callable(compile):
@@ -35,28 +26,7 @@ def check_compile(compile: Compile) -> None:
 
 
 def compile_like(model: keras.Model, base: keras.Model, compile: Compile = None) -> None:
-    """Compiles a candidate.
-
-    Args:
-        model: The model to compile.
-        base: The model that it was made from.
-        compile: A function that compiles the model given to it. Or arguments of `Model.compile` as
-            JSON or TOML hold them: `optimizer`, `loss` and `metrics` are names or
-            `{"class_name": ..., "config": ...}`, of each output or of all; `learning_rate` is set
-            on the optimizer. `None` compiles as `base` was compiled.
-
-    Raises:
-        InputError: If a mapping breaks its rule, or with `None` the base is not compiled, or by
-            something of the user's own that Keras cannot find.
-
-    Example:
-        >>> base = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> base.compile("sgd", loss="mse")
-        >>> twin = keras.models.clone_model(base)
-        >>> compile_like(twin, base)
-        >>> twin.loss
-        'mse'
-    """
+    """Compiles a candidate by a function, by a mapping, or as its base model is compiled."""
     if compile is None:
         _compile_as(model, base)
     elif isinstance(compile, Mapping):
@@ -73,10 +43,12 @@ def _compile_as(model: keras.Model, base: keras.Model) -> None:
         )
     try:
         config = base.get_compile_config()
-        config["loss"] = None  # shared: it has no state, and its config may lack Huber's delta
+        # The loss has no state, so models may share it. Its config may lack arguments, such as
+        # the delta of Huber.
+        config["loss"] = None
         arguments = {**keras.saving.deserialize_keras_object(config), "loss": _unwrapped(base.loss)}
         model.compile(**arguments)
-    except Exception as error:  # whatever the user's own optimizer or metric raises
+    except Exception as error:  # the user's own optimizer or metric may raise anything
         raise InputError(
             "Without compile= the base model is compiled by what Keras knows or has registered; "
             f"else give compile=. Received: model {base.name!r}, which gives: {_line(error)}"
@@ -84,14 +56,15 @@ def _compile_as(model: keras.Model, base: keras.Model) -> None:
 
 
 def _unwrapped(loss: Any) -> Any:
-    """A loss as it was given; Keras tracks lists and dictionaries by classes of its own."""
+    """Returns a loss with plain lists and dicts, without Keras's tracking wrappers."""
     if isinstance(loss, dict):
         return {output: _unwrapped(part) for output, part in loss.items()}
     return [_unwrapped(part) for part in loss] if isinstance(loss, list | tuple) else loss
 
 
 def _arguments(compile: Mapping[str, Any]) -> dict[str, Any]:
-    """New objects for each model: a shared optimizer or metric would carry its state over."""
+    """Returns the arguments of `Model.compile`, with new objects."""
+    # A shared optimizer or metric would carry its state from one candidate to the next.
     _check_plain(compile)
     arguments = dict(compile)
     rate = arguments.pop("learning_rate", None)
@@ -119,6 +92,7 @@ def _check_plain(compile: Mapping[str, Any]) -> None:
                 "not share an object; for objects give a function of the model. "
                 f"Received: {name}={value!r}"
             )
+        # `metrics.get` takes a plain string, but `Model.compile` does not.
         if name in ("metrics", "weighted_metrics") and isinstance(value, str):
             raise InputError(f"{name} must be a list of names. Received: {name}={value!r}")
 
@@ -141,7 +115,7 @@ def _optimizer(identifier: Any, rate: Any) -> Any:
 
 
 def _resolved(name: str, value: Any, get: Callable[[Any], Any]) -> Any:
-    """The value with objects for configurations; names stay, as Keras logs metrics by them."""
+    """Replaces configurations by objects; keeps names."""
     if isinstance(value, Mapping) and "class_name" in value:
         return _found(name, dict(value), get)
     if isinstance(value, Mapping):
@@ -149,6 +123,7 @@ def _resolved(name: str, value: Any, get: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple):
         return [_resolved(name, part, get) for part in value]
     if value is not None and (name == "loss" or value not in _BY_KERAS):
+        # Only a check. The name stays, because Keras logs the metric under the name as given.
         _found(name, value, get)
     return value
 
@@ -156,7 +131,7 @@ def _resolved(name: str, value: Any, get: Callable[[Any], Any]) -> Any:
 def _found(name: str, identifier: Any, get: Callable[[Any], Any]) -> Any:
     try:
         return get(identifier)
-    except Exception as error:  # Keras has no one type for what it does not know
+    except Exception as error:  # Keras raises several types for an unknown name
         raise InputError(
             f"compile names what Keras knows. Received: {name}={identifier!r}, "
             f"which gives: {_line(error)}"

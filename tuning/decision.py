@@ -1,4 +1,4 @@
-"""What a rule of choice answers."""
+"""The answer of a selection rule."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,18 +7,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one candidate stands against the best one.
+    """One candidate compared with the best one.
 
     Attributes:
-        name: Of the candidate.
-        parameters: Exact parameter count of its model.
+        name: Name of the candidate.
+        parameters: Parameter count of its model.
         complexity: ΣC²/r over its SE blocks.
-        mean: Mean score over the seeds, in the metric's own units.
-        objective: Mean of what the rule compares, low is good: J for `StructuralRisk`, otherwise
-            the score as a loss (a score that is maximized has its sign changed).
-        difference: d_c, mean paired difference of that to the best candidate's, at least 0.
-        upper: How much the candidate loses at most, against the truly best of the others: the upper
-            ends are all right at once with 95 % probability.
+        mean: Mean score over the seeds, in units of the metric.
+        objective: Mean of the value that the rule compares, lower is better: J for
+            `StructuralRisk`, otherwise the score (with its sign changed if it is maximized).
+        difference: d_c, mean paired difference of the objective to that of the best candidate, at
+            least 0.
+        upper: Upper bound on the loss against the best of the other candidates. The bounds of all
+            candidates hold simultaneously with 95 % probability.
     """
 
     name: str
@@ -32,27 +33,27 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision:
-    """A choice among candidates, and what it rests on.
+    """A choice among candidates, and its statistics.
 
     Attributes:
-        chosen: Name of the candidate that the rule takes; while `further` is not empty it is only
-            the best so far.
-        best: Name of c*, the candidate of the best mean.
-        resolved: Whether the seeds sufficed for what the rule sets out to show.
-        tied: Names of c* and of all that cannot be told from it, in the order of the space. With
-            95 % probability the truly best candidate is among them.
-        undecided: Names of the candidates that cost less than the chosen one and are neither shown
-            to lose less than the tolerance nor told to lose more; of `Cheapest` only. More seeds
-            than the rule asks for could show one of them.
-        further: Names of the candidates that need more seeds; empty if no more are asked for.
-        seeds: n, the seeds that this decision rests on.
-        seeds_wanted: Seeds that each of `further` should have in all before the rule is asked
-            again, the earlier ones included; `seeds` if no more are asked for.
+        chosen: Name of the candidate that the rule chooses. While `further` is not empty, it is
+            only the best so far.
+        best: Name of c*, the candidate with the best mean.
+        resolved: Whether the seeds suffice for the rule's criterion.
+        tied: Names of c* and of all candidates that do not differ significantly from it, in the
+            order of the space. They include the truly best candidate with 95 % probability.
+        undecided: Only for `Cheapest`: names of the candidates that cost less than the chosen one,
+            and whose loss is not shown to be below or above the tolerance. More seeds than the
+            rule asks for could decide.
+        further: Names of the candidates that need more seeds; empty if none do.
+        seeds: n, the number of seeds of this decision.
+        seeds_wanted: Total number of seeds that each candidate in `further` needs before the rule
+            is applied again, including earlier ones; `seeds` if `further` is empty.
         dropped: Names of the candidates without a finite score on every seed.
-        noise: σ, standard deviation of what candidate and seed do not explain; `None` where
-            a single candidate finished.
-        degrees: Degrees of freedom of σ, (K-1)(n-1) of the first seeds.
-        margin: q·σ·√(2/n), what an observed difference must exceed to be told from 0.
+        noise: σ, standard deviation of the residuals of candidate and seed; `None` if only one
+            candidate finished.
+        degrees: Degrees of freedom of σ, (K-1)(n-1) for the first seeds.
+        margin: q·σ·√(2/n), the smallest difference that is significant.
         standings: The complete candidates, in the order of the space.
         sentence: The decision in words.
     """
@@ -73,5 +74,5 @@ class Decision:
     sentence: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The decision as plain values that JSON can hold."""
+        """Returns the decision as plain values that can be written as JSON."""
         return dataclasses.asdict(self)

@@ -1,4 +1,4 @@
-"""The main job once, from images to gates proven on an int8 file."""
+"""The `demo` command: from images to SE gates verified in an int8 file."""
 
 import json
 import math
@@ -32,6 +32,7 @@ from tuning.searching import search
 from tuning.space import SESpace
 from tuning.splits import split_in_two
 
+# Without a baseline: the winner must have SE blocks, whose gates the demo verifies.
 SPACE = SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh"), baseline=False)
 DIGITS = "scikit-learn's digits"
 _BATCH_SIZE = 32
@@ -39,7 +40,7 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels in four parts that share no image."""
+    """Images and labels in three disjoint parts."""
 
     source: str
     fit: tuple[np.ndarray, np.ndarray]
@@ -49,7 +50,7 @@ class Split:
 
     @property
     def training(self) -> tuple[np.ndarray, np.ndarray]:
-        """All training images: those of the search, and its validation split."""
+        """All training images: those to fit and those to validate."""
         (x, y), (x_validation, y_validation) = self.fit, self.validation
         return np.concatenate([x, x_validation]), np.concatenate([y, y_validation])
 
@@ -58,10 +59,18 @@ class Split:
 @click.option(
     "--directory", default="runs/demo", show_default=True, help="New folder for the files."
 )
-@click.option("--data", help="FILE.npz with x_train, y_train, x_test, y_test (or x, y), or "
-              "package.module:function; by default scikit-learn's digits.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True,
-              help="Epochs of the winner; a candidate gets a third.")  # fmt: skip
+@click.option(
+    "--data",
+    help="FILE.npz with x_train, y_train, x_test, y_test (or x, y), or "
+    "package.module:function; by default scikit-learn's digits.",
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=30,
+    show_default=True,
+    help="Epochs of the winner; a candidate gets a third.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Rename an existing folder aside.")
 def demo_command(directory: str, data: str | None, epochs: int, seed: int, overwrite: bool) -> int:
@@ -71,6 +80,7 @@ def demo_command(directory: str, data: str | None, epochs: int, seed: int, overw
     """
     started = time.monotonic()
     console = Console(highlight=False)
+    # `output_folder` checks again, but only after the data are loaded.
     refuse_existing(directory, overwrite)
     if Path(directory).exists():
         console.print(f"The old {directory} will be renamed to {free_name(Path(directory))}")
@@ -92,7 +102,8 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
     model = _train(console, split, result, epochs, seed)
     console.print("Converting to TFLite ...")
     files = {
-        # The range is right by construction, however little the statistics have learned of it.
+        # `build_network` rescales by the maximum of the data, so the range is right even if the
+        # short training leaves the batch statistics inaccurate.
         name: keras_se.to_tflite(model, file_format, samples, check_range=False, path=folder / name)
         for name, file_format, samples in (
             ("model_float32.tflite", "float32", None),
@@ -117,19 +128,7 @@ def _run(console: Console, folder: Path, split: Split, epochs: int, seed: int) -
 
 
 def load_split(data: str | None, seed: int) -> Split:
-    """The images of the demo: 60 % to fit, 20 % to validate, 20 % to test, where it has to split.
-
-    Args:
-        data: What `load_data` takes; `None` for scikit-learn's digits.
-        seed: Seed of the random split.
-
-    Returns:
-        The parts. Test images come from the source where it has some.
-
-    Raises:
-        InputError: If the source cannot be read, or has too few images.
-        MissingExtraError: If scikit-learn is not installed.
-    """
+    """Loads the images; splits 60/20/20 where the source has no test images."""
     if data is None:
         datasets: Any = import_extra("sklearn.datasets", "tuning")
         digits = datasets.load_digits()
@@ -138,6 +137,7 @@ def load_split(data: str | None, seed: int) -> Split:
     else:
         loaded = load_data(data)
         source, train = data, (loaded.x_train, loaded.y_train)
+        # Checked before splitting: `verify` needs MIN_SAMPLES test images.
         _check_size(source, train[0], loaded.x_test)
         if loaded.x_test is not None and loaded.y_test is not None:
             test = (loaded.x_test, loaded.y_test)
@@ -159,25 +159,14 @@ def _check_size(source: str, x_train: np.ndarray, x_test: np.ndarray | None) -> 
 
 
 def build_network(shape: tuple[int, ...], classes: int, scale: float) -> keras.Model:
-    """The demo's base network, without SE: three convolutions, pooling, logits.
-
-    Args:
-        shape: Shape of an image, (height, width, channels).
-        classes: Number of classes.
-        scale: The value that becomes 1.
-
-    Returns:
-        A Sequential model.
-
-    Example:
-        >>> build_network((8, 8, 1), 10, 16.0).output_shape
-        (None, 10)
-    """
+    """Builds the base network without SE: three convolutions, pooling, logits."""
     layers: list[Any] = [keras.Input(shape), keras.layers.Rescaling(1.0 / scale)]
     for width, stride in ((16, 1 if min(shape[:2]) <= 16 else 2), (32, 2), (32, 1)):
         layers += [
             keras.layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False),
-            keras.layers.BatchNormalization(momentum=0.9),  # 0.99 needs more steps than there are
+            keras.layers.BatchNormalization(
+                momentum=0.9
+            ),  # 0.99 needs more steps than the demo runs
             keras.layers.ReLU(),
         ]
     layers += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)]
@@ -185,6 +174,7 @@ def build_network(shape: tuple[int, ...], classes: int, scale: float) -> keras.M
 
 
 def _base(split: Split) -> keras.Model:
+    # The scale comes from training images only; all-zero images must not divide by 0.
     x = split.fit[0]
     return build_network(x.shape[1:], split.classes, float(np.abs(x).max()) or 1.0)
 
@@ -248,7 +238,8 @@ def _train(
 
 
 def _calibration(split: Split, seed: int) -> np.ndarray:
-    """Up to 500 training images; the test images are never used for calibration."""
+    """Returns up to 500 training images."""
+    # Never test images: their accuracy would then be too good.
     x = split.training[0]
     return x[np.random.default_rng(seed).permutation(len(x))[:500]]
 
@@ -258,6 +249,7 @@ def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _accuracy_with_constant_gates(model: keras.Model, split: Split) -> float:
+    # Mean gates remove what SE adapts to each image, but keep its mean effect.
     gates = keras_se.read_gates(model, split.training[0])
     means = {site.layer: gates[site.name].mean(axis=0) for site in keras_se.find_sites(model)}
     held = hold_gates(model, means)
@@ -282,6 +274,7 @@ def _show(
     for name, value in accuracy.items():
         table.add_row(name, f"{value:.4f}")
     console.print(table)
+    # The first entry is the Keras model, the last one has constant gates.
     values = list(accuracy.values())
     console.print(_worth_of_adaptivity(values[0], values[-1], images))
     for name, report in reports.items():
@@ -289,8 +282,9 @@ def _show(
 
 
 def _worth_of_adaptivity(adaptive: float, constant: float, images: int) -> str:
-    """What constant gates cost, against twice the standard error of a difference."""
+    """Compares the cost of constant gates with the noise of the test accuracy."""
     cost, p = adaptive - constant, (adaptive + constant) / 2
+    # Two standard errors of a difference of two proportions.
     matters = cost > 2.0 * math.sqrt(2.0 * p * (1.0 - p) / images)
     verdict = "adaptivity matters here" if matters else f"{images} images cannot tell it from none"
     return f"Gates held constant cost {100 * cost:.2f} points of accuracy: {verdict}."
@@ -318,7 +312,7 @@ def _report(
 
 @contextmanager
 def _progress(console: Console, label: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, ten lines at most elsewhere."""
+    """Shows a progress bar on a terminal, and at most ten lines elsewhere."""
     if not console.is_terminal:
         steps, every = iter(range(1, total + 1)), math.ceil(total / 10)
 

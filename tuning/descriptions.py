@@ -1,4 +1,4 @@
-"""What an object of the user's is made of, in plain values that are the same in every process."""
+"""Descriptions of the user's objects in plain values, the same in every process."""
 
 import functools
 import hashlib
@@ -15,32 +15,18 @@ from keras_se.errors import InputError
 from tuning.references import is_reference, qualified_name, reference_to, resolve
 
 _DEPTH = 6
-_OTHERS = ("tensorflow", "jax", "torch", "numpy")  # whose objects hold more than can be told
+# Objects of these packages have too much internal state to describe.
+_OTHERS = ("tensorflow", "jax", "torch", "numpy")
 
 
 def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = None) -> Any:
-    """Plain values that differ where what the value does differs, as far as that can be seen.
-
-    Args:
-        value: Plain values, arrays, functions (with defaults and what they close over), partials,
-            objects (with their attributes), or references.
-        depth: How deep objects within objects are looked into.
-        seen: Objects that were met before, by id: each is looked into once.
-
-    Returns:
-        Values that JSON holds, without addresses and without the numbers in Keras's names.
-
-    Example:
-        >>> def scaled(factor):
-        ...     return lambda x: factor * x
-        >>> [described(scaled(2)) == described(scaled(n)) for n in (2, 3)]
-        [True, False]
-    """
+    """Returns JSON values that differ if the behavior of `value` differs, as far as visible."""
     if value is None or isinstance(value, bool | int | float):
         return value
     seen = {} if seen is None else seen
     if isinstance(value, str):
         return _described_text(value, depth)
+    # Objects may refer to each other in cycles: each is described once, and not too deep.
     if depth == 0 or inspect.ismodule(value) or id(value) in seen:
         return qualified_name(value)
     inner = functools.partial(described, depth=depth - 1, seen=seen)
@@ -52,10 +38,12 @@ def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = Non
         return sorted(json.dumps(inner(v), sort_keys=True) for v in value)
     if isinstance(value, functools.partial):
         return {"partial": [inner(v) for v in (value.func, value.args, value.keywords)]}
+    # To hash the content, all data would have to be read, which takes too long.
     if hasattr(value, "element_spec"):
         return {"dataset": str(value.element_spec), "cardinality": int(value.cardinality())}
     if hasattr(value, "__array__"):
         return {"array": _array_hash(value)}
+    # Keeps the object alive too: Python would give its id to another one.
     seen[id(value)] = value
     if isinstance(value, types.MethodType):
         return {"method": [inner(value.__self__), inner(value.__func__)]}
@@ -70,10 +58,10 @@ def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = Non
 
 
 def _described_text(value: str, depth: int) -> Any:
-    """A reference is what it refers to, given by name or not."""
+    # A function and its "module:name" must have one description.
     try:
         return described(resolve("a job", value), depth) if is_reference(value) else value
-    except InputError:  # a text with a colon
+    except InputError:  # a plain text with a colon
         return value
 
 
@@ -85,8 +73,10 @@ def _described_object(value: Any, inner: Any) -> dict[str, Any]:
         weights = hash_of_arrays(value.get_weights())
         return {**content, "graph": graph_hash(value), "weights": weights}
     if type(value).__module__.startswith("keras.") and hasattr(value, "get_config"):
+        # Keras numbers the names of its objects: "adam", "adam_1".
         config = {k: inner(v) for k, v in value.get_config().items() if k != "name"}
-        if isinstance(value, keras.losses.Loss):  # whose configurations leave arguments out
+        # Configs of losses omit some arguments, which they keep in a dict.
+        if isinstance(value, keras.losses.Loss):
             config["holds"] = [inner(v) for v in vars(value).values() if isinstance(v, dict)]
         return {**content, "config": config}
     is_users = type(value).__module__.partition(".")[0] not in _OTHERS and hasattr(
@@ -99,48 +89,38 @@ def _described_object(value: Any, inner: Any) -> dict[str, Any]:
 def _array_hash(value: Any) -> str:
     try:
         return hash_of_arrays(value)
-    except Exception:  # a tensor of something that is no number
+    except Exception:  # a tensor of strings or of other objects
         return qualified_name(value)
 
 
 def _is_full(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not cell
-    except ValueError:  # not assigned yet
+    except ValueError:  # the variable is not assigned yet
         return False
 
 
 def source_hash(function: Any) -> str:
-    """A hash of where a function is written: its module if it has a name there, else itself.
-
-    Args:
-        function: A function, an object of a class, or `package.module:name`.
-
-    Returns:
-        Hexadecimal digits.
-
-    Example:
-        >>> len(source_hash("json:dumps"))
-        64
-    """
+    """Returns a hash of the source: of the module for a name in a module, else of the object."""
     if isinstance(function, functools.partial):
         return hashlib.sha256(json.dumps(described(function)).encode()).hexdigest()
     reference = reference_to(function)
     target = resolve("source", reference) if reference else function
     if not hasattr(target, "__code__") and not inspect.isclass(target):
         target = type(target)
+    # A named function may call others of its module, so a change there counts.
     if reference:
         target = inspect.getmodule(target)
     try:
         text = inspect.getsource(target)
-    except (OSError, TypeError):  # typed into an interpreter
+    except (OSError, TypeError):  # no source: defined in an interactive session
         code = target.__code__ if hasattr(target, "__code__") else None
         text = qualified_name(target) + _code(code)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _code(value: Any) -> str:
-    """What a function was compiled to, the same in every process: no address, no order of sets."""
+    # The repr of code has an address, and that of a frozenset no fixed order.
     if isinstance(value, frozenset):
         return str(sorted(map(_code, value)))
     if not inspect.iscode(value):
@@ -150,17 +130,10 @@ def _code(value: Any) -> str:
 
 
 def graph_hash(model: keras.Model) -> str:
-    """A hash of layers and connections, whatever number Keras put behind the names of the layers.
-
-    Args:
-        model: A model.
-
-    Returns:
-        Hexadecimal digits; of a model without a configuration, a hash of its class.
-    """
+    """Returns a hash of layers and connections that ignores the names of layers."""
     try:
         content = json.loads(model.to_json())
-    except (NotImplementedError, TypeError, ValueError):  # a subclass
+    except (NotImplementedError, TypeError, ValueError):  # a subclass without a config
         return source_hash(type(model))
     names: dict[str, str] = {}
     _collect_names(content, names)
@@ -184,17 +157,12 @@ def _renamed(content: Any, names: Mapping[str, str]) -> Any:
 
 
 def hash_of_arrays(arrays: Any) -> str:
-    """A hash of types, shapes, contents and places in the structure.
-
-    Args:
-        arrays: Arrays in any structure.
-
-    Returns:
-        Hexadecimal digits.
-    """
+    """Returns a hash of dtypes, shapes, contents and places in the structure."""
     digest = hashlib.sha256()
     for path, value in keras.tree.flatten_with_path(arrays):
+        # `ascontiguousarray` turns a scalar into shape (1,), hence `np.shape(value)` below.
         array = np.ascontiguousarray(() if value is None else value)
+        # The buffer of an object array holds addresses.
         if array.dtype.hasobject:
             digest.update(json.dumps(array.tolist(), default=str).encode())
             continue

@@ -1,14 +1,7 @@
-"""The quantile behind comparisons with a control, and with the best of several.
+"""The quantile of comparisons with a control, and with the best of several.
 
-T_1 ... T_k are the studentized differences of k means to one more mean, all from samples of one
-size: T_i = (Z_i - Z_0) / (√2·S), Z standard normal, S² = χ²_ν / ν the estimated variance. Any two
-of them correlate by 1/2, since they share Z_0. Given Z_0 and S they are independent, so that
-
-    P(max T_i <= q) = E[Φ(Z_0 + √2·q·S)^k],
-
-an integral over two numbers however large k is. It is evaluated by Gauss-Legendre quadrature, where
-`scipy.stats.multivariate_t` and `scipy.stats.dunnett` draw (quasi-)random points in k dimensions:
-the same data must give the same choice.
+T_i = (Z_i - Z_0) / (√2·S) are k studentized differences to one mean, S² = χ²_ν / ν. Given Z_0 and S
+they are independent, so that P(max T_i <= q) = E[Φ(Z_0 + √2·q·S)^k].
 """
 
 import functools
@@ -19,33 +12,17 @@ from scipy import optimize, special, stats
 
 from tuning.refusals import input_error
 
+# The expectation has two dimensions for any k. Quadrature gives the same q in every run, where
+# `scipy.stats.multivariate_t` and `scipy.stats.dunnett` draw random points.
 _NODES = 128
 _TAIL = 1e-13  # probability cut off on each side of each integral
 
 
 def dunnett_quantile(comparisons: int, degrees: int, level: float = 0.95) -> float:
-    """The q that k one-sided comparisons with one control stay below, all at once.
-
-    Args:
-        comparisons: k, the number of candidates besides the control, at least 1.
-        degrees: ν, degrees of freedom of the noise estimate, at least 1.
-        level: Probability that all k studentized differences are at most q, from 0.5 to below 1.
-
-    Returns:
-        q, in standard errors of a difference. For k = 1 it is Student's t quantile.
-
-    Raises:
-        InputError: If an argument is out of its range.
-
-    Source: Dunnett, "A multiple comparison procedure for comparing several treatments with a
-    control", JASA 50 (1955), equation 7 and table 1a. The same q serves where the control is the
-    best candidate seen: Hsu, "Constrained simultaneous confidence intervals for multiple
-    comparisons with the best", Annals of Statistics 12 (1984).
-
-    Example:
-        >>> round(dunnett_quantile(4, 10), 2)
-        2.47
-    """
+    """Returns the q that k studentized differences to one control stay below, all at once."""
+    # Dunnett, "A multiple comparison procedure for comparing several treatments with a control",
+    # JASA 50 (1955), equation 7. Hsu, Annals of Statistics 12 (1984), shows that the same q serves
+    # if the control is the best candidate seen.
     if comparisons < 1 or degrees < 1 or not 0.5 <= level < 1:
         raise input_error(
             "dunnett_quantile needs at least one comparison and one degree of freedom, and a level "
@@ -57,7 +34,8 @@ def dunnett_quantile(comparisons: int, degrees: int, level: float = 0.95) -> flo
 
 @functools.lru_cache(maxsize=4096)
 def _quantile(comparisons: int, degrees: int, level: float) -> float:
-    """Between Student's quantile, of one comparison, and Bonferroni's, which is never too small."""
+    # The root lies between the quantile of one comparison and that of Bonferroni, which is
+    # never too small.
     one = float(stats.t.ppf(level, degrees))
     if comparisons == 1:
         return one

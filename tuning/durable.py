@@ -1,8 +1,7 @@
-"""Files that are there whole or not at all, whatever kills the process; and where it may be killed.
+"""Atomic writes that survive a kill or a power failure, with points to test it.
 
-Each write has a name. The environment variable `KERAS_SE_FAULT` set to `NAME.before`,
-`NAME.between` or `NAME.after`, with `:N` behind it for the Nth time, kills the process there with
-signal 9: what a search must survive is tested by doing it.
+`KERAS_SE_FAULT=NAME.before`, `NAME.between` or `NAME.after`, with `:N` for the Nth time, kills the
+process there with signal 9.
 """
 
 import collections
@@ -14,65 +13,43 @@ WRITES = ("job", "fingerprint", "attempt", "weights", "record", "result")
 FAULT_POINTS = (
     *(f"{name}.{when}" for name in WRITES for when in ("before", "between", "after")),
     "curve.after",
-    *("trial.opened", "trial.measured", "trial.ended"),
+    "trial.opened",
+    "trial.measured",
+    "trial.ended",
 )
 _VARIABLE = "KERAS_SE_FAULT"
 _passed: collections.Counter[str] = collections.Counter()
 
 
 def fault_point(name: str) -> None:
-    """Kills the process here if the environment says so; otherwise does nothing.
-
-    Args:
-        name: One of `FAULT_POINTS`.
-
-    Example:
-        >>> fault_point("record.before")
-    """
+    """Kills the process if `KERAS_SE_FAULT` names this point."""
     wanted = os.environ.get(_VARIABLE)
     if wanted is None:
         return
     _passed[name] += 1
     where, _, count = wanted.partition(":")
     if where == name and _passed[name] == int(count or 1):
+        # SIGKILL skips `finally` and exit handlers, as a crash does.
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_durably(path: Path, content: bytes, name: str) -> None:
-    """Writes or replaces a file of a search; a reader sees the old content or the new one.
-
-    Args:
-        path: The file; its folder exists.
-        content: Its bytes.
-        name: One of `WRITES`.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "a.json")
-        >>> write_durably(path, b"1", "record")
-        >>> path.read_bytes()
-        b'1'
-    """
+    """Writes or replaces a file atomically; `name` is one of `WRITES`."""
+    # In the same folder, since `os.replace` is atomic only within a file system. The dot and
+    # ".tmp" keep it out of globs for records; the process id keeps two writers apart.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fault_point(f"{name}.before")
     try:
         temporary.write_bytes(content)
         settle(temporary, path, name)
-    except BaseException:  # a full disk, or Ctrl-C
+    except BaseException:  # also on Ctrl-C
         temporary.unlink(missing_ok=True)
         raise
 
 
 def settle(temporary: Path, path: Path, name: str) -> None:
-    """Gives a file that is written its name, in place of what had it.
-
-    The content is on the disk before the name is: not even a power failure leaves half of it.
-
-    Args:
-        temporary: The file, in the folder of `path`.
-        path: Its name.
-        name: One of `WRITES`.
-    """
+    """Moves a written temporary file to its final path, atomically and durably."""
+    # Content before name, or a power failure may leave half a file.
     _synchronize(temporary)
     fault_point(f"{name}.between")
     os.replace(temporary, path)
@@ -81,7 +58,8 @@ def settle(temporary: Path, path: Path, name: str) -> None:
 
 
 def _synchronize(path: Path) -> None:
-    if os.name == "nt":  # a folder cannot be opened there, nor a file synchronized for reading
+    # Windows opens no folders, and does not sync a file that is open for reading.
+    if os.name == "nt":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""An oracle that tries every combination once, whatever happened before."""
+"""An oracle that tries every combination once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,26 +12,7 @@ LIMIT = 200
 
 
 class ExhaustiveOracle(keras_tuner.Oracle):
-    """Goes through all combinations of a space, conditional ones included.
-
-    It keeps nothing but the trials themselves, so that it goes on from any state of them: several
-    may run at a time, and a search that was killed goes on where it was. keras-tuner's own grid
-    search does neither.
-
-    Args:
-        objective: A `keras_tuner.Objective`.
-        hyperparameters: The space.
-
-    Raises:
-        InputError: If the space has more than 200 combinations, or no finite number.
-
-    Example:
-        >>> hp = keras_tuner.HyperParameters()
-        >>> _ = hp.Choice("ratio", [2, 4])
-        >>> oracle = ExhaustiveOracle(keras_tuner.Objective("val_loss", "min"), hp)
-        >>> oracle.populate_space("0")["values"]
-        {'ratio': 2}
-    """
+    """Tries all combinations of a space, conditional ones included."""
 
     def __init__(self, objective: Any, hyperparameters: Any) -> None:
         if count_combinations(hyperparameters, LIMIT) > LIMIT:
@@ -43,27 +24,25 @@ class ExhaustiveOracle(keras_tuner.Oracle):
         super().__init__(
             objective=objective,
             hyperparameters=hyperparameters,
+            # By default keras-tuner aborts the search after three failed trials in a row.
             max_consecutive_failed_trials=None,
             seed=1,
         )
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The first combination that no trial has.
-
-        Args:
-            trial_id: Of the trial to be.
-
-        Returns:
-            A dictionary with `status` and `values`.
-        """
+        """Returns the first combination that no trial has yet."""
+        # The trials are the only state. So several can run at a time, and a killed search goes on
+        # where it was; `keras_tuner.GridSearch` supports neither.
         tried = [trial.hyperparameters.values for trial in self.trials.values()]
         untried = (values for values in self.all_values() if values not in tried)
         values = next(untried, None)
         if values is not None:
             return {"status": "RUNNING", "values": values}
-        waits = bool(self.ongoing_trials)  # a trial may declare new hyperparameters
+        # A running trial may still declare new hyperparameters.
+        waits = bool(self.ongoing_trials)
         return {"status": "IDLE" if waits else "STOPPED", "values": None}
 
     def all_values(self) -> Iterator[dict[str, Any]]:
-        """The values of every combination, in the order of the space."""
+        """Returns the values of every combination, in the order of the space."""
+        # Not the space of `__init__`: trials may have added hyperparameters.
         return combinations(self.get_space())

@@ -1,12 +1,7 @@
-"""A small process that has imported Keras, and is forked for each trial.
+"""A process that imports Keras once and is forked for each trial.
 
-To import Keras with TensorFlow takes far longer than to train for a second. The server does it
-once. It has a single thread and has never run an operation, so that a fork of it is a process in
-which TensorFlow starts as if it had just been imported. Only libraries are imported before the
-fork: a module of the user may compute at its top level, which starts threads that no fork survives.
-
-Requests and reports are lines of JSON in the server's standard input and output. At the end of the
-input, which comes when the parent dies, the server kills its children and leaves.
+It has one thread and never runs an operation, so TensorFlow starts in the child as if just
+imported. Requests and reports are lines of JSON in standard input and output.
 """
 
 import importlib
@@ -19,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import _exit as leave  # public: its name is from C
+from os import _exit as leave  # documented, in spite of its underscore
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,7 +31,7 @@ from tuning.spawning import (
 
 
 class ForkServer:
-    """The parent's side: a server that is started when it is first needed, and again if it died."""
+    """The parent's side. Starts the server on first use, and again if it has died."""
 
     def __init__(self, threads: int, preload: Sequence[str]) -> None:
         self._threads = threads
@@ -46,11 +41,8 @@ class ForkServer:
         self._ended: list[Ended] = []
 
     def start(self, request: Mapping[str, Any]) -> None:
-        """Has a child forked.
-
-        Args:
-            request: What `run_request` takes, `timeout`, in seconds or None, and the path `log`.
-        """
+        """Sends the server a request to fork a child."""
+        # A new server does not know the children of a dead one: report them as lost first.
         if self._server is not None and self._server[0].poll() is not None:
             lost = self._ended
             while self._logs:
@@ -62,22 +54,17 @@ class ForkServer:
         send(process, request)
 
     def wait(self) -> list[Ended]:
-        """Blocks until a child has ended.
-
-        Returns:
-            The children that have. All running ones if the server died: with code -9, and with
-            the reason in their logs.
-        """
+        """Blocks until a child has ended, and returns all that have."""
         ended, self._ended = self._ended or self._next(), []
         return ended
 
     def close(self) -> None:
-        """Ends the server, which kills the children."""
+        """Stops the server, which kills its children."""
         self._logs, self._ended = {}, []
         if self._server is None:
             return
         process, messages = self._server
-        process.terminate()  # it heeds this while it imports, and has no children yet
+        process.terminate()  # works only during its imports, when it has no children
         close_pipes(process)
         process.wait()
         messages.close()
@@ -85,6 +72,7 @@ class ForkServer:
 
     def _running_server(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
         if self._server is None:
+            # A file and not a pipe, which would block the server when it is full.
             messages = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
             process = launch(
                 "tuning.fork_server", self._preload, self._threads, subprocess.PIPE, messages
@@ -95,6 +83,7 @@ class ForkServer:
     def _next(self) -> list[Ended]:
         stdout = self._running_server()[0].stdout
         line = stdout.readline() if stdout is not None else b""
+        # A line without its end is the last one of a server that was killed.
         ended = json.loads(line) if line.endswith(b"\n") else self._lost()
         for key, *_ in ended:
             del self._logs[key]
@@ -113,16 +102,16 @@ class ForkServer:
 
 
 def main(*preload: str) -> None:
-    """The server.
-
-    Args:
-        *preload: Modules to import. They must neither start threads nor compute.
-    """
+    """Runs the server. The modules in `preload` must not start threads when imported."""
     reports = os.dup(1)
-    os.dup2(2, 1)  # what an import prints is no report
+    # An import may print, which must not mix with the reports.
+    os.dup2(2, 1)
+    # Libraries only: a module of the user may compute when imported, and the threads that this
+    # starts do not survive a fork.
     for module in preload:
         importlib.import_module(module)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # from here on there are children to kill first
+    # From here on the end of standard input stops the server, so that it can kill its children.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     children: dict[int, _Child] = {}
     try:
         _serve(children, reports)
@@ -143,7 +132,8 @@ class _Child:
 
 def _serve(children: dict[int, _Child], reports: int) -> None:
     parent, lifeline, pending = os.getppid(), os.pipe(), b""
-    # As in `_end_with`: the end of the input alone is not what tells that the parent has died.
+    # The end of the input alone does not show that the parent has died: a process that the
+    # parent forked holds the other end of the pipe, too.
     while os.getppid() == parent:
         if select.select([0], [], [], TICK if children else 1)[0]:
             received = os.read(0, 1 << 16)
@@ -164,9 +154,11 @@ def _fork(request: Mapping[str, Any], lifeline: tuple[int, int], reports: int) -
     if pid:
         return pid
     try:
+        # A group of its own, so that `kill_group` also reaches processes that the child starts.
         os.setpgid(0, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         redirect(os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), 1, 2)
+        # The child must not hold the write end: it could then never see the server die.
         os.close(reports)
         os.close(lifeline[1])
         run_request(request, lifeline[0])
@@ -175,7 +167,7 @@ def _fork(request: Mapping[str, Any], lifeline: tuple[int, int], reports: int) -
 
 
 def _ended(children: dict[int, _Child]) -> list[Ended]:
-    """Kills whoever is out of time; takes whoever has ended from `children`."""
+    """Kills children that are out of time, and removes and returns those that have ended."""
     ended = []
     for pid, child in list(children.items()):
         if time.monotonic() > child.deadline and not child.timed_out:
@@ -184,6 +176,7 @@ def _ended(children: dict[int, _Child]) -> list[Ended]:
         reaped, status = os.waitpid(pid, os.WNOHANG)
         if reaped:
             code = os.waitstatus_to_exitcode(status)
+            # A child may succeed just before it is killed.
             ended.append((child.key, code, child.timed_out and code != 0))
             del children[pid]
     return ended

@@ -1,4 +1,4 @@
-"""Any model as a model to search: SE blocks are inserted as the hyperparameters say."""
+"""Hypermodel that inserts SE blocks into a base model."""
 
 import itertools
 from collections.abc import Callable
@@ -21,22 +21,23 @@ keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
 
 class SEHyperModel(keras_tuner.HyperModel):
-    """A `HyperModel` that inserts SE blocks into a base model, or leaves it as it is.
+    """A `HyperModel` that inserts SE blocks into a base model, or leaves it unchanged.
 
-    Within `trial_seed` all candidates share the initial weights of a base that is built anew, and
-    the seeds of its Dropout layers; a block starts from the seed and the name of its site alone. A
-    model that is given keeps its weights, whatever the seed.
+    Within `trial_seed`, all candidates of a builder share the initial weights of the base and the
+    seeds of its Dropout layers. Each block is seeded from the seed of the trial and the name of its
+    site. A model that is passed as such keeps its weights, whatever the seed.
 
     Args:
         model_or_builder: A built model without SE blocks, or a function without arguments that
             returns one.
-        space: What may be chosen.
-        compile: Function that compiles the model given to it, or a mapping of arguments of
-            `Model.compile`: see `compile_like`. By default as the base model is compiled.
+        space: The `SESpace` to search.
+        compile: Function that compiles the model passed to it, or a mapping of arguments of
+            `Model.compile`; see `compile_like`. By default, candidates are compiled like the base
+            model.
         where: As for `candidates`.
 
     Raises:
-        InputError: If `compile` breaks its rule.
+        InputError: If `compile` is invalid.
 
     Example:
         >>> base = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(8, 3)])
@@ -59,56 +60,61 @@ class SEHyperModel(keras_tuner.HyperModel):
         self.space = space
         self.compile = compile
         if not (where is None or isinstance(where, str) or callable(where)):
-            where = list(where)  # an iterator would be at its end after the first build
+            # `build` runs once per trial; the first one would exhaust an iterator.
+            where = list(where)
         self.where = where
         self._found: dict[str, list[_Site]] = {}
 
     def build(self, hp: Any) -> keras.Model:
-        """The base model with SE blocks, or without, compiled.
+        """Builds and compiles the candidate of these hyperparameters.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
 
         Returns:
-            A compiled model.
+            A compiled model, with SE blocks or without.
 
         Raises:
-            InputError: If the base has no place for a block or cannot be rebuilt, or is not
-                compiled where `compile` is `None`.
+            InputError: If the base has no site for a block or cannot be rebuilt, or if `compile` is
+                `None` and the base is not compiled.
         """
         reseed()
         base = self.base()
+        # Finds the sites on this base; otherwise `plan` calls the builder once more.
         self._sites(base)
         plan = {name: _seeded(name, settings) for name, settings in self.plan(hp).items()}
+        # The network without SE also goes through `insert`, so that its layers are copies, too.
         placement = self.placement(hp) or self.space.placements[0]
-        # The copies of layers draw their seeds as they are made, the baseline's like the others'.
+        # Copies of layers draw seeds when they are created; all candidates must draw the same.
         reseed()
         model = insert(base, placement=placement, where=self.where, plan=plan)
         compile_like(model, base, self.compile)
+        # Training starts from the same state, however much `insert` and `compile` draw.
         reseed()
         return model
 
     def check(self) -> None:
-        """Refuses a base that no candidate could be built from.
+        """Checks that candidates can be built from the base model.
 
         Raises:
-            InputError: If it has SE blocks or no place for one, cannot be rebuilt, or is not
-                compiled where `compile` is `None`.
+            InputError: If the base has SE blocks, has no site for one or cannot be rebuilt, or if
+                `compile` is `None` and the base is not compiled.
         """
         base = self.base()
         self._sites(base)
+        # An empty plan still rebuilds the base, so a base that cannot be rebuilt fails here.
         model = insert(base, placement=self.space.placements[0], where=self.where, plan={})
         if self.compile is None:
             compile_like(model, base)
 
     def base(self) -> keras.Model:
-        """The model without SE blocks: the one that was given, or a new one from its builder."""
+        """Returns the base model without SE blocks; a builder is called each time."""
         if isinstance(self.model_or_builder, keras.Model):
             return self.model_or_builder
         return self.model_or_builder()
 
     def placement(self, hp: Any) -> str | None:
-        """The placement that these hyperparameters hold.
+        """Returns the placement that these hyperparameters select.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
@@ -119,17 +125,17 @@ class SEHyperModel(keras_tuner.HyperModel):
         return self.space.placement(hp)
 
     def plan(self, hp: Any) -> dict[str, dict[str, Any]]:
-        """The settings per site, in the form that `insert` takes as `plan`.
+        """Returns the settings of each site, in the form that `insert` takes as `plan`.
 
-        A block starts as the identity; where gate and site do not let that be, at random, and its
-        settings say so.
+        A block starts as the identity where its gate and site allow it. Elsewhere it starts from
+        random weights, and its settings contain `"identity_init": False`.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
 
         Returns:
-            `{"se_1": {"ratio": ..., "gate": ..., "squeeze": ...}, ...}`, with `"identity_init":
-            False` where it is; for the network without SE `{}`.
+            `{"se_1": {"ratio": ..., "gate": ..., "squeeze": ...}, ...}`; `{}` for the network
+            without SE.
         """
         self.declare_hyperparameters(hp)
         placement = self.placement(hp)
@@ -142,7 +148,7 @@ class SEHyperModel(keras_tuner.HyperModel):
         }
 
     def declare_hyperparameters(self, hp: Any) -> None:
-        """Adds the whole space, in its order, without building a candidate.
+        """Declares the whole space, in its order, without building a candidate.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
@@ -151,13 +157,13 @@ class SEHyperModel(keras_tuner.HyperModel):
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """What has settings of its own: `("se",)`, `("stage_1", ...)` or the names of the sites.
+        """The parts with their own settings: `("se",)`, `("stage_1", ...)` or site names.
 
-        A stage is a run of sites with the same spatial sizes; where these are unknown, with the
+        A stage is a run of sites with the same spatial size or, where that is unknown, with the
         same number of channels.
 
         Raises:
-            InputError: If the placements of the space differ in it.
+            InputError: If the placements of the space have different scopes.
         """
         if self.space.per == "model":
             return ("se",)
@@ -179,16 +185,17 @@ class SEHyperModel(keras_tuner.HyperModel):
         return self.space.size_for(len(self.scopes))
 
     def _scopes(self, sites: list["_Site"]) -> list[str]:
-        """The scope of each site."""
+        """Returns the scope of each site."""
         if self.space.per == "model":
             return ["se"] * len(sites)
         if self.space.per == "site":
             return [site.name for site in sites]
+        # Not a set of sizes: the same size later in the network is another stage.
         stages = itertools.groupby(sites, key=lambda site: site.resolution)
         return [f"stage_{n}" for n, (_, group) in enumerate(stages, 1) for _ in group]
 
     def _sites(self, base: keras.Model | None = None) -> dict[str, list["_Site"]]:
-        """The sites of each placement, looked for once."""
+        """Returns the sites of each placement, found on the first call."""
         if not self._found:
             graph = trace(self.base() if base is None else base)
             self._found = {
@@ -203,7 +210,7 @@ class SEHyperModel(keras_tuner.HyperModel):
 
 @dataclass(frozen=True)
 class _Site:
-    """A candidate, and whether the layer before can make up for a gate of ½."""
+    """A candidate, and whether the layer before it can compensate for a gate of ½."""
 
     candidate: Candidate
     is_scalable: bool
@@ -216,11 +223,14 @@ class _Site:
     def resolution(self) -> tuple[int | None, ...]:
         shape, last = self.candidate.shape, self.candidate.data_format == "channels_last"
         spatial = shape[1:-1] if last else shape[2:]
+        # Unknown sizes are all alike; the channels tell the stages apart.
         return spatial if None not in spatial else (*spatial, self.candidate.channels)
 
     def settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         gate = settings["gate"]
         is_half = rest_value(gate) is not None
+        # A gate that rests at ½ keeps the function only if the layer before is doubled;
+        # any other gate must be able to start at 1.
         keeps = self.is_scalable if is_half else gates.get(gate).one_at is not None
         return settings if keeps else {**settings, "identity_init": False}
 
@@ -230,4 +240,5 @@ def _location(place: Any) -> tuple[Any, ...]:
 
 
 def _seeded(site: str, settings: dict[str, Any]) -> dict[str, Any]:
+    # Seeded by name: a block must not shift the random numbers of the layers after it.
     return {**settings, "kernel_initializer": site_initializer(site)}

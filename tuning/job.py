@@ -1,4 +1,4 @@
-"""What a search trains: everything that a trial depends on, and nothing of how it is chosen."""
+"""The job of a search: all that a trial depends on, except how candidates are chosen."""
 
 import functools
 import inspect
@@ -29,27 +29,24 @@ _PACKAGES = ("keras", "tensorflow", "keras-tuner")
 
 @dataclass(frozen=True)
 class Job:
-    """The trials of a search: a model to be searched, data, and how a candidate is trained.
+    """Model, data and training arguments that all trials of a search share.
 
     Attributes:
         model: A built model without SE blocks; a function that returns one; a function of
-            hyperparameters that returns a model; a `keras_tuner.HyperModel`; or the name of one of
-            these, `package.module:name`, or of a `.keras` file.
+            hyperparameters that returns a model; a `keras_tuner.HyperModel`; the reference
+            `package.module:name` of one of these; or the name of a `.keras` file.
         data: The `TrialData`.
-        space: What may be chosen; `None` where the model says it itself.
+        space: The `SESpace`; `None` if the model declares its own hyperparameters.
         metric: Name of the log that is the score of a trial.
         direction: `"min"` or `"max"`: whether low or high scores are good.
         epochs: Epochs per trial.
         batch_size: As for `Model.fit`.
         compile: Function that compiles a model, or arguments of `Model.compile` as plain values;
-            `None` where the model is compiled.
-        fit: Further arguments of `Model.fit`; its `callbacks` are copied for each trial, or come
-            from a function without arguments.
+            `None` if the model is already compiled.
+        fit: Further arguments of `Model.fit`. Each trial gets a copy of the `callbacks`, or new
+            ones from a function without arguments.
         where: As for `keras_se.candidates`.
-        max_parameters: Models with more parameters fail, untrained.
-
-    Raises:
-        InputError: If an argument breaks its rule.
+        max_parameters: Models with more parameters fail without training.
     """
 
     model: Any
@@ -82,6 +79,7 @@ class Job:
             model = model()
         if isinstance(model, keras_tuner.HyperModel):
             return model
+        # A model is callable with one required argument, too, just like build(hp).
         if not isinstance(model, keras.Model) and _takes_hp(model):
             return UserHyperModel(model, self._compile_of_builder())
         if self.space is None:
@@ -89,25 +87,28 @@ class Job:
                 "A search needs a space, an SESpace, unless the model is a function of "
                 "hyperparameters or a HyperModel. Received: space=None"
             )
-        return SEHyperModel(model, self.space, self._found("compile", self.compile),
-                            where=self.where)  # fmt: skip
+        return SEHyperModel(
+            model, self.space, self._found("compile", self.compile), where=self.where
+        )
 
     def _compile_of_builder(self) -> Any:
         compile = self._found("compile", self.compile)
         if isinstance(compile, Mapping):
+            # `UserHyperModel` accepts only a function.
             return lambda model: compile_like(model, model, compile)
         return compile
 
     def fit_arguments(self) -> dict[str, Any]:
-        """Further arguments of `Model.fit` for one trial, its callbacks not yet copied."""
+        """Returns further arguments of `Model.fit` for a trial; callbacks are not copied yet."""
         arguments = {name: self._found(name, value) for name, value in self.fit.items()}
-        if isinstance(arguments.get("class_weight"), Mapping):  # in JSON and TOML keys are texts
+        # JSON and TOML turn the integer labels that Keras expects into strings.
+        if isinstance(arguments.get("class_weight"), Mapping):
             weights = arguments["class_weight"]
             arguments["class_weight"] = {int(label): weight for label, weight in weights.items()}
         return {"verbose": 0, **arguments}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this job from others, in plain values by section."""
+        """Returns plain values, by section, that tell this job from others."""
         training = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -125,12 +126,14 @@ class Job:
             "training": training,
             "versions": {name: _version(name) for name in _PACKAGES},
         }
+        # The stored fingerprint comes from JSON, so both sides must have lists for tuples.
         return json.loads(json.dumps(content, default=str))
 
     def _described_model(self) -> dict[str, Any]:
         model = self._found("model", self.model)
         name = reference_to(self.model) or qualified_name(model)
         if isinstance(self.model, str) and not is_reference(self.model):
+            # Without its folder: a model file that has moved still gives the same job.
             name = Path(self.model).name
         content: dict[str, Any] = {"name": name}
         if not isinstance(model, keras.Model):
@@ -138,12 +141,13 @@ class Job:
         if isinstance(self.hypermodel, SEHyperModel):
             base = self.hypermodel.base()
             content["graph"] = graph_hash(base)
+            # A builder draws new weights on each call; only a given model has fixed ones.
             if isinstance(model, keras.Model):
                 content["weights"] = hash_of_arrays(model.get_weights())
         return content
 
     def description(self) -> dict[str, Any]:
-        """The job in words, as `job.toml` has it: by name where there is one."""
+        """Returns the content of `job.toml`, with objects by name where they have one."""
         parts = {name: _in_words(part) for name, part in self.data.parts.items()}
         if parts["validation"] is None:
             parts = {"data": parts["train"], "test": parts["test"]}
@@ -161,17 +165,7 @@ class Job:
         }
 
     def named(self, folder: Path) -> dict[str, Any]:
-        """The job as another process finds it.
-
-        Args:
-            folder: For arrays of the data.
-
-        Returns:
-            Plain values for `from_names`.
-
-        Raises:
-            InputError: If a part has no name: what is defined in a script or a notebook, say.
-        """
+        """Returns plain values for `from_names`; `folder` takes the arrays of the data."""
         content = {
             "model": _name("model", self.model),
             "data": self.data.named(folder),
@@ -185,14 +179,7 @@ class Job:
 
     @classmethod
     def from_names(cls, names: Mapping[str, Any]) -> "Job":
-        """The job that `named` described.
-
-        Args:
-            names: What it returned.
-
-        Returns:
-            The job; nothing is imported yet.
-        """
+        """Rebuilds the job that `named` described, without importing anything yet."""
         space = None if names["space"] is None else SESpace.from_dict(names["space"])
         return cls(**{**names, "space": space, "data": TrialData.from_names(names["data"])})
 
@@ -211,7 +198,7 @@ class Job:
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # another backend
+    except metadata.PackageNotFoundError:  # TensorFlow, with another backend of Keras
         return None
 
 
@@ -222,11 +209,13 @@ def _takes_hp(builder: Any) -> bool:
             f"of one of these or of a .keras file. Received: {type(builder).__qualname__}"
         )
     parameters = inspect.signature(builder).parameters.values()
+    # A function with optional arguments only still builds a base model.
     return any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters)
 
 
 def _checked(what: str, value: Any, plain: Any) -> Any:
-    """Plain values that are still what they were, but for tuples and the labels of weights."""
+    """Returns the plain value; raises if JSON changed more than tuples and class labels."""
+    # JSON makes strings of the labels, and `fit_arguments` restores them.
     if what == "fit['class_weight']":
         return plain
     if not _has_text_keys(value):
@@ -250,14 +239,16 @@ def _in_words(value: Any) -> Any:
         return {str(name): _in_words(v) for name, v in value.items()}
     if isinstance(value, list):
         return [_in_words(v) for v in value]
+    # `job_file` refuses a file with this prefix, since nothing can restore the object.
     return reference_to(value) or f"a live {qualified_name(value)}"
 
 
 def _name(what: str, value: Any) -> Any:
-    """A value that JSON holds, or the name under which another process finds it."""
+    """Returns a value that JSON can hold, or the reference by which a process finds it."""
     if what == "model" and isinstance(value, str) and not is_reference(value):
         return str(Path(value).resolve())
     try:
+        # NaN and infinity are not JSON.
         plain = json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         reference = reference_to(value)

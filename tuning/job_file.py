@@ -1,4 +1,4 @@
-"""`job.toml`: the arguments of a search in a file."""
+"""Reads the arguments of `search` from `job.toml`."""
 
 import inspect
 import json
@@ -12,8 +12,12 @@ from tuning.searching import search
 from tuning.space import SESpace
 
 _NOT_IN_FILES = ("model_or_builder", "overwrite", "accept_change", "on_trial", "on_start")
-_KEYS = ("model", "data", *(n for n in inspect.signature(search).parameters
-                            if n not in _NOT_IN_FILES))  # fmt: skip
+# A new argument of `search` is a key automatically, so it needs an entry in `_TYPES`.
+_KEYS = (
+    "model",
+    "data",
+    *(n for n in inspect.signature(search).parameters if n not in _NOT_IN_FILES),
+)
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "data", "train", "validation", "test", "objective"), (str,)),
     **dict.fromkeys(("oracle", "data_id", "directory"), (str,)),
@@ -33,25 +37,14 @@ _LEAST: dict[str, int] = {
 
 
 def read_job(path: Path) -> dict[str, Any]:
-    """The arguments of `search` from a file.
-
-    Args:
-        path: A TOML file with the arguments by name, `model` for the model, and `data` where one
-            source has all parts. Without `directory` it is the folder that the file lies in, where
-            `search` writes it.
-
-    Returns:
-        Keyword arguments of `search`, the model under `model_or_builder`.
-
-    Raises:
-        InputError: If the file cannot be read, lies in the working directory and names no other, or
-            an entry is unknown or of another type.
-    """
+    """Reads keyword arguments of `search` from a TOML file."""
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"A job must be a TOML file. Received: {str(path)!r}: {error}") from error
+    # `search` writes the file into its own folder, so a job goes on where its file is.
     arguments = job_arguments({"directory": str(path.parent), **content}, str(path))
+    # `open_project` refuses the working directory as the folder of a search.
     if "directory" not in content and path.parent.resolve() == Path.cwd():
         raise InputError(
             "A job in the working directory names another one for the search, such as directory = "
@@ -61,22 +54,7 @@ def read_job(path: Path) -> dict[str, Any]:
 
 
 def job_arguments(content: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The arguments of `search` from plain values.
-
-    Args:
-        content: As `job.toml` holds them.
-        source: Where they came from, for messages.
-
-    Returns:
-        Keyword arguments of `search`.
-
-    Raises:
-        InputError: If an entry is unknown, missing or of another type.
-
-    Example:
-        >>> job_arguments({"model": "a.keras", "data": "x.npz", "epochs": 1, "directory": "d"}, "")
-        {'epochs': 1, 'directory': 'd', 'model_or_builder': 'a.keras', 'train': 'x.npz'}
-    """
+    """Checks plain values and returns them as keyword arguments of `search`."""
     unknown = sorted(set(content) - set(_KEYS))
     if unknown:
         raise InputError(
@@ -105,6 +83,7 @@ def job_arguments(content: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _check(name: str, value: Any, source: str) -> None:
     types = _TYPES[name]
+    # bool is a subclass of int.
     if not isinstance(value, types) or isinstance(value, bool):
         wanted = " or ".join(kind.__name__ for kind in types)
         raise InputError(f"{name} of a job must be {wanted}. Received: {value!r} in {source!r}")
@@ -113,6 +92,7 @@ def _check(name: str, value: Any, source: str) -> None:
     if not all(isinstance(part, str) for part in listed):
         raise InputError(f"{name} of a job lists names. Received: {value!r} in {source!r}")
     for text in _texts(value):
+        # `Job.description` writes this prefix for objects without a name.
         if text.startswith("a live "):
             raise InputError(
                 "A search that was started from Python with objects that have no name can only go "
@@ -121,14 +101,14 @@ def _check(name: str, value: Any, source: str) -> None:
 
 
 def _check_number(name: str, value: Any, source: str) -> None:
-    if name in _LEAST and not value >= _LEAST[name]:  # NaN is neither
+    if name in _LEAST and not value >= _LEAST[name]:  # also true for NaN
         raise InputError(
             f"{name} of a job must be at least {_LEAST[name]}. Received: {value!r} in {source!r}"
         )
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value, however deep."""
+    """Yields every string in a nested value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
@@ -137,17 +117,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def read_space(path: str) -> SESpace:
-    """A space from a JSON file with the arguments of `SESpace`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The space.
-
-    Raises:
-        InputError: If the file cannot be read, or holds something else.
-    """
+    """Reads an `SESpace` from a JSON file that holds its arguments."""
     try:
         content = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:

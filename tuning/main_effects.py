@@ -1,4 +1,4 @@
-"""An oracle for spaces too large to exhaust: one factor at a time around a base plan."""
+"""Oracle for spaces too large to exhaust: it varies one hyperparameter at a time."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,22 +16,24 @@ _SETTINGS = ("ratio", "gate", "squeeze")
 class MainEffects(keras_tuner.Oracle):
     """Varies one hyperparameter at a time around a base plan.
 
-    Tried are the base plan; each other value of each hyperparameter, the others as in the base; the
-    uniform plans, in which all sites or stages have one other ratio, gate or squeeze; and at last
-    the predicted plan, which has the best value of each hyperparameter. That takes
-    1 + Σ(values - 1) trials, and few more, instead of the product. `finalists` are the plans that a
-    search then compares on fresh seeds: the predicted one was never measured as a whole, and the
-    best of many noisy values is too good.
+    The oracle first tries the base plan. It then tries each other value of each hyperparameter,
+    with the others as in the base, and the uniform plans, in which all sites or stages share
+    another ratio, gate or squeeze. Last comes the predicted plan, which combines the best value of
+    each hyperparameter. This takes 1 + Σ(values - 1) trials and a few more, instead of the product.
+
+    A search then compares the `finalists` on fresh seeds, because the prediction combines values
+    that were measured one at a time, and the best of many noisy scores is too good.
 
     Args:
         objective: A `keras_tuner.Objective`.
         hyperparameters: The space.
-        base: Values of the base plan by name; by default the middle ratio, and the first of all
-            others.
+        base: Values of the base plan by name. By default the middle ratio, and the first value of
+            every other hyperparameter.
 
     Raises:
-        InputError: If `base` names what the space does not have, or is the network without SE; or
-            as `check_space`.
+        InputError: If `base` has a name or value that the space does not have, or selects the
+            network without SE, or if a hyperparameter has no list of values or is
+            declared twice.
 
     Example:
         >>> hp = keras_tuner.HyperParameters()
@@ -56,26 +58,28 @@ class MainEffects(keras_tuner.Oracle):
         super().__init__(
             objective=objective,
             hyperparameters=hyperparameters,
-            max_consecutive_failed_trials=None,
-            seed=1,
+            max_consecutive_failed_trials=None,  # by default three failures end the search
+            seed=1,  # without one keras-tuner draws it from Python's `random`
         )
-        self._scratch = hyperparameters.copy()  # a copy for each plan would take seconds a trial
+        # One copy for all plans: a copy for each would take seconds per trial.
+        self._scratch = hyperparameters.copy()
         middle = {name: _middle(name, values) for name, values in self._choices.items()}
         self.base = self._plan({**middle, **(base or {})})
 
     def plans(self) -> list[dict[str, Any]]:
-        """The plans that are tried before anything is predicted, the base first."""
+        """Returns the plans to try before the predicted one, the base first."""
         plans: list[dict[str, Any]] = []
         for changes in ({}, *self._singles(), *self._uniform()):
             plan = self._plan({**self.base, **changes})
+            # Inactive hyperparameters drop out, so different changes can give the same plan.
             if plan not in plans:
                 plans.append(plan)
         return plans
 
     def finalists(self) -> list[dict[str, Any]]:
-        """The predicted plan, the best uniform one, and the network without SE if it is possible.
+        """Returns the predicted plan, the best uniform plan and, if possible, the plan without SE.
 
-        To be called when all plans were tried.
+        Call it after all plans were tried.
         """
         uniform = [self._plan({**self.base, **changes}) for changes in ({}, *self._uniform())]
         scored = [(s, p) for p in uniform if not _is_plain(p) and (s := self._loss(p)) is not None]
@@ -88,16 +92,17 @@ class MainEffects(keras_tuner.Oracle):
         return finalists
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The next plan; the predicted one when all others have ended.
+        """Returns the next plan, or the predicted plan once all others have ended.
 
         Args:
-            trial_id: Of the trial to be.
+            trial_id: ID of the new trial.
 
         Returns:
             A dictionary with `status` and `values`.
         """
         tried = [trial.hyperparameters.values for trial in self.trials.values()]
         untried = [plan for plan in self.plans() if plan not in tried]
+        # The prediction needs the scores of the trials that still run.
         if not untried and not self.ongoing_trials and self._predicted() not in tried:
             untried = [self._predicted()]
         if untried:
@@ -105,11 +110,12 @@ class MainEffects(keras_tuner.Oracle):
         return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
 
     def _predicted(self) -> dict[str, Any]:
-        """The best value of each hyperparameter, measured with the others as in the base."""
+        """Returns the plan with the best value of each hyperparameter."""
         changes = {}
         for name, value in self.base.items():
             levels = [value, *self._others(name)]
             plans = [(level, self._plan({**self.base, name: level})) for level in levels]
+            # The network without SE is a finalist of its own and is never predicted.
             losses = [(self._loss(p), level) for level, p in plans if not _is_plain(p)]
             known = [(loss, level) for loss, level in losses if loss is not None]
             if known:
@@ -120,9 +126,10 @@ class MainEffects(keras_tuner.Oracle):
         return ({name: other} for name in self.base for other in self._others(name))
 
     def _uniform(self) -> Iterator[dict[str, Any]]:
-        """One other value of ratio, gate or squeeze in all scopes that have it."""
+        """Yields changes that set one ratio, gate or squeeze in all scopes that have it."""
         kinds: dict[str, list[str]] = {}
         for name in self.base:
+            # Names end in the setting, as in stage_1_ratio; others are a kind of their own.
             kind = name.rpartition("_")[-1]
             kinds.setdefault(kind if kind in _SETTINGS else name, []).append(name)
         for names in kinds.values():
@@ -133,9 +140,10 @@ class MainEffects(keras_tuner.Oracle):
         return [value for value in self._choices[name] if value != self.base[name]]
 
     def _plan(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """The active hyperparameters, with the values wanted where they may have them."""
+        """Returns the active hyperparameters, with the wanted values where they are valid."""
         scratch = self._scratch
         scratch.values = {}
+        # Conditions look at earlier values, so the order of declaration matters.
         for parameter in scratch.space:
             name = parameter.name
             if scratch.is_active(parameter):
@@ -144,7 +152,7 @@ class MainEffects(keras_tuner.Oracle):
         return dict(scratch.values)
 
     def _loss(self, plan: Mapping[str, Any]) -> float | None:
-        """The score of a plan as a loss; `None` where it was not tried, or failed."""
+        """Returns the score of a plan as a loss; `None` if it was not tried or failed."""
         sign = -1.0 if self.objective.direction == "max" else 1.0
         for trial in self.trials.values():
             score = trial.score

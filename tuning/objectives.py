@@ -1,4 +1,4 @@
-"""Rules of choice by name, as the command line and files hold them, and their metrics."""
+"""Rules of choice by name, and the directions of their metrics."""
 
 from typing import Any
 
@@ -8,13 +8,26 @@ from tuning.select import Cheapest, StructuralRisk
 Rule = Cheapest | StructuralRisk
 
 TOLERANCE = 0.002
-_HIGH = (
-    *("f1_score", "fbeta_score", "f_beta_score", "r2_score", "cosine_similarity"),
-    *("pearson_correlation", "concordance_correlation"),
-    *("io_u", "binary_io_u", "mean_io_u", "one_hot_io_u", "one_hot_mean_io_u"),
-    *("precision_at_recall", "recall_at_precision"),
-    *("sensitivity_at_specificity", "specificity_at_sensitivity"),
-)
+# keras-tuner infers "min" for these, as for all metrics that it does not know.
+_HIGH = {
+    "f1_score",
+    "fbeta_score",
+    "f_beta_score",
+    "r2_score",
+    "cosine_similarity",
+    "pearson_correlation",
+    "concordance_correlation",
+    "io_u",
+    "binary_io_u",
+    "mean_io_u",
+    "one_hot_io_u",
+    "one_hot_mean_io_u",
+    "precision_at_recall",
+    "recall_at_precision",
+    "sensitivity_at_specificity",
+    "specificity_at_sensitivity",
+}
+# Names in `keras.metrics` that tell no direction, though keras-tuner infers one.
 _UNKNOWN = ("mean", "sum", "metric", "mean_metric_wrapper", "get", "serialize", "deserialize")
 _RULES: dict[str, Any] = {"cheapest": Cheapest, "risk": StructuralRisk}
 _FORM = (
@@ -23,30 +36,14 @@ _FORM = (
 
 
 def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
-    """A rule of choice, from itself or from its name.
-
-    Args:
-        objective: A `Cheapest` or `StructuralRisk`, or `"cheapest:0.002:val_accuracy"`,
-            `"risk:1e-6"`, with `:min` or `:max` behind the metric where Keras does not know its
-            direction; or the name of a metric, of which `Cheapest` then tolerates 0.002.
-        max_seeds: Most seeds of a `Cheapest` that is given by name.
-
-    Returns:
-        The rule.
-
-    Raises:
-        InputError: If there is no such rule.
-
-    Example:
-        >>> get_objective("cheapest:0.01:val_accuracy")
-        Cheapest(tolerance=0.01, max_seeds=10, metric='val_accuracy', direction=None)
-    """
+    """Returns a rule of choice, from the rule itself or from its name."""
     if isinstance(objective, Rule):
         return objective
     if not isinstance(objective, str) or not objective:
         raise InputError(f"An objective is a rule of choice or {_FORM}. Received: {objective!r}")
     kind, *rest = objective.split(":")
     if kind not in _RULES:
+        # Not a rule, so the text is the name of a metric.
         kind, rest = "cheapest", [str(TOLERANCE), kind, *rest]
     further: dict[str, Any] = dict(zip(("metric", "direction"), rest[1:], strict=False))
     if kind == "cheapest" and max_seeds is not None:
@@ -61,44 +58,20 @@ def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
 
 
 def objective_name(rule: Rule) -> str:
-    """The name of a rule, which `get_objective` takes.
-
-    Args:
-        rule: The rule.
-
-    Returns:
-        The name.
-
-    Example:
-        >>> objective_name(StructuralRisk(1e-6))
-        'risk:1e-06:val_loss'
-    """
+    """Returns the name of a rule, as `get_objective` takes it."""
     if isinstance(rule, Cheapest):
         kind, number = "cheapest", rule.tolerance
     else:
         kind, number = "risk", rule.weight
     direction = [rule.direction] if rule.direction else []
+    # `repr` keeps all digits, so that the name gives the same rule again.
     return ":".join([kind, f"{float(number)!r}", rule.metric, *direction])
 
 
 def metric_direction(rule: Rule) -> str:
-    """Whether low or high values of the metric of a rule are good.
-
-    Args:
-        rule: The rule.
-
-    Returns:
-        `"min"` or `"max"`: what the rule says, else what Keras knows of the metric; of a model with
-        several outputs a metric has the name of its output before its own.
-
-    Raises:
-        InputError: If Keras does not know the metric.
-
-    Example:
-        >>> metric_direction(Cheapest(0.01, metric="val_head_accuracy"))
-        'max'
-    """
+    """Returns `"min"` or `"max"`, from the rule or from what Keras knows of its metric."""
     words = rule.metric.removeprefix("val_").split("_")
+    # With several outputs Keras puts the name of the output before that of the metric.
     names = ["_".join(words[n:]) for n in range(len(words))]
     direction = rule.direction or next((d for d in map(_known_direction, names) if d), None)
     if direction is None:
@@ -110,7 +83,7 @@ def metric_direction(rule: Rule) -> str:
 
 
 def _known_direction(name: str) -> str | None:
-    """What keras-tuner infers, where that is right: it takes all that it does not know for low."""
+    """Returns the direction of a metric, or `None` if keras-tuner would only guess."""
     if name in _HIGH:
         return "max"
     if name in _UNKNOWN:
@@ -121,21 +94,7 @@ def _known_direction(name: str) -> str | None:
 
 
 def objective_value(rule: Rule, direction: str, score: float, complexity: float) -> float:
-    """What a rule makes low or high of one trial: J of `StructuralRisk`, else the score itself.
-
-    Args:
-        rule: The rule.
-        direction: That of the metric.
-        score: Of the trial.
-        complexity: ΣC²/r of its model.
-
-    Returns:
-        J, low is good, or the score.
-
-    Example:
-        >>> objective_value(StructuralRisk(0.01), "max", 0.9, 20.0)
-        -0.7
-    """
+    """Returns J of `StructuralRisk`, of which low is good, or else the score itself."""
     if isinstance(rule, Cheapest):
         return score
     loss = -score if direction == "max" else score

@@ -1,4 +1,4 @@
-"""A search as one watches it: a live table on a terminal, plain lines elsewhere."""
+"""Progress of a search: a live table on a terminal, plain lines elsewhere."""
 
 import math
 from typing import Self
@@ -17,19 +17,7 @@ _ROWS = 8
 
 
 class SearchProgress:
-    """Shows the trials of a search as they are done.
-
-    Args:
-        console: Where.
-        metric: Name of the score.
-        direction: `"min"` or `"max"`.
-
-    Example:
-        >>> with SearchProgress(Console(width=60), "val_loss", "min") as progress:
-        ...     progress.start(2, 0)
-        ...     progress.add(TrialRecord("a", "ratio=4", {}, 0, "completed", 0.5, seconds=2.0))
-        [1/2] ratio=4, seed 0: val_loss 0.5 (2.0 s)
-    """
+    """Shows the trials of a search as they end."""
 
     def __init__(self, console: Console, metric: str, direction: str) -> None:
         self._console, self._metric, self._direction = console, metric, direction
@@ -37,38 +25,35 @@ class SearchProgress:
         self._failures: dict[str, str] = {}
         self._done, self._total = 0, 0
         self._bar = Progress(
-            TextColumn("trials"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("time left"), TimeRemainingColumn(), console=console,
-        )  # fmt: skip
+            TextColumn("trials"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
         self._task = self._bar.add_task("trials", total=None)
         self._live = Live(console=console, get_renderable=self._shown, refresh_per_second=4)
 
     def start(self, planned: int | None, on_record: int) -> None:
-        """Says what there is to do.
-
-        Args:
-            planned: Number of trials, `None` where it is not known.
-            on_record: Number of those that have records already.
-        """
+        """Takes the number of planned trials, if known, and of those already on record."""
         if on_record:
             self._console.print(f"On record already: {on_record} trials, which are not run again")
         self._total = 0 if planned is None else max(planned - on_record, 0)
         self._bar.update(self._task, total=self._total or None)
 
     def add(self, record: TrialRecord) -> None:
-        """Takes a trial that is done.
-
-        Args:
-            record: Its record.
-        """
+        """Shows a trial that has ended."""
         self._done += 1
-        self._total = self._total and max(self._total, self._done)  # a rule may ask for more
+        # The rule may ask for further seeds, which the plan does not count.
+        self._total = self._total and max(self._total, self._done)
         self._bar.update(self._task, completed=self._done, total=self._total or None)
         if record.score is None:
             self._failures[record.label] = record.cause
-        elif record.seed < FRESH:  # the others confirm the choice, and are not compared
+        elif record.seed < FRESH:  # fresh seeds confirm the winner and are not compared
             self._scores.setdefault(record.label, []).append(record.score)
         if not self._console.is_terminal:
+            # A cause may hold brackets, which rich would read as markup.
             self._console.print(self._line(record), soft_wrap=True, markup=False)
 
     def _line(self, record: TrialRecord) -> str:
@@ -80,8 +65,14 @@ class SearchProgress:
 
     def _shown(self) -> Group:
         title = f"best so far, of {len(self._scores)} candidates"
-        table = Table("candidate", "seeds", self._metric, title=title, title_justify="left",
-                      box=box.SIMPLE_HEAD)  # fmt: skip
+        table = Table(
+            "candidate",
+            "seeds",
+            self._metric,
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
         sign = -1.0 if self._direction == "max" else 1.0
         means = {label: math.fsum(s) / len(s) for label, s in self._scores.items()}
         for label in sorted(means, key=lambda name: sign * means[name])[:_ROWS]:
@@ -91,6 +82,7 @@ class SearchProgress:
         return Group(table, self._bar)
 
     def __enter__(self) -> Self:
+        # Elsewhere `add` prints lines.
         if self._console.is_terminal:
             self._live.start()
         return self

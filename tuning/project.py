@@ -1,4 +1,4 @@
-"""The folder of a search: who may use it, for which job, and what is in it."""
+"""The folder of a search: its lock, its job and its files."""
 
 import hashlib
 import json
@@ -18,33 +18,19 @@ _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
 class Project:
-    """The folder of one search; made by `open_project`.
-
-    Attributes:
-        folder: The folder.
-    """
+    """The folder of one search; use `open_project` to create it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in _FOLDERS:
             (folder / name).mkdir(exist_ok=True)
-        for temporary in folder.rglob(".*.tmp*"):  # of writes that were cut off
+        # A killed process leaves these. The lock ensures that no other one writes them now.
+        for temporary in folder.rglob(".*.tmp*"):
             if temporary.is_file():
                 temporary.unlink()
 
     def claim(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
-        """Says which job the folder is for, or that it still is for this one.
-
-        Args:
-            fingerprint: What tells the job from others.
-            accept_change: Whether a changed job may go on here; the change is then noted.
-
-        Returns:
-            Hash of the fingerprint.
-
-        Raises:
-            InputError: If the folder is for another job.
-        """
+        """Checks that the folder belongs to this job; returns the hash of the fingerprint."""
         stored = _stored(self.folder)
         changes = [] if stored is None else _differences(stored["fingerprint"], fingerprint)
         accepted = [] if stored is None else stored["accepted"]
@@ -56,6 +42,7 @@ class Project:
             )
         if changes:
             when = datetime.now(UTC).isoformat(timespec="seconds")
+            # Records from before the change stay, so the folder notes what changed.
             accepted = [*accepted, {"when": when, "changes": changes}]
         if stored is None or changes:
             content = json.dumps({"fingerprint": fingerprint, "accepted": accepted}, indent=2)
@@ -63,11 +50,7 @@ class Project:
         return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
 
     def write_job(self, content: Mapping[str, Any]) -> None:
-        """Writes the job as a file that the command line takes.
-
-        Args:
-            content: Plain values; `None` is left out.
-        """
+        """Writes the job as a file that the command line can run."""
         toml: Any = import_extra("tomli_w", "tuning")
         text = toml.dumps(_without_none(content)).encode()
         path = self.folder / _JOB
@@ -77,24 +60,15 @@ class Project:
 
 @contextmanager
 def open_project(folder: Path, overwrite: bool = False) -> Iterator[Project]:
-    """Opens the folder of a search, for one process at a time.
-
-    Args:
-        folder: The folder: new, empty, holding a `job.toml` alone, or that of a search.
-        overwrite: Whether a search that is there is renamed aside (`NAME.1`, ...).
-
-    Yields:
-        The `Project`.
-
-    Raises:
-        InputError: If another process uses the folder, or it holds something else.
-    """
+    """Opens the folder of a search, for one process at a time."""
     filelock: Any = import_extra("filelock", "tuning")
+    # Refuses the working directory and those above it; the folder itself may exist.
     refuse_existing(folder, overwrite=True)
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"The directory of a search must be a folder. Received: {folder}")
     _check_content(folder)
     if folder.exists() and overwrite:
+        # A running search must keep its folder.
         with _locked(filelock, folder):
             pass
         folder.rename(free_name(folder))
@@ -119,17 +93,7 @@ def _locked(filelock: Any, folder: Path) -> Iterator[None]:
 
 
 def stored_threads(folder: Path) -> int | None:
-    """The number of threads that a search began with.
-
-    Args:
-        folder: Its folder.
-
-    Returns:
-        The number; `None` where there is no search.
-
-    Raises:
-        InputError: If its fingerprint cannot be read.
-    """
+    """Returns the number of threads that a search began with; `None` without a search."""
     stored = _stored(folder)
     return None if stored is None else stored["fingerprint"].get("threads")
 
@@ -142,6 +106,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
         stored = json.loads(path.read_text())
         if not isinstance(stored["fingerprint"], dict) or not isinstance(stored["accepted"], list):
             raise ValueError("it holds something else")
+    # Too many nested brackets in a damaged file give a RecursionError.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             "The fingerprint of a search must be a whole JSON file: move it away to take the "
@@ -154,6 +119,7 @@ def _check_content(folder: Path) -> None:
     if not folder.exists() or (folder / _FINGERPRINT).exists():
         return
     foreign = sorted({path.name for path in folder.iterdir()} - {_JOB, _LOCK, *_FOLDERS})
+    # A process killed before the first fingerprint leaves temporary files.
     foreign = [name for name in foreign if not name.startswith((f".{_JOB}.", f".{_FINGERPRINT}."))]
     if foreign:
         raise InputError(
@@ -163,7 +129,7 @@ def _check_content(folder: Path) -> None:
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs, a line each: where, what it was, what it is."""
+    """Returns a line for each difference: where it is, the old and the new value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         names = [*old, *(name for name in new if name not in old)]
         return [
@@ -180,7 +146,7 @@ def _short(value: Any) -> str:
 
 
 def _without_none(content: Any) -> Any:
-    """TOML has no `None`: an entry is left out, in a list it becomes a text."""
+    """Drops entries that are `None`, which TOML lacks; in a list they become a string."""
     if isinstance(content, Mapping):
         return {name: _without_none(v) for name, v in content.items() if v is not None}
     if isinstance(content, list):

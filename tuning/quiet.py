@@ -1,4 +1,4 @@
-"""Keeps the chatter of native libraries off the screen, and at hand for when something breaks."""
+"""Redirects the output of native libraries to a file."""
 
 import os
 import sys
@@ -10,17 +10,12 @@ from pathlib import Path
 
 @contextmanager
 def native_stderr_to_file() -> Iterator[Path]:
-    """Sends what C++ code writes to standard error into a temporary file.
-
-    TensorFlow and LiteRT write there directly, past Python. Python's own `sys.stderr` goes on to
-    reach the terminal.
-
-    Yields:
-        The path of the file. It is removed at the end of the block.
-    """
+    """Sends what C++ code writes to standard error to a temporary file; yields its path."""
     descriptor, name = tempfile.mkstemp(prefix="keras-se-", suffix=".log")
+    # Buffered text of Python must still reach the terminal.
     sys.stderr.flush()
     terminal, python_stderr = os.dup(2), sys.stderr
+    # TensorFlow and LiteRT write to descriptor 2 directly; `sys.stderr` keeps the terminal.
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Where the textbook would put the reduction ratio, from measured losses: a diagnostic."""
+"""The reduction ratio that a second-order expansion of the loss calls optimal, a diagnostic."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from tuning.refusals import input_error
 
 @dataclass(frozen=True)
 class RatioFit:
-    """The fit L(r) = L0 + κ·r²/2 and the ratio r* = (λS/κ)^(1/3) that it calls optimal.
+    """The fit L(r) = L0 + κ·r²/2, and the ratio r* = (λS/κ)^(1/3) that it calls optimal.
 
-    It chooses nothing: measured losses need not be a parabola (powers from 0.5 to 4 were seen), and
-    `residual` beside `noise` tells whether these are.
+    The fit is a diagnostic and chooses nothing: measured losses need not follow a parabola
+    (exponents from 0.5 to 4 occur). Compare `residual` with `noise` to see whether they do.
 
     Attributes:
         curvature: κ, the mean over seeds of the least-squares fits.
-        curvature_interval: 95 % interval of κ, Student's t over seeds.
+        curvature_interval: 95 % interval of κ, from Student's t over seeds.
         residual: Root mean square distance of the mean losses from the fit, with two degrees of
-            freedom for L0 and κ; `None` with two ratios, which any such curve goes through.
-        noise: Standard deviation that this distance has by noise alone, if the curve is right.
-        ratio: r*, unrounded; infinite where κ is not above 0: no ratio is then too large.
-        ratio_interval: 95 % interval of r*, that of κ carried over.
+            freedom for L0 and κ; `None` with two ratios, where the curve passes through both means.
+        noise: Standard deviation of this distance from noise alone, if the curve is right.
+        ratio: r*, unrounded; infinite if κ is not above 0, because then no ratio is too large.
+        ratio_interval: 95 % interval of r*, computed from that of κ.
     """
 
     curvature: float
@@ -39,28 +39,8 @@ class RatioFit:
 def fit_ratio(
     ratios: Sequence[float], losses: np.ndarray, squares: float, weight: float
 ) -> RatioFit:
-    """Fits the curvature of the loss in r, seed by seed, and derives r* from it.
-
-    Args:
-        ratios: r of each of K candidates that differ in nothing else, at least two different.
-        losses: Shape (K, n), finite, low is good; column j is seed j, n at least 2.
-        squares: S = ΣC² over the SE blocks, above 0.
-        weight: λ of `StructuralRisk`, above 0.
-
-    Returns:
-        A `RatioFit`.
-
-    Raises:
-        InputError: If an argument breaks its rule.
-
-    Source: expansion of the loss to second order in r; the derivative κ·r - λS/r² vanishes at r*.
-
-    Example:
-        >>> losses = np.array([[0.32, 0.42], [0.38, 0.48], [0.62, 0.72]])
-        >>> fit = fit_ratio((2, 4, 8), losses, squares=4096, weight=1e-3)
-        >>> round(fit.curvature, 6), round(fit.ratio, 3)
-        (0.01, 7.427)
-    """
+    """Fits the curvature of the loss in r, seed by seed, and derives r* from it."""
+    # L is linear in x = r²/2, with slope κ. Rows of `losses` are ratios, columns are seeds.
     x, y = np.asarray(ratios, "float64") ** 2 / 2, np.asarray(losses, "float64")
     if y.ndim != 2 or x.shape != y.shape[:1] or y.shape[1] < 2 or np.unique(x).size < 2:
         raise input_error(
@@ -78,17 +58,20 @@ def fit_ratio(
             f"Received: squares={squares!r}, weight={weight!r}"
         )
     centred, seeds = x - x.mean(), y.shape[1]
+    # One slope per seed: their spread over seeds gives the interval of κ.
     slopes = centred @ y / (centred @ centred)
     curvature = float(slopes.mean())
     half = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * slopes.std(ddof=1) / math.sqrt(seeds))
     interval = (curvature - half, curvature + half)
     misfit = y - y.mean(axis=0) - np.outer(centred, slopes)
+    # L0 and κ take two degrees of freedom.
     free = len(x) - 2
     mean_misfit = misfit.mean(axis=1)
     around = misfit - mean_misfit[:, None]
     noise = float((around**2).sum()) / (max(free, 1) * (seeds - 1)) / seeds
 
     def ratio(kappa: float) -> float:
+        # The derivative κ·r - λS/r² vanishes at r*. Without curvature no ratio is too large.
         return float(np.cbrt(weight * squares / kappa)) if kappa > 0 else math.inf
 
     return RatioFit(
@@ -97,5 +80,6 @@ def fit_ratio(
         residual=math.sqrt(float((mean_misfit**2).sum()) / free) if free else None,
         noise=math.sqrt(noise),
         ratio=ratio(curvature),
+        # r* falls as κ grows, so the bounds change places.
         ratio_interval=(ratio(interval[1]), ratio(interval[0])),
     )

@@ -1,4 +1,4 @@
-"""The truth of a search: one file for each candidate and seed, written once."""
+"""Records of trials: one file for each candidate and seed, written once."""
 
 import dataclasses
 import json
@@ -13,6 +13,7 @@ from keras_se.outputs import free_name
 from tuning.durable import write_durably
 
 COMPLETED, FAILED = "completed", "failed"
+# These are all fields of `TrialRecord`; `from_dict` refuses any others.
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("candidate", "label", "status", "cause", "curve", "fingerprint"), (str,)),
     **dict.fromkeys(("values", "metrics", "test"), (dict,)),
@@ -23,7 +24,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 class SearchWarning(UserWarning):
-    """Something in the folder of a search was damaged and has been set aside."""
+    """Warns that something in the folder of a search was damaged and has been set aside."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +32,23 @@ class TrialRecord:
     """One candidate, trained from one seed and measured.
 
     Attributes:
-        candidate: Identity of the candidate, a hash of its hyperparameters.
-        label: The candidate in words.
+        candidate: ID of the candidate, a hash of its hyperparameters.
+        label: Readable name of the candidate.
         values: Its hyperparameters.
-        seed: What it was trained from.
+        seed: Seed of the training.
         status: `"completed"` or `"failed"`.
-        score: The metric of the search at the epoch that counts, in the metric's own units; `None`
-            if the trial failed. Of `val_loss` without the penalties of weight regularizers.
-        epoch: The epoch that counts, from 1: the one of the best score, whose weights are kept.
-        metrics: What Keras logged at that epoch; empty if the trial failed.
+        score: The metric of the search at the best epoch, in the units of the metric; `None` if the
+            trial failed. `val_loss` excludes the penalties of weight regularizers.
+        epoch: The epoch with the best score, from 1; its weights are kept.
+        metrics: Logs of Keras at that epoch; empty if the trial failed.
         parameters: Exact number of parameters of the model; 0 if it could not be built.
         complexity: ΣC²/r over its SE blocks.
         seconds: Wall time.
-        cause: Why it failed; empty if it did not.
-        curve: File with the metrics of every epoch, a JSON line each, in the folder of the search.
-        fingerprint: Hash of the job that it was trained for.
-        test: What `Model.evaluate` gives on the test data, for the winner's fresh seeds only.
+        cause: Why the trial failed; empty if it did not.
+        curve: File with the metrics of every epoch, one JSON line each, in the folder of the
+            search.
+        fingerprint: Hash of the job of the trial.
+        test: Result of `Model.evaluate` on the test data, only for the fresh seeds of the winner.
     """
 
     candidate: str
@@ -71,7 +73,7 @@ class TrialRecord:
         return self.status == COMPLETED
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold: metrics that are NaN or infinite become `None`."""
+        """Returns plain values for JSON; NaN and infinite metrics become `None`."""
         content = dataclasses.asdict(self)
         for name in ("metrics", "test"):
             content[name] = {k: _finite(v) for k, v in content[name].items()}
@@ -79,21 +81,22 @@ class TrialRecord:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "TrialRecord":
-        """The record that `to_dict` described.
+        """Returns the record that `to_dict` described.
 
         Args:
-            content: What `to_dict` returned.
+            content: The dictionary that `to_dict` returned.
 
         Returns:
             The record; metrics that were `None` are NaN.
 
         Raises:
-            ValueError: If it is not such a description.
+            ValueError: If the content is not that of a record.
         """
         if not isinstance(content, Mapping) or set(content) != set(_TYPES):
             raise ValueError("it does not hold what a record holds")
         content = dict(content)
         for name, types in _TYPES.items():
+            # bool is a subclass of int.
             if not isinstance(content[name], types) or isinstance(content[name], bool):
                 raise ValueError(f"{name} is not what it is in a record")
         for name in ("metrics", "test"):
@@ -102,36 +105,19 @@ class TrialRecord:
             raise ValueError(f"its status is neither {COMPLETED!r} nor {FAILED!r}")
         record = cls(**content)
         has_score = record.score is not None and math.isfinite(record.score)
+        # A damaged file can be valid JSON with fields that contradict each other.
         if record.completed != has_score:
             raise ValueError("a completed trial, and no other, has a score")
         return record
 
 
 def run_key(candidate: str, seed: int) -> str:
-    """What the files of one candidate and seed are called.
-
-    Args:
-        candidate: Identity of the candidate.
-        seed: The seed.
-
-    Returns:
-        A name.
-
-    Example:
-        >>> run_key("0a1b", 3)
-        '0a1b-s3'
-    """
+    """Returns the base name of the files of one candidate and seed."""
     return f"{candidate}-s{seed}"
 
 
 class Records:
-    """The records of a search's folder. A record that exists is never trained again.
-
-    A file that is no record, cut off by a full disk, say, is set aside with a warning, alone.
-
-    Args:
-        folder: The folder of the records, which is made if it is missing.
-    """
+    """The records in the folder of a search. A trial with a record never runs again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -144,26 +130,15 @@ class Records:
         return iter(list(self._known.values()))
 
     def get(self, candidate: str, seed: int) -> TrialRecord | None:
-        """The record of a candidate and seed, if there is one.
-
-        Args:
-            candidate: Identity of the candidate.
-            seed: The seed.
-
-        Returns:
-            The record, from the folder if another process wrote it.
-        """
+        """Returns the record of a candidate and seed, or `None`."""
         key = run_key(candidate, seed)
+        # A child process may have written it after this one read the folder.
         if key not in self._known and self._path(key).exists():
             self._read(self._path(key))
         return self._known.get(key)
 
     def put(self, record: TrialRecord) -> None:
-        """Writes a record, durably.
-
-        Args:
-            record: One of a candidate and seed that has none yet.
-        """
+        """Writes the record of a trial that has none yet, durably."""
         self._known[write_record(self.folder, record)] = record
 
     def _path(self, key: str) -> Path:
@@ -172,8 +147,10 @@ class Records:
     def _read(self, path: Path) -> None:
         try:
             record = TrialRecord.from_dict(json.loads(path.read_text("utf-8")))
+            # A renamed copy must not pass for the result of another trial.
             if run_key(record.candidate, record.seed) != path.stem:
                 raise ValueError("its name is that of another record")
+        # A full disk can cut a file off; the other records are still good.
         except (ValueError, RecursionError, IsADirectoryError) as error:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
             warnings.warn(
@@ -187,16 +164,9 @@ class Records:
 
 
 def write_record(folder: Path, record: TrialRecord) -> str:
-    """Writes a record, durably.
-
-    Args:
-        folder: The folder of the records.
-        record: The record.
-
-    Returns:
-        Its key.
-    """
+    """Writes a record durably and returns its key."""
     key = run_key(record.candidate, record.seed)
+    # NaN is not JSON, so `to_dict` has replaced it.
     content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
     write_durably(folder / f"{key}.json", content.encode(), "record")
     return key

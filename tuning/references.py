@@ -1,4 +1,4 @@
-"""What another process can import: objects by `package.module:name`."""
+"""References `package.module:name`, by which another process can import an object."""
 
 import importlib
 import inspect
@@ -11,38 +11,12 @@ _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value has the form `package.module:name`.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The answer.
-
-    Example:
-        >>> is_reference("json:dumps"), is_reference("a.npz"), is_reference(3)
-        (True, False, False)
-    """
+    """Returns whether a value has the form `package.module:name`."""
     return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
 
 
 def resolve(what: str, reference: str) -> Any:
-    """Imports the object that a reference names.
-
-    Args:
-        what: What it serves as, for the message.
-        reference: `package.module:name`.
-
-    Returns:
-        The object.
-
-    Raises:
-        InputError: If it has another form, or cannot be imported.
-
-    Example:
-        >>> resolve("loss", "math:sqrt")(4.0)
-        2.0
-    """
+    """Imports the object that a reference names."""
     if not is_reference(reference):
         raise InputError(f"{what} is named as package.module:name. Received: {what}={reference!r}")
     module, _, path = reference.partition(":")
@@ -50,7 +24,7 @@ def resolve(what: str, reference: str) -> Any:
         found: Any = importlib.import_module(module)
         for name in path.split("."):
             found = getattr(found, name)
-    except (Exception, SystemExit) as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the import runs the user's code
         raise InputError(
             f"{what} given as package.module:name must be importable. "
             f"Received: {reference!r}, which raises {type(error).__name__}: {error}"
@@ -59,47 +33,26 @@ def resolve(what: str, reference: str) -> Any:
 
 
 def qualified_name(value: Any) -> str:
-    """The name of a function or class where it is defined; of another object that of its class.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The name.
-
-    Example:
-        >>> qualified_name(str.upper), qualified_name(3)
-        ('str.upper', 'int')
-    """
+    """Returns the qualified name of a function or class, or else of the object's class."""
     name: str = value.__qualname__ if hasattr(value, "__qualname__") else type(value).__qualname__
     return name
 
 
 def reference_to(value: Any) -> str | None:
-    """The reference under which another process finds an object.
-
-    Args:
-        value: A function, a class, or a reference, which is returned as it is.
-
-    Returns:
-        `package.module:name`, or `None` where there is none: for lambdas, for functions inside of
-        functions, and for what is defined in a script or a notebook.
-
-    Example:
-        >>> import json
-        >>> reference_to(json.dumps), reference_to(lambda: 1)
-        ('json:dumps', None)
-    """
+    """Returns the reference of an object, or `None` if other processes cannot import it."""
     if is_reference(value):
         return str(value)
     if not (hasattr(value, "__module__") and hasattr(value, "__qualname__")):
         return None
     module, name = value.__module__, value.__qualname__
+    # A script is `__main__` in its own process only. Names of lambdas and inner functions,
+    # with `<lambda>` or `<locals>`, are no references.
     if module == "__main__" or not is_reference(f"{module}:{name}"):
         return None
     try:
         found = resolve("object", f"{module}:{name}")
     except InputError:
         return None
-    is_method = inspect.ismethod(value) and found == value  # bound to a class, anew at each access
+    # A method of a class is bound anew at each access, so it is equal but not identical.
+    is_method = inspect.ismethod(value) and found == value
     return f"{module}:{name}" if found is value or is_method else None

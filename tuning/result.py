@@ -1,4 +1,4 @@
-"""What a search leaves: its records, the choice among them, and the winner."""
+"""The result of a search: its records, the choice among them, and the winner."""
 
 import dataclasses
 import json
@@ -25,14 +25,15 @@ from tuning.trial_data import TrialData
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The winner on seeds that had no part in its choice: the best of many scores is too good.
+    """Scores of the winner on seeds that had no part in its choice.
 
     Attributes:
-        seeds: The fresh seeds, those that failed left out.
+        seeds: The fresh seeds, without those that failed.
         mean: Mean score.
         deviation: Standard deviation of the scores over seeds; `None` with one seed.
-        chosen_mean: Mean score on the seeds that it was chosen by, for comparison.
-        test: By name, the mean of the metrics on the test data, which the search never saw.
+        chosen_mean: Mean score on the seeds that decided the choice, for comparison. As the best of
+            many scores it is too good.
+        test: Mean of each metric on the test data, which the search never saw, by name.
     """
 
     seeds: tuple[int, ...]
@@ -51,19 +52,18 @@ class SearchResult:
         metric: Name of the log that is the score.
         direction: `"min"` or `"max"`.
         epochs: Epochs per trial.
-        seeds: Seeds that every candidate was trained from at first.
+        seeds: Seeds of the first round, which every candidate was trained from.
         records: Every `TrialRecord`, in the order of candidates and seeds.
-        chosen: The winning candidate in words.
+        chosen: Readable name of the winner.
         values: Its hyperparameters.
         plan: Its settings per site, as `keras_se.insert` takes them; empty for the network without
-            SE; `None` where the model places its blocks itself.
-        placement: Where in residual units its blocks are, for `insert`; `None` without blocks.
-        decision: What the rule made of the scores; `None` for a screening, with fewer than three
-            seeds.
-        sentence: The decision in words.
-        confirmation: The winner on fresh seeds; `None` where none were asked for, or all failed.
-        ratio_fit: Where the textbook would put the ratio, a diagnostic of `StructuralRisk`; `None`
-            where it does not apply.
+            SE; `None` if the model places its blocks itself.
+        placement: Placement of its blocks in residual units, for `insert`; `None` without blocks.
+        decision: The `Decision` of the rule; `None` for a screening, with fewer than three seeds.
+        sentence: The decision as a sentence.
+        confirmation: The winner on fresh seeds; `None` if there were none, or if all failed.
+        ratio_fit: Fit of the optimal ratio, a diagnostic of `StructuralRisk`; `None` where it does
+            not apply.
     """
 
     objective: str
@@ -85,17 +85,17 @@ class SearchResult:
 
     @property
     def tied(self) -> tuple[str, ...]:
-        """Candidates that cannot be told from the best one; of a screening all that finished."""
+        """Candidates that cannot be told from the best; in a screening, all that finished."""
         if self.decision is not None:
             return self.decision.tied
         return tuple(dict.fromkeys(r.label for r in self.records if r.completed))
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The settings of the winner where all its sites have the same; empty without SE.
+        """Settings of the winner if all its sites share them; empty without SE.
 
         Raises:
-            InputError: If they differ, or the model places its blocks itself.
+            InputError: If the sites differ, or if the model places its blocks itself.
         """
         plans = list((self.plan or {}).values())
         if self.plan is None or any(plan != plans[0] for plan in plans):
@@ -106,14 +106,16 @@ class SearchResult:
         return plans[0] if plans else {}
 
     def model(self) -> keras.Model:
-        """The winner, trained: that of the first fresh seed, a fair draw; else of its best seed.
+        """Returns the trained winner.
+
+        It is the model of the first fresh seed, which is an unbiased sample, or, without fresh
+        seeds, of the best seed. It is trained again if its weights were not kept.
 
         Returns:
-            A compiled model with the weights of the epoch that counts. It is trained anew where
-            they were not kept.
+            A compiled model with the weights of its best epoch.
 
         Raises:
-            InputError: If the search was read from its file.
+            InputError: If the result was read from JSON.
         """
         job, candidate = self._origin()
         kept = [r for r in self._of_winner() if self._weights(r).exists()]
@@ -123,7 +125,8 @@ class SearchResult:
             model = job.hypermodel.build(candidate.hyperparameters)
             ensure_built(model, job.data.load(kept[0].seed)[0] if not model.built else None)
         if model.compiled:
-            model.optimizer.build(model.trainable_variables)  # its state is in the file, too
+            # The file also holds the optimizer's variables, which exist only once it is built.
+            model.optimizer.build(model.trainable_variables)
         model.load_weights(self._weights(kept[0]))
         return model
 
@@ -136,33 +139,34 @@ class SearchResult:
         epochs: int | None = None,
         callbacks: Sequence[Any] = (),
     ) -> keras.Model:
-        """Trains the winner anew.
+        """Trains the winner again.
 
         Args:
             seed: The seed, as in the search.
-            train: Data in place of those of the search: all there are, say.
-            validation: Likewise, if `train` is given.
-            epochs: Epochs in place of those of the search.
+            train: Training data that replace those of the search, such as all data.
+            validation: Validation data, if `train` is given.
+            epochs: Number of epochs, if it differs from the search.
             callbacks: Further callbacks.
 
         Returns:
             A compiled model after its last epoch.
 
         Raises:
-            InputError: If the search was read from its file.
+            InputError: If the result was read from JSON.
         """
         job, candidate = self._origin()
         if train is not None:
             job = dataclasses.replace(job, data=_Given(train, validation))
         if epochs is not None:
             job = dataclasses.replace(job, epochs=epochs)
+            # Hyperband stores the epochs of a trial in its values, which override the job's.
             own = {name: v for name, v in candidate.values.items() if name != BUDGET}
             candidate = dataclasses.replace(candidate, values=own)
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]
 
     def _best_epoch_of(self, seed: int) -> keras.Model:
-        """The model of a trial whose weights were not kept, as it was."""
+        """Trains a model again whose weights were not kept, and restores its best epoch."""
         job, candidate = self._origin()
         with tempfile.TemporaryDirectory() as folder, trial_seed(seed):
             watch = BestEpoch(job.metric, job.direction, Path(folder, "curve"))
@@ -172,7 +176,8 @@ class SearchResult:
         return model
 
     def to_json(self) -> str:
-        """The result as JSON text, which `from_json` reads."""
+        """Returns the result as JSON text, which `from_json` reads."""
+        # Not `asdict(self)`, which would copy the job with its model and data.
         content = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
@@ -186,16 +191,16 @@ class SearchResult:
 
     @classmethod
     def from_json(cls, text: str) -> "SearchResult":
-        """The result that `to_json` wrote.
+        """Returns the result that `to_json` wrote.
 
         Args:
-            text: What it returned.
+            text: The text that `to_json` returned.
 
         Returns:
-            The result, without what trains its models.
+            The result, which cannot train models.
 
         Raises:
-            InputError: If the text is something else.
+            InputError: If the text is not such a result.
         """
         try:
             content = json.loads(text, object_hook=_infinite)
@@ -220,10 +225,11 @@ class SearchResult:
         return self.job, Candidate(winner.candidate, winner.label, winner.values)
 
     def _of_winner(self) -> list[TrialRecord]:
-        """Its records: fresh seeds first, then by score."""
+        """Returns completed records of the winner: fresh seeds first, then by score."""
         sign = -1.0 if self.direction == "max" else 1.0
         fresh = () if self.confirmation is None else self.confirmation.seeds
         found = [r for r in self.records if r.completed and r.values == self.values]
+        # The best score is too good; fresh seeds had no part in the choice.
         return sorted(found, key=lambda r: (r.seed not in fresh, _order(r, sign, fresh)))
 
     def _weights(self, record: TrialRecord) -> Path:
@@ -231,9 +237,10 @@ class SearchResult:
 
 
 class _Given(TrialData):
-    """Data for one training, perhaps without validation."""
+    """Data for one training run, with or without validation."""
 
     def __init__(self, train: Any, validation: Any) -> None:
+        # `TrialData` without validation expects `train` to be a source of all parts.
         super().__init__(train, train if validation is None else validation)
         self._validates = validation is not None
 
@@ -255,6 +262,7 @@ def _decision(content: dict[str, Any]) -> Decision:
 
 
 def _confirmation(content: dict[str, Any]) -> Confirmation:
+    # `_jsonable` writes NaN as null.
     test = {name: math.nan if v is None else v for name, v in content["test"].items()}
     return Confirmation(**{**content, "seeds": tuple(content["seeds"]), "test": test})
 
@@ -272,11 +280,12 @@ _PARTS: dict[str, Any] = {
 
 
 def _jsonable(value: Any) -> Any:
-    """Numbers that JSON does not know: NaN becomes `None`, infinity an object that says so."""
+    """Replaces numbers that JSON lacks: NaN by `None`, infinity by an object."""
     if isinstance(value, Mapping):
         return {name: _jsonable(v) for name, v in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(v) for v in value]
+    # An infinite ratio has a meaning of its own, so it must not become null as well.
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else {"float": str(value)}
     return value

@@ -1,4 +1,4 @@
-"""The rounds of a search: all candidates, further seeds for some of them, the winner anew."""
+"""Rounds of a search: all candidates, further seeds for some, and the winner on fresh seeds."""
 
 import dataclasses
 import math
@@ -26,28 +26,16 @@ from tuning.select import StructuralRisk
 from tuning.trial import weights_path
 from tuning.tuner import SearchTuner, drive
 
-FINAL, FRESH = 1_000_000, 2_000_000  # first seeds of finalists, and of the winner's confirmation
+# First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
+FINAL, FRESH = 1_000_000, 2_000_000
 
 
 class NoCandidateError(InputError):
-    """No candidate of a search finished."""
+    """Raised when no candidate of a search finishes."""
 
 
 class Rounds:
-    """One search, round by round. What has a record is not run.
-
-    Args:
-        job: What is trained.
-        rule: The rule of choice.
-        seeds: Seeds of the first round.
-        tuner: Proposes candidates.
-        runner: Runs trials.
-        records: Of all trials.
-        folder: That of the search.
-        keep_weights: Of how many trials the weights are kept, the best ones.
-        fingerprint: Hash of the job.
-        on_record: Called with each new record.
-    """
+    """Runs one search, round by round. Trials with a record do not run again."""
 
     def __init__(
         self,
@@ -72,29 +60,23 @@ class Rounds:
         self._chosen_on = self.seeds
 
     def explore(self) -> None:
-        """Trains every candidate that the oracle proposes from the first seeds.
-
-        Raises:
-            NoCandidateError: If none finished.
-        """
+        """Trains every candidate that the oracle proposes from the first seeds."""
         self._tuner.search(self._runner, self.seeds, self._done)
         oracle = self._tuner.oracle
         self.candidates = self._tuner.candidates()
-        if isinstance(oracle, ExhaustiveOracle):  # the space's order, and nothing beside it
+        if isinstance(oracle, ExhaustiveOracle):
+            # The order of the space, without trials that a kept folder holds beyond it.
             self.candidates = list(map(self._tuner.candidate, oracle.all_values()))
         if isinstance(oracle, MainEffects):
             self._check_finished(self.seeds)
             self.candidates = list(map(self._tuner.candidate, oracle.finalists()))
+            # The best of many noisy scores is too good, so the finalists get new seeds.
             self.seeds = tuple(range(FINAL, FINAL + max(MIN_SEEDS, len(self.seeds))))
             self._run(self.candidates, self.seeds)
         self._check_finished(self.seeds)
 
     def decide(self) -> tuple[Candidate, Decision | None, str]:
-        """Applies the rule, and trains from further seeds what it asks for, until it asks no more.
-
-        Returns:
-            The chosen candidate, the decision (`None` with fewer than three seeds), and why.
-        """
+        """Applies the rule, and trains the further seeds that it asks for, until it is done."""
         self._chosen_on = self.seeds
         if len(self.seeds) < MIN_SEEDS:
             return self._screened()
@@ -107,7 +89,8 @@ class Rounds:
             added = self._further(seeds, decision.seeds_wanted)
             seeds += added
             self._run(members, added)
-            if not isinstance(self._tuner.oracle, MainEffects):  # it predicts from the first seeds
+            # `MainEffects` predicts from the first seeds; new scores would change its plan.
+            if not isinstance(self._tuner.oracle, MainEffects):
                 for candidate in members:
                     self._tuner.resettle(candidate, seeds)
         self._chosen_on = tuple(seeds)
@@ -115,15 +98,7 @@ class Rounds:
         return chosen, decision, decision.sentence
 
     def confirm(self, chosen: Candidate, fresh: int) -> Confirmation | None:
-        """Trains the winner from fresh seeds, and evaluates it on the test data.
-
-        Args:
-            chosen: The winner.
-            fresh: Number of fresh seeds.
-
-        Returns:
-            What they say; `None` if there are none, or all failed.
-        """
+        """Trains the winner from fresh seeds and evaluates it on the test data."""
         seeds = range(FRESH, FRESH + fresh)
         self._run([chosen], seeds, tested=True)
         found = [self._records.get(chosen.id, seed) for seed in seeds]
@@ -131,6 +106,7 @@ class Rounds:
         if not records:
             return None
         scores = [float(record.score or 0.0) for record in records]
+        # A record of an older job may lack metrics; a mean needs them from all records.
         names = set.intersection(*(set(record.test) for record in self._tested(records)))
         before = [self._loss(chosen, seed) for seed in self._chosen_on]
         return Confirmation(
@@ -142,7 +118,7 @@ class Rounds:
         )
 
     def _tested(self, records: list[TrialRecord]) -> list[TrialRecord]:
-        """The records, without test metrics if these may be of other data than the job's."""
+        """Returns the records, without test metrics if those may come from other data."""
         has_test = self._job.data.parts["test"] is not None or any(r.test for r in records)
         if has_test and any(record.fingerprint != self._fingerprint for record in records):
             warnings.warn(
@@ -156,14 +132,8 @@ class Rounds:
         return records
 
     def ratio_fit(self, chosen: Candidate) -> RatioFit | None:
-        """Where the textbook would put the ratio, from the candidates that differ in it alone.
-
-        Args:
-            chosen: The winner.
-
-        Returns:
-            The fit; `None` where no weight says what complexity costs, or ratios are lacking.
-        """
+        """Fits the optimal ratio to the candidates that differ from the winner in it alone."""
+        # r* needs λ, the price of complexity.
         if not isinstance(self._rule, StructuralRisk) or self._rule.weight == 0.0:
             return None
         family = [c for c in self.candidates if _but_ratio(c) == _but_ratio(chosen)]
@@ -173,20 +143,25 @@ class Rounds:
         losses = np.array([[self._sign * self._loss(c, s) for s in self.seeds] for c in family])
         ratios = [float(candidate.values["se_ratio"]) for candidate in family]
         complexity = self._record(family[0], self.seeds[0]).complexity
+        # Complexity is ΣC²/r, so its product with r is S = ΣC².
         return fit_ratio(ratios, losses, complexity * ratios[0], self._rule.weight)
 
     def _screened(self) -> tuple[Candidate, None, str]:
-        """The best mean of too few seeds to compare by."""
+        """Chooses the best mean if there are too few seeds to compare candidates."""
         finished = [c for c in self.candidates if self._finished(c, self.seeds)]
         chosen = min(finished, key=self._mean_objective)
         number = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
-        return chosen, None, (
-            f"{chosen.label} has the best mean on {number}, a screening: it takes {MIN_SEEDS} or "
-            "more to tell candidates apart."
-        )  # fmt: skip
+        return (
+            chosen,
+            None,
+            (
+                f"{chosen.label} has the best mean on {number}, a screening: it takes "
+                f"{MIN_SEEDS} or more to tell candidates apart."
+            ),
+        )
 
     def _mean_objective(self, candidate: Candidate) -> tuple[float, int]:
-        """Low is good; of equals the one with fewer parameters."""
+        """Returns a sort key: low is good, and fewer parameters break a tie."""
         mean = float(np.mean([self._loss(candidate, seed) for seed in self.seeds]))
         record = self._record(candidate, self.seeds[0])
         value = objective_value(self._rule, self._job.direction, mean, record.complexity)
@@ -206,11 +181,12 @@ class Rounds:
 
     def _sizes(self, candidate: Candidate, seeds: Sequence[int]) -> tuple[int, float]:
         found = [self._records.get(candidate.id, seed) for seed in seeds]
+        # A trial that failed before its model was built counts no parameters.
         known = [(r.parameters, r.complexity) for r in found if r is not None and r.parameters]
         return known[0] if known else (0, 0.0)
 
     def _loss(self, candidate: Candidate, seed: int) -> float:
-        """The score; NaN where the candidate was not trained, infinity where it failed."""
+        """Returns the score; NaN if the candidate was not trained, infinity if it failed."""
         record = self._records.get(candidate.id, seed)
         if record is None:
             return math.nan
@@ -257,7 +233,8 @@ class Rounds:
             self._on_record(record)
 
     def _drop_weights(self) -> None:
-        """Keeps the weights of the best trials, and of the winner's fresh ones."""
+        """Keeps the weights of the best trials and of the winner's fresh seeds."""
+        # `SearchResult.model` returns the model of a fresh seed.
         scored = [r for r in self._records if r.score is not None and r.seed < FRESH]
         for record in sorted(scored, key=lambda r: self._sign * (r.score or 0.0))[self._keep :]:
             key = run_key(record.candidate, record.seed)

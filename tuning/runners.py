@@ -1,4 +1,4 @@
-"""Where trials run: in this process, or each in a process of its own."""
+"""Runners of trials: in this process, or each trial in its own process."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from tuning.records import FAILED, Records, TrialRecord, run_key
 
 @dataclass(frozen=True)
 class Task:
-    """A trial to be run.
+    """A trial to run.
 
     Attributes:
-        candidate: What is trained.
-        seed: From which seed.
-        tested: Whether it is evaluated on the test data.
+        candidate: The candidate to train.
+        seed: The seed to train from.
+        tested: Whether to evaluate it on the test data.
     """
 
     candidate: Candidate
@@ -30,60 +30,49 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What its files are called."""
+        """Name of the trial's files."""
         return run_key(self.candidate.id, self.seed)
 
     def failed(self, cause: str, fingerprint: str) -> TrialRecord:
-        """The record of a trial that left none.
-
-        Args:
-            cause: Why.
-            fingerprint: Hash of the job.
-
-        Returns:
-            The record.
-        """
+        """Returns a failed record, for a trial that wrote none itself."""
         candidate = self.candidate
         return TrialRecord(
-            candidate.id, candidate.label, dict(candidate.values), self.seed, FAILED,
-            cause=cause, fingerprint=fingerprint,
-        )  # fmt: skip
+            candidate.id,
+            candidate.label,
+            dict(candidate.values),
+            self.seed,
+            FAILED,
+            cause=cause,
+            fingerprint=fingerprint,
+        )
 
 
 class Runner(Protocol):
-    """Runs trials: `start` while there is a `free` slot, then `wait` for those that are done."""
+    """Runs trials: call `start` while there is a `free` slot, then `wait`."""
 
     @property
     def free(self) -> int:
-        """Number of slots without a trial."""
+        """Number of free slots."""
 
     @property
     def busy(self) -> int:
-        """Number of trials that were started and not yet returned."""
+        """Number of trials that have started and whose records `wait` has not returned."""
 
     def start(self, task: Task) -> None:
-        """Begins a trial."""
+        """Starts a trial."""
 
     def wait(self) -> list[TrialRecord]:
-        """The records of trials that are done, written already."""
+        """Waits for trials to finish and returns their records, already on disk."""
 
     def __enter__(self) -> Self:
-        """The runner itself."""
+        """Returns the runner itself."""
 
     def __exit__(self, *exception: object) -> None:
-        """Ends what still runs."""
+        """Stops all running trials."""
 
 
 class InlineRunner:
-    """Runs trials one after the other in this process, so that anything can be searched.
-
-    Args:
-        job: What is trained.
-        folder: That of the search.
-        records: Where the records go.
-        fingerprint: Hash of the job.
-        seconds: Time that a trial may take.
-    """
+    """Runs trials one after the other in this process; models and data need no name."""
 
     def __init__(
         self, job: Job, folder: Path, records: Records, fingerprint: str, seconds: float | None
@@ -95,20 +84,16 @@ class InlineRunner:
 
     @property
     def free(self) -> int:
-        """1 unless a record waits to be taken."""
+        """1, or 0 while a record waits for `wait`."""
         return 1 - len(self._done)
 
     @property
     def busy(self) -> int:
-        """1 if a record waits to be taken."""
+        """1 while a record waits for `wait`, otherwise 0."""
         return len(self._done)
 
     def start(self, task: Task) -> None:
-        """Runs a trial and writes its record.
-
-        Args:
-            task: The trial.
-        """
+        """Runs a trial to its end and writes its record."""
         cause = self._attempts.why_no_more(task.key)
         record = self._run(task) if cause is None else task.failed(cause, self._fingerprint)
         self._records.put(record)
@@ -117,18 +102,24 @@ class InlineRunner:
         self._done.append(record)
 
     def _run(self, task: Task) -> TrialRecord:
+        # Note the attempt first: a trial that kills this process must not be retried forever.
         self._attempts.begin(task.key)
         try:
             return trial.run_trial(
-                self._job, task.candidate, task.seed, self._folder,
-                fingerprint=self._fingerprint, tested=task.tested, seconds=self._seconds,
-            )  # fmt: skip
-        except KeyboardInterrupt:
+                self._job,
+                task.candidate,
+                task.seed,
+                self._folder,
+                fingerprint=self._fingerprint,
+                tested=task.tested,
+                seconds=self._seconds,
+            )
+        except KeyboardInterrupt:  # Ctrl-C does not count as a failed attempt
             self._attempts.forget(task.key)
             raise
 
     def wait(self) -> list[TrialRecord]:
-        """The record of the trial that was started."""
+        """Returns the record of the trial that `start` ran."""
         done, self._done = self._done, []
         return done
 
@@ -140,22 +131,7 @@ class InlineRunner:
 
 
 class ProcessRunner:
-    """Runs each trial in a process of its own, several at a time.
-
-    What a trial needs is found there by name; nothing is pickled. A process that leaves no record,
-    killed for its memory, say, gets a second attempt.
-
-    Args:
-        job: What is trained, as `Job.named` describes it.
-        folder: That of the search.
-        records: Where the records go.
-        fingerprint: Hash of the job.
-        seconds: Time that a trial may take.
-        workers: Number of processes at a time.
-        threads: Number of threads of each.
-        devices: Names of the GPUs, one for each process at a time; empty on the CPU.
-        modules: Modules that each process imports first.
-    """
+    """Runs each trial in its own process, several at a time."""
 
     def __init__(
         self,
@@ -170,6 +146,7 @@ class ProcessRunner:
         devices: Sequence[str] = (),
         modules: Sequence[str] = (),
     ) -> None:
+        # JSON, not pickle: the child imports models, functions and data by name.
         self._payload = {
             "job": job,
             "folder": str(folder.resolve()),
@@ -187,20 +164,16 @@ class ProcessRunner:
 
     @property
     def free(self) -> int:
-        """Number of processes that could be started."""
+        """Number of processes that can start now."""
         return self._pool.free
 
     @property
     def busy(self) -> int:
-        """Number of trials that have begun and were not returned."""
+        """Number of trials that have started and whose records `wait` has not returned."""
         return len(self._running) + len(self._done)
 
     def start(self, task: Task) -> None:
-        """Starts the process of a trial.
-
-        Args:
-            task: The trial.
-        """
+        """Starts the process of a trial."""
         cause = self._attempts.why_no_more(task.key)
         if cause is not None:
             self._fail(task, cause)
@@ -216,11 +189,7 @@ class ProcessRunner:
         self._running[task.key] = task
 
     def wait(self) -> list[TrialRecord]:
-        """Waits until a trial is done.
-
-        Returns:
-            Its record, and those of others that are done.
-        """
+        """Waits until at least one trial ends and returns all new records."""
         while not self._done and self._running:
             for ended in self._pool.wait():
                 self._ended(self._running.pop(ended.key), ended)
@@ -228,6 +197,7 @@ class ProcessRunner:
         return done
 
     def _ended(self, task: Task, ended: Exit) -> None:
+        # The record decides, not the exit code: a process may die after it has written its record.
         record = self._records.get(task.candidate.id, task.seed)
         if record is not None:
             if record.completed:
@@ -236,6 +206,7 @@ class ProcessRunner:
         elif ended.timed_out:
             self._fail(task, f"TimeoutError: not done after {self._seconds:g} s")
         elif self._attempts.why_no_more(task.key) is None:
+            # No record, as after the kernel's out-of-memory kill: try once more.
             self.start(task)
         else:
             how = f"signal {-ended.code}" if ended.code < 0 else f"exit code {ended.code}"
@@ -251,6 +222,7 @@ class ProcessRunner:
 
     def __exit__(self, *exception: object) -> None:
         self._pool.close()
+        # Ctrl-C does not count as a failed attempt, a crash of this process does.
         if isinstance(exception[1], KeyboardInterrupt):
             for key in self._running:
                 self._attempts.forget(key)

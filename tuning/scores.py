@@ -1,4 +1,4 @@
-"""What a rule of choice sees of a search: plain numbers, no models."""
+"""The scores that a selection rule works on: plain numbers, no models."""
 
 import math
 from collections.abc import Sequence
@@ -8,29 +8,29 @@ import numpy as np
 
 from tuning.refusals import input_error
 
-MIN_SEEDS = 3
+MIN_SEEDS = 3  # with fewer seeds, a search only screens candidates and does not compare them
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of K candidates on n seeds, and what each candidate costs.
+    """Scores of K candidates on n seeds, with the cost of each candidate.
 
-    All candidates of a seed are expected to share what the seed decides (initial weights, order of
-    the data), so that scores are compared within a seed.
+    A rule compares scores within a seed. All candidates must therefore share what the seed
+    determines: the initial weights and the order of the data.
 
     Attributes:
-        names: Names of the candidates, different, in the order of the space.
-        scores: K rows of n scores, n at least 3; column j holds seed j for every candidate.
-            Infinity: the candidate failed on that seed; NaN: it failed, or was not trained on it.
-        parameters: Exact parameter count of each candidate's model; its cost.
-        complexity: ΣC²/r of each candidate over its SE blocks, half of their weights; 0 without SE.
-        direction: `"min"` or `"max"`: whether low or high scores are good.
-        first_seeds: How many of the seeds, the first columns, every candidate was trained on before
-            a rule was asked; the others were added for some candidates by what it answered. `None`:
-            all of them, nothing was added.
+        names: Distinct names of the candidates, in the order of the space.
+        scores: K rows of n scores, n at least 3. Column j holds seed j for every candidate.
+            Infinity: the candidate failed on that seed. NaN: it failed or was not trained on it.
+        parameters: Exact parameter count of each candidate's model, which is its cost.
+        complexity: ΣC²/r over the SE blocks of each candidate, half the number of their weights.
+            0 without SE.
+        direction: `"min"` or `"max"`: whether low or high scores are better.
+        first_seeds: Number of leading columns that every candidate was trained on. A rule asked
+            for the other columns, for some candidates only. `None` means all columns.
 
     Raises:
-        InputError: If a length, a name, a cost or another value breaks these rules.
+        InputError: If a length, a name, a cost or another value is invalid.
 
     Example:
         >>> table = ScoreTable(("r=2", "r=4"), [[0.3, 0.4, 0.2], [0.5, float("nan"), 0.4]],
@@ -58,6 +58,7 @@ class ScoreTable:
             )
         for name in ("parameters", "complexity"):
             _check_costs(name, getattr(self, name), len(rows))
+            # The class is frozen; tuples keep later changes of the caller's lists out of it.
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.direction not in ("min", "max"):
             raise input_error(
@@ -75,7 +76,7 @@ class ScoreTable:
 
     @property
     def seeds(self) -> int:
-        """n, the number of columns."""
+        """Number of seeds, n."""
         return len(self.scores[0])
 
     @property
@@ -85,11 +86,12 @@ class ScoreTable:
 
     @property
     def ruled_out(self) -> tuple[str, ...]:
-        """Names of the candidates that were trained on the first seeds alone, and are finite there.
+        """Names of the candidates with finite scores on the first seeds and NaN on a later one.
 
-        Of these there is NaN for the further seeds, which they were not given.
+        The rule did not ask for further seeds of these candidates.
         """
         first, rest = self.losses[:, : self.first_seeds], self.losses[:, self.first_seeds :]
+        # NaN alone means "not trained" here: a trial that failed on a later seed is infinite.
         waived = np.isfinite(first).all(axis=1) & np.isnan(rest).any(axis=1)
         return tuple(
             n
@@ -99,18 +101,20 @@ class ScoreTable:
 
     @property
     def losses(self) -> np.ndarray:
-        """Scores as losses, low is good: shape (K, n)."""
+        """Scores as losses, where lower is better: shape (K, n)."""
         scores = np.array(self.scores)
         return -scores if self.direction == "max" else scores
 
     @property
     def first_losses(self) -> np.ndarray:
-        """The losses of the first seeds, of the candidates that are finite there."""
+        """Losses on the first seeds, of the candidates that are finite on all of them."""
+        # Includes candidates that were ruled out later: they still help to estimate the noise.
         first = self.losses[:, : self.first_seeds]
         return first[np.isfinite(first).all(axis=1)]
 
 
 def _check_names(names: Sequence[str]) -> None:
+    # A string is a sequence of distinct characters, too.
     if isinstance(names, str) or not len(names) or len(set(names)) != len(names):
         raise input_error(
             f"names must be a sequence of different names, at least one. Received: names={names!r}"

@@ -1,4 +1,4 @@
-"""`keras-se search`: a search from a file or from flags, run or gone on with."""
+"""The command `keras-se search`: starts or resumes a search from a job file or from flags."""
 
 import json
 import shlex
@@ -35,19 +35,36 @@ from tuning.threads import threads_here
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
-_OF_A_JOB = ("model", "data", "space", "epochs", "directory", "batch_size", "oracle",
-             "max_parameters", *OF_COMPILE)  # fmt: skip
+# A job file sets these. The other flags only say how to run it and may change on resuming.
+_OF_A_JOB = (
+    "model",
+    "data",
+    "space",
+    "epochs",
+    "directory",
+    "batch_size",
+    "oracle",
+    "max_parameters",
+    *OF_COMPILE,
+)
 
 
 @click.command("search", short_help="Search over SE blocks; go on with a search.")
 @click.argument("job", required=False)
-@click.option("--model", help="module:builder or MODEL.keras. A builder takes no argument, and SE "
-              "is inserted, or hp.")  # fmt: skip
-@click.option("--data", help="FILE.npz with x_train, y_train and, where there are any, x_val, "
-              "y_val, x_test, y_test, or x, y; or module:function.")  # fmt: skip
+@click.option(
+    "--model",
+    help="module:builder or MODEL.keras. A builder takes no argument, and SE is inserted, or hp.",
+)
+@click.option(
+    "--data",
+    help="FILE.npz with x_train, y_train and, where there are any, x_val, "
+    "y_val, x_test, y_test, or x, y; or module:function.",
+)
 @click.option("--space", help="JSON file with arguments of SESpace: ratios, gates, ...")
-@click.option("--objective", help="cheapest:TOLERANCE[:METRIC], risk:WEIGHT[:METRIC]; by default "
-              "cheapest:0.002:val_loss.")  # fmt: skip
+@click.option(
+    "--objective",
+    help="cheapest:TOLERANCE[:METRIC], risk:WEIGHT[:METRIC]; by default cheapest:0.002:val_loss.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Epochs per trial.")
 @click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate, 3 by default.")
 @click.option("--workers", type=click.IntRange(1), help="Processes at a time, 1 by default.")
@@ -72,25 +89,31 @@ def search_command(
 
     Exit code 1 if no candidate finished.
     """
-    if out is not None:
+    if out is not None:  # fail now rather than after hours of training
         _check_out(out, overwrite)
+    # Click passes None, or () for a repeatable option, where a flag is missing.
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
     _check_references(arguments)
     arguments["modules"] = _import_modules(arguments)
     directory = Path(arguments["directory"])
     began_with = None if overwrite else stored_threads(directory)
-    # Before a model computes here: TensorFlow then keeps the threads that it has.
+    # First of all: TensorFlow fixes its number of threads at the first operation, and
+    # `with_compile` may build a model, which computes.
     threads_here(arguments.get("workers", 1), arguments.get("threads"), began_with)
     arguments = with_compile(arguments, given)
+    # No markup: candidate names and paths may contain brackets.
     console = Console(highlight=False, markup=False, emoji=False)
     rule = get_objective(arguments.get("objective", "val_loss"))
     with SearchProgress(console, rule.metric, metric_direction(rule)) as progress, _said():
         try:
             result = search(
-                **arguments, accept_change=accept_change, overwrite=overwrite,
-                on_start=progress.start, on_trial=progress.add,
-            )  # fmt: skip
+                **arguments,
+                accept_change=accept_change,
+                overwrite=overwrite,
+                on_start=progress.start,
+                on_trial=progress.add,
+            )
         except NoCandidateError as error:
             click.echo(f"Error: {error}", err=True)
             return FAILED
@@ -132,7 +155,8 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _import_modules(arguments: Mapping[str, Any]) -> list[str]:
-    """Those of the job are imported here, too; those of `--import` have been."""
+    """Imports the modules of the job and returns them with those of `--import`."""
+    # The main command has already imported the modules of `--import`.
     own, context = list(arguments.get("modules", ())), click.get_current_context().parent
     import_modules(own, "modules of a job")
     named = () if context is None else context.params.get("modules", ())
@@ -140,7 +164,8 @@ def _import_modules(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def _check_references(arguments: Mapping[str, Any]) -> None:
-    """A module of the user's named `tuning` is never found: this package is."""
+    """Raises an error if a reference means a user's own module named `tuning`."""
+    # This package hides a user's module of the same name, so Python never finds that one.
     for value in arguments.values():
         if is_reference(value) and value.split(":")[0].split(".")[0] == "tuning":
             for path in other_modules():
@@ -159,7 +184,7 @@ def _check_out(out: str, overwrite: bool) -> None:
 
 @contextmanager
 def _said() -> Iterator[None]:
-    """Warnings of the search as lines."""
+    """Prints each `SearchWarning` as one line."""
 
     def say(message: Any, category: Any, *arguments: Any, **further: Any) -> None:
         if issubclass(category, SearchWarning):
@@ -199,7 +224,7 @@ def _standings(decision: Decision) -> Iterator[tuple[str, ...]]:
 
 
 def _screened(result: SearchResult) -> Iterator[tuple[str, ...]]:
-    """Means of too few seeds, of which no rule says how far they can be trusted."""
+    """Yields table rows with mean scores, for a search with too few seeds for a rule."""
     scores: dict[str, list[float]] = {}
     sizes = {r.label: (f"{r.parameters:,}", f"{r.complexity:g}") for r in result.records}
     for record in result.records:
@@ -226,6 +251,7 @@ def _confirmed(result: SearchResult) -> str:
 def _next(
     console: Console, result: SearchResult, directory: Path, arguments: Mapping[str, Any]
 ) -> None:
+    # Soft wrap: Rich would otherwise break long paths and commands, which users copy.
     console.print(f"{directory / 'result.json'}: all of it", soft_wrap=True)
     if result.plan is None:
         return
@@ -241,7 +267,7 @@ def _next(
         words += ["--placement", str(result.placement)]
     if isinstance(where, str):
         words += ["--where", where]
-    if isinstance(where, list):  # of names, for which the command has no flag
+    if isinstance(where, list):  # the command has no flag for a list of names
         console.print(f"{plan}: for keras_se.insert, with where={where}", soft_wrap=True)
     else:
         console.print(shlex.join(words), soft_wrap=True)

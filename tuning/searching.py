@@ -1,4 +1,4 @@
-"""A search over SE blocks: trained on shared seeds, recorded, chosen by a rule, confirmed anew."""
+"""The function `search`: trains candidates on shared seeds, chooses one and confirms it."""
 
 import os
 import tempfile
@@ -62,67 +62,70 @@ def search(
     on_trial: Callable[[TrialRecord], Any] | None = None,
     on_start: Callable[[int | None, int], Any] | None = None,
 ) -> SearchResult:
-    """Trains candidates from shared seeds, and chooses one by a rule that knows their noise.
+    """Trains candidates on shared seeds and chooses one by a rule that accounts for the noise.
 
     All candidates of a seed share the initial weights of the base network, the order of the data
-    and the number of threads, so that they are compared within seeds. One record for each
-    candidate and seed is the truth: a search that was killed goes on when it is started again, and
-    no record is ever made twice. With further seeds, another rule or more workers the same folder
-    is used again.
+    and the number of threads, so the rule compares them within each seed. The search writes one
+    record per candidate and seed. Call it again with the same folder to resume a search that was
+    interrupted: it trains only what has no record yet. The same folder also serves further seeds,
+    another rule, or more workers.
 
     Args:
         model_or_builder: A built model without SE blocks, whose weights every candidate starts
-            from; or a function that returns one, built anew for each seed; or a function of
-            hyperparameters that returns a model (`SESpace.block` gives it blocks); or a
-            `keras_tuner.HyperModel`, whose `fit` is heeded; or the name of one of these,
+            from; or a function that returns one, called anew for each seed; or a function of
+            hyperparameters that returns a model (`SESpace.block` adds blocks to it); or a
+            `keras_tuner.HyperModel`, whose own `fit` is used; or the name of one of these,
             `package.module:name`, or of a `.keras` file.
         train: Training data: arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset`, or a
-            function that returns one, called with the seed if it has an argument, also by name.
-        validation: Validation data likewise, never the test data. `None`: `train` is a function
-            that returns both, and perhaps test data; or the name of an `.npz` file.
-        space: What may be chosen; not needed where the model has hyperparameters of its own.
+            function that returns one of these, itself or as `package.module:name`. The function
+            gets the seed if it takes an argument.
+        validation: Validation data in the same forms; never pass the test data. `None`: `train`
+            is a function that returns training, validation and optionally test data, or the name
+            of an `.npz` file.
+        space: The `SESpace` to search. Not needed if the model has its own hyperparameters.
         objective: `Cheapest`, `StructuralRisk`, or the name of one, such as
-            `"cheapest:0.002:val_accuracy"`; or the name of a metric, of which `Cheapest` tolerates
-            0.002.
-        epochs: Epochs per trial. The epoch that counts is the one of the best score; its weights
-            are the ones that are kept.
-        directory: Folder of the search: new, or that of the same search, which then goes on.
-        seeds: Number of seeds, or the seeds, below 1,000,000. Fewer than three are a screening:
-            the best mean is taken, and nothing is told apart.
-        workers: 1: trials run in this process, which TensorFlow lets grow by some MB with each.
-            More: each in a process of its own, which finds model, functions and data by name;
-            arrays are handed over in files. A process that leaves no record is given one more try.
+            `"cheapest:0.002:val_accuracy"`; or the name of a metric, for `Cheapest` with a
+            tolerance of 0.002.
+        epochs: Epochs per trial. A trial counts, and keeps the weights of, its best epoch.
+        directory: Folder of the search, a new one or that of the same search to resume.
+        seeds: Number of seeds, or the seeds themselves, below 1,000,000. With fewer than three, the
+            search is a screening: it takes the best mean and makes no comparison.
+        workers: 1: trials run in this process, where TensorFlow's memory grows by some MB with each
+            trial. More: each trial runs in its own process, which imports the model, functions and
+            data by name; arrays go through files. A process that leaves no record gets a second
+            attempt.
         oracle: `"exhaustive"` (up to 200 combinations), `"main_effects"`, or a
             `keras_tuner.Oracle`.
-        compile: Function that compiles the model given to it, or arguments of `Model.compile` as
-            plain values; not needed for compiled models.
-        fit: Further arguments of `Model.fit`, such as `callbacks`, which are copied for each trial.
-        batch_size: Samples per step where data are arrays.
-        test: Test data, likewise, on which the winner is evaluated at the end.
-        fresh_seeds: Number of further seeds that the winner is trained from at the end, which had
-            no part in the choice; 0 for none.
+        compile: Function that compiles the model it is given, or plain arguments of
+            `Model.compile`. Not needed for compiled models.
+        fit: Further arguments of `Model.fit`, such as `callbacks`; each trial gets a copy.
+        batch_size: Samples per step, if the data are arrays.
+        test: Test data in the same forms. The search evaluates only the winner on them, at the
+            end.
+        fresh_seeds: Number of further seeds to train the winner on at the end. They play no part in
+            the choice. 0 for none.
         where: As for `keras_se.candidates`.
-        max_parameters: Candidates with more fail, untrained.
-        keep_weights: Of how many trials the weights are kept, besides those of the fresh seeds.
-        threads: Threads of each process; by default the cores over the workers. A search goes on
-            with the number that it began with.
-        timeout: Seconds that a trial may take; then it has failed. In this process it is looked at
-            after each batch; a process of its own is killed.
-        data_id: Name of the version of the data, where they are a dataset or a function.
-        modules: Modules that each process imports first: they register custom layers.
-        accept_change: Whether a changed job may go on in the folder, with all its records. The
-            change is noted there.
-        overwrite: Whether a search in the folder is renamed aside (`NAME.1`, ...).
+        max_parameters: Candidates with more parameters fail without training.
+        keep_weights: Number of trials whose weights are kept, in addition to the fresh seeds.
+        threads: Threads per process; by default the number of cores divided by `workers`. A search
+            resumes with the number it started with.
+        timeout: Seconds after which a trial fails. In this process the check happens after each
+            batch; a trial in its own process is killed.
+        data_id: Name of the version of the data, if they are a dataset or a function.
+        modules: Modules that each process imports first, to register custom layers.
+        accept_change: Whether a changed job may resume in the folder and use all its records. The
+            folder keeps a note of the change.
+        overwrite: Whether to rename an existing search in the folder (`NAME.1`, ...).
         on_trial: Called with each new `TrialRecord`.
-        on_start: Called with the number of trials that are planned, `None` where an oracle decides,
-            and the number of records that are there.
+        on_start: Called with the number of planned trials (`None` if an oracle decides) and the
+            number of existing records.
 
     Returns:
-        The `SearchResult`; it is in `result.json`, too.
+        The `SearchResult`, also written to `result.json`.
 
     Raises:
-        InputError: If an argument breaks its rule, the folder is for another job or in use, or no
-            candidate finished.
+        InputError: If an argument is invalid, the folder belongs to another job or is in use, or
+            no candidate finished.
         MissingExtraError: If keras-tuner is not installed.
 
     Example: see `examples/03_search.py`.
@@ -152,12 +155,15 @@ def search(
         if not number >= least:
             raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
     began_with = None if overwrite else stored_threads(Path(directory))
-    count = threads_here(workers, threads, began_with)  # before anything computes
+    # Before anything computes: TensorFlow fixes its number of threads at the first operation.
+    count = threads_here(workers, threads, began_with)
     job.data.check_order()
     proposer = _oracle(oracle, job, rule)
     with ExitStack() as stack:
+        # Before `open_project`: a job that worker processes cannot import must leave no folder.
         names = job.named(_folder(stack)) if workers > 1 else None
         project = stack.enter_context(open_project(Path(directory), overwrite))
+        # The number of threads changes the results, so it is part of the job.
         fingerprint = project.claim({**job.fingerprint(), "threads": count}, accept_change)
         run_as = {
             "objective": objective_name(rule),
@@ -179,7 +185,13 @@ def search(
         )
         tuner = open_tuner(proposer, project.folder, records, _report(rule, job.direction))
         rounds = Rounds(
-            *(job, rule, first, tuner, runner, records, project.folder),
+            job,
+            rule,
+            first,
+            tuner,
+            runner,
+            records,
+            project.folder,
             keep_weights=keep_weights,
             fingerprint=fingerprint,
             on_record=on_trial,
@@ -199,6 +211,7 @@ def _searched(
     rounds.explore()
     chosen, decision, sentence = rounds.decide()
     places_blocks = isinstance(job.hypermodel, SEHyperModel)
+    # Records of other candidates, such as the short runs of Hyperband, come last.
     order = {candidate.id: number for number, candidate in enumerate(rounds.candidates)}
     result = SearchResult(
         objective=objective_name(rule),
@@ -225,13 +238,15 @@ def _searched(
 
 
 def _planned(oracle: Any, seeds: tuple[int, ...], fresh_seeds: int) -> int | None:
-    """Further seeds, which a rule may ask for, not counted."""
+    """Returns the number of planned trials, or `None` if an oracle decides it."""
+    # Further seeds that the rule may ask for are unknown here and not counted.
     if not isinstance(oracle, ExhaustiveOracle):
         return None
     return len(list(oracle.all_values())) * len(seeds) + fresh_seeds
 
 
 def _checked_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    # Seeds from FINAL on are reserved for finalists and for confirming the winner.
     given = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     valid = all(isinstance(seed, int) and 0 <= seed < FINAL for seed in given)
     if not given or not valid or len(set(given)) < len(given):
@@ -246,6 +261,7 @@ def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
     if isinstance(job.hypermodel, SEHyperModel):
         job.hypermodel.check()
     space = discovered_space(job.hypermodel)
+    # J is a loss even if its metric is maximized.
     is_risk = isinstance(rule, StructuralRisk)
     name, direction = ("J", "min") if is_risk else (job.metric, job.direction)
     objective = keras_tuner.Objective(name, direction)
@@ -257,6 +273,7 @@ def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
             f"oracle must be one of {list(ORACLES)} or a keras_tuner.Oracle. "
             f"Received: oracle={oracle!r}"
         )
+    # keras-tuner's name for the objective of an oracle that was constructed without one.
     if oracle.objective.name == "default_objective":
         oracle.objective = objective
     elif oracle.objective != objective:
@@ -265,12 +282,13 @@ def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
             f"left out. Received: {oracle.objective.name!r}, {oracle.objective.direction!r}"
         )
     oracle.update_space(space)
-    oracle.max_consecutive_failed_trials = None  # a failed trial ends nothing
+    # By default keras-tuner aborts the search after three failed trials in a row.
+    oracle.max_consecutive_failed_trials = None
     return oracle
 
 
 def _report(rule: Rule, direction: str) -> Callable[[TrialRecord], dict[str, float]]:
-    """What keras-tuner is told of a record."""
+    """Returns a function that maps a record to the metrics that keras-tuner stores."""
 
     def report(record: TrialRecord) -> dict[str, float]:
         score = float(record.score or 0.0)
@@ -283,7 +301,7 @@ def _report(rule: Rule, direction: str) -> Callable[[TrialRecord], dict[str, flo
 
 
 def _folder(stack: ExitStack) -> Path:
-    """For arrays that other processes read."""
+    """Creates a temporary folder for the arrays that worker processes read."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keras-se-")))
 
 
@@ -302,6 +320,10 @@ def _runner(
     if names is None:
         return InlineRunner(job, *shared)
     return ProcessRunner(
-        *(names, *shared),
-        workers=workers, threads=threads, devices=devices(), modules=modules,
-    )  # fmt: skip
+        names,
+        *shared,
+        workers=workers,
+        threads=threads,
+        devices=devices(),
+        modules=modules,
+    )

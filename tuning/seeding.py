@@ -1,8 +1,8 @@
-"""The seed that all candidates share, so that they differ in their SE blocks and in nothing else.
+"""The seed that all candidates share, so that they differ only in their SE blocks.
 
-Keras draws the seed of each initializer and of each Dropout that has none from Python's `random`.
-A block that drew from it too would shift what the layers after it get. So blocks take theirs from
-the seed of the trial and from the name of their site, and the stream stays with the base network.
+Keras draws the seed of each initializer and Dropout layer without one from Python's `random`. An
+SE block that drew from it would shift the seeds of all later layers. SE blocks therefore derive
+their seeds from the seed of the trial and the name of their site.
 """
 
 import hashlib
@@ -21,22 +21,8 @@ _SEED: ContextVar[int | None] = ContextVar("trial_seed", default=None)
 
 @contextmanager
 def trial_seed(seed: int) -> Iterator[None]:
-    """Within it, what is built and trained starts from this seed.
-
-    Args:
-        seed: An integer from 0 to 2³² − 1; 0 is a seed like any other.
-
-    Yields:
-        Nothing. Python's, NumPy's and the backend's random numbers begin anew on entry.
-
-    Raises:
-        InputError: If the seed is none.
-
-    Example:
-        >>> with trial_seed(0):
-        ...     current_seed()
-        0
-    """
+    """Sets the seed for everything that is built and trained inside the `with` block."""
+    # Not `int` alone: NumPy's integers are valid seeds. `bool` is an `int`, but not a seed.
     is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
     if not is_integer or not 0 <= seed < 2**32:
         raise InputError(f"seed must be an integer from 0 to 2**32 - 1. Received: seed={seed!r}")
@@ -49,70 +35,29 @@ def trial_seed(seed: int) -> Iterator[None]:
 
 
 def current_seed() -> int | None:
-    """The seed of the trial; `None` outside of `trial_seed`.
-
-    Returns:
-        The seed.
-
-    Example:
-        >>> current_seed() is None
-        True
-    """
+    """Returns the seed of the trial, or `None` outside of `trial_seed`."""
     return _SEED.get()
 
 
 def reseed() -> None:
-    """Begins the random numbers of the trial anew; outside of `trial_seed` does nothing.
-
-    Example:
-        >>> import random
-        >>> with trial_seed(0):
-        ...     first = random.random()
-        ...     reseed()
-        ...     first == random.random()
-        True
-    """
+    """Resets all random number generators to the seed of the trial, if there is one."""
     seed = current_seed()
     if seed is not None:
         keras.utils.set_random_seed(seed)
 
 
 def site_seed(name: str) -> int | None:
-    """The seed of the SE block at a site, whatever other sites there are.
-
-    Args:
-        name: Name of the site.
-
-    Returns:
-        An integer from 0 to 2³¹ − 1, the same in every process; `None` outside of `trial_seed`.
-
-    Example:
-        >>> with trial_seed(0):
-        ...     site_seed("se_1") == site_seed("se_1"), site_seed("se_1") == site_seed("se_2")
-        (True, False)
-    """
+    """Returns the seed of the SE block at a site, or `None` outside of `trial_seed`."""
     seed = current_seed()
     if seed is None:
         return None
+    # Not `hash`, which differs between processes.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1  # room for the block, which adds 1 for W2
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: the block adds 1 for W2
 
 
 def site_initializer(name: str) -> Any:
-    """The initializer of the kernels of the SE block at a site.
-
-    Args:
-        name: Name of the site.
-
-    Returns:
-        Glorot's uniform one with the seed of the site; outside of `trial_seed` without a seed.
-
-    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
-    networks", AISTATS 2010, equation 16.
-
-    Example:
-        >>> site_initializer("se_1")
-        'glorot_uniform'
-    """
+    """Returns the kernel initializer of the SE block at a site."""
+    # Outside of a trial, draw a random seed as Keras does by default.
     seed = site_seed(name)
     return "glorot_uniform" if seed is None else keras.initializers.GlorotUniform(seed=seed)

@@ -1,29 +1,28 @@
-"""The rule of choice: what K candidates on n seeds show, and what they do not.
+"""Selection rules: what the scores of K candidates on n seeds show, and what they do not.
 
-A score is candidate + seed + noise. Since all candidates of a seed share its noise of initial
-weights and data order, they are compared within seeds; what is left is pooled over all candidates
-and has (K-1)(n-1) degrees of freedom. c* is the candidate of the best mean, d_c the mean paired
-difference of a candidate to it, SE = σ·√(2/n), and q the one-sided quantile of Dunnett and Hsu at
-95 %: with that probability d_c + q·SE is at least what c loses, for all candidates at once, though
-c* was picked by the same scores.
+A score is candidate + seed + noise. All candidates of a seed share its initial weights and data
+order, so the rules compare them within seeds. The remaining noise is pooled over all candidates and
+has (K-1)(n-1) degrees of freedom. c* is the candidate with the best mean, d_c the mean paired
+difference of a candidate from it, SE = σ·√(2/n), and q the one-sided 95 % quantile of Dunnett and
+Hsu: with that probability the loss of c is at most d_c + q·SE for all candidates at once, although
+the same scores selected c*.
 
-"Not significantly worse" never chooses: it is true of any candidate that was measured badly enough.
-`Cheapest` asks for the opposite, a loss that is *shown* to be small: with the same means and noise,
-fewer seeds never lead to a cheaper candidate. Candidates that diverged are dropped before anything
-is computed. Nothing here loads Keras.
+"Not significantly worse" never selects a candidate: it holds for any candidate with a noisy enough
+measurement. `Cheapest` requires a loss that is *shown* to be small: with the same means and noise,
+fewer seeds never lead to a cheaper candidate. Nothing here loads Keras.
 
-Where `Cheapest` asked for seeds, the noise stays that of the first seeds, which fixed how many were
-added. Simulated at the worst case, where all cheaper candidates lose just above δ, a search takes
-one of these as shown in 5 % of cases on seeds that were fixed beforehand; with added seeds in at
-most 5.4 % for 6 and 15 candidates, and for two candidates on three first seeds in 4.6 to 7.9 %,
-since both answers can err. With the noise estimated anew it is up to 10 %. (4,000 searches each,
-standard error 0.35 %: `python benchmarks/choice_rule.py --searches 4000`, and `--anew`.) The noise
-is taken to be of one size: where the cheapest candidate is three times as noisy as the others, it
-is up to 9 % on fixed seeds and up to 14 % with added ones (`--unequal`).
+When `Cheapest` asks for further seeds, it keeps the noise estimate of the first seeds. In the worst
+case, where all cheaper candidates lose just above δ, simulated searches select one of them as shown
+in 5 % of cases with a fixed number of seeds. With added seeds the share is at most 5.4 % for 6 and
+15 candidates, and 4.6 to 7.9 % for two candidates on three first seeds, where both answers can be
+wrong. With a new noise estimate it is up to 10 %. (4,000 searches each, standard error 0.35 %:
+`python benchmarks/choice_rule.py --searches 4000`, and `--anew`.) The rules assume equal noise for
+all candidates: if the cheapest one is three times as noisy as the others, the share is up to 9 % on
+fixed seeds and up to 14 % with added ones (`--unequal`).
 
-What is *not* shown has no such guarantee. Where the noise is far above δ and `max_seeds` is
-reached, c* is the best of noisy means, and often not the best candidate, cheaper or dearer. The
-decision then says "not resolved".
+A choice that is *not* shown has no such guarantee. If the noise is far above δ and `max_seeds` is
+reached, c* is the best of noisy means, and often not the best candidate. The decision then says
+"not resolved".
 """
 
 import math
@@ -36,20 +35,22 @@ from tuning.decision import Decision, Standing
 from tuning.refusals import input_error
 from tuning.scores import MIN_SEEDS, ScoreTable
 
-AIM = 0.5  # of the tolerance: with a margin as wide as it, only an equal of c* could be shown
+# Share of the tolerance that the margin should reach. A margin as wide as the tolerance could only
+# show a candidate that is equal to c*.
+AIM = 0.5
 
 
 @dataclass(frozen=True)
 class StructuralRisk:
-    """Takes the lowest J = L_val + λ·ΣC²/r, and says which candidates cannot be told from it.
+    """Selects the lowest J = L_val + λ·ΣC²/r and lists the candidates that are tied with it.
 
     For a metric that is maximized, L_val is the metric with its sign changed: J is lowest where the
-    metric less λ·ΣC²/r is highest.
+    metric minus λ·ΣC²/r is highest.
 
     Attributes:
         weight: λ, at least 0: how much of the metric one unit of ΣC²/r (two weights) is worth.
         metric: Name of the log that is L_val.
-        direction: `"min"` or `"max"`; `None` where Keras knows the direction of the metric.
+        direction: `"min"` or `"max"`; `None` if Keras knows the direction of the metric.
 
     Raises:
         InputError: If the weight is negative or not finite.
@@ -78,21 +79,21 @@ class StructuralRisk:
             )
 
     def choose(self, table: ScoreTable) -> Decision:
-        """The candidate of the lowest mean J.
+        """Selects the candidate with the lowest mean J.
 
         Args:
             table: Scores and costs of the candidates.
 
         Returns:
-            A `Decision`, `resolved` where every other candidate can be told from the chosen one. It
-            asks for no further seeds.
+            A `Decision`, `resolved` if no other candidate is tied with the chosen one. It never
+            asks for further seeds.
 
         Raises:
             InputError: If no candidate has a finite score on every seed.
         """
         rows = _complete(table)
         risks = table.losses[rows] + self.weight * np.array(table.complexity)[rows, None]
-        # A constant for each candidate is no noise: that of J is that of L.
+        # The penalty is constant per candidate, so J has the same noise as the loss.
         found = contrast(risks, np.array(table.parameters)[rows], table.first_losses)
         best = table.names[rows[found.best]]
         ties = tuple(name for name in _names(table, rows, found.tied) if name != best)
@@ -106,25 +107,26 @@ class StructuralRisk:
 
 @dataclass(frozen=True)
 class Cheapest:
-    """Takes the candidate of the fewest parameters that is shown to lose less than a tolerance.
+    """Selects the candidate with the fewest parameters that is shown to lose less than a tolerance.
 
-    Shown is d_c + q·SE <= δ. While the noise leaves no candidate for which that could be shown,
-    further seeds are asked for, up to `max_seeds`; then c* is taken and the decision says "not
-    resolved". Of equally many parameters the first in the order of the space is taken.
+    Shown means d_c + q·SE <= δ. While the noise is too large to show this for any candidate, the
+    rule asks for further seeds, up to `max_seeds`. After that it selects c* and the decision says
+    "not resolved". Among candidates with equally many parameters, it selects the first in the order
+    of the space.
 
-    Further seeds go to the candidates that may be the best (the tied set), and to the cheaper ones
-    whose loss may still turn out to be within the tolerance. So many are asked for at once that the
-    margin falls to half of the tolerance, and a candidate that loses less than the other half can
-    be shown.
+    Further seeds go to the candidates that may be the best (the tied set) and to cheaper ones whose
+    loss may still be within the tolerance. The rule asks for enough seeds at once to reduce the
+    margin to half the tolerance. It can then show any candidate that loses less than the other
+    half.
 
     Attributes:
-        tolerance: δ, above 0, in the metric's own units: 0.002 of accuracy, say.
-        max_seeds: Most seeds per candidate, at least 3.
-        metric: Name of the log whose loss is tolerated.
-        direction: `"min"` or `"max"`; `None` where Keras knows the direction of the metric.
+        tolerance: δ, above 0, in the metric's own units, for example 0.002 of accuracy.
+        max_seeds: Maximum number of seeds per candidate, at least 3.
+        metric: Name of the log to which the tolerance applies.
+        direction: `"min"` or `"max"`; `None` if Keras knows the direction of the metric.
 
     Raises:
-        InputError: If an argument breaks its rule.
+        InputError: If an argument is invalid.
 
     Source: Hsu, Annals of Statistics 12 (1984), upper bounds of the loss against the best.
 
@@ -158,15 +160,16 @@ class Cheapest:
             )
 
     def choose(self, table: ScoreTable) -> Decision:
-        """The cheapest candidate that the scores show to be good enough.
+        """Selects the cheapest candidate that the scores show to be good enough.
 
         Args:
-            table: Scores and costs of the candidates. After further seeds it has more columns, NaN
-                in them for the candidates that were given none (these are out), and `first_seeds`
-                says how many columns there were at first.
+            table: Scores and costs of the candidates. After further seeds it has more columns, with
+                NaN for the candidates that did not get these seeds (they are ruled out), and
+                `first_seeds` gives the original number of columns.
 
         Returns:
-            A `Decision`. Where `further` is not empty, train these on more seeds and ask again.
+            A `Decision`. If `further` is not empty, train these candidates on more seeds and call
+            `choose` again.
 
         Raises:
             InputError: If no candidate has a finite score on every seed.
@@ -178,6 +181,7 @@ class Cheapest:
         if not len(shown):
             return self._unresolved(table, rows, found, costs)
         chosen = int(shown[np.argmin(costs[shown])])
+        # c* can be shown by its own lead while the margin is still too wide to judge a cheaper one.
         if chosen == found.best and self._too_coarse(found) and self._open(found, costs).any():
             return self._unresolved(table, rows, found, costs)
         sentence = (
@@ -191,17 +195,19 @@ class Cheapest:
         return _decision(table, rows, found, chosen, True, sentence, undecided=undecided)
 
     def _too_coarse(self, found: Contrast) -> bool:
-        """Whether not even an equal of c* could be shown to lose less than the tolerance."""
+        """Whether the margin is too wide to show even a candidate equal to c*."""
         return found.margin > self.tolerance + found.rounding
 
     def _open(self, found: Contrast, costs: np.ndarray) -> np.ndarray:
-        """Which candidates cheaper than c* may, for all that is known, be within the tolerance."""
+        """Marks candidates cheaper than c* whose loss may still be within the tolerance."""
+        # `differences - margin` is the smallest loss that the scores still allow.
         possible = found.differences - found.margin <= self.tolerance + found.rounding
         return possible & (costs < costs[found.best])
 
     def _unresolved(
         self, table: ScoreTable, rows: list[int], found: Contrast, costs: np.ndarray
     ) -> Decision:
+        # The margin is proportional to 1 / sqrt(seeds).
         needed = math.ceil(table.seeds * (found.margin / self.tolerance) ** 2)
         aim = math.ceil(table.seeds * (found.margin / (AIM * self.tolerance)) ** 2)
         wanted = min(aim, self.max_seeds)
@@ -225,6 +231,7 @@ class Cheapest:
 
 
 def _complete(table: ScoreTable) -> list[int]:
+    # Paired differences need every seed, so candidates with a missing score are dropped first.
     if not table.complete:
         raise input_error(
             "At least one candidate must have a finite score on every seed. "
@@ -238,7 +245,7 @@ def _names(table: ScoreTable, rows: list[int], members: np.ndarray) -> tuple[str
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """Names for a sentence, the first five of them."""
+    """Joins the first five names for a sentence and counts the rest."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
@@ -261,7 +268,7 @@ def _decision(
 ) -> Decision:
     names = [table.names[row] for row in rows]
     dropped = tuple(name for name in table.names if name not in names)
-    told = set(table.ruled_out)
+    told = set(table.ruled_out)  # a rule dropped these on purpose: they did not fail
     for why, missing in (
         ("Dropped, since not finite on every seed", [n for n in dropped if n not in told]),
         ("Ruled out by the first seeds", [n for n in dropped if n in told]),
@@ -274,6 +281,7 @@ def _decision(
             parameters=table.parameters[row],
             complexity=table.complexity[row],
             mean=float(np.mean(table.scores[row])),
+            # A loss (or J), while `mean` is in the metric's own units and direction.
             objective=float(found.means[i]),
             difference=float(found.differences[i]),
             upper=float(found.upper[i]),

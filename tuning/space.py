@@ -1,4 +1,4 @@
-"""What a search may choose: placement, reduction ratio, gate and squeeze, or no SE at all."""
+"""The search space: placement, reduction ratio, gate and squeeze of SE blocks, or no SE."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,27 +21,28 @@ _SWITCH = "se_placement"
 
 @dataclass(frozen=True)
 class SESpace:
-    """A grid of settings of SE blocks, as hyperparameters of keras-tuner.
+    """A grid of SE block settings, as keras-tuner hyperparameters.
 
-    The first, `se_placement`, is a placement or `"none"`, the network without SE. The others are
-    there where it is not `"none"`, so that the baseline is one candidate: `se_ratio`, `se_gate` and
-    `se_squeeze`; per stage `stage_1_ratio` ..., per site `se_1_ratio` ... Each is declared even if
-    it has one value: what a candidate is called does not depend on the rest of the space.
+    The first hyperparameter, `se_placement`, is a placement or `"none"`, the network without SE.
+    The others are active only if it is not `"none"`, so the baseline is a single candidate:
+    `se_ratio`, `se_gate` and `se_squeeze`; per stage `stage_1_ratio` ..., per site `se_1_ratio` ...
+    The space declares each hyperparameter even if it has only one value, so the name of a candidate
+    does not depend on the rest of the space.
 
     Attributes:
         ratios: Reduction ratios r, each at least 1.
         gates: Names of gates.
         squeezes: Names of squeezes.
         placements: Places in a residual unit, as for `candidates`.
-        per: What has settings of its own: the `"model"`, each `"stage"` (sites of one resolution),
-            or each `"site"`.
+        per: Scope of the settings: the `"model"`, each `"stage"` (sites of one resolution), or each
+            `"site"`.
         baseline: Whether the network without SE is a candidate.
 
     Raises:
-        InputError: If a list is empty, repeats itself, or holds a value that `SEBlock` or `insert`
-            refuses.
+        InputError: If a list is empty, has duplicates, or holds a value that `SEBlock` or `insert`
+            rejects.
 
-    Source: Hu et al., arXiv 1709.01507v4, section 6 (what there is to choose).
+    Source: Hu et al., arXiv 1709.01507v4, section 6 (the choices).
 
     Example:
         >>> SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh")).size
@@ -63,6 +64,7 @@ class SESpace:
             ("placements", _placement),
         ):
             values = _listed(name, getattr(self, name))
+            # Again, after `_listed`: a gate's function and its name mean the same setting.
             _check_different(name, values, [standardize(value) for value in values])
             object.__setattr__(self, name, tuple(standardize(value) for value in values))
         _check_names(self.gates, self.squeezes)
@@ -75,10 +77,11 @@ class SESpace:
 
     @property
     def size(self) -> int:
-        """Number of candidates, with one setting for the whole model.
+        """Number of candidates, for one setting per model.
 
         Raises:
-            InputError: If each stage or site has settings of its own: it then depends on the model.
+            InputError: If each stage or site has its own settings: the size then depends on the
+                model.
         """
         if self.per != "model":
             raise InputError(
@@ -88,13 +91,13 @@ class SESpace:
         return self.size_for(1)
 
     def size_for(self, scopes: int) -> int:
-        """Number of candidates, with settings for so many stages or sites.
+        """Returns the number of candidates for a given number of stages or sites.
 
         Args:
             scopes: Number of stages or sites, at least 1.
 
         Returns:
-            The number, with the baseline.
+            The number of candidates, including the baseline.
 
         Example:
             >>> SESpace(ratios=(2, 4), gates=("sigmoid",), per="site").size_for(3)
@@ -104,11 +107,11 @@ class SESpace:
         return int(self.baseline) + len(self.placements) * settings**scopes
 
     def declare(self, hp: Any, scopes: Sequence[str] = ("se",)) -> None:
-        """Adds all hyperparameters, in their order.
+        """Adds all hyperparameters in their order.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
-            scopes: What the names of the settings begin with, of each stage or site.
+            scopes: Name prefix of the settings of each stage or site.
 
         Example:
             >>> import keras_tuner
@@ -122,10 +125,10 @@ class SESpace:
             self.settings(hp, scope)
 
     def placement(self, hp: Any) -> str | None:
-        """The placement that these hyperparameters hold.
+        """Returns the placement that the hyperparameters select.
 
         Args:
-            hp: `keras_tuner.HyperParameters`; `se_placement` is added to it.
+            hp: `keras_tuner.HyperParameters`; the method adds `se_placement` to it.
 
         Returns:
             A placement, or `None` for the network without SE.
@@ -134,19 +137,20 @@ class SESpace:
         return None if chosen == BASELINE else chosen
 
     def settings(self, hp: Any, scope: str = "se") -> dict[str, Any]:
-        """The arguments of `SEBlock` that these hyperparameters hold.
+        """Returns the arguments of `SEBlock` that the hyperparameters select.
 
         Args:
-            hp: `keras_tuner.HyperParameters`; what is missing is added to it.
-            scope: What the names of the hyperparameters begin with.
+            hp: `keras_tuner.HyperParameters`; the method adds missing hyperparameters to it.
+            scope: Name prefix of the hyperparameters.
 
         Returns:
-            `{"ratio": ..., "gate": ..., "squeeze": ...}`; for the network without SE `{}`.
+            `{"ratio": ..., "gate": ..., "squeeze": ...}`, or `{}` for the network without SE.
         """
+        # Declare everything, even for the baseline: `declare` uses this to register the space.
         placement = self.placement(hp)
         number = float if any(int(ratio) != ratio for ratio in self.ratios) else int
         with hp.conditional_scope(_SWITCH, list(self.placements)):
-            # All of one type, which keras-tuner wants.
+            # keras-tuner requires all values of a Choice to have the same type.
             ratio = hp.Choice(f"{scope}_ratio", [number(ratio) for ratio in self.ratios])
             gate = hp.Choice(f"{scope}_gate", list(self.gates))
             squeeze = hp.Choice(f"{scope}_squeeze", list(self.squeezes))
@@ -155,19 +159,20 @@ class SESpace:
         return {"ratio": number(ratio), "gate": gate, "squeeze": squeeze}
 
     def block(self, hp: Any, name: str) -> keras.layers.Layer:
-        """An SE block configured by its own hyperparameters, for use inside a `build(hp)`.
+        """Creates an SE block with its own hyperparameters, for use inside a `build(hp)` function.
 
-        Within `trial_seed` the layers after it start as they would without it.
+        In a search, the block does not change the initial weights of the layers after it.
 
         Args:
             hp: `keras_tuner.HyperParameters`. All blocks share its `se_placement`.
-            name: Name of the block and of its hyperparameters, different for each block.
+            name: Name of the block and prefix of its hyperparameters, unique for each block.
 
         Returns:
-            An `SEBlock` named `name`; for the network without SE an `Identity` of that name.
+            An `SEBlock` named `name`, or an `Identity` layer of that name for the network without
+            SE.
 
         Raises:
-            InputError: If the space has several placements, of which a block knows nothing.
+            InputError: If the space has several placements: a block cannot move to another one.
 
         Example:
             >>> import keras_tuner
@@ -181,14 +186,15 @@ class SESpace:
             )
         settings = self.settings(hp, name)
         if not settings:
-            return keras.layers.Identity(name=name)
+            return keras.layers.Identity(name=name)  # same layer names with and without SE
+        # An unseeded initializer would draw from the random stream of the layers after the block.
         return SEBlock(**settings, kernel_initializer=site_initializer(name), name=name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments of the space, as JSON holds them.
+        """Returns the arguments of the space as plain values for JSON.
 
         Returns:
-            What `from_dict` takes.
+            A dictionary that `from_dict` takes.
 
         Example:
             >>> SESpace(ratios=(2, 4)).to_dict()["ratios"]
@@ -199,16 +205,16 @@ class SESpace:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The space with these arguments.
+        """Creates a space from a dictionary of its arguments.
 
         Args:
-            values: What `to_dict` gave, or a part of it.
+            values: The result of `to_dict`, or a part of it.
 
         Returns:
             The space.
 
         Raises:
-            InputError: If there is an unknown argument, or a value breaks its rule.
+            InputError: If an argument is unknown or invalid.
 
         Example:
             >>> SESpace.from_dict({"ratios": [2, 4]}).ratios
@@ -221,6 +227,7 @@ class SESpace:
 
 
 def _listed(name: str, values: Any) -> list[Any]:
+    # Without the test for `str`, gates="sigmoid" would become a list of characters.
     listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
     _check_different(name, values, listed)
     return listed
@@ -248,7 +255,8 @@ def _placement(placement: Any) -> Any:
 
 
 def _check_names(*lists: tuple[Any, ...]) -> None:
-    """A callable of the user's own serves a block, but no hyperparameter can hold it."""
+    """Raises an error if a gate or squeeze is not given by name."""
+    # `SEBlock` accepts callables, but a keras-tuner hyperparameter cannot hold one.
     for value in (value for values in lists for value in values):
         if not isinstance(value, str):
             raise InputError(f"A space holds gates and squeezes by name. Received: {value!r}")

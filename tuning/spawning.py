@@ -1,9 +1,8 @@
-"""Child processes: one launched for each trial, and what every child does, however it was made.
+"""Child processes: one fresh interpreter per trial, and the code that every child runs.
 
-A child imports its target and calls it, as `python -c` would: nothing is pickled, and the
-parent's `__main__` is never imported again. It holds one end of a pipe, whose other end nobody but
-its parent holds. When the parent ends, be it by `kill -9`, the kernel closes that pipe, and the
-child ends itself.
+A child imports and calls its target. It pickles nothing and never imports the parent's `__main__`
+again. Each child holds one end of a pipe whose other end only its parent holds. When the parent
+ends, even by `kill -9`, the kernel closes the pipe and the child exits.
 """
 
 import importlib
@@ -34,7 +33,7 @@ _COUNTS = (
 
 
 class Spawner:
-    """Starts a fresh interpreter for each child; each device has one child at a time."""
+    """Starts a fresh interpreter for each child; a device serves one child at a time."""
 
     def __init__(self, threads: int, devices: Sequence[str] = ()) -> None:
         self._threads = threads
@@ -42,11 +41,7 @@ class Spawner:
         self._children: dict[str, _Child] = {}
 
     def start(self, request: Mapping[str, Any]) -> None:
-        """Starts a child.
-
-        Args:
-            request: What `run_request` takes, and `timeout`, in seconds or None.
-        """
+        """Starts a child for a request of `run_request`, with `key`, `log` and `timeout` added."""
         device = self._devices[0] if self._devices else None
         with open(request["log"], "ab") as log:
             process = launch("tuning.spawning", (), self._threads, log, log, _visible(device))
@@ -56,17 +51,13 @@ class Spawner:
         send(process, request)
 
     def wait(self) -> list[Ended]:
-        """Blocks until a child has ended.
-
-        Returns:
-            The children that have.
-        """
+        """Blocks until at least one child has ended and returns all that have."""
         while not (ended := [key for key, child in self._children.items() if child.has_ended()]):
             time.sleep(TICK)
         return [self._bury(key) for key in ended]
 
     def close(self) -> None:
-        """Kills the children."""
+        """Kills all children."""
         for child in self._children.values():
             child.kill()
         for key in tuple(self._children):
@@ -78,6 +69,7 @@ class Spawner:
         close_pipes(child.process)
         if child.device is not None:
             self._devices.append(child.device)
+        # A child may finish just before the kill: exit code 0 means that it was in time.
         return key, code, child.timed_out and code != 0
 
 
@@ -89,7 +81,7 @@ class _Child:
     timed_out: bool = False
 
     def has_ended(self) -> bool:
-        """Kills the child if its time is over."""
+        """Returns whether the child has ended, after killing it if its time is over."""
         if self.process.poll() is None and not self.timed_out and time.monotonic() > self.deadline:
             self.timed_out = True
             self.kill()
@@ -110,96 +102,77 @@ def launch(
     stderr: IO[bytes],
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a fresh interpreter that finds what this one finds and calls `main` of a module.
-
-    Args:
-        module: Dotted name of the module.
-        arguments: Arguments of its `main`.
-        threads: Threads of each of the libraries that compute.
-        stdout: As `subprocess.Popen` takes it.
-        stderr: Likewise.
-        variables: More environment variables.
-
-    Returns:
-        The process, with a pipe to its standard input, in a session of its own: Ctrl-C in the
-        terminal reaches only its parent.
-    """
+    """Starts a fresh interpreter with the parent's search path and calls `main` of a module."""
     code = (
         f"import sys; sys.path[:] = {search_path()!r}; import {module} as m; m.main(*{arguments!r})"
     )
+    # The user's TF_CPP_MIN_LOG_LEVEL wins over the default here, but not the user's thread counts.
     counts = dict.fromkeys(_COUNTS, str(threads))
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **counts, **(variables or {})}
+    # `-P`: Python itself must not put the working directory on the search path.
     return subprocess.Popen(  # noqa: S603 (our own interpreter and module)
         [sys.executable, "-P", "-u", "-c", code],
         stdin=subprocess.PIPE,
         stdout=stdout,
         stderr=stderr,
         env=environment,
-        start_new_session=True,
+        start_new_session=True,  # Ctrl-C in the terminal reaches only the parent
     )
 
 
 def search_path() -> list[str]:
-    """Where this process finds modules; it skips what is no string, as the import system does."""
+    """Returns the entries of `sys.path` that are strings."""
+    # The import system ignores other entries, too, and JSON cannot hold them.
     return [entry for entry in sys.path if isinstance(entry, str)]
 
 
 def send(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
-    """Writes a request as a line of JSON; that a process has died is for `wait` to find out."""
+    """Writes a request to the process as one line of JSON."""
     pipe = process.stdin
     if pipe is not None:
-        with suppress(BrokenPipeError):
+        with suppress(BrokenPipeError):  # `wait` reports a process that has died
             pipe.write(json.dumps(request).encode() + b"\n")
             pipe.flush()
 
 
 def close_pipes(process: subprocess.Popen[bytes]) -> None:
-    """Closes the parent's ends of a process's pipes, also when the process has died."""
+    """Closes the parent's ends of the pipes to a process."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(BrokenPipeError):
+            with suppress(BrokenPipeError):  # closing flushes, which fails if the process has died
                 pipe.close()
 
 
 def kill_group(pid: int) -> None:
-    """Kills a child that has not been waited for, and the processes that it started."""
-    with suppress(ProcessLookupError, PermissionError):  # no group yet, or none any more
+    """Kills a child that was not waited for, and all processes that it started."""
+    with suppress(ProcessLookupError, PermissionError):  # no group yet, or no longer
         os.killpg(pid, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
 
 
 def redirect(source: int, *descriptors: int) -> None:
-    """Points descriptors at what `source` is open for, and closes `source`."""
+    """Points descriptors at the file that `source` refers to, and closes `source`."""
     for descriptor in descriptors:
         os.dup2(source, descriptor)
     os.close(source)
 
 
 def main() -> None:
-    """A spawned child: reads its request from standard input and runs it."""
+    """Reads a request from standard input and runs it, in a spawned child."""
     request = json.loads(sys.stdin.buffer.readline())
-    lifeline = os.dup(0)
+    lifeline = os.dup(0)  # `run_request` replaces standard input by the null device
     run_request(request, lifeline)
 
 
 def run_request(request: Mapping[str, Any], lifeline: int) -> NoReturn:
-    """Calls the target, and ends this process.
-
-    The exit code is 0 when the target returns, that of a `SystemExit`, and 1 after the traceback
-    of any other exception. Nothing that was registered to run at exit runs.
-
-    Args:
-        request: `target`, "package.module:function"; its `payload`; `path` and `directory`, the
-            parent's search path and working directory.
-        lifeline: Descriptor that is at its end when the parent has gone.
-    """
+    """Calls the target of a request and ends this process with its exit code."""
     code, ends = 1, (lifeline, os.getppid())
     try:
         redirect(os.open(os.devnull, os.O_RDONLY), 0)
         threading.Thread(target=_end_with, args=ends, daemon=True).start()
         os.chdir(request["directory"])
         sys.path[:] = request["path"]
-        importlib.invalidate_caches()  # the server may have looked before a module was written
+        importlib.invalidate_caches()  # a forked child inherits caches older than the module
         module, name = request["target"].split(":")
         getattr(importlib.import_module(module), name)(request["payload"])
         code = 0
@@ -212,11 +185,11 @@ def run_request(request: Mapping[str, Any], lifeline: int) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            leave(code)
+            leave(code)  # skips exit handlers
 
 
 def _exit_code(error: SystemExit) -> int:
-    """As the interpreter has it: a message is printed, and counts as 1."""
+    # Like the interpreter: print a message and exit with 1.
     if error.code is None or isinstance(error.code, int):
         return (error.code or 0) & 0xFF
     sys.stderr.write(f"{error.code}\n")
@@ -227,7 +200,7 @@ def _end_with(lifeline: int, parent: int) -> None:
     if sys.platform == "win32":
         os.read(lifeline, 1)
     else:
-        # The pipe alone is not proof: a process that the parent forked holds its other end, too.
+        # Also watch the parent's id: a process that the parent forked keeps the pipe open.
         while os.getppid() == parent and not select.select([lifeline], [], [], 1)[0]:
             pass
         os.killpg(0, signal.SIGKILL)

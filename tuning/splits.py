@@ -1,4 +1,4 @@
-"""Data of a search from a file or a function, in parts that share no example."""
+"""Splits of the data from a file or a function into parts that share no example."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,25 +16,7 @@ _RULE = (
 
 
 def split_in_two(x: np.ndarray, y: np.ndarray, *, share: float, seed: int) -> tuple[Pair, Pair]:
-    """Splits off a share at random, class by class where every class has enough examples.
-
-    Args:
-        x: Inputs, shape (samples, ...).
-        y: Targets, shape (samples, ...); integers of rank 1 are labels of classes.
-        share: The share of the second part, between 0 and 1.
-        seed: Seed of the split.
-
-    Returns:
-        The two parts, each `(x, y)`.
-
-    Raises:
-        MissingExtraError: If scikit-learn is not installed.
-
-    Example:
-        >>> one, other = split_in_two(np.arange(8), np.arange(8) % 2, share=0.25, seed=0)
-        >>> one[1].mean(), other[1].mean()
-        (np.float64(0.5), np.float64(0.5))
-    """
+    """Splits off a random share of the examples, stratified by class where possible."""
     selection: Any = import_extra("sklearn.model_selection", "tuning")
     x_1, x_2, y_1, y_2 = selection.train_test_split(
         x, y, test_size=share, random_state=seed, stratify=_classes(y, share)
@@ -45,36 +27,19 @@ def split_in_two(x: np.ndarray, y: np.ndarray, *, share: float, seed: int) -> tu
 def _classes(y: np.ndarray, share: float) -> np.ndarray | None:
     if y.ndim != 1 or y.dtype.kind not in "ui":
         return None
+    # scikit-learn refuses to stratify a class with one example, or a part smaller than the number
+    # of classes.
     counts = np.unique(y, return_counts=True)[1]
     return y if counts.min() >= 2 and share * len(y) >= len(counts) else None
 
 
 def split_arrays(source: str, arrays: Mapping[str, Any]) -> tuple[Pair, Pair, Pair | None]:
-    """Training, validation and test part of named arrays.
-
-    Args:
-        source: Where they came from, for messages.
-        arrays: `x_train, y_train` and, where there are any, `x_val, y_val` and `x_test, y_test`;
-            without `x_val` a quarter of the training part is split off. Or `x, y`: without
-            `x_test` 20 % become the test part first. Splits are always the same.
-
-    Returns:
-        The parts, each `(x, y)`; the third is `None` where there is no test part.
-
-    Raises:
-        InputError: If arrays are missing, are not finite or differ in length; or if a part has
-            inputs without targets, or targets without inputs.
-
-    Example:
-        >>> x = np.zeros((20, 4), "float32")
-        >>> parts = split_arrays("data.npz", {"x": x, "y": np.arange(20) % 2})
-        >>> [len(part[0]) for part in parts]
-        [12, 4, 4]
-    """
+    """Returns the training, validation and test pairs of named arrays; test may be `None`."""
     train, test = _pair(source, arrays, "_train"), _pair(source, arrays, "_test")
     if train is None:
         train = _pair(source, arrays, "")
         if train is not None and test is None:
+            # A fixed seed: all trials, and a resumed search, must use the same parts.
             train, test = split_in_two(*train, share=0.2, seed=0)
     if train is None:
         raise InputError(
@@ -83,6 +48,7 @@ def split_arrays(source: str, arrays: Mapping[str, Any]) -> tuple[Pair, Pair, Pa
         )
     validation = _pair(source, arrays, "_val")
     if validation is None:
+        # A quarter of the remaining 80 %: 60 / 20 / 20 in all.
         train, validation = split_in_two(*train, share=0.25, seed=0)
     return train, validation, test
 
@@ -108,6 +74,6 @@ def _pair(source: str, arrays: Mapping[str, Any], part: str) -> Pair | None:
 
 
 def _targets(name: str, y: Any) -> np.ndarray:
-    """Numbers, finite ones; integers stay integers."""
+    # Only a check: class labels must stay integers.
     finite_float32(name, y)
     return np.asarray(y)

@@ -1,4 +1,4 @@
-"""Threads and GPUs of trials: part of what a result depends on."""
+"""Number of threads and GPUs of each trial. Results depend on the number of threads."""
 
 import itertools
 import os
@@ -12,27 +12,12 @@ _VARIABLE = "TF_NUM_INTRAOP_THREADS"
 
 
 def threads_here(workers: int, asked: int | None, began_with: int | None) -> int:
-    """The number of threads that each trial computes with.
-
-    Args:
-        workers: Number of processes at a time; 1 for this process.
-        asked: What the user wants, if anything.
-        began_with: What the search has had so far, if it is not new.
-
-    Returns:
-        The number. This process is set to it where that is still possible.
-
-    Raises:
-        InputError: If the number asked for is below 1.
-
-    Example:
-        >>> threads_here(2, 3, None)
-        3
-    """
+    """Returns the number of threads per trial and sets it in this process if possible."""
     if asked is not None and asked < 1:
         raise InputError(f"threads must be at least 1. Received: threads={asked!r}")
     cores = os.cpu_count() or 1
     wanted = asked or began_with
+    # Child processes read the number from their environment when they start.
     if workers > 1:
         return wanted or max(1, cores // workers)
     if wanted is not None and _set_threads(wanted):
@@ -41,13 +26,10 @@ def threads_here(workers: int, asked: int | None, began_with: int | None) -> int
 
 
 def devices() -> tuple[str, ...]:
-    """The GPUs that trials may take, one for each at a time.
-
-    Returns:
-        Their names as `CUDA_VISIBLE_DEVICES` has them; empty on the CPU.
-    """
+    """Returns the GPUs for trials, named as in `CUDA_VISIBLE_DEVICES`; empty on the CPU."""
     found = _gpus()
     listed = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    # CUDA ignores all devices after the first negative number.
     visible = list(itertools.takewhile(lambda name: name and name[0] != "-", listed))
     names = visible if len(visible) == found else [str(number) for number in range(found)]
     return tuple(names)
@@ -62,12 +44,11 @@ def _gpus() -> int:
 
 
 def _threads() -> int:
-    """0 where nothing was said."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         said: Any = tf.config.threading.get_intra_op_parallelism_threads()
-        if said:
+        if said:  # 0 means that TensorFlow decides
             return int(said)
     return int(os.environ.get(_VARIABLE) or 0)
 
@@ -80,6 +61,6 @@ def _set_threads(number: int) -> bool:
     try:
         tf.config.threading.set_intra_op_parallelism_threads(number)
         tf.config.threading.set_inter_op_parallelism_threads(number)
-    except RuntimeError:  # TensorFlow has begun to compute
+    except RuntimeError:  # TensorFlow fixes its threads at the first operation
         return False
     return True

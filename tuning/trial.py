@@ -1,4 +1,4 @@
-"""One trial: a candidate trained from one seed. Everything that happens in it is in its record."""
+"""One trial: trains a candidate from one seed. Its record holds the result or the error."""
 
 import copy
 import dataclasses
@@ -20,11 +20,11 @@ from tuning.records import COMPLETED, FAILED, TrialRecord, run_key
 from tuning.seeding import reseed, trial_seed
 from tuning.trial_data import fit_arguments
 
-BUDGET = "tuner/epochs"  # what Hyperband calls the epochs of a trial, beside its own bookkeeping
+BUDGET = "tuner/epochs"  # the hyperparameter in which keras-tuner's Hyperband passes the epochs
 
 
 class OverBudgetError(Exception):
-    """A model has more parameters than the search allows."""
+    """Raised for a model with more parameters than the search allows."""
 
 
 def run_trial(
@@ -37,20 +37,7 @@ def run_trial(
     tested: bool = False,
     seconds: float | None = None,
 ) -> TrialRecord:
-    """Trains a candidate from a seed; whatever goes wrong is in the record that it returns.
-
-    Args:
-        job: What is trained.
-        candidate: Its hyperparameters.
-        seed: Seed of initial weights, order of the data and everything else that is random.
-        folder: That of the search, with `curves` and `weights` in it.
-        fingerprint: Hash of the job, for the record.
-        tested: Whether the weights that count are evaluated on the test data.
-        seconds: Time that the trial may take.
-
-    Returns:
-        The record, which is not written yet. The weights of the epoch that counts are in `weights`.
-    """
+    """Trains a candidate from a seed and returns its record, not yet written to disk."""
     started, key = time.monotonic(), run_key(candidate.id, seed)
     record = TrialRecord(
         candidate=candidate.id,
@@ -68,7 +55,8 @@ def run_trial(
             found.update(_train(job, candidate, seed, watch, found, tested))
             _keep_weights(found.pop("model"), folder, key)
         found.update(status=COMPLETED)
-    except (Exception, SystemExit) as error:  # the user's model, data, callbacks, and Keras's
+    except (Exception, SystemExit) as error:
+        # Any error, also `exit()` in a callback, fails only this trial: the user's code runs in it.
         found = {name: found[name] for name in ("parameters", "complexity") if name in found}
         found.update(cause=cause_of(error))
     seconds_taken = round(time.monotonic() - started, 3)
@@ -78,7 +66,7 @@ def run_trial(
 def _train(
     job: Job, candidate: Candidate, seed: int, watch: BestEpoch, found: dict[str, Any], tested: bool
 ) -> dict[str, Any]:
-    """Puts the size of the model into `found` at once, and returns what is known at the end."""
+    """Trains a candidate, adds the model's size to `found` early, and returns the results."""
 
     def built(model: keras.Model) -> None:
         if model.built:
@@ -90,14 +78,17 @@ def _train(
 
     model, returned, test = fit_candidate(job, candidate, seed, [watch], built)
     score = _score(returned, watch)
-    if watch.weights:
+    if watch.weights:  # empty if the user's own `fit` ran no callbacks
         model.set_weights(watch.weights)
-    found.update(_sizes(model))
+    found.update(_sizes(model))  # again: the model may not have been built before training
     evaluated = _evaluated(model, test, job.batch_size) if tested and test is not None else {}
     return {
-        "score": score, "epoch": watch.epoch, "metrics": watch.logs, "test": evaluated,
+        "score": score,
+        "epoch": watch.epoch,
+        "metrics": watch.logs,
+        "test": evaluated,
         "model": model,
-    }  # fmt: skip
+    }
 
 
 def fit_candidate(
@@ -107,43 +98,30 @@ def fit_candidate(
     callbacks: Sequence[Any] = (),
     built: Callable[[keras.Model], Any] = lambda model: None,
 ) -> tuple[keras.Model, Any, Any]:
-    """Builds and fits a candidate, within `trial_seed`.
-
-    Args:
-        job: What is trained.
-        candidate: Its hyperparameters.
-        seed: The seed, for data that are a function of it.
-        callbacks: Callbacks beside those of the job.
-        built: Called with the model before it is trained.
-
-    Returns:
-        The model after the last epoch, what its `fit` returned, and the test data or `None`.
-    """
+    """Builds and fits a candidate; returns the model, the result of `fit` and the test data."""
     hp = candidate.hyperparameters
     model = job.hypermodel.build(hp)
+    # Building may draw more random numbers for one candidate than for another. Reset the generators
+    # so that all of them load the same data and, below, see the same order and Dropout masks.
     reseed()
     train, validation, test = job.data.load(seed)
     ensure_built(model, train)
     built(model)
     reseed()
     arguments = {**fit_arguments(train), **job.fit_arguments(), "validation_data": validation}
+    # Before all other callbacks: one that averages weights swaps them back after validation.
     first = [c.evaluated for c in callbacks if isinstance(c, BestEpoch)]
     arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
     if job.batch_size is not None:
         arguments["batch_size"] = job.batch_size
     if hasattr(train, "element_spec"):
-        arguments.setdefault("shuffle", False)  # a dataset shuffles itself; Keras would warn
+        arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
     epochs = int(candidate.values.get(BUDGET, job.epochs))
     return model, job.hypermodel.fit(hp, model, epochs=epochs, **arguments), test
 
 
 def ensure_built(model: keras.Model, data: Any) -> None:
-    """Builds a model that knows no shape yet, on the first example of its data.
-
-    Args:
-        model: The model.
-        data: Training data; where they cannot be looked at, the model stays as it is.
-    """
+    """Builds a model without an input shape on the first example of its data."""
     if model.built:
         return
     if hasattr(data, "element_spec"):
@@ -153,7 +131,7 @@ def ensure_built(model: keras.Model, data: Any) -> None:
 
 
 def _score(returned: Any, watch: BestEpoch) -> float:
-    """Of the epochs, or what a `HyperModel.fit` of the user's own returned in their place."""
+    """Returns the best score of the epochs, or the one that a user's `HyperModel.fit` returned."""
     if not watch.names and isinstance(returned, int | float):
         returned = {watch.metric: float(returned)}
     if not watch.names and isinstance(returned, Mapping):
@@ -164,7 +142,7 @@ def _score(returned: Any, watch: BestEpoch) -> float:
 
 
 def _callbacks(given: Any) -> list[Any]:
-    """Callbacks of this trial alone: they have a state."""
+    # Callbacks have state, so each trial needs its own.
     callbacks = given() if callable(given) else copy.deepcopy(given)
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] * bool(callbacks)
 
@@ -179,18 +157,8 @@ def _sizes(model: keras.Model) -> dict[str, Any]:
 
 
 def complexity(model: keras.Model) -> float:
-    """ΣC²/r over the SE blocks of a model; where a block has a width of its own, C times that.
-
-    Args:
-        model: A built model.
-
-    Returns:
-        The sum, half the number of weights in SE matrices where C / r is whole.
-
-    Example:
-        >>> complexity(keras.Sequential([keras.Input((4, 4, 8)), SEBlock(2)]))
-        32.0
-    """
+    """Sums C²/r over the SE blocks of a built model, or C·width for blocks with a set width."""
+    # By identity: a shared block occurs several times, but its weights exist once.
     blocks = {id(block): block for block in _blocks(model)}.values()
     return float(sum(_complexity(block) for block in blocks))
 
@@ -208,8 +176,8 @@ def _blocks(layer: Any) -> Iterator[SEBlock]:
 
 
 def _keep_weights(model: keras.Model, folder: Path, key: str) -> None:
-    """Half-written weights never have the name of whole ones."""
     path = weights_path(folder, key)
+    # Rename after writing: a killed process must not leave incomplete weights under the final name.
     temporary = path.with_name(f".{key}.{os.getpid()}.tmp.weights.h5")
     fault_point("weights.before")
     model.save_weights(temporary)
@@ -217,31 +185,13 @@ def _keep_weights(model: keras.Model, folder: Path, key: str) -> None:
 
 
 def weights_path(folder: Path, key: str) -> Path:
-    """Where the weights of a trial are kept.
-
-    Args:
-        folder: That of the search.
-        key: Of the trial.
-
-    Returns:
-        The path.
-    """
+    """Returns the path of a trial's weights."""
     return folder / "weights" / f"{key}.weights.h5"
 
 
 def cause_of(error: BaseException) -> str:
-    """The line of an error that says what went wrong; below it TensorFlow names graph nodes.
-
-    Args:
-        error: The error.
-
-    Returns:
-        Its type and that line.
-
-    Example:
-        >>> cause_of(ValueError("no"))
-        'ValueError: no'
-    """
+    """Returns the type of an error and the last informative line of its message."""
+    # TensorFlow's messages also list graph nodes, which tell the user nothing.
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and "{{node" not in line and "Detected at" not in line]
     return ": ".join([type(error).__name__, *said[-1:]]) if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""The data of a search: given as arrays, datasets or functions, or named for another process."""
+"""The data of a search: arrays, datasets, functions, or names for another process."""
 
 import hashlib
 import inspect
@@ -17,21 +17,7 @@ from tuning.splits import split_arrays
 
 
 class TrialData:
-    """Training, validation and test data, loaded anew for each seed where they are a function.
-
-    Args:
-        train: Arrays `(x, y)` or `(x, y, sample_weight)`, x and y in any structure that
-            `Model.fit` takes; a `tf.data.Dataset`; or a function that returns one of these, by
-            itself or as `package.module:name`, called with the seed if it has an argument.
-        validation: Likewise. `None`: `train` is the name of an `.npz` file, or a function that
-            returns training, validation and, where there are some, test data.
-        test: Likewise, or `None`.
-        data_id: Name of the version of the data, where a function or a dataset cannot be compared
-            by content.
-
-    Raises:
-        InputError: If arrays are not finite or differ in length, or a part has another form.
-    """
+    """Training, validation and test data; functions load them again for each seed."""
 
     def __init__(
         self, train: Any, validation: Any, test: Any = None, data_id: str | None = None
@@ -43,17 +29,7 @@ class TrialData:
             _check_part(name, part, whole=validation is None)
 
     def load(self, seed: int) -> tuple[Any, Any, Any]:
-        """The three parts for a trial, to be called once the seed is set.
-
-        Args:
-            seed: That of the trial.
-
-        Returns:
-            Training, validation and test data; the last `None` where there are none.
-
-        Raises:
-            InputError: If a function returns something else.
-        """
+        """Returns training, validation and test data (or `None`). Set the trial's seed first."""
         train, validation, test = self.parts.values()
         if validation is None:
             train, validation, own_test = self._together(train, seed)
@@ -64,14 +40,12 @@ class TrialData:
         return train, validation, test
 
     def check_order(self) -> None:
-        """Refuses a dataset whose order goes on from one trial to the next.
-
-        Raises:
-            InputError: If the training data are a dataset that begins differently each time.
-        """
+        """Raises an error if the training data are a dataset that reshuffles on each pass."""
         train = self.parts["train"]
         if not hasattr(train, "as_numpy_iterator"):
             return
+        # A shuffled dataset keeps its random state between trials, so candidates of one seed would
+        # see different orders.
         first, again = (hash_of_arrays(next(train.as_numpy_iterator(), ())) for _ in range(2))
         if first != again:
             raise InputError(
@@ -82,7 +56,7 @@ class TrialData:
 
     def _together(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
         if isinstance(source, str) and not is_reference(source):
-            if self._arrays is None:  # read once: the same for every seed
+            if self._arrays is None:  # read once: a file does not depend on the seed
                 self._arrays = split_arrays(source, read_arrays(source))
             return self._arrays
         name, parts = str(reference_to(source) or source), _called(source, seed)
@@ -97,56 +71,24 @@ class TrialData:
         return (*parts, None) if len(parts) == 2 else parts
 
     def describe(self) -> dict[str, Any]:
-        """What tells these data from others: hashes of arrays and files, else what is known.
-
-        Returns:
-            Plain values by part.
-        """
+        """Returns plain values that identify the data: hashes of arrays, files and functions."""
         parts = {name: _described(part) for name, part in self.parts.items() if part is not None}
         return {**parts, "data_id": self.data_id}
 
     def named(self, folder: Path) -> dict[str, Any]:
-        """The data as another process finds them; arrays are put into files for it.
-
-        Args:
-            folder: For the files.
-
-        Returns:
-            Plain values for `from_names`.
-
-        Raises:
-            InputError: If a part has no name: a dataset, or a function of a script or a notebook.
-        """
+        """Saves arrays to `folder` and returns plain values for `from_names` in another process."""
         parts = {name: _named(name, part, folder) for name, part in self.parts.items()}
         return {**parts, "data_id": self.data_id}
 
     @classmethod
     def from_names(cls, names: Mapping[str, Any]) -> "TrialData":
-        """The data that `named` described.
-
-        Args:
-            names: What it returned.
-
-        Returns:
-            The data; arrays are mapped into memory, not read.
-        """
+        """Creates the data from the result of `named`, with memory-mapped arrays."""
         parts = {name: _unnamed(part) for name, part in names.items()}
         return cls(**parts)
 
 
 def fit_arguments(data: Any) -> dict[str, Any]:
-    """Training data as arguments of `Model.fit`.
-
-    Args:
-        data: `(x, y)`, `(x, y, sample_weight)` or a dataset.
-
-    Returns:
-        The arguments by name.
-
-    Example:
-        >>> fit_arguments((1, 2))
-        {'x': 1, 'y': 2}
-    """
+    """Returns data as keyword arguments of `Model.fit`."""
     if not isinstance(data, tuple):
         return {"x": data}
     return dict(zip(("x", "y", "sample_weight"), data, strict=False))
@@ -157,7 +99,6 @@ def _is_array(part: Any) -> bool:
 
 
 def _called(part: Any, seed: int) -> Any:
-    """What a function of data returns; anything else is returned as it is."""
     function = resolve("data", part) if is_reference(part) else part
     if not _is_function(function):
         return function
@@ -169,12 +110,13 @@ def _is_function(part: Any) -> bool:
 
 
 def _takes_seed(function: Callable[..., Any]) -> bool:
+    # Keyword-only parameters and **kwargs do not count: the seed is a positional argument.
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(p.kind in kinds for p in inspect.signature(function).parameters.values())
 
 
 def _check_part(name: str, part: Any, whole: bool) -> None:
-    """Arrays are checked before a search is paid for; datasets and functions are run by trials."""
+    # Check arrays before the first trial. Only trials run functions and datasets.
     if whole and name == "train" and not (isinstance(part, str) or _is_function(part)):
         raise InputError(
             "validation must be given, unless train is a function that returns both or the name of "
@@ -197,7 +139,8 @@ def _check_part(name: str, part: Any, whole: bool) -> None:
 
 
 def _check_form(name: str, part: Any) -> None:
-    """What `Model.fit` would take for inputs without targets, or could read once only."""
+    # `Model.fit` would take a list or an array as inputs without targets, and an iterator could be
+    # read only once.
     is_once = isinstance(part, Iterator)
     if part is None or is_once or isinstance(part, list | Mapping) or _is_array(part):
         raise InputError(
@@ -229,7 +172,8 @@ def _check_values(name: str, array: Any) -> None:
 
 
 def _is_mapped(array: Any) -> bool:
-    """Whether `named` wrote it: it was checked, and is to be read page by page."""
+    """Whether `named` wrote the array."""
+    # The parent has checked these arrays. Another check would read the whole file into memory.
     return isinstance(array, np.memmap) and not array.flags.writeable
 
 
@@ -252,6 +196,7 @@ def _name(function: Any) -> str:
 
 
 def _named(name: str, part: Any, folder: Path) -> Any:
+    # Absolute paths: the other process may have another working directory.
     if part is None or (isinstance(part, str) and not is_reference(part)):
         return part if part is None else str(Path(part).resolve())
     if isinstance(part, tuple):
@@ -267,7 +212,8 @@ def _named(name: str, part: Any, folder: Path) -> Any:
 
 
 def _saved(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
-    """Writes the arrays of a structure, and says which is which file."""
+    """Writes the arrays of a structure to files and returns the structure with their paths."""
+    # The kind is a key of its own: JSON turns tuples into lists, but Keras tells them apart.
     if part is None:
         return None
     if isinstance(part, Mapping):

@@ -1,4 +1,4 @@
-"""keras-tuner's part of a search: an oracle proposes, and its folder is kept for its tools."""
+"""The keras-tuner side of a search: oracles propose trials, and its tools can read the folder."""
 
 import contextlib
 import copy
@@ -22,21 +22,11 @@ keras_tuner: Any = import_extra("keras_tuner", "tuning")
 base_tuner: Any = import_extra("keras_tuner.engine.base_tuner", "tuning")
 
 FOLDER = "keras_tuner"
-_WAIT = object()
+_WAIT = object()  # the oracle has no trial now, but may have one once another trial ends
 
 
 class SearchTuner(base_tuner.BaseTuner):
-    """Runs the trials that an oracle proposes, each from several seeds, from records where it can.
-
-    A trial is a candidate, its executions are the seeds, its score is their mean. What keras-tuner
-    keeps is derived from the records: a trial that was cut off is completed from them.
-
-    Args:
-        oracle: The `keras_tuner.Oracle`, with the space.
-        folder: That of the search.
-        records: Its records.
-        report: What keras-tuner is told of a record: metrics by name, the objective among them.
-    """
+    """Runs each trial that an oracle proposes on several seeds, and reuses existing records."""
 
     def __init__(
         self,
@@ -48,53 +38,38 @@ class SearchTuner(base_tuner.BaseTuner):
         self._records, self._report = records, report
         self._seeds: Sequence[int] = ()
         self._queue: deque[Task] = deque()
-        # By candidate: its trials, more than one if it was proposed twice, and seeds not yet run.
+        # Trials and missing seeds by candidate. An oracle may propose a candidate twice.
         self._open: dict[str, tuple[dict[str, Any], set[int]]] = {}
         oracle.verbose = 0
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
             super().__init__(oracle, directory=str(folder), project_name=FOLDER)
-        self.save()  # what tells a folder of keras-tuner from none, before there is a trial
+        self.save()  # `open_tuner` takes a folder without this file for a damaged one
 
     @property
     def varying(self) -> list[str]:
-        """Names of the hyperparameters with more than one value, the network without SE aside."""
+        """Names of the hyperparameters with more than one value, without counting the baseline."""
         counts = {}
-        for parameter in self.oracle.hyperparameters.space:  # asked often: no copy of it
+        for parameter in self.oracle.hyperparameters.space:  # `get_space` would copy it
             values = list(parameter.values)
             is_plain = parameter.name == "se_placement" and "none" in values
             counts[parameter.name] = len(values) - is_plain
         return [name for name, count in counts.items() if count > 1]
 
     def candidate(self, values: dict[str, Any]) -> Candidate:
-        """The candidate of some values.
-
-        Args:
-            values: The active hyperparameters by name.
-
-        Returns:
-            The candidate, labelled by what varies.
-        """
+        """Returns the candidate for some hyperparameter values, labelled by those that vary."""
+        # Drop Hyperband's bookkeeping, except for the epochs: it does not change the training.
         own = {k: v for k, v in values.items() if k == BUDGET or not k.startswith("tuner/")}
         return make_candidate(own, self.varying)
 
     def candidates(self) -> list[Candidate]:
-        """The candidates of all trials, in the order in which they were proposed.
-
-        Of an oracle that gives some of them fewer epochs, those with the most.
-        """
+        """Returns the candidates with the most epochs, in the order of their trials."""
         trials = [self.oracle.trials[key] for key in sorted(self.oracle.trials)]
         found = {c.id: c for c in (self.candidate(t.hyperparameters.values) for t in trials)}
         most = max((c.values.get(BUDGET, 0) for c in found.values()), default=0)
         return [c for c in found.values() if c.values.get(BUDGET, 0) == most]
 
     def search(self, runner: Runner, seeds: Sequence[int], on_record: Callable[..., Any]) -> None:
-        """Completes the trials that are open, then runs those that the oracle proposes.
-
-        Args:
-            runner: Runs them.
-            seeds: Seeds of every trial.
-            on_record: Called with each new record.
-        """
+        """Completes the open trials, then runs those that the oracle proposes."""
         self._seeds = tuple(seeds)
         reopened = deque(self.oracle.trials[key] for key in sorted(self.oracle.trials))
 
@@ -113,6 +88,7 @@ class SearchTuner(base_tuner.BaseTuner):
         drive(runner, next_task, done)
 
     def _proposed(self) -> Any:
+        # An oracle gives a tuner id the trial that it already runs, so each trial needs its own id.
         running = {tuner_id for tuner_id, _ in self.oracle.ongoing_trials.items()}
         free = next(name for n in range(len(running) + 1) if (name := f"tuner{n}") not in running)
         trial = self.oracle.create_trial(free)
@@ -134,7 +110,7 @@ class SearchTuner(base_tuner.BaseTuner):
             self.settle(trial, self._seeds)
 
     def _is_settled(self, trial: Any, candidate: Candidate) -> bool:
-        """Whether keras-tuner knows of all the seeds already."""
+        """Whether keras-tuner's files already hold the results of all seeds."""
         known = [self._records.get(candidate.id, seed) for seed in self._seeds]
         if any(record is None or not record.completed for record in known):
             return trial.status != "COMPLETED"
@@ -151,16 +127,12 @@ class SearchTuner(base_tuner.BaseTuner):
                 self.settle(trial, self._seeds)
 
     def settle(self, trial: Any, seeds: Sequence[int]) -> None:
-        """Ends a trial with what its records say; one that has ended is ended anew.
-
-        Args:
-            trial: The trial.
-            seeds: Seeds that have records.
-        """
+        """Ends a trial, or ends it again, with the results of its records."""
         candidate = self.candidate(trial.hyperparameters.values)
         records = [r for seed in seeds if (r := self._records.get(candidate.id, seed)) is not None]
         failures = [record for record in records if not record.completed]
         trial = self.oracle.get_trial(trial.trial_id)
+        # keras-tuner appends each value, so start again from empty metrics.
         trial.metrics, trial.score = type(trial.metrics)(), None
         if trial.trial_id in self.oracle.end_order:
             self.oracle.end_order.remove(trial.trial_id)
@@ -175,35 +147,21 @@ class SearchTuner(base_tuner.BaseTuner):
         fault_point("trial.ended")
 
     def resettle(self, candidate: Candidate, seeds: Sequence[int]) -> None:
-        """Brings the score of a candidate's trials up to date with further seeds.
-
-        Args:
-            candidate: The candidate.
-            seeds: All its seeds.
-        """
+        """Updates the score of a candidate's trials after further seeds."""
         for trial in list(self.oracle.trials.values()):
             if self.candidate(trial.hyperparameters.values).id == candidate.id:
                 self.settle(trial, seeds)
 
 
 def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
-    """A tuner that goes on with the folder of keras-tuner, or without it if it is damaged.
-
-    Args:
-        oracle: The `keras_tuner.Oracle`, with the space. It is copied.
-        folder: That of the search.
-        *arguments: Further arguments of `SearchTuner`.
-
-    Returns:
-        The tuner. A damaged folder is renamed aside, with a warning, and made anew from the
-        records.
-    """
+    """Opens the tuner of a folder, or starts anew from the records if its files are damaged."""
     kept = folder / FOLDER
     try:
+        # Without this file keras-tuner would start anew among the old trials.
         if not kept.exists() or (kept / "tuner0.json").exists():
             return _opened(oracle, folder, *arguments)
         error: Exception | str = "it was never completed"
-    except Exception as reloading:  # whatever keras-tuner makes of files that are cut off
+    except Exception as reloading:  # keras-tuner raises many types for truncated files
         error = reloading
     aside = kept.rename(free_name(kept))
     warnings.warn(
@@ -216,27 +174,21 @@ def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
 
 
 def _opened(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
+    # A copy: reloading a damaged folder may leave the oracle half changed.
     tuner = SearchTuner(copy.deepcopy(oracle), folder, *arguments)
-    tuner.oracle.hyperparameters = oracle.get_space()  # a file would bring back the space it had
+    tuner.oracle.hyperparameters = oracle.get_space()  # not the old space from the file
     return tuner
 
 
 def discovered_space(hypermodel: Any) -> Any:
-    """The hyperparameters of a hypermodel, conditional ones included.
-
-    Args:
-        hypermodel: A `keras_tuner.HyperModel`. One that does not declare them is built for it,
-            more than once where they depend on each other.
-
-    Returns:
-        `keras_tuner.HyperParameters`.
-    """
+    """Returns the hyperparameters of a hypermodel, including conditional ones."""
     hp = keras_tuner.HyperParameters()
     hypermodel.declare_hyperparameters(hp)
     if hp.space:
         return hp
     oracle = keras_tuner.Oracle(keras_tuner.Objective("score", "min"))
     try:
+        # The tuner builds the model repeatedly to find hyperparameters that depend on others.
         with tempfile.TemporaryDirectory() as folder:
             base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
     except Exception as error:  # the user's own code
@@ -248,13 +200,7 @@ def discovered_space(hypermodel: Any) -> Any:
 
 
 def drive(runner: Runner, next_task: Callable[[], Any], done: Callable[[TrialRecord], Any]) -> None:
-    """Keeps a runner busy until there is nothing more to do.
-
-    Args:
-        runner: Runs the trials.
-        next_task: Gives the next `Task`; `None` or anything else where there is none now.
-        done: Called with the record of each.
-    """
+    """Keeps a runner busy until `next_task` returns no `Task` and nothing runs."""
     while True:
         while runner.free > 0:
             task = next_task()

@@ -1,4 +1,4 @@
-"""A user's own `build(hp)` as a hypermodel."""
+"""A user's own `build(hp)` function as a hypermodel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,7 @@ keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
 
 class UserHyperModel(keras_tuner.HyperModel):
-    """A `HyperModel` of a function of hyperparameters, compiled where it leaves that open.
-
-    Args:
-        builder: Called as `builder(hp)`; returns a model. `SESpace.block` gives it SE blocks.
-        compile: Function that compiles the model given to it; `None` if the builder does.
-
-    Example:
-        >>> def build(hp):
-        ...     units = hp.Choice("units", [2, 4])
-        ...     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
-        >>> hypermodel = UserHyperModel(build, lambda model: model.compile(loss="mse"))
-        >>> hypermodel.build(keras_tuner.HyperParameters()).output_shape
-        (None, 2)
-    """
+    """Wraps a function of hyperparameters as a `HyperModel` and compiles its model."""
 
     def __init__(
         self,
@@ -36,17 +23,7 @@ class UserHyperModel(keras_tuner.HyperModel):
         self.compile = compile
 
     def build(self, hp: Any) -> keras.Model:
-        """The model of some hyperparameters, compiled.
-
-        Args:
-            hp: `keras_tuner.HyperParameters`.
-
-        Returns:
-            A compiled model.
-
-        Raises:
-            InputError: If the builder returns no model, or one that nothing compiles.
-        """
+        """Builds the compiled model for the given hyperparameters."""
         model = self.builder(hp)
         if not isinstance(model, keras.Model):
             raise InputError(
@@ -54,6 +31,7 @@ class UserHyperModel(keras_tuner.HyperModel):
             )
         if self.compile is not None:
             self.compile(model)
+        # Checked after `compile`, which may be a function that forgets to compile.
         if not model.compiled:
             raise InputError(
                 "A model of a search must be compiled: by its builder, or by compile. "

@@ -1,7 +1,7 @@
 """Compression of SE models in training: quantization-aware training, pruning and clustering.
 
-tensorflow-model-optimization takes models of tf_keras only, and no SE block. Here a Keras 3 model
-is carried to tf_keras, compressed there, and its trained weights are carried back.
+tensorflow-model-optimization supports tf_keras models only and does not know `SEBlock`. These
+functions convert a Keras 3 model to tf_keras, compress it there, and copy the trained weights back.
 """
 
 import importlib

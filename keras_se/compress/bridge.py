@@ -1,4 +1,4 @@
-"""From Keras 3 to tf_keras, which is what tensorflow-model-optimization takes, and back."""
+"""Conversion of Keras 3 models to tf_keras, which tensorflow-model-optimization requires."""
 
 import inspect
 import math
@@ -29,29 +29,29 @@ from keras_se.replay import (
 )
 from keras_se.sites import call_arguments, check_hidden
 
-MAX_DIFFERENCE = 1e-5  # of the largest output
-ENTRY = "_entry"  # ends the names of identities
+MAX_DIFFERENCE = 1e-5  # relative to the largest output
+ENTRY = "_entry"  # suffix of the names of identity layers
 _SAMPLES = 2
-_UNKNOWN_SIZE = 96  # InceptionV3 takes no images below 75
+_UNKNOWN_SIZE = 96  # InceptionV3 rejects images smaller than 75
 
 
 def to_tf_keras(model: keras.Model) -> Any:
-    """A Keras 3 model as a model of tf_keras that computes the same.
+    """Converts a Keras 3 model to a tf_keras model that computes the same outputs.
 
-    `SEBlock`s become built-in layers, nested models are dissolved, raw operations and activations
-    that the two libraries define differently are written out. Both models are run on the same input
-    before this returns.
+    `SEBlock`s become built-in layers and nested models are flattened. Raw operations, and activations
+    that the two libraries define differently, become layers. Before it returns, the function runs
+    both models on the same input and compares the outputs.
 
     Args:
-        model: A built functional or Sequential model that computes in float32, channels last. It is
-            not changed.
+        model: A built functional or Sequential model that computes in float32, channels last. The
+            function does not change it.
 
     Returns:
-        A functional `tf_keras.Model` with the weights, uncompiled.
+        An uncompiled functional `tf_keras.Model` with the same weights.
 
     Raises:
-        InputError: If the model has a layer, an operation, a gate or a squeeze that cannot be
-            carried, or the two models differ by more than 1e-5 of the largest output.
+        InputError: If tf_keras has no counterpart for a layer, an operation, a gate or a squeeze, or
+            if the two models differ by more than 1e-5 of the largest output.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
     Source: model-optimization issues 1119 and 1270.
@@ -66,13 +66,12 @@ def to_tf_keras(model: keras.Model) -> Any:
 
 @dataclass(frozen=True)
 class Translation:
-    """A model of tf_keras and what it was made from.
+    """A tf_keras model and its relation to the Keras 3 model.
 
     Attributes:
-        model: The model of tf_keras.
-        carried: Its layers with weights, those of shared layers once.
-        products: Names of the layers that multiply by the gates of an `SEBlock`, in the order of
-            the calls of the blocks.
+        model: The tf_keras model.
+        carried: The layers that hold weights; a shared layer is listed once.
+        products: Names of the layers that multiply by the gates of an `SEBlock`, in call order.
     """
 
     model: Any
@@ -81,33 +80,14 @@ class Translation:
 
 
 def translate(model: keras.Model) -> Translation:
-    """As `to_tf_keras`, and says which layers hold which weights.
-
-    Args:
-        model: As for `to_tf_keras`.
-
-    Returns:
-        The `Translation`.
-
-    Raises:
-        InputError: As `to_tf_keras`.
-    """
+    """Convert a model like `to_tf_keras`, and return which layers hold which weights."""
     walk, translation = translated(model)
     check_same(model, translation.model, walk)
     return translation
 
 
 def translated(model: keras.Model, quantizable: bool = False) -> tuple["Walk", Translation]:
-    """As `translate`, without running the models.
-
-    Args:
-        model: As for `to_tf_keras`.
-        quantizable: Whether an identity follows each float input and precedes each
-            BatchNormalization: places where `quantize_aware` puts something.
-
-    Returns:
-        The pass over the model, which `check_same` takes, and the `Translation`.
-    """
+    """Convert a model without comparing outputs; `quantizable` adds identity layers."""
     check_plain(model)
     check_graph("The bridge to tf_keras", model)
     tf_keras = load_tf_keras()
@@ -127,12 +107,14 @@ def translated(model: keras.Model, quantizable: bool = False) -> tuple["Walk", T
 
 
 def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
+    # Compare sizes, not shapes: a matrix of an SEBlock becomes a 1×1 convolution kernel.
     shapes = [tuple(w.shape) for w in layer.weights]
     if [math.prod(s) for s in shapes] != [math.prod(v.shape) for v in variables]:
         raise InputError(
             "The bridge to tf_keras takes layers that hold the same weights there. "
             f"Received: layer {layer.name!r} with {len(variables)} weights, in tf_keras {shapes}"
         )
+    # NaN never equals NaN, so check_same would report a wrong conversion instead.
     if not all(np.isfinite(v.numpy()).all() for v in variables):
         raise InputError(
             "The bridge to tf_keras takes models whose weights are finite. "
@@ -142,67 +124,45 @@ def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
 
 
 def plain_name(path: str, name: str = "") -> str:
-    """The name in tf_keras of what lies in nested models.
-
-    Args:
-        path: Names of the models that it is nested in, with slashes between and maybe after them.
-        name: Its own name.
-
-    Returns:
-        One name, without slashes.
-
-    Example:
-        >>> plain_name("outer/", "conv")
-        'outer__conv'
-    """
+    """Join the path and name of a nested layer to one valid tf_keras name without slashes."""
     joined = f"{path.rstrip('/')}/{name}".strip("/").replace("/", "__")
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", joined)
-    return plain if plain[:1].isalnum() else f"layer{plain}"  # as TensorFlow wants its scopes
+    return plain if plain[:1].isalnum() else f"layer{plain}"  # TensorFlow scope rule
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call, to find the first that differs."""
+    """One layer call, kept to find the first layer that differs."""
 
     layer: Any
-    arguments: Any  # of tf_keras
+    arguments: Any  # tf_keras tensors
     outputs: Any
 
 
 @dataclass
 class Walk:
-    """One pass over a model, into nested ones, with tensors of tf_keras beside it.
-
-    With `quantizable`, an identity follows each float input and precedes each BatchNormalization.
-    """
+    """One pass over a model and its nested models that builds the tf_keras tensors."""
 
     quantizable: bool = False
     make: Maker = field(default_factory=Maker)
     carried: list[Carried] = field(default_factory=list)
     products: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
-    tensors: dict[int, Any] = field(default_factory=dict)  # of tf_keras, by id
+    tensors: dict[int, Any] = field(default_factory=dict)  # tf_keras tensors by id
     made: dict[int, tuple[Any, Function, str | None]] = field(default_factory=dict)
 
     def entry(self, tensor: Any, name: str) -> Any:
-        """The tensor behind a layer that computes nothing, where one is wanted."""
+        """Add an identity layer after a float tensor if the walk is quantizable."""
+        # quantize_aware rounds at model inputs and before each BatchNormalization. Without an
+        # identity there, it would have no layer to wrap.
         if not self.quantizable or not tensor.dtype.is_floating:
             return tensor
         return self.make("Activation", f"{name}{ENTRY}", activation="linear")(tensor)
 
     def model(self, model: keras.Model, tensors: Any, path: str, training: Any = None) -> Any:
-        """The outputs of a model for tensors of tf_keras.
-
-        Args:
-            model: The model.
-            tensors: Its inputs, in their structure.
-            path: Names of the models that it is nested in, each with a slash after it.
-            training: The argument of its call.
-
-        Returns:
-            Tensors of tf_keras, in the structure of its outputs.
-        """
+        """Call a model on tf_keras tensors and return its outputs."""
         inputs = fresh_inputs(model)
+        # Keep the tensor next to its counterpart: an id is unique only while its object lives.
         known: dict[int, tuple[Any, Any]] = {}
 
         def learn(own: Any, given: Any) -> None:
@@ -217,8 +177,10 @@ class Walk:
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             outputs = operation(*args, **kwargs)
             layer = original(operation)
+            # Keras would adapt the rank or dtype of these inputs. A flattened model does not.
             if is_nested_graph(layer) and not can_inline(layer, args[0]):
                 raise _not_carried(path, layer)
+            # `training` of a nested model's call applies to its layers, unless a layer sets its own.
             if training is not None and _takes_training(layer):
                 kwargs = {"training": training, **kwargs}
             given = keras.tree.map_structure(theirs, (args, kwargs))
@@ -226,6 +188,7 @@ class Walk:
             return outputs
 
         learn(inputs, tensors)
+        # Only shapes matter here: the walk follows neither masks nor variables.
         outputs = replay(model, inputs, call, outline=True)
         return keras.tree.map_structure(theirs, outputs)
 
@@ -234,6 +197,7 @@ class Walk:
             if kwargs.get("mask") is not None:
                 raise _not_carried(path, layer)
             return self.model(layer, args[0], f"{path}{layer.name}/", kwargs.get("training"))
+        # A layer called twice gets one twin, so its weights stay shared.
         if id(layer) not in self.made:
             self.made[id(layer)] = (layer, *self._twin(layer, path, args, kwargs))
         _, function, product = self.made[id(layer)]
@@ -249,10 +213,11 @@ class Walk:
     def _twin(
         self, layer: Any, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Function, str | None]:
-        """What computes a layer, and the product of the gates where it is a block."""
+        """Return the function for a layer, and the name of its product layer for a block."""
         name = self.make.free(plain_name(path, layer.name))
         if isinstance(layer, keras.layers.Layer):
             _check_float32(layer, path)
+        # SEBlock is not in tf_keras: it becomes several layers, one of which applies the gates.
         if isinstance(layer, SEBlock):
             unfolded = unfold(self.make, layer, name, len(args[0].shape))
             if unfolded is None:
@@ -324,16 +289,7 @@ def _check_float32(layer: Any, path: str) -> None:
 
 
 def check_same(model: keras.Model, new_model: Any, walk: Walk) -> None:
-    """Runs a model and what was made of it on the same input.
-
-    Args:
-        model: The Keras 3 model.
-        new_model: The model of tf_keras.
-        walk: The pass in which it was made.
-
-    Raises:
-        InputError: If they differ by more than 1e-5 of the largest output.
-    """
+    """Raise `InputError` if the converted model computes other outputs than the original."""
     if not agree(model, new_model):
         raise InputError(
             f"The bridge to tf_keras returns models that agree to {MAX_DIFFERENCE:g} of the "
@@ -343,15 +299,7 @@ def check_same(model: keras.Model, new_model: Any, walk: Walk) -> None:
 
 
 def agree(model: keras.Model, new_model: Any) -> bool:
-    """Whether two models give the same on random inputs, in inference.
-
-    Args:
-        model: A Keras 3 model.
-        new_model: A model of tf_keras with inputs of the same structure.
-
-    Returns:
-        Whether no output differs by more than 1e-5 of the largest one.
-    """
+    """Return whether both models agree to 1e-5 of the largest output on random inputs."""
     x = [_random(t) for t in new_model.inputs]
     own = keras.tree.pack_sequence_as(input_structure(model), x)
     theirs = keras.tree.pack_sequence_as(new_model.input, x)
@@ -359,7 +307,7 @@ def agree(model: keras.Model, new_model: Any) -> bool:
 
 
 def _random(tensor: Any) -> np.ndarray:
-    """Two samples for an input of tf_keras."""
+    """Return random samples for a tf_keras input."""
     rng = np.random.default_rng(0)
     shape = [_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]
     shape = [tensor.shape[0] or _SAMPLES, *shape]
@@ -373,13 +321,14 @@ def _differ(expected: Any, given: Any) -> bool:
     for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(given), strict=True):
         own, theirs = keras.ops.convert_to_numpy(a), np.array(b)
         largest = max(np.abs(own).max(initial=0.0), np.finfo("float32").tiny)
+        # `not <=` instead of `>`: NaN counts as a difference.
         if not np.abs(own - theirs).max(initial=0.0) <= MAX_DIFFERENCE * largest:
             return True
     return False
 
 
 def _first_that_differs(new_model: Any, walk: Walk) -> str:
-    """The first layer that gives something else for the values that tf_keras gave to its twin."""
+    """Name the first layer that computes something else than its twin."""
     reader = load_tf_keras().Model(new_model.input, list(walk.tensors.values()))
     x = keras.tree.pack_sequence_as(new_model.input, [_random(t) for t in new_model.inputs])
     values = dict(zip(walk.tensors, reader(x, training=False), strict=True))
@@ -387,6 +336,7 @@ def _first_that_differs(new_model: Any, walk: Walk) -> str:
     def value(part: Any) -> Any:
         return np.array(values[id(part)]) if id(part) in values else part
 
+    # Each layer receives the tensors of tf_keras, so an earlier difference does not add up.
     for call in walk.calls:
         args, kwargs = keras.tree.map_structure(value, call.arguments)
         given = keras.tree.map_structure(value, call.outputs)

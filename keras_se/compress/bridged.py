@@ -1,4 +1,4 @@
-"""Quantization-aware training with tensorflow-model-optimization, by way of tf_keras."""
+"""Quantization-aware training with tensorflow-model-optimization (tfmot) in tf_keras."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,23 +20,11 @@ from keras_se.litert.convert import check_backend
 from keras_se.litert.signature import batches
 
 SCHEMES = ("sparsity", "clusters", "both")
-_FEW_ZEROS = 0.1  # below this share of a kernel, it was not pruned
+_FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 
 def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
-    """A model of tf_keras that computes as its int8 file will; see `quantize_aware`.
-
-    Args:
-        model: A built functional or Sequential Keras 3 model. It is not changed.
-        calibration: Representative inputs.
-        preserve: `None`, `"sparsity"`, `"clusters"` or `"both"`.
-
-    Returns:
-        The `tf_keras.Model`, uncompiled.
-
-    Raises:
-        InputError: As `quantize_aware`.
-    """
+    """Make a quantize-aware tf_keras model; see `quantize_aware`."""
     check_backend("quantize_aware")
     walk, translation = translated(model, quantizable=True)
     check_same(model, translation.model, walk)
@@ -46,9 +34,11 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
     ranges = _ranges(translation.model, plan.measured, list(samples.values()))
 
     def wrap(layer: Any) -> Any:
+        # TFLite folds the BatchNormalization after this entry into a kernel: nothing to round.
         if layer.name in plan.idle:
             return copied(layer)
         output = plan.output(layer, ranges)
+        # TFLite folds BatchNormalization into a kernel only, so this one gets a kernel of ones.
         if layer.name in plan.lone:
             return wrapped(_ones(layer), None, output)
         return wrapped(_parted(layer), quantizer(layer), output)
@@ -58,7 +48,8 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
 
 
 def _parted(layer: Any) -> Any:
-    """A copy of a layer; what it adds to each channel is kept apart for the converter."""
+    """Copy a layer, with distinct values for the offsets of its channels."""
+    # The converter applies the scale of the first channel to a bias of equal values.
     is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
     if not is_shift:
         return copied(layer)
@@ -69,16 +60,21 @@ def _parted(layer: Any) -> Any:
 
 
 def _ones(entry: Any) -> Any:
-    """A depthwise convolution that computes nothing, in the place of an entry."""
+    """Build a depthwise convolution with a kernel of ones that replaces an entry."""
     ones = load_tf_keras().layers.DepthwiseConv2D(
-        1, depthwise_initializer="ones", use_bias=False, trainable=False, name=entry.name
+        # Not trainable: the kernel must stay at ones.
+        1,
+        depthwise_initializer="ones",
+        use_bias=False,
+        trainable=False,
+        name=entry.name,
     )
     ones.build(entry.input_shape)
     return ones
 
 
 def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
-    """What gives the quantizer of tfmot for the kernel of a layer; `None` for the usual one."""
+    """Return a function from a layer to its tfmot kernel quantizer, or to `None`."""
     if preserve is None:
         return lambda layer: None
     kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
@@ -97,6 +93,7 @@ def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any
     )
 
     def quantizer(layer: Any) -> Any:
+        # Depthwise kernels are neither pruned nor clustered: there is nothing to preserve.
         if kind_of(layer) not in ("Conv2D", "Dense"):
             return None
         return scheme.get_quantize_registry().get_quantize_config(layer).weight_quantizer
@@ -105,10 +102,11 @@ def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any
 
 
 def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str, Range]:
-    """The lowest and the highest value of the outputs of layers, zero included."""
+    """Measure the smallest and largest output of each named layer, including zero."""
     layers = [layer for layer in model.layers if layer.name in names]
     outputs = {layer.name: outputs_of(layer) for layer in layers}
     reader = load_tf_keras().Model(model.input, outputs)
+    # int8 represents zero exactly, so every range includes it.
     ranges = dict.fromkeys(outputs, (0.0, 0.0))
     for batch in batches(samples):
         values = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)

@@ -1,4 +1,4 @@
-"""Clustering of the weights of SE models: few values for each kernel, while they train on."""
+"""Weight clustering of SE models."""
 
 import math
 from typing import Any
@@ -23,24 +23,24 @@ def cluster(
     preserve_sparsity: bool = False,
     scope: str = "all",
 ) -> Any:
-    """A model each of whose kernels has few different values, which train on.
+    """Wraps a model so that each kernel has few distinct values, which stay trainable.
 
     Args:
-        model: A built functional or Sequential Keras 3 model, with or without SE, as
-            `to_tf_keras` takes it. It is not changed.
-        clusters: Number of values in a kernel, 2 or more. A kernel that has no more weights than
-            this, and depthwise ones, are left as they are; so are biases and statistics.
-        initialization: Where the values start: `"kmeans++"`, `"linear"` between the smallest and
-            the largest weight, `"random"`, or by their `"density"`.
+        model: A built functional or Sequential Keras 3 model, with or without SE, that `to_tf_keras`
+            accepts. The function does not change it.
+        clusters: Number of distinct values in a kernel, 2 or more. Kernels with no more weights than
+            this stay as they are, and so do depthwise kernels, biases and statistics.
+        initialization: How the values are initialized: `"kmeans++"`, `"linear"` between the smallest
+            and the largest weight, `"random"`, or by the `"density"` of the weights.
         preserve_sparsity: Whether zero weights of a pruned model stay zero.
-        scope: `"all"` kernels, those of the `"trunk"`, or those of `"se"`.
+        scope: Which kernels to cluster: `"all"`, those of the `"trunk"`, or those of `"se"`.
 
     Returns:
-        A `tf_keras.Model` to `compile` and `fit`, with the objects of Keras 3 or of tf_keras;
-        `strip` makes a Keras 3 model of it.
+        A `tf_keras.Model` to `compile` and `fit`, with objects of Keras 3 or of tf_keras. `strip`
+        converts it to a Keras 3 model.
 
     Raises:
-        InputError: If an argument breaks its rule, or the model cannot be carried to tf_keras.
+        InputError: If an argument is invalid, or the model cannot be converted to tf_keras.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Source: Han et al., arXiv 1510.00149, section 3; TensorFlow Model Optimization, "Weight
@@ -53,6 +53,7 @@ def cluster(
         4
     """
     check_scope("cluster", scope)
+    # bool is a subclass of int: without its own check, True would pass as a number.
     if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 2:
         raise InputError(f"clusters is a number of values, 2 or more. Received: {clusters!r}")
     if initialization not in INITIALIZATIONS:
@@ -69,6 +70,7 @@ def cluster(
     }
 
     def wrap(layer: Any) -> Any:
+        # Such a kernel already has few values.
         if math.prod(layer.kernel.shape) <= clusters:
             return layer
         return clustering.cluster_weights(

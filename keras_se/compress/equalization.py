@@ -1,4 +1,4 @@
-"""Channels of one scale: what keeps outlier channels from taking all of the 8 bits."""
+"""Cross-layer equalization: keeps outlier channels from using up the int8 range of a tensor."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,37 +22,46 @@ from keras_se.replay import (
 )
 
 _PASSING = (
-    *(keras.layers.AveragePooling2D, keras.layers.Cropping2D, keras.layers.Dropout),
-    *(keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D, keras.layers.Identity),
-    *(keras.layers.LeakyReLU, keras.layers.MaxPooling2D, keras.layers.SpatialDropout2D),
-    *(keras.layers.UpSampling2D, keras.layers.ZeroPadding2D),
-)  # fmt: skip
+    keras.layers.AveragePooling2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Identity,
+    keras.layers.LeakyReLU,
+    keras.layers.MaxPooling2D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.UpSampling2D,
+    keras.layers.ZeroPadding2D,
+)
 _KERNELS = (
-    *(keras.layers.Conv2D, keras.layers.Dense, keras.layers.DepthwiseConv2D),
+    keras.layers.Conv2D,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv2D,
     keras.layers.SeparableConv2D,
 )
-_LARGEST = 1e4  # change of a scale, up or down
+_LARGEST = 1e4  # bound on the factor of a channel, up or down
 
 
 def equalize(model: keras.Model, calibration: Any) -> keras.Model:
-    """The same function, with the channels of its feature maps scaled alike.
+    """Rescales the channels of feature maps to similar ranges without changing the function.
 
-    int8 has one range for all channels of a tensor: a few that are much larger than the others
-    leave these, and the gates that are squeezed from them, no steps. Behind a BatchNormalization
-    and a ReLU the scale of a channel is free: what is multiplied there is divided in the kernels
-    that take the channel next, among them the first of an SE block.
+    int8 has one range for all channels of a tensor. If a few channels are much larger than the rest,
+    few steps remain for the others and for the gates that are squeezed from them. After a
+    BatchNormalization and a ReLU, the scale of a channel is free: a factor that multiplies the
+    channel there divides the kernels that use it next, including the first one of an SE block.
 
     Args:
-        model: A built functional or Sequential model, channels last. It is not changed.
+        model: A built functional or Sequential model, channels last. The function does not change it.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
             of them.
 
     Returns:
-        A new model, uncompiled: the same layers, gates and outputs up to rounding, other weights.
-        Channels that go where a scale would be seen, such as into a sum, are left as they are.
+        A new uncompiled model with the same layers, gates and outputs up to rounding, and other
+        weights. Channels whose scale would affect the outputs, such as inputs of a sum, are unchanged.
 
     Raises:
-        InputError: If the model is no built graph of layers, or the data do not fit it.
+        InputError: If the model is not a built graph of layers, or the data do not match it.
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
     arXiv 1906.04721, section 4.1, with measured ranges of activations.
@@ -77,12 +86,12 @@ def equalize(model: keras.Model, calibration: Any) -> keras.Model:
 
 @dataclass
 class _Place:
-    """A BatchNormalization whose scales are free, and the kernels that take what it gives.
+    """A BatchNormalization with free channel scales, and the kernels that use its output.
 
     Attributes:
         layer: The BatchNormalization.
-        is_rectified: Whether only what is positive of its output is used.
-        kernels: Variables, with the axis of the channels in each.
+        is_rectified: Whether only the positive part of its output is used.
+        kernels: Variables, each with the axis of its input channels.
     """
 
     layer: Any
@@ -93,6 +102,7 @@ class _Place:
 def _places(graph: Graph) -> Iterator[_Place]:
     layers = [call.layer for call in graph.calls]
     for n, call in enumerate(graph.calls):
+        # A factor per channel needs gamma and beta, both on the axis of the channels.
         is_last = isinstance(call.layer, keras.layers.BatchNormalization) and call.layer.axis in (
             -1,
             len(call.outputs[0].shape) - 1,
@@ -106,17 +116,21 @@ def _places(graph: Graph) -> Iterator[_Place]:
 
 
 def _follow(graph: Graph, n: int, layers: list[Any], place: _Place) -> bool:
-    """Whether all that takes the output of call `n` leaves its scales free; notes the kernels."""
+    """Return whether every use of the output of call `n` permits scaling; collect the kernels."""
     (output,) = graph.calls[n].outputs
     consumers = graph.consumers.get(id(output), [])
     if id(output) in graph.outputs or not consumers:
         return False
     for consumer, position in consumers:
         layer = layers[consumer]
+        # A shared layer also receives tensors that keep the old scale.
         if position != 0 or layers.count(layer) != 1 or len(graph.calls[consumer].outputs) != 1:
             return False
+        # w1 absorbs the factor, so the gates stay the same and the output keeps the new scale:
+        # follow it on. A shift would be added without the factor.
         if isinstance(layer, SEBlock) and not layer.shift and layer.data_format == "channels_last":
             place.kernels.append((layer.w1, 0))
+        # A grouped kernel has only the channels of one group on axis -2.
         elif isinstance(layer, _KERNELS) and getattr(layer, "groups", 1) == 1:
             place.kernels.append((_kernel(layer), -2))
             continue
@@ -139,7 +153,7 @@ def _kernel(layer: Any) -> Any:
 
 
 def _passes(layer: Any) -> bool:
-    """Whether a positive factor for each channel comes out as it goes in."""
+    """Return whether the layer commutes with a positive factor per channel."""
     if isinstance(layer, keras.layers.ReLU):
         return layer.max_value is None and layer.threshold == 0
     if isinstance(layer, keras.layers.Activation):
@@ -151,7 +165,7 @@ def _passes(layer: Any) -> bool:
 def _largest(
     model: keras.Model, places: list[_Place], samples: list[np.ndarray]
 ) -> dict[int, np.ndarray]:
-    """By id of a layer, the largest magnitude that each channel takes behind it."""
+    """Measure the largest magnitude of each channel, by id of the layer."""
     tensors: dict[int, Any] = {}
     inputs = fresh_inputs(model)
     _collect(model, inputs, {id(place.layer) for place in places}, tensors)
@@ -168,18 +182,20 @@ def _largest(
 
 
 def _extremes(values: np.ndarray) -> np.ndarray:
-    """By channel the largest value, and the largest of the other sign."""
+    """Return the maximum and the negated minimum of each channel."""
     return np.stack([values.max(axis=0), -values.min(axis=0)])
 
 
 def _used(place: _Place, extremes: np.ndarray) -> np.ndarray:
-    """What counts of the extremes: behind a ReLU, what is positive, if anything ever is."""
+    """Select the magnitude that counts for each channel of a place."""
+    # A ReLU cuts off the negative part. A channel that is never positive keeps its magnitude,
+    # or its range would be zero.
     is_alive = place.is_rectified & (extremes[0] > 0.0)
     return np.where(is_alive, extremes[0], np.abs(extremes).max(axis=0))
 
 
 def _collect(model: keras.Model, inputs: Any, wanted: set[int], tensors: dict[int, Any]) -> Any:
-    """Goes through a model and the models in it; keeps the outputs of some layers."""
+    """Replay a model and its nested models, and collect the outputs of wanted layers."""
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         layer = original(operation)
@@ -194,17 +210,19 @@ def _collect(model: keras.Model, inputs: Any, wanted: set[int], tensors: dict[in
 
 
 def _equalize(place: _Place, activations: np.ndarray) -> None:
-    """Divides the ranges of activations and of kernels evenly between the two."""
+    """Split the ranges of activations and kernels evenly between the two."""
     weights = np.zeros(len(activations))
     for variable, axis in place.kernels:
         kernel = np.abs(variable.numpy())
         others = tuple(a for a in range(kernel.ndim) if a != axis % kernel.ndim)
+        # Relative to each kernel: its own scale must not outweigh the other kernels.
         weights = np.maximum(weights, kernel.max(axis=others) / max(kernel.max(), 1e-30))
     alive = (activations > 0.0) & (weights > 0.0)
     if not alive.any():
         return
     factors = np.ones(len(activations))
     factors[alive] = np.sqrt(weights[alive] / activations[alive])
+    # A factor common to all channels gains nothing in int8, so the median channel stays put.
     factors[alive] /= np.median(factors[alive])
     factors = np.clip(factors, 1.0 / _LARGEST, _LARGEST)
     for variable in (place.layer.gamma, place.layer.beta):

@@ -1,4 +1,4 @@
-"""The gates of a quantize-aware model of tf_keras."""
+"""Reads the gates of a quantize-aware tf_keras model."""
 
 import math
 from typing import Any
@@ -16,19 +16,7 @@ from keras_se.sites import Site, model_sites
 
 
 def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
-    """The rounded gates of every SE site.
-
-    Args:
-        model: What `quantize_aware` returned.
-        x: Inputs: one array, or a list or dictionary of them.
-        batch_size: Samples per batch.
-
-    Returns:
-        By name of the site in the Keras 3 model, an array of shape (samples, channels).
-
-    Raises:
-        InputError: If `x` does not fit the model.
-    """
+    """Return the rounded gates of each SE site as an array (samples, channels) by site name."""
     like = keras_model(model)
     sites = model_sites(like)
     if not sites:
@@ -50,6 +38,7 @@ def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
     for site in sites:
         name = plain_name(site.name.rpartition("/")[0], site.layer)
         name = f"{name}_product" if site.source == "SEBlock" else name
+        # A shared block has one product layer with one node per call, in the order of the sites.
         call = calls.get(name, 0)
         calls[name] = call + 1
         if name not in layers:
@@ -59,12 +48,13 @@ def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
             )
         operands = layers[name].get_input_at(call)
         is_block = site.source == "SEBlock"
+        # unfold() puts the gates second. In inline SE they may come first or second.
         tensors[site.name] = operands[1] if is_block else _gates_of(name, operands)
     return tensors
 
 
 def _gates_of(name: str, operands: list[Any]) -> Any:
-    """The operand of a product that is written out which has fewer positions."""
+    """Return the operand with fewer positions, which holds the gates of an inline site."""
     gates, features = sorted(operands, key=_positions)
     if _positions(gates) == _positions(features):
         raise InputError(
@@ -75,4 +65,5 @@ def _gates_of(name: str, operands: list[Any]) -> Any:
 
 
 def _positions(tensor: Any) -> int:
+    # An unknown size counts as more than one position.
     return math.prod(size or 2 for size in tensor.shape[1:-1])

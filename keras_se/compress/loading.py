@@ -1,7 +1,7 @@
-"""The one place where tf_keras and tensorflow-model-optimization are imported.
+"""The only module that imports tf_keras and tensorflow-model-optimization (tfmot).
 
-On import, tfmot sets `TF_USE_LEGACY_KERAS` for the whole process, and so makes Keras 2 of a Keras
-that TensorFlow has not yet loaded. Both are prevented here.
+On import, tfmot sets `TF_USE_LEGACY_KERAS` for the whole process. TensorFlow then loads Keras 2 if
+it has not loaded Keras yet. This module prevents both.
 """
 
 import contextlib
@@ -17,50 +17,18 @@ _VARIABLE = "TF_USE_LEGACY_KERAS"
 
 
 def load_tensorflow() -> Any:
-    """Imports TensorFlow.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-
-    Example:
-        >>> load_tensorflow().__name__
-        'tensorflow'
-    """
+    """Import TensorFlow."""
     return import_extra("tensorflow", "compress")
 
 
 def load_tf_keras() -> Any:
-    """Imports tf_keras.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-
-    Example:
-        >>> load_tf_keras().__name__
-        'tf_keras'
-    """
+    """Import tf_keras."""
     return _loaded("tf_keras")
 
 
 def load_tfmot() -> Any:
-    """Imports tensorflow-model-optimization, and leaves the process as it was.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-
-    Example:
-        >>> load_tfmot().__name__
-        'tensorflow_model_optimization'
-    """
+    """Import tensorflow-model-optimization without side effects on the process."""
+    # tfmot imports tf_keras. Loading it first reports a missing tf_keras with its extra.
     _loaded("tf_keras")
     return _loaded("tensorflow_model_optimization")
 
@@ -69,8 +37,9 @@ def load_tfmot() -> Any:
 def _loaded(module: str) -> Any:
     tensorflow = load_tensorflow()
     with _environment_kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tfmot reads versions with distutils
-        # TensorFlow decides at the first use which Keras this is, by the variable that tfmot sets.
+        warnings.simplefilter("ignore", DeprecationWarning)  # tfmot uses distutils
+        # TensorFlow picks its Keras version on first access, by the variable that tfmot sets:
+        # access it before tfmot is imported.
         _ = tensorflow.keras.Model
         return import_extra(module, "compress")
 

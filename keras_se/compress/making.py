@@ -1,4 +1,4 @@
-"""Layers of tf_keras, each with a name of its own."""
+"""Builds tf_keras layers with unique names."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from typing import Any
 
 from keras_se.compress.loading import load_tf_keras
 
-Function = Callable[..., Any]  # of tensors of tf_keras
+Function = Callable[..., Any]  # maps tf_keras tensors
 
 
 @dataclass(frozen=True)
 class Carried:
-    """Weights that a layer of tf_keras holds.
+    """The weights of a tf_keras layer.
 
     Attributes:
-        layer: Its name.
-        variables: The variables of the Keras 3 model, in the order of the layer's weights, which
-            have the same sizes and may have other shapes.
-        is_se: Whether the layer is a part of an `SEBlock`.
+        layer: Name of the layer.
+        variables: The Keras 3 variables in the order of the layer's weights. Sizes are equal, shapes
+            may differ.
+        is_se: Whether the layer is part of an `SEBlock`.
     """
 
     layer: str
@@ -26,10 +26,10 @@ class Carried:
 
 
 class Maker:
-    """Makes the layers of one model of tf_keras.
+    """Builds the layers of one tf_keras model.
 
     Attributes:
-        layers: The layers so far, by name.
+        layers: All layers built so far, by name.
     """
 
     def __init__(self) -> None:
@@ -37,30 +37,16 @@ class Maker:
         self._kinds = load_tf_keras().layers
 
     def __call__(self, kind: str, name: str, **arguments: Any) -> Any:
-        """A new layer.
-
-        Args:
-            kind: Name of its class in `tf_keras.layers`.
-            name: The wanted name; a number is added where it is taken.
-            **arguments: Of the class.
-
-        Returns:
-            The layer.
-        """
+        """Build a layer of `tf_keras.layers`; append a number to the name if it is taken."""
         own = self.free(name)
+        # Explicit dtype: a global policy of tf_keras must not change a float32 model.
         layer = getattr(self._kinds, kind)(name=own, dtype="float32", **arguments)
         self.layers[own] = layer
         return layer
 
     def free(self, name: str) -> str:
-        """The first of NAME, NAME_1, NAME_2, ... that no layer has.
-
-        Args:
-            name: The wanted name.
-
-        Returns:
-            The free one.
-        """
+        """Return the first of NAME, NAME_1, NAME_2, ... that is not taken."""
+        # tf_keras rejects a model with two layers of the same name.
         own, number = name, 0
         while own in self.layers:
             number += 1
@@ -69,18 +55,7 @@ class Maker:
 
 
 def chained(*functions: Function) -> Function:
-    """One function after the other.
-
-    Args:
-        *functions: Functions of one tensor, or layers.
-
-    Returns:
-        Their composition, the first one first; the identity of none.
-
-    Example:
-        >>> chained(abs, float)(-1)
-        1.0
-    """
+    """Compose functions, the first one first; no functions give the identity."""
 
     def call(tensor: Any) -> Any:
         for function in functions:

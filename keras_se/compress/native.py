@@ -1,4 +1,4 @@
-"""Quantization-aware training in Keras itself: ranges as layers, without another library."""
+"""Quantization-aware training in Keras 3 itself, with ranges as layers."""
 
 from typing import Any
 
@@ -26,35 +26,7 @@ _TWINS = (QuantizeAware, QuantizeAwareActivation, QuantizeAwareAffine, QuantizeA
 
 
 def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
-    """A model that computes as its int8 file will, and can be trained so.
-
-    Kernels are rounded with a scale for each output channel, tensors wherever the file rounds
-    them: convolution, BatchNormalization and ReLU are one operation there, and are rounded once at
-    its end. The ranges start from calibration data and follow the batches in training.
-    `keras_se.to_tflite` of the model needs no calibration.
-
-    Args:
-        model: A built functional or Sequential model of float32; nested ones are gone through. SE
-            that is written out becomes `SEBlock`s. It is not changed.
-        calibration: Representative inputs, as for `keras_se.to_tflite`.
-
-    Returns:
-        A new model, uncompiled.
-
-    Raises:
-        InputError: If the model is no graph of layers that are known in int8, or the data do not
-            fit it.
-
-    Source: Jacob et al., arXiv 1712.05877, section 3; Krishnamoorthi, arXiv 1806.08342, section 4.
-
-    Example:
-        >>> import numpy as np
-        >>> from keras_se import SEBlock
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> x = np.random.default_rng(0).random((64, 8, 8, 4)).astype("float32")
-        >>> [type(layer).__name__ for layer in quantize_natively(model, x).layers]
-        ['FakeQuantize', 'QuantizeAwareSEBlock']
-    """
+    """Make a quantize-aware Keras 3 model; see `quantize_aware`."""
     graph = trace(model, purpose="Quantization-aware training")
     if is_quantize_aware(model):
         raise InputError(
@@ -62,46 +34,31 @@ def quantize_natively(model: keras.Model, calibration: Any) -> keras.Model:
             f"Received: model {model.name!r}, which holds ranges already"
         )
     samples = calibration_samples(model, calibration)
+    # Only SEBlock has a quantize-aware twin, so inline SE becomes SEBlocks first.
     if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
         graph = trace(adopt(model))
     new_model = _rebuilt(graph, list(make_plans(graph)))
-    if not isinstance(model, keras.Sequential):  # losses go by these names
+    # Losses in a dictionary are assigned by these names.
+    if not isinstance(model, keras.Sequential):
         new_model.output_names = list(model.output_names)
     _observe(new_model, samples)
     return new_model
 
 
 def strip_natively(model: keras.Model) -> keras.Model:
-    """The plain model in a quantize-aware one, with its trained weights.
-
-    Args:
-        model: What `quantize_natively` made, trained or not. It is not changed.
-
-    Returns:
-        A new model without ranges, uncompiled: `SEBlock`s and layers of Keras.
-
-    Raises:
-        InputError: If the model holds no ranges.
-
-    Example:
-        >>> import numpy as np
-        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> x = np.random.default_rng(0).random((64, 2)).astype("float32")
-        >>> [type(layer).__name__ for layer in strip_natively(quantize_natively(model, x)).layers]
-        ['Dense']
-    """
+    """Return the plain model of a quantize-aware Keras 3 model, with its weights."""
     graph = trace(model, purpose="Stripping")
     if not is_quantize_aware(model):
         raise InputError(
             "Stripping takes a quantize-aware model. "
             f"Received: model {model.name!r}, which holds no ranges"
         )
-    plain: dict[int, Any] = {}  # by id of the layer
+    plain: dict[int, Any] = {}  # by id, common to all graphs so that shared layers stay shared
     return _rebuilt(graph, [_stripping(part, plain) for part in graph.family()])
 
 
 def _stripping(graph: Graph, plain: dict[int, Any]) -> Plan:
-    """Ranges are dropped, and layers that round become those of which they were made."""
+    """Plan to drop all ranges and to replace quantize-aware layers by plain ones."""
     twins, dropped = {}, set()
     for n, call in enumerate(graph.calls):
         if isinstance(call.layer, FakeQuantize):
@@ -112,7 +69,7 @@ def _stripping(graph: Graph, plain: dict[int, Any]) -> Plan:
 
 
 def _rebuilt(graph: Graph, plans: list[Plan]) -> keras.Model:
-    """The model of a graph as its plans say, with the state of the layers that have twins."""
+    """Rebuild a model by its plans and copy the state of replaced layers."""
     rewritings = {id(plan.graph.model): _Rewriting(plan) for plan in plans}
     edits = {key: Edit(rewriting, rewriting.chain) for key, rewriting in rewritings.items()}
     new_model = Rebuilding(edits).model(graph.model)
@@ -123,16 +80,13 @@ def _rebuilt(graph: Graph, plans: list[Plan]) -> keras.Model:
 
 
 class _Rewriting:
-    """Calls the operations of a model again as a plan says.
-
-    Inputs of the model are rounded at their first use.
-    """
+    """Repeats the calls of one graph as its plan says."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._calls = 0
-        self._made: dict[int, Any] = {}  # by id, tensors that are no inputs of the model
-        self._inputs: dict[int, Any] = {}  # by id, the rounded inputs
+        self._made: dict[int, Any] = {}  # by id, outputs of earlier calls
+        self._inputs: dict[int, Any] = {}  # by id, rounded inputs
         self._names: list[str] = []
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -140,7 +94,8 @@ class _Rewriting:
         if n in self._plan.dropped:
             return args[0]
         args, kwargs = keras.tree.map_structure(self._input, (args, kwargs))
-        given = {name: value for name, value in kwargs.items() if value is not None}  # no mask
+        # Twins do not take a mask, and `mask=None` is part of the traced call.
+        given = {name: value for name, value in kwargs.items() if value is not None}
         outputs = self._twin(n, operation)(*args, **given)
         if n in self._plan.ranged:
             outputs = self._range(self._name(n))(outputs)
@@ -148,7 +103,7 @@ class _Rewriting:
         return outputs
 
     def chain(self, n: int, layer: Any) -> list[Any]:
-        """Layer `n` of a Sequential model or its twin, with the ranges around it."""
+        """Return layer `n` of a Sequential model or its twin, with the ranges around it."""
         if n in self._plan.dropped:
             return []
         before = [self._range("input")] if n == 0 and self._plan.is_outer else []
@@ -162,6 +117,7 @@ class _Rewriting:
         return self._plan.graph.calls[n].layer.name
 
     def _input(self, value: Any) -> Any:
+        # A symbolic tensor that no earlier call returned is an input. All its uses share one range.
         is_input = isinstance(value, keras.KerasTensor) and id(value) not in self._made
         if not is_input or not self._plan.is_outer:
             return value
@@ -170,6 +126,7 @@ class _Rewriting:
         return self._inputs[id(value)]
 
     def _range(self, name: str) -> FakeQuantize:
+        # A model needs unique layer names, but a shared layer can have several ranges.
         own, number = f"{name}_range", 1
         while own in self._names:
             number += 1
@@ -179,17 +136,20 @@ class _Rewriting:
 
 
 def _copy_state(old: Any, new: Any) -> None:
-    """Weights and flags; a plain layer has the weights that its twin has first."""
+    """Copy the weights and flags of a layer."""
+    # A twin holds the weights of the plain layer first and its ranges after them, so zip stops
+    # at the right place in both directions.
     for variable, value in zip(new.weights, old.weights, strict=False):
-        variable.assign(np.array(value.numpy()))  # under JAX a variable would share its buffer
+        variable.assign(np.array(value.numpy()))  # JAX: without a copy, buffers are shared
     for part in (new, *sublayers(new)):
+        # Normalization derives its mean and variance from the assigned weights only here.
         if hasattr(part, "finalize_state"):
             part.finalize_state()
     new.trainable = old.trainable
 
 
 def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
-    """Sets the ranges of a model to what it computes on samples."""
+    """Set the ranges of a model from its activations on samples."""
     ranges = [layer for layer in sublayers(model) if isinstance(layer, FakeQuantize)]
     for layer in ranges:
         layer.observe()
@@ -197,6 +157,7 @@ def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
         model(packed_inputs(model, batch), training=False)
     for layer in ranges:
         layer.observing = False
+    # A range of zero width would have a scale of zero.
     dead = [r.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
     if dead:
         raise InputError(

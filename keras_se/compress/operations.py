@@ -1,4 +1,4 @@
-"""Raw operations in a graph of Keras 3, such as `x + 3.0`, as layers of tf_keras."""
+"""Raw Keras 3 operations, such as `x + 3.0`, as tf_keras layers."""
 
 import re
 from typing import Any
@@ -14,16 +14,7 @@ _OF_TENSORS = ("Add", "Multiply", "Subtract")
 
 
 def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> Function | None:
-    """What computes a raw operation.
-
-    Args:
-        make: Makes the layers.
-        operation: The operation.
-        arguments: What it is called with: tensors and constants, by position.
-
-    Returns:
-        A function of these arguments; `None` for an operation that is not known.
-    """
+    """Return a function of the same arguments for a raw operation, or `None` if it is unknown."""
     kind, name = type(operation).__name__, operation.name
     if len(arguments) == 2 and kind in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
         return _arithmetic(make, kind, name, arguments)
@@ -35,7 +26,9 @@ def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> F
         return make("Concatenate", name, axis=operation.axis)
     if kind == "Mean":
         return _mean(make, operation, len(arguments[0].shape))
+    # Operation classes are named after their functions: HardSigmoid computes hard_sigmoid.
     snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    # activation() supports the last axis only, as in softmax.
     is_activation = len(arguments) == 1 and hasattr(keras.activations, snake_case)
     if not is_activation or getattr(operation, "axis", -1) != -1:
         return None
@@ -44,6 +37,7 @@ def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> F
 
 def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -> Function | None:
     first, second = (_constant(argument) for argument in arguments)
+    # An array may broadcast along any axis, which Rescaling does not support.
     if any(isinstance(a, np.ndarray) and a.ndim for a in arguments) or (
         second == 0.0 and "Divide" in kind
     ):
@@ -57,6 +51,7 @@ def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -
             "Multiply": (second, 0.0),
         }.get(kind, (1.0 / second, 0.0))
         position = 0
+    # c / x is not linear in x, so Rescaling cannot compute it.
     elif first is not None and second is None and "Divide" not in kind:
         scale, offset = {"Add": (1.0, first), "Subtract": (-1.0, first)}.get(kind, (first, 0.0))
         position = 1
@@ -74,7 +69,7 @@ def _of_tensors(make: Maker, kind: str, name: str) -> Function | None:
 
 
 def _constant(argument: Any) -> float | None:
-    """A number; `None` for tensors and for arrays."""
+    """Convert a scalar constant to float; return `None` for tensors and arrays."""
     is_number = isinstance(argument, int | float | np.number)
     is_scalar = isinstance(argument, np.ndarray) and argument.ndim == 0
     return float(argument) if is_number or is_scalar else None
@@ -82,6 +77,7 @@ def _constant(argument: Any) -> float | None:
 
 def _mean(make: Maker, operation: Any, rank: int) -> Function | None:
     axes = tuple(operation.axis) if isinstance(operation.axis, list | tuple) else ()
+    # Only a mean over all spatial axes is a global pooling.
     if tuple(sorted(axis % rank for axis in axes)) != tuple(range(1, rank - 1)):
         return None
     kind = f"GlobalAveragePooling{rank - 2}D"

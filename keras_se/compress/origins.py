@@ -1,4 +1,4 @@
-"""What a model of tf_keras was made from, without importing tf_keras."""
+"""Maps compressed tf_keras models to their Keras 3 models, without importing tf_keras."""
 
 import weakref
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ QUANTIZED, PRUNED, CLUSTERED = "quantize_aware", "prune", "cluster"
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a compressed model comes from.
+    """The source of a compressed model.
 
     Attributes:
         model: The Keras 3 model.
@@ -25,59 +25,31 @@ class Origin:
     technique: str
 
 
+# Weak keys: this table must not keep a compressed model alive.
 _ORIGINS: "weakref.WeakKeyDictionary[Any, Origin]" = weakref.WeakKeyDictionary()
 
 
 def remember(compressed: Any, origin: Origin) -> None:
-    """Keeps the origin of a model as long as there is the model.
-
-    Args:
-        compressed: A model of tf_keras.
-        origin: Its origin.
-    """
+    """Store the origin of a compressed model."""
     _ORIGINS[compressed] = origin
 
 
 def keras_model(model: Any) -> keras.Model:
-    """The Keras 3 model that has the structure of a model.
-
-    Args:
-        model: A Keras 3 model, or one that `keras_se.compress` made.
-
-    Returns:
-        Itself, or what it was made from.
-    """
+    """Return the Keras 3 model behind a compressed model, or the model itself."""
     origin = origin_of(model)
     return model if origin is None else origin.model
 
 
 def origin_of(model: Any) -> Origin | None:
-    """The origin of a model that `keras_se.compress` made.
-
-    Args:
-        model: Anything.
-
-    Returns:
-        Its `Origin`; `None` for anything else.
-
-    Example:
-        >>> origin_of("a path")
-    """
+    """Return the origin of a compressed model, or `None` for any other object."""
     try:
         return _ORIGINS.get(model)
-    except TypeError:  # what has no hash or no weak references
+    except TypeError:  # no hash, or no weak references
         return None
 
 
 def check_plain(model: Any) -> None:
-    """Refuses a model that is compressed already.
-
-    Args:
-        model: Anything.
-
-    Raises:
-        InputError: If `keras_se.compress` made it.
-    """
+    """Raise `InputError` if the model is already compressed."""
     if origin_of(model) is not None or is_quantize_aware(model):
         raise InputError(
             "Compression starts from a plain model: strip a compressed one first. "

@@ -1,4 +1,4 @@
-"""Where an int8 file rounds: which tensors of a model have a range, and which are fused."""
+"""Decides where an int8 file rounds: which tensors have a range and which operations are fused."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from keras_se.layers.quantize_aware_activation import FORMS
 from keras_se.layers.quantize_aware_affine import AFFINE
 from keras_se.replay import Graph, is_nested_graph
 
-# Their values are among those of their input, or between them, in the same range.
+# Their outputs lie in the range of their input, so TFLite gives them no range of their own.
 _PASSING = (
     keras.layers.ActivityRegularization,
     keras.layers.AveragePooling2D,
@@ -36,20 +36,20 @@ _PASSING = (
     keras.layers.SpatialDropout2D,
     keras.layers.ZeroPadding2D,
 )
-_SUMS = ("Add", "Multiply", "Subtract")  # layers and raw operations, of two tensors
+_SUMS = ("Add", "Multiply", "Subtract")  # layers and raw operations
 _RANGED = (keras.layers.Concatenate, keras.layers.GlobalAveragePooling2D)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of the calls of one graph.
+    """The changes to the calls of one graph.
 
     Attributes:
         graph: The graph.
-        twins: By index of a call, the layer that takes the place of the one called.
-        ranged: Indices of the calls after which the output is rounded.
-        is_outer: Whether its inputs are those of the model, and are rounded.
-        dropped: Indices of the calls that give their input.
+        twins: Replacement layers by index of the call.
+        ranged: Indices of the calls whose output is rounded.
+        is_outer: Whether the graph is the outermost one, whose inputs are rounded.
+        dropped: Indices of the calls to remove; their input replaces their output.
     """
 
     graph: Graph
@@ -60,18 +60,8 @@ class Plan:
 
 
 def make_plans(graph: Graph) -> Iterator[Plan]:
-    """How a model is made quantize-aware.
-
-    Args:
-        graph: Of the whole model.
-
-    Yields:
-        A plan for it and for each model nested in it.
-
-    Raises:
-        InputError: If a layer has no int8 counterpart that is known here.
-    """
-    shared: dict[int, Any] = {}  # by id of a layer with weights, its only twin
+    """Yield a plan for the model and for each nested model."""
+    shared: dict[int, Any] = {}  # by id: a layer with weights has one twin in all graphs
     for part in graph.family():
         planner = _Planner(part, part is graph)
         calls = range(len(part.calls))
@@ -85,7 +75,7 @@ def make_plans(graph: Graph) -> Iterator[Plan]:
 
 
 class _Planner:
-    """The rules, for one graph."""
+    """The rounding rules for one graph."""
 
     def __init__(self, graph: Graph, is_outer: bool) -> None:
         self._graph = graph
@@ -94,17 +84,19 @@ class _Planner:
             self._check(n)
 
     def is_ranged(self, n: int) -> bool:
-        """Whether the output of call `n` is rounded by a `FakeQuantize` after it."""
+        """Return whether a `FakeQuantize` follows call `n`."""
         if self._is_relu(n):
             return self._is_fused(n) and not self._is_gathered(n)
+        # A fused chain rounds once, at its end; the parts of a concatenation share its range.
         is_wide = self._makes_sums(n) or type(self._graph.calls[n].layer) in _RANGED
         return is_wide and not self._is_gathered(n) and not self._waits(n)
 
     def twin(self, n: int, shared: dict[int, Any]) -> Any:
-        """What takes the place of the layer of call `n`, if anything does."""
+        """Return the layer that replaces the layer of call `n`, if any."""
         layer = self._graph.calls[n].layer
         is_last = self._is_outer and self._is_output(n)
         name = _activation(layer)
+        # Activations have no weights: each call gets its own twin, so ranges differ by call.
         if name is not None and name != "linear" and not self._is_fused(n):
             return QuantizeAwareActivation(
                 name, takes_sums=False, is_last=is_last, name=self._own_name(n)
@@ -123,49 +115,52 @@ class _Planner:
         return None
 
     def _own_name(self, n: int) -> str:
-        """The name of a layer, with the number of the call where there are several."""
+        """Return the layer name, with the number of the call if there are several."""
         layer = self._graph.calls[n].layer
+        # Keras needs unique names, and one activation layer can have several twins.
         calls = [k for k, call in enumerate(self._graph.calls) if call.layer is layer]
         return layer.name if len(calls) == 1 else f"{layer.name}_call_{calls.index(n) + 1}"
 
     def _waits(self, n: int) -> bool:
-        """Whether the next operation is one with this one in the file."""
+        """Return whether TFLite fuses the next operation into call `n`."""
         after = self._graph.sole_consumer(n)
         if after is None or not self._makes_sums(n):
             return False
         return self._is_relu(after) or self._is_folded(after)
 
     def _is_gathered(self, n: int) -> bool:
-        """Whether a concatenation alone takes the output: its range is that of all its parts."""
+        """Return whether the only consumer of the output is a concatenation."""
         after = self._graph.sole_consumer(n)
         return (
             after is not None and type(self._graph.calls[after].layer) is keras.layers.Concatenate
         )
 
     def _makes_sums(self, n: int) -> bool:
-        """Whether call `n` gives numbers of more than 8 bits, which are rounded at its end."""
+        """Return whether call `n` accumulates in more than 8 bits and rounds at its end."""
         layer = self._graph.calls[n].layer
         if type(layer) in KERNELS:
             name = _name(layer.activation)
+            # QuantizeAware rounds after any other activation itself.
             return name in FORMS and not _is_own(name)
         return type(layer) in AFFINE or _is_sum(layer)
 
     def _is_folded(self, n: int) -> bool:
-        """Whether call `n` is a BatchNormalization that a kernel takes in."""
+        """Return whether call `n` is a BatchNormalization that folds into a kernel."""
         call = self._graph.calls[n]
         if type(call.layer) is not keras.layers.BatchNormalization:
             return False
         before = self._before(n)
         layer: Any = None if before is None else self._graph.calls[before].layer
+        # TFLite cannot fold across an activation.
         return type(layer) in KERNELS and _name(layer.activation) == "linear"
 
     def _is_fused(self, n: int) -> bool:
-        """Whether call `n` is a ReLU that is one with the operation before it."""
+        """Return whether call `n` is a ReLU that fuses with the operation before it."""
         before = self._before(n)
         return self._is_relu(n) and before is not None and self._makes_sums(before)
 
     def _before(self, n: int) -> int | None:
-        """The call whose output call `n` alone takes."""
+        """Return the call whose output only call `n` consumes."""
         before = self._graph.producers.get(self._graph.calls[n].inputs[0])
         return before if before is not None and self._graph.sole_consumer(before) == n else None
 
@@ -180,6 +175,7 @@ class _Planner:
         layer = call.layer
         if is_nested_graph(layer):
             return
+        # The int8 operations of TFLite take two tensors; Keras merging layers take any number.
         if not _is_known(layer) or (_is_sum(layer) and len(self._tensors(n)) != 2):
             raise InputError(
                 "Quantization-aware training takes layers that TFLite computes in int8, "
@@ -207,21 +203,23 @@ def _copy(layer: Any) -> Any:
 
 
 def _is_sum(layer: Any) -> bool:
+    # The layer Add and the operation Add share a name; a custom class of that name is neither.
     return type(layer).__name__ in _SUMS and type(layer).__module__.startswith("keras.")
 
 
 def _is_known(layer: Any) -> bool:
     kinds = (SEBlock, *KERNELS, *AFFINE, *_RANGED, *_PASSING)
+    # Exact types: a subclass may compute something else.
     return type(layer) in kinds or _is_sum(layer) or _activation(layer) in FORMS
 
 
 def _is_own(name: str) -> bool:
-    """Whether `QuantizeAware` computes an activation itself, and rounds after it."""
+    """Return whether `QuantizeAware` computes an activation itself and rounds after it."""
     return FORMS[name].is_apart or bool(FORMS[name].between)
 
 
 def _activation(layer: Any) -> str | None:
-    """The name of what an activation layer computes, if it is one of the known."""
+    """Return the activation name of an activation layer, or `None`."""
     if type(layer) is keras.layers.Activation:
         return _name(layer.activation)
     if type(layer) is keras.layers.Softmax:
@@ -233,4 +231,5 @@ def _activation(layer: Any) -> str | None:
 
 def _name(activation: Any) -> str:
     name = keras.activations.serialize(activation)
+    # A custom function serializes to a dictionary, which must not match a known name.
     return name if isinstance(name, str) else repr(name)

@@ -1,4 +1,4 @@
-"""Pruning of SE models by magnitude, while they train on."""
+"""Magnitude pruning of SE models during training."""
 
 from typing import Any
 
@@ -24,28 +24,28 @@ def prune(
     frequency: int = 10,
     scope: str = "all",
 ) -> Any:
-    """A model that loses the smallest weights of each kernel while it trains on.
+    """Wraps a model so that training sets the smallest weights of each kernel to zero.
 
     Args:
-        model: A built functional or Sequential Keras 3 model, with or without SE, as
-            `to_tf_keras` takes it. It is not changed.
+        model: A built functional or Sequential Keras 3 model, with or without SE, that `to_tf_keras`
+            accepts. The function does not change it.
         sparsity: The share of each kernel that becomes zero, in [0, 1). Biases, statistics and
-            depthwise kernels are left whole.
-        schedule: `"constant"`: from `begin_step` on; `"polynomial"`: growing from zero, fast at
-            first, until `end_step`.
+            depthwise kernels are not pruned.
+        schedule: `"constant"`: full sparsity from `begin_step` on. `"polynomial"`: sparsity grows from
+            zero, fast at first, until `end_step`.
         begin_step: Training step at which pruning begins.
-        end_step: Step at which it ends; by default never for `"constant"`. Early stopping that
-            goes back to an earlier epoch goes back to its zeros, too.
-        frequency: Steps between two choices of the weights; fewer where the sparsity grows over
-            less than ten of them.
-        scope: `"all"` kernels, those of the `"trunk"`, or those of `"se"`.
+        end_step: Training step at which pruning ends; with `"constant"` it never ends by default.
+            Early stopping that restores an earlier epoch restores the zeros of that epoch, too.
+        frequency: Number of steps between two updates of the pruned weights. A polynomial schedule
+            uses fewer steps if it would have less than ten updates.
+        scope: Which kernels to prune: `"all"`, those of the `"trunk"`, or those of `"se"`.
 
     Returns:
-        A `tf_keras.Model` to `compile` and `fit`, with the objects of Keras 3 or of tf_keras;
-        `strip` makes a Keras 3 model of it.
+        A `tf_keras.Model` to `compile` and `fit`, with objects of Keras 3 or of tf_keras. `strip`
+        converts it to a Keras 3 model.
 
     Raises:
-        InputError: If an argument breaks its rule, or the model cannot be carried to tf_keras.
+        InputError: If an argument is invalid, or the model cannot be converted to tf_keras.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Source: Zhu and Gupta, arXiv 1710.01878; TensorFlow Model Optimization, "Weight pruning".
@@ -61,6 +61,7 @@ def prune(
     """
     check_scope("prune", scope)
     _check_steps(schedule, begin_step, end_step, frequency)
+    # bool is a subclass of int: False would pass as a sparsity of 0.
     if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
         raise InputError(
             f"sparsity is a share of the weights, at least 0 and below 1. Received: {sparsity!r}"
@@ -78,12 +79,14 @@ def prune(
 def _planned(
     sparsity: float, begin_step: int, end_step: int | None, frequency: int, grows: bool
 ) -> Any:
-    """The schedule of tfmot, which chooses at its first step and each `frequency` after it."""
+    """Return a tfmot schedule that updates at its first step and every `frequency` steps."""
     schedules = load_tfmot().sparsity.keras
-    first = begin_step + 1  # it counts steps from 1, and would choose first at `frequency`
+    # tfmot counts steps from 1. Starting at 0 would delay the first update to step `frequency`.
+    first = begin_step + 1
     if not grows or end_step is None:
         return schedules.ConstantSparsity(sparsity, first, end_step or -1, frequency)
-    # The last choice is at the end, or the sparsity would not be reached; there are ten at least.
+    # The last update must fall on end_step, or the sparsity stays below its target. Aim at ten
+    # updates or more.
     between = min(frequency, max(1, (end_step - first) // 10))
     first += (end_step - first) % between
     return schedules.PolynomialDecay(0.0, sparsity, first, end_step, frequency=between)
@@ -96,6 +99,7 @@ def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency
         raise InputError("schedule='polynomial' needs end_step. Received: end_step=None")
     _check_step("begin_step", begin_step, 0)
     if end_step is not None:
+        # tfmot gets begin_step + 1 as its first step, and must end after it.
         _check_step("end_step", end_step, begin_step + 2)
     _check_step("frequency", frequency, 1)
 

@@ -1,4 +1,4 @@
-"""How a layer of tf_keras is quantized in training: its kernel, and its output."""
+"""Quantizers for the kernel, bias and output of a tf_keras layer."""
 
 import math
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from keras_se.compress.loading import load_tensorflow, load_tf_keras, load_tfmot
 from keras_se.layers.quantize_aware import quantized_kernel
 from keras_se.layers.quantize_aware_activation import uneven
 
-NARROWED = 0.01  # of the way to the range of a batch, per step of training
-# By name of a kernel in tf_keras, the axes of its output channels.
+NARROWED = 0.01  # share of the distance to the range of a batch, per training step
+# Output channel axes by kernel name in tf_keras. A depthwise kernel also has the multiplier, which
+# tfmot takes for the only channel axis.
 KERNEL_AXES = {"kernel": (-1,), "depthwise_kernel": (-2, -1)}
 _BIASES = ("bias", "beta")
-Range = tuple[float, float]  # the lowest and the highest value that int8 stands for
+Range = tuple[float, float]  # smallest and largest value that int8 represents
 
 
 @dataclass(frozen=True)
 class Output:
-    """How an output is quantized.
+    """The quantization of an output.
 
     Attributes:
-        range: Where its range starts.
-        is_fixed: Whether it stays there.
-        limit: What it never exceeds, on either side.
+        range: The initial range.
+        is_fixed: Whether the range stays constant.
+        limit: The largest magnitude that the range may reach.
     """
 
     range: Range
@@ -32,17 +33,7 @@ class Output:
 
 
 def wrapped(layer: Any, preserving: Any, output: Output | None) -> Any:
-    """A layer that is quantized in training.
-
-    Args:
-        layer: A layer of tf_keras, built where it has weights.
-        preserving: A quantizer of tfmot that its kernel is trained with, to preserve something;
-            `None` for the rounding alone.
-        output: How its output is quantized; `None` where it is not.
-
-    Returns:
-        The wrapper of tfmot, named `quant_` and the name of the layer.
-    """
+    """Wrap a layer for quantization-aware training with tfmot, named `quant_` plus its name."""
     classes = _classes()
     quantizers = {
         name: classes.bias() if name in _BIASES else classes.kernel(preserving)
@@ -64,17 +55,15 @@ class _Classes:
 
 @cache
 def _classes() -> _Classes:
-    """Subclasses of what tfmot defines, which is loaded at their first use."""
+    """Define the subclasses of tfmot classes; tfmot is loaded on first use."""
     quantization: Any = load_tfmot().quantization.keras
     quantizers: Any = quantization.quantizers
     tensorflow = load_tensorflow()
 
     class MovingRange(quantizers.Quantizer):
-        """A range that starts at a known one, widens at once and narrows slowly.
+        """A range that starts at a given one, widens at once and narrows slowly."""
 
-        That of tfmot starts at ±6 and takes a thousand steps to move: until then it clips gates.
-        """
-
+        # The range of tfmot starts at ±6 and adapts over a thousand steps. It clips gates until then.
         def __init__(self, output: Output) -> None:
             self._output = output
 
@@ -100,6 +89,7 @@ def _classes() -> _Classes:
             return tensorflow.quantization.fake_quant_with_min_max_vars(inputs, low, high)
 
         def _limited(self, low: Any, high: Any) -> tuple[Any, Any]:
+            # Zero stays in the range: int8 represents it exactly.
             limit = self._output.limit
             return (
                 tensorflow.clip_by_value(low, -limit, 0.0),
@@ -110,13 +100,10 @@ def _classes() -> _Classes:
             return {"output": self._output}
 
     class Kernel(quantizers.Quantizer):
-        """Rounds a kernel by output channel; nothing is clipped, and the gradient passes whole.
+        """Rounds a kernel per output channel, without clipping."""
 
-        What tfmot has in its place leaves an operation in the graph, which the converter takes
-        neither for `Dense`, nor where a channel is zero throughout; and of a depthwise kernel it
-        takes the last axis for the channels, which holds the multiplier.
-        """
-
+        # The quantizer of tfmot leaves an operation in the graph that the converter rejects for
+        # Dense layers and for channels that are zero throughout.
         def __init__(self, preserving: Any) -> None:
             self._preserving = preserving
 
@@ -137,19 +124,20 @@ def _classes() -> _Classes:
             return {"preserving": self._preserving}
 
     class Bias(quantizers.Quantizer):
-        """Keeps the values of a bias apart, which the converter needs."""
+        """Makes the values of a bias distinct."""
 
         def build(self, tensor_shape: Any, name: str, layer: Any) -> Any:
             return {}
 
         def __call__(self, inputs: Any, training: Any, weights: Any, **kwargs: Any) -> Any:
+            # The converter would use the scale of the first channel for a bias of equal values.
             return uneven(inputs, inputs.shape[-1])
 
         def get_config(self) -> dict[str, Any]:
             return {}
 
     class LayerConfig(quantization.QuantizeConfig):
-        """Kernels, biases and an output; activations are layers of their own."""
+        """Quantizers of the kernels, biases and output of one layer."""
 
         def __init__(self, own: dict[str, Any], output: Any) -> None:
             self._own = own
@@ -162,6 +150,7 @@ def _classes() -> _Classes:
             for name, value in zip(self._own, quantize_weights, strict=True):
                 setattr(layer, name, value)
 
+        # Activations are layers of their own after the conversion to tf_keras.
         def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
             return []
 
@@ -175,16 +164,18 @@ def _classes() -> _Classes:
             return {"own": self._own, "output": self._output}
 
     class Wrapper(quantization.QuantizeWrapperV2):
-        """The wrapper of tfmot, which would train what is frozen."""
+        """The tfmot wrapper for a layer that may be frozen."""
 
         @property
         def trainable_weights(self) -> list[Any]:
+            # QuantizeWrapperV2 trains the weights of frozen layers, too.
             return super().trainable_weights if self.trainable else []
 
         @property
         def non_trainable_weights(self) -> list[Any]:
             frozen = [] if self.trainable else super().trainable_weights
             weights = [*frozen, *super().non_trainable_weights]
+            # A frozen weight can be in both lists.
             return list({id(weight): weight for weight in weights}.values())
 
     return _Classes(Wrapper, LayerConfig, Kernel, Bias, MovingRange)

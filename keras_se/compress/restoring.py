@@ -1,4 +1,4 @@
-"""From tf_keras back to Keras 3: trained weights, in a copy of the model that they came from."""
+"""Copies trained weights from tf_keras back to Keras 3."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ from keras_se.replay import check_graph
 
 
 def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
-    """Trained weights back into a Keras 3 model.
+    """Copies trained weights from a tf_keras model to a Keras 3 model.
 
     Args:
-        tf_keras_model: What `to_tf_keras(like)` gave, trained since; its layers may have been
-            wrapped by tensorflow-model-optimization. It is not changed.
-        like: The Keras 3 model that it was made from; its own weights do not matter. It is not
-            changed.
+        tf_keras_model: The model that `to_tf_keras(like)` returned, with or without training.
+            tensorflow-model-optimization may have wrapped its layers. The function does not change it.
+        like: The Keras 3 model from which it was made. The weights of `like` are not used. The
+            function does not change it.
 
     Returns:
-        A copy of `like` with the weights, uncompiled. Masks, centroids and ranges of quantization
-        are not weights: they are left behind.
+        An uncompiled copy of `like` with the trained weights. Masks, centroids and quantization
+        ranges are not weights and are not copied.
 
     Raises:
-        InputError: If `tf_keras_model` is no model of tf_keras, does not have the layers of `like`,
-            or, where nothing is wrapped, computes something else.
+        InputError: If `tf_keras_model` is not a tf_keras model, does not have the layers of `like`, or
+            has no wrapped layers and computes other outputs.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
     Example:
@@ -44,6 +44,7 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
         )
     check_graph("from_tf_keras", like)
     new_model = Rebuilding({}).model(like)
+    # The translation refers to the variables of the copy, which receive the values below.
     translation = translated(new_model)[1]
     found = {inner_layer(layer).name: layer for layer in tf_keras_model.layers}
     for carried in translation.carried:
@@ -52,6 +53,7 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
             carried.variables, _values(found.get(carried.layer), pattern), strict=True
         ):
             variable.assign(np.reshape(value, variable.shape))
+    # Wrapped layers round or mask, so their outputs differ on purpose.
     is_plain = all(inner_layer(layer) is layer for layer in tf_keras_model.layers)
     if is_plain and not agree(new_model, tf_keras_model):
         raise InputError(
@@ -62,38 +64,25 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
 
 
 def inner_layer(layer: Any) -> Any:
-    """The layer that a wrapper of tensorflow-model-optimization holds.
-
-    Args:
-        layer: A layer of tf_keras.
-
-    Returns:
-        The layer itself where it is no wrapper.
-    """
+    """Return the layer inside a tfmot wrapper, or the layer itself."""
     is_wrapper = isinstance(layer, load_tf_keras().layers.Wrapper)
     return layer.layer if is_wrapper else layer
 
 
 def base_name(variable: Any) -> str:
-    """The name of a variable of tf_keras within its layer.
-
-    Args:
-        variable: Such as `conv/kernel:0`.
-
-    Returns:
-        Such as `kernel`.
-    """
+    """Return the name of a tf_keras variable in its layer: `kernel` for `conv/kernel:0`."""
     name: str = variable.name.rpartition("/")[-1].partition(":")[0]
     return name
 
 
 def _values(layer: Any, pattern: Any) -> list[np.ndarray]:
-    """The weights of a layer in the order of those of another one."""
+    """Return the weights of a layer in the order of the weights of `pattern`."""
     if layer is None:
         raise InputError(
             "from_tf_keras takes the model that to_tf_keras made of `like`. "
             f"Received: one without a layer {pattern.name!r}"
         )
+    # tfmot moves some variables from a layer to its wrapper. The order of the weights changes.
     known = {base_name(w): w for w in (*layer.weights, *inner_layer(layer).weights)}
     values = []
     for weight in pattern.weights:
@@ -110,7 +99,8 @@ def _values(layer: Any, pattern: Any) -> list[np.ndarray]:
 
 
 def _masked(variable: Any, known: dict[str, Any]) -> np.ndarray:
-    """A weight, with zeros where its layer is pruned: a step of training fills them in again."""
+    """Return the value of a weight, with zeros where its layer is pruned."""
     values: np.ndarray = variable.numpy()
+    # The last training step updates pruned weights after they were masked: mask them again.
     is_pruned = "mask" in known and base_name(variable) == "kernel"
     return values * known["mask"].numpy() if is_pruned else values

@@ -1,4 +1,4 @@
-"""Where an int8 file rounds, in a model of tf_keras: what is computed at once, what has a range."""
+"""Decides where an int8 file rounds the outputs of a tf_keras model."""
 
 import math
 from typing import Any
@@ -11,44 +11,73 @@ from keras_se.errors import InputError
 
 _KERNELS = ("Conv1D", "Conv2D", "Dense", "DepthwiseConv2D")
 _ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
-# What hands values on, so that int8 has no range of its own for it.
-_SAME_VALUES = frozenset({
-    *("ActivityRegularization", "AveragePooling1D", "AveragePooling2D", "Cropping2D", "Dropout"),
-    *("Flatten", "GaussianDropout", "GaussianNoise", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
-    *("MaxPooling1D", "MaxPooling2D", "Permute", "Reshape", "SpatialDropout1D"),
-    *("SpatialDropout2D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
-})  # fmt: skip
-_OWN_RANGE = frozenset({
-    *("Activation", "Add", "BatchNormalization", "Concatenate"),
-    *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "LeakyReLU", "Maximum", "Minimum"),
-    *("Multiply", "ReLU", "Rescaling", "Softmax", "Subtract"),
-})  # fmt: skip
+# Their outputs lie in the range of their input, so TFLite gives them no range of their own.
+_SAME_VALUES = frozenset(
+    {
+        "ActivityRegularization",
+        "AveragePooling1D",
+        "AveragePooling2D",
+        "Cropping2D",
+        "Dropout",
+        "Flatten",
+        "GaussianDropout",
+        "GaussianNoise",
+        "GlobalMaxPooling1D",
+        "GlobalMaxPooling2D",
+        "MaxPooling1D",
+        "MaxPooling2D",
+        "Permute",
+        "Reshape",
+        "SpatialDropout1D",
+        "SpatialDropout2D",
+        "UpSampling2D",
+        "ZeroPadding1D",
+        "ZeroPadding2D",
+    }
+)
+_OWN_RANGE = frozenset(
+    {
+        "Activation",
+        "Add",
+        "BatchNormalization",
+        "Concatenate",
+        "GlobalAveragePooling1D",
+        "GlobalAveragePooling2D",
+        "LeakyReLU",
+        "Maximum",
+        "Minimum",
+        "Multiply",
+        "ReLU",
+        "Rescaling",
+        "Softmax",
+        "Subtract",
+    }
+)
 _TAKES_RELU = (*_KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
-_FIXED: dict[str, Range] = {  # what TFLite prescribes
+_FIXED: dict[str, Range] = {  # TFLite prescribes these ranges
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
 }
-_LIMITS = {  # beyond these the outputs are the same 8 bits: a wider range would waste its steps
+# At these inputs the output is half a step from 1, the last one that 8 bits tell apart. A wider
+# range would waste its steps.
+_LIMITS = {
     "sigmoid": math.log(511),
     "tanh": math.atanh(255 / 256),
 }
 
 
 class RoundingPlan:
-    """Which outputs of a model are rounded.
+    """Selects the outputs of a model to round.
 
     Attributes:
-        measured: Names of the layers whose output has a range to be measured.
+        measured: Names of the layers whose output range must be measured.
         idle: Names of the entries to a BatchNormalization that TFLite folds into a kernel.
-        lone: Names of the entries to any other: a depthwise kernel of ones there takes it in.
-
-    Raises:
-        InputError: If a layer is not known in int8.
+        lone: Names of the entries to any other BatchNormalization; a depthwise kernel of ones
+            replaces them.
     """
 
     def __init__(self, model: Any) -> None:
-        """Takes the model, made with an entry before each BatchNormalization."""
         self._layers = {layer.name: layer for layer in model.layers}
         self._outputs = {id(tensor) for tensor in model.outputs}
         for layer in self._layers.values():
@@ -59,15 +88,7 @@ class RoundingPlan:
         self.measured = {name for name, layer in self._layers.items() if self._has_range(layer)}
 
     def output(self, layer: Any, ranges: dict[str, Range]) -> Output | None:
-        """How the output of a layer is rounded.
-
-        Args:
-            layer: A layer of the model.
-            ranges: By name of each measured layer, the range of its output.
-
-        Returns:
-            The `Output`; `None` where it is not rounded.
-        """
+        """Return the quantization of a layer's output, or `None` if it is not rounded."""
         if layer.name not in self.measured:
             return None
         fixed = _fixed_range(layer)
@@ -82,10 +103,12 @@ class RoundingPlan:
         return name.endswith(ENTRY) and kind_of(self._sole_consumer(layer)) == "BatchNormalization"
 
     def _folds(self, name: str) -> bool:
-        """Whether what is normalized is that of a convolution alone."""
+        """Return whether TFLite folds the BatchNormalization after an entry into a kernel."""
         producer = _producer(self._layers[name])
+        # A kernel output with another consumer must stay as it is, so TFLite does not fold.
         if kind_of(producer) in _KERNELS and self._sole_consumer(producer) is not None:
             return True
+        # The kernel of ones is a DepthwiseConv2D, which takes tensors of rank 4.
         shape = self._layers[name].output.shape
         if len(shape) != 4:
             raise InputError(
@@ -102,18 +125,20 @@ class RoundingPlan:
         return not self._is_fused(layer)
 
     def _is_fused(self, layer: Any) -> bool:
-        """Whether TFLite computes a layer and the one after it at once."""
+        """Return whether TFLite fuses a layer with the next one."""
         following = self._sole_consumer(layer)
         if following is None:
             return False
         if _is_relu(following):
             return kind_of(layer) in _TAKES_RELU
+        # An addition between a kernel and a ReLU, as in hard_sigmoid, becomes part of the bias.
         is_moved = kind_of(following) == "Rescaling" and bool(np.all(following.scale == 1))
         return kind_of(layer) in _KERNELS and (
             following.name in self.idle or (is_moved and self._is_fused(following))
         )
 
     def _sole_consumer(self, layer: Any) -> Any:
+        # outbound_nodes also lists calls outside this model.
         consumers = [c for c in _consumers(layer) if c.name in self._layers]
         is_output = any(id(tensor) in self._outputs for tensor in outputs_of(layer))
         return consumers[0] if len(consumers) == 1 and not is_output else None
@@ -136,14 +161,7 @@ def _check_known(layer: Any) -> None:
 
 
 def kind_of(layer: Any) -> str:
-    """The name of the class of a layer.
-
-    Args:
-        layer: The layer.
-
-    Returns:
-        Such as `"Conv2D"`.
-    """
+    """Return the class name of a layer."""
     return type(layer).__name__
 
 
@@ -156,21 +174,15 @@ def _producer(layer: Any) -> Any:
 
 
 def outputs_of(layer: Any) -> list[Any]:
-    """The outputs of all calls of a layer.
-
-    Args:
-        layer: A layer of a model of tf_keras.
-
-    Returns:
-        Symbolic tensors.
-    """
+    """Return the output tensors of all calls of a layer."""
     return [layer.get_output_at(n) for n in range(len(layer.inbound_nodes))]
 
 
 def _fixed_range(layer: Any) -> Range | None:
-    """What TFLite prescribes, and what relu6(x + 3) / 6 cannot leave."""
+    """Return the range of an output that is known in advance, or `None`."""
     if kind_of(layer) != "Rescaling":
         return _FIXED.get(_activation(layer))
+    # relu6(x + 3) / 6 lies in [0, 1]: activations.py builds it from a ReLU and this Rescaling.
     is_sixth = np.ndim(layer.scale) == 0 and layer.scale == 1.0 / 6.0
     return (0.0, 1.0) if is_sixth and getattr(_producer(layer), "max_value", None) == 6 else None
 

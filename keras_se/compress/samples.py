@@ -1,4 +1,4 @@
-"""Calibration data of quantization-aware training, checked before any work is done on them."""
+"""Checks of the calibration data for quantization-aware training."""
 
 from typing import Any
 
@@ -11,19 +11,7 @@ from keras_se.litert.signature import input_arrays, input_specs
 
 
 def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarray]:
-    """Samples by name of the input, on which a model is alive and finite.
-
-    Args:
-        model: A built functional or Sequential model.
-        calibration: One array, or a list or dictionary of them, shape (samples, *input shape).
-
-    Returns:
-        Arrays of the types of the inputs, in the order of `model.inputs`.
-
-    Raises:
-        InputError: If there are none, they do not fit the model, or on them an output is not finite
-            or a bottleneck is zero throughout.
-    """
+    """Return calibration arrays by input name, or raise `InputError` if they are unusable."""
     if calibration is None:
         raise InputError(
             "Quantization-aware training starts from calibration data: representative inputs, as "
@@ -36,6 +24,7 @@ def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.nd
             f"Received: {[spec.dtype for spec in specs]}"
         )
     samples = input_arrays(specs, calibration, "calibration")
+    # Check before any model is built. Infinite outputs or a dead bottleneck give no valid range.
     observed = checks.observe(model, list(samples.values()))
     checks.check_finite(observed)
     checks.check_bottlenecks(observed)

@@ -1,4 +1,4 @@
-"""From a compressed model back to a Keras 3 model with its SE blocks."""
+"""Conversion of a compressed model back to a Keras 3 model with SE blocks."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from keras_se.layers.fake_quantize import is_quantize_aware
 
 
 def strip(model: Any) -> keras.Model:
-    """The Keras 3 model of what `quantize_aware`, `prune` or `cluster` returned.
+    """Converts the result of `quantize_aware`, `prune` or `cluster` to a plain Keras 3 model.
 
     Args:
-        model: The compressed model, trained or not. It is not changed.
+        model: The compressed model, trained or not. The function does not change it.
 
     Returns:
-        A model with the layers of the original, `SEBlock`s where they were, and the trained
-        weights, uncompiled: with zeros where it was pruned, with few values where it was
-        clustered. The ranges of quantization are left behind.
+        An uncompiled model with the layers of the original, including its `SEBlock`s, and the trained
+        weights. Pruned weights are zero and clustered kernels have few distinct values. Quantization
+        ranges are dropped.
 
     Raises:
         InputError: If `model` is not such a model.
@@ -41,6 +41,7 @@ def strip(model: Any) -> keras.Model:
             "strip takes what quantize_aware, prune or cluster returned. "
             f"Received: {type(model).__name__}"
         )
+    # The clustering wrapper trains centroids. Only tfmot can write them into the kernels.
     if origin.technique == CLUSTERED:
         model = load_tfmot().clustering.keras.strip_clustering(model)
     return from_tf_keras(model, origin.model)

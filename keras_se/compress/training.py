@@ -1,4 +1,4 @@
-"""Models of tf_keras that are compiled and fitted with the objects of Keras 3."""
+"""tf_keras models that accept the losses, metrics, optimizers and callbacks of Keras 3."""
 
 import inspect
 from functools import cache
@@ -16,18 +16,10 @@ _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_
 
 
 def trainable_model(model: Any, origin: Origin) -> Any:
-    """A model of tf_keras that takes losses, metrics, optimizers and callbacks of Keras 3.
-
-    Args:
-        model: A functional model of tf_keras.
-        origin: What it was made from, which is remembered.
-
-    Returns:
-        A `tf_keras.Model` with its layers, uncompiled. Its `fit` adds the callbacks that the
-        technique needs.
-    """
+    """Return a tf_keras model for training with Keras 3 objects, and store its origin."""
     new_model = _model_class()(model.input, model.output, name=model.name)
-    if not isinstance(origin.model, keras.Sequential):  # losses go by these names
+    # Losses in a dictionary are assigned by these names.
+    if not isinstance(origin.model, keras.Sequential):
         new_model.output_names = list(origin.model.output_names)
     remember(new_model, origin)
     return new_model
@@ -35,17 +27,18 @@ def trainable_model(model: Any, origin: Origin) -> Any:
 
 @cache
 def _model_class() -> Any:
-    """A subclass of `tf_keras.Model`, which is loaded at its first use."""
+    """Define a subclass of `tf_keras.Model`; tf_keras is loaded on first use."""
     base: Any = load_tf_keras().Model
 
     class CompressedModel(base):
-        """As `tf_keras.Model`, for the objects of Keras 3 as well as for its own."""
+        """A `tf_keras.Model` that accepts objects of Keras 3 and of tf_keras."""
 
         def compile(self, *args: Any, **kwargs: Any) -> None:
             args, kwargs = keras.tree.map_structure(ported_object, (args, kwargs))
             super().compile(*args, **kwargs)
 
         def fit(self, *args: Any, **kwargs: Any) -> Any:
+            # Callbacks may be positional, so bind the arguments to find them.
             arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
             if any(isinstance(a, keras.utils.PyDataset) for a in arguments.values()):
                 raise InputError(
@@ -64,6 +57,7 @@ def _model_class() -> Any:
         def _callbacks(self, given: Any) -> list[Any]:
             origin = origin_of(self)
             is_pruned = origin is not None and origin.technique == PRUNED
+            # Without this callback, tfmot refuses to train a pruned model.
             own = [load_tfmot().sparsity.keras.UpdatePruningStep()] if is_pruned else []
             return [*own, *_ported_callbacks(given)]
 
@@ -71,17 +65,7 @@ def _model_class() -> Any:
 
 
 def ported_object(value: Any) -> Any:
-    """An optimizer, schedule, loss or metric of Keras 3 as that of tf_keras.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        The counterpart, with the same settings; what is no such object is returned as it is.
-
-    Raises:
-        InputError: If tf_keras has no such optimizer or metric, or not one of its settings.
-    """
+    """Convert a Keras 3 optimizer, schedule, loss or metric; return other values unchanged."""
     tf_keras = load_tf_keras()
     homes = {
         keras.optimizers.Optimizer: tf_keras.optimizers,
@@ -96,7 +80,8 @@ def ported_object(value: Any) -> Any:
     counterpart = getattr(home, name, None)
     is_built_in = type(value).__module__.startswith("keras.")
     if isinstance(value, keras.losses.Loss) and not (is_built_in and counterpart):
-        return lambda *args: value(*args)  # it computes on tensors of TensorFlow, too
+        # A Keras 3 loss works on TensorFlow tensors, but tf_keras does not know its class.
+        return lambda *args: value(*args)
     if counterpart is None or not is_built_in:
         raise InputError(
             "A compressed model is trained with optimizers and metrics that tf_keras has. "
@@ -106,7 +91,8 @@ def ported_object(value: Any) -> Any:
 
 
 def _settings(value: Any, counterpart: Any) -> dict[str, Any]:
-    """The configuration of an object, as far as tf_keras knows it."""
+    """Return the configuration of an object in the terms of tf_keras."""
+    # Keras classes pass **kwargs to their bases, so collect the parameters of all of them.
     known = {
         name for kind in counterpart.__mro__ for name in inspect.signature(kind.__init__).parameters
     }
@@ -114,6 +100,7 @@ def _settings(value: Any, counterpart: Any) -> dict[str, Any]:
     if isinstance(settings.get("learning_rate"), dict | str):
         settings["learning_rate"] = ported_object(_schedule(settings["learning_rate"]))
     settings.pop("dtype", None)
+    # None is a reduction, but the filter above removed it; tf_keras uses other names.
     if "reduction" in value.get_config():
         settings["reduction"] = _REDUCTIONS.get(
             settings.get("reduction"), settings.get("reduction")
@@ -138,7 +125,7 @@ def _schedule(config: Any) -> Any:
 
 
 def _ported_callbacks(given: Any) -> Any:
-    if isinstance(given, load_tf_keras().callbacks.CallbackList):  # of fit, which evaluates
+    if isinstance(given, load_tf_keras().callbacks.CallbackList):  # fit passes it to evaluate
         return given
     listed = given if isinstance(given, list | tuple) else [given] if given else []
     return [_ported_callback(callback) for callback in listed]
@@ -150,7 +137,9 @@ def _ported_callback(callback: Any) -> Any:
 
 
 def _settle_mode(callback: Any) -> None:
-    """Says what is better of a figure, which Keras 3 asks its own metrics for."""
+    """Set the direction of a monitored accuracy-like metric."""
+    # In mode "auto", a Keras 3 callback looks for the metric in `model.metrics` as a Keras 3
+    # metric. tf_keras has its own metrics, so derive the direction from the name.
     is_open = getattr(callback, "mode", None) == "auto"
     if is_open and callback.monitor.endswith(_HIGHER_IS_BETTER):
         callback.mode = "max"
@@ -158,7 +147,7 @@ def _settle_mode(callback: Any) -> None:
 
 @cache
 def _adapter_class() -> Any:
-    """A callback of tf_keras that hands everything on to one of Keras 3."""
+    """Define a tf_keras callback that forwards every call to a Keras 3 callback."""
     base: Any = load_tf_keras().callbacks.Callback
 
     class Adapter(base):

@@ -1,4 +1,4 @@
-"""Layers of Keras 3 as layers of tf_keras: the same class by name, from what both know."""
+"""Built-in Keras 3 layers as tf_keras layers of the same class name."""
 
 import inspect
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ _LEFT_OUT = {"name", "dtype", "activation", "trainable", "seed"}
 
 @dataclass(frozen=True)
 class Twin:
-    """What computes a layer of Keras 3.
+    """The tf_keras counterpart of a Keras 3 layer.
 
     Attributes:
-        function: Of the layer's inputs.
+        function: Maps the inputs of the layer to its outputs.
         carried: The layers that hold its weights.
     """
 
@@ -30,16 +30,7 @@ class Twin:
 
 
 def twin(make: Maker, layer: keras.layers.Layer, name: str) -> Twin | None:
-    """What computes a built-in layer of Keras 3.
-
-    Args:
-        make: Makes the layers.
-        layer: The layer, built.
-        name: Of the new one, which comes first where others follow it.
-
-    Returns:
-        The `Twin`; `None` for a layer that is not known.
-    """
+    """Return the counterpart of a built-in Keras 3 layer, or `None` if it is unknown."""
     kind = type(layer).__name__
     if not _is_known(layer, kind):
         return None
@@ -64,18 +55,7 @@ def twin(make: Maker, layer: keras.layers.Layer, name: str) -> Twin | None:
 
 
 def ported(kind: str, own: Any) -> Any:
-    """A regularizer or constraint of Keras 3 as that of tf_keras.
-
-    Args:
-        kind: `"regularizer"` or `"constraint"`.
-        own: The one of Keras 3, or `None`.
-
-    Returns:
-        The one of tf_keras; `None` for `None`.
-
-    Raises:
-        InputError: If tf_keras has none of this name.
-    """
+    """Convert a regularizer or constraint, or raise `InputError` if tf_keras has none."""
     if own is None:
         return None
     counterpart = getattr(getattr(load_tf_keras(), f"{kind}s"), type(own).__name__, None)
@@ -89,6 +69,7 @@ def ported(kind: str, own: Any) -> Any:
 
 def _is_known(layer: keras.layers.Layer, kind: str) -> bool:
     is_built_in = type(layer) is getattr(keras.layers, kind, None)
+    # The bridge does not carry masks.
     makes_masks = kind == "Masking" or getattr(layer, "mask_zero", False)
     return (
         is_built_in
@@ -101,17 +82,8 @@ def _is_known(layer: keras.layers.Layer, kind: str) -> bool:
 
 
 def rescaling(make: Maker, name: str, scale: Any, offset: Any) -> Function:
-    """scale·x + offset, as two layers where it has two parts: each has a range of its own in int8.
-
-    Args:
-        make: Makes the layers.
-        name: Of the first.
-        scale: A number, or a list of one for each channel.
-        offset: The same.
-
-    Returns:
-        A function of one tensor.
-    """
+    """Compute scale·x + offset with one Rescaling layer for each of the two parts."""
+    # int8 has a range after each part, so they are separate layers.
     has_scale, has_offset = np.any(np.asarray(scale) != 1), np.any(np.asarray(offset) != 0)
     layers = []
     if has_scale or not has_offset:
@@ -122,6 +94,7 @@ def rescaling(make: Maker, name: str, scale: Any, offset: Any) -> Function:
 
 
 def _average(make: Maker, name: str) -> Function:
+    # rounding.py has no int8 form for Average, but for Add and Rescaling.
     total = make("Add", name)
 
     def average(tensors: Any) -> Any:
@@ -131,7 +104,7 @@ def _average(make: Maker, name: str) -> Function:
 
 
 def _after(make: Maker, layer: Any, name: str) -> Function | None:
-    """The activation of a layer, which is a layer of its own in tf_keras."""
+    """Build the activation of a layer as a layer of its own."""
     if not hasattr(layer, "activation"):
         return chained()
     is_all = isinstance(layer, keras.layers.Activation)
@@ -139,7 +112,8 @@ def _after(make: Maker, layer: Any, name: str) -> Function | None:
 
 
 def _separable(make: Maker, layer: Any, name: str, after: Function) -> Twin:
-    """Two convolutions, which tfmot quantizes and prunes as such."""
+    """Split a SeparableConv2D into two convolutions."""
+    # tfmot quantizes and prunes ordinary convolutions, not SeparableConv2D.
     known = _arguments(layer, "SeparableConv2D")
     shared = ("padding", "strides", "dilation_rate", "kernel_size", "depth_multiplier")
     depthwise = make(
@@ -161,11 +135,13 @@ def _separable(make: Maker, layer: Any, name: str, after: Function) -> Twin:
 
 
 def _arguments(layer: keras.layers.Layer, kind: str) -> dict[str, Any]:
-    """The part of a layer's configuration that tf_keras takes; weights are copied anyway."""
+    """Return the part of a layer's configuration that tf_keras accepts."""
     known = inspect.signature(getattr(load_tf_keras().layers, kind).__init__).parameters
     config = layer.get_config()
+    # tf_keras has another name for this argument.
     if kind == "LeakyReLU":
         config["alpha"] = config["negative_slope"]
+    # Initializers are dropped because the weights are copied.
     arguments = {
         key: value
         for key, value in config.items()
@@ -179,11 +155,12 @@ def _arguments(layer: keras.layers.Layer, kind: str) -> dict[str, Any]:
 
 
 def _normalization(make: Maker, layer: Any, name: str) -> Function | None:
-    """(x - mean) / deviation: adapted statistics are constants."""
+    """Build (x - mean) / deviation with the adapted statistics as constants."""
     axes, rank = layer.axis, len(layer.mean.shape)
     if layer.invert or axes not in ((-1,), (rank - 1,), ()):
         return None
     mean, variance = (keras.ops.convert_to_numpy(v) for v in (layer.mean, layer.variance))
+    # Keras guards against a deviation of zero in the same way.
     scale = 1.0 / np.maximum(np.sqrt(variance), keras.backend.epsilon())
     shape = mean.shape[-1:] if axes else ()
     scale, offset = (v.reshape(shape).tolist() for v in (scale, -mean * scale))

@@ -1,4 +1,4 @@
-"""An `SEBlock` as layers of tf_keras: pooling, two 1×1 convolutions, gate and product."""
+"""Builds an `SEBlock` from tf_keras layers: pooling, two 1×1 convolutions, gate and product."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from keras_se.layers import SEBlock
 
 @dataclass(frozen=True)
 class Unfolded:
-    """An `SEBlock` in layers.
+    """The layers of an `SEBlock`.
 
     Attributes:
-        function: Computes the block: from the feature map to the recalibrated one.
-        carried: The layers that hold its weights.
+        function: Maps the feature map to the recalibrated feature map.
+        carried: The layers that hold the weights of the block.
         product: Name of the layer that multiplies the feature map, its first input, by the gates.
     """
 
@@ -26,18 +26,7 @@ class Unfolded:
 
 
 def unfold(make: Maker, block: SEBlock, name: str, rank: int) -> Unfolded | None:
-    """A block as built-in layers.
-
-    Args:
-        make: Makes the layers.
-        block: A built block.
-        name: Its name, which those of the layers begin with.
-        rank: Of the feature map.
-
-    Returns:
-        The layers; `None` where the block has a squeeze, an activation, a gate or a data format for
-        which there are none.
-    """
+    """Build a block from built-in layers, or return `None` if one of its settings has no counterpart."""
     channels = int(block.w2.shape[-1])
     squeeze = _squeeze(make, block, name, rank)
     middle = activation(make, block.activation, f"{name}_activation")
@@ -56,6 +45,7 @@ def unfold(make: Maker, block: SEBlock, name: str, rank: int) -> Unfolded | None
 
     def function(features: Any) -> Any:
         hidden = middle(reduce(squeeze(features)))
+        # Features first: gates.py reads the second operand as the gates.
         outputs = product([features, unpooled(gate(expand(hidden)))])
         return moved(outputs, hidden) if block.shift else outputs
 
@@ -91,9 +81,11 @@ def _squeeze(make: Maker, block: SEBlock, name: str, rank: int) -> Function | No
         make(f"Global{kind}Pooling{rank - 2}D", f"{name}_squeeze", keepdims=True)
         for kind in kinds[block.squeeze]
     ]
+    # Conv2D takes rank 4, so the squeeze of a sequence or volume is reshaped.
     flat = make("Reshape", f"{name}_pooled", target_shape=(1, 1, -1)) if rank != 4 else chained()
     if len(poolings) == 1:
         return chained(poolings[0], flat)
+    # rounding.py has no int8 form for Average, but for Add and Rescaling.
     half = make("Rescaling", f"{name}_half", scale=0.5)
     both = make("Add", f"{name}_squeezes")
     return lambda features: flat(half(both([pooling(features) for pooling in poolings])))
@@ -102,6 +94,7 @@ def _squeeze(make: Maker, block: SEBlock, name: str, rank: int) -> Function | No
 def _unpooled(make: Maker, name: str, rank: int, channels: int) -> Function:
     if rank == 4:
         return chained()
+    # Undo the reshape of the squeeze: the gates broadcast over the feature map.
     return make("Reshape", name, target_shape=(*(1,) * (rank - 2), channels))
 
 

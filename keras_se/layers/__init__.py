@@ -1,4 +1,4 @@
-"""The layers of `keras_se`, imported eagerly so that Keras can load files that hold them."""
+"""Layers of `keras_se`; importing them registers them, so that Keras can load saved models."""
 
 from keras_se.layers.divisive_normalization import DivisiveNormalization
 from keras_se.layers.fake_quantize import FakeQuantize

@@ -1,4 +1,4 @@
-"""Divisive normalization as a gate: the gain control of computational neuroscience."""
+"""Divisive normalization as a gate."""
 
 from typing import Any, Self
 
@@ -10,15 +10,16 @@ from keras_se.errors import InputError
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class DivisiveNormalization:
-    """Channels that inhibit each other: each is divided by the pooled activity of all.
+    """Divisive normalization: channels inhibit each other.
 
-    The normalization equation, `R_c = gamma · D_c^n / (sigma^n + Σ_k w_k · D_k^n)`, with the
-    excitation as the driving input, `D = softplus(v)`, which is positive, and a normalization pool
-    of all channels with equal weights, `w_k = 1 / C`. A gate is high where a channel's drive stands
-    out of the pool's, and the mean gate is bounded by gamma.
+    Computes the normalization equation
+    `R_c = gamma · D_c^n / (sigma^n + Σ_k w_k · D_k^n)`. The driving input is
+    `D = softplus(v)`, which is positive. The normalization pool holds all channels with equal
+    weights, `w_k = 1 / C`. A gate is high where the drive of its channel exceeds that of the pool,
+    and the mean gate is at most gamma.
 
-    It is also the shipped example of a gate of the user's own: a class, registered, with
-    `get_config` and `from_config`, whose instances map pre-gate values to gates.
+    This class is also an example of a custom gate: a registered class with `get_config` and
+    `from_config`, whose instances map pre-gate values to gates.
 
     Args:
         gamma: The gain, above 0.
@@ -49,19 +50,20 @@ class DivisiveNormalization:
         self.n = float(n)
 
     def __call__(self, v: Any) -> Any:
-        """Gates of the shape of `v`, channels on the last axis."""
+        """Returns gates of the shape of `v`, with the channels on the last axis."""
         dtype = keras.backend.standardize_dtype(v.dtype)
-        if dtype in ("float16", "bfloat16"):  # the drive overflows where the gate does not
+        # In half precision the power of the drive can overflow although the gate is bounded.
+        if dtype in ("float16", "bfloat16"):
             v = ops.cast(v, "float32")
         drive = ops.softplus(v) ** self.n
         pool = ops.mean(drive, axis=-1, keepdims=True)
         return ops.cast(self.gamma * drive / (self.sigma**self.n + pool), dtype)
 
     def get_config(self) -> dict[str, float]:
-        """The constants."""
+        """Returns the constants."""
         return {"gamma": self.gamma, "sigma": self.sigma, "n": self.n}
 
     @classmethod
     def from_config(cls, config: dict[str, float]) -> Self:
-        """The gate with these constants."""
+        """Creates the gate from its constants."""
         return cls(**config)

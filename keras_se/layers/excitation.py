@@ -1,4 +1,4 @@
-"""The excitation: what `SEBlock` and `GraphSEBlock` have in common."""
+"""The base class of `SEBlock` and `GraphSEBlock`."""
 
 from typing import Any, Self
 
@@ -15,19 +15,7 @@ from keras_se.layers.widths import bottleneck_width, standardize_ratio, validate
 
 
 class Excitation(keras.layers.Layer):
-    """Gates from squeezed features: `s = gate(W2 · activation(W1 · squeeze + b1) + b2)`.
-
-    Not a layer for use: it owns the arguments and the weights; the leaf classes say what is
-    squeezed and what is gated. See `SEBlock` for the arguments.
-
-    Attributes:
-        w1: Variable of shape (C, width).
-        b1: Variable of shape (width,), or `None` without bias.
-        w2: Variable of shape (width, C).
-        b2: Variable of shape (C,), or `None` without bias.
-        w_shift: Variable of shape (width, C), or `None` without shift.
-        b_shift: Variable of shape (C,), or `None` without shift or bias.
-    """
+    """Computes gates, `s = gate(W2 · activation(W1 · squeeze + b1) + b2)`; owns the weights."""
 
     def __init__(
         self,
@@ -54,6 +42,7 @@ class Excitation(keras.layers.Layer):
         if identity_init:
             _check_identity(gate, use_bias)
         super().__init__(**kwargs)
+        # NumPy numbers would not survive the JSON of `get_config`.
         self.ratio = standardize_ratio(ratio)
         self.width = None if width is None else int(width)
         self.divisor = int(divisor)
@@ -77,11 +66,7 @@ class Excitation(keras.layers.Layer):
         self.b_shift: Any = None
 
     def build_excitation(self, channels: int) -> None:
-        """Creates the variables for `channels` channels.
-
-        Raises:
-            InputError: If the gate needs more channels.
-        """
+        """Creates the variables for `channels` channels."""
         if self.gate == "softmax" and channels == 1:
             raise InputError(
                 "gate='softmax' makes channels compete and needs two or more. Received: 1 channel"
@@ -89,6 +74,7 @@ class Excitation(keras.layers.Layer):
         width = bottleneck_width(channels, self.ratio, width=self.width, divisor=self.divisor)
         kernel_2, bias_2 = _decorrelated(self.kernel_initializer), self.bias_initializer
         if self.identity_init:
+            # With a zero kernel the gates are exactly 1, whatever the first kernel gives.
             kernel_2 = keras.initializers.Zeros()
             bias_2 = keras.initializers.Constant(gates_module.get(self.gate).one_at)
         self.w1 = self._add_kernel("w1", (channels, width), self.kernel_initializer)
@@ -96,19 +82,12 @@ class Excitation(keras.layers.Layer):
         self.w2 = self._add_kernel("w2", (width, channels), kernel_2)
         self.b2 = self._add_bias("b2", channels, bias_2)
         if self.shift:
+            # The shift starts at zero, so that `identity_init` still gives the identity.
             self.w_shift = self._add_kernel("w_shift", (width, channels), "zeros")
             self.b_shift = self._add_bias("b_shift", channels, "zeros")
 
     def excite(self, pooled: Any) -> tuple[Any, Any]:
-        """The gates and the shift for squeezed features.
-
-        Args:
-            pooled: Tensor of shape (batch, 1, 1, C), or (batch, C). The former is excited by 1×1
-                convolutions: on a map with kept axes they need no operation on shapes in TFLite.
-
-        Returns:
-            `(gates, shift)`, each of the shape of `pooled`; the shift is `None` without `shift`.
-        """
+        """Returns the gates and the shift (or `None`) for squeezed features, in their shape."""
         hidden = self.bottleneck(pooled)
         gates = self.gated(self.connected(hidden, self.w2, self.b2))
         if not self.shift:
@@ -116,52 +95,31 @@ class Excitation(keras.layers.Layer):
         return gates, self.connected(hidden, self.w_shift, self.b_shift)
 
     def bottleneck(self, pooled: Any) -> Any:
-        """The activations of the bottleneck.
-
-        Args:
-            pooled: As for `excite`.
-
-        Returns:
-            Tensor of the rank of `pooled`, with `width` units on the last axis.
-        """
+        """Returns the activations of the bottleneck."""
         return self.activation(self.connected(pooled, self.w1, self.b1))
 
     def gated(self, logits: Any) -> Any:
-        """The gates for what the last kernel gives.
-
-        Args:
-            logits: Tensor with C channels on the last axis.
-
-        Returns:
-            Tensor of the same shape.
-        """
+        """Applies the gate to the output of the last kernel."""
         return gates_module.get(self.gate).function(logits)
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
-        """A fully connected layer on (batch, units), or on (batch, 1, 1, units) as a convolution.
-
-        Args:
-            x: Tensor of shape (batch, 1, 1, units) or (batch, units).
-            kernel: Of shape (units, outputs).
-            bias: Of shape (outputs,), or `None`.
-
-        Returns:
-            Tensor of the rank of `x`.
-        """
-        # oneDNN's convolution in TensorFlow gives an empty batch a wrong shape.
+        """Applies a fully connected layer to (batch, units) or (batch, 1, 1, units)."""
+        # The convolution of oneDNN in TensorFlow returns a wrong shape for an empty batch.
         if len(x.shape) == 2 or x.shape[0] == 0:
             y = ops.matmul(x, kernel)
         else:
+            # On kept axes a 1×1 convolution needs no RESHAPE in TFLite.
             kernel = ops.expand_dims(kernel, (0, 1))
             y = ops.conv(x, kernel, padding="valid", data_format="channels_last")
         return y if bias is None else y + bias
 
     def excitation(self) -> tuple[np.ndarray | None, ...]:
-        """The matrices and biases of a built block, as arrays.
+        """Returns the matrices and biases of a built block as arrays.
 
         Returns:
-            `(w1, b1, w2, b2)` of shapes (C, width), (width,), (width, C) and (C,); with `shift`
-            followed by `w_shift` (width, C) and `b_shift` (C,). Biases are `None` without bias.
+            `(w1, b1, w2, b2)` of shapes (C, width), (width,), (width, C) and (C,). With `shift`,
+            `w_shift` of shape (width, C) and `b_shift` of shape (C,) follow. Biases are `None` in a
+            block without bias.
 
         Raises:
             InputError: If the block is not built.
@@ -190,25 +148,26 @@ class Excitation(keras.layers.Layer):
         *,
         layout: str | None = None,
     ) -> Self:
-        """Takes over the matrices and biases of another block, of this or of another library.
+        """Sets the matrices and biases, such as those of a block of another library.
 
         Args:
-            w1: First kernel: (C, width) or (1, 1, C, width), layout "dense" (Keras), or (width, C)
-                or (width, C, 1, 1), layout "torch".
+            w1: First kernel: (C, width) or (1, 1, C, width) in layout "dense" (Keras), (width, C)
+                or (width, C, 1, 1) in layout "torch".
             b1: First bias, (width,); `None` for zeros.
-            w2: Second kernel: (width, C) or (1, 1, width, C), or (C, width) or (C, width, 1, 1).
+            w2: Second kernel: (width, C) or (1, 1, width, C) in layout "dense", (C, width) or
+                (C, width, 1, 1) in layout "torch".
             b2: Second bias, (C,); `None` for zeros.
-            w_shift: With `shift`, the kernel of the shift, like `w2`; without it `None`.
-            b_shift: With `shift`, its bias; `None` for zeros.
-            layout: "dense" or "torch"; needed where the kernels are square matrices.
+            w_shift: Kernel of the shift, shaped like `w2`; `None` for a block without `shift`.
+            b_shift: Bias of the shift, (C,); `None` for zeros.
+            layout: "dense" or "torch". Required if a kernel is square.
 
         Returns:
             The block itself.
 
         Raises:
-            InputError: If the block is not built, a shape does not fit, the layout cannot be told,
-                or there is a bias or a shift for which the block has no place. Nothing is then
-                changed.
+            InputError: If the block is not built, a shape does not fit, the layout is ambiguous,
+                or the block has no variable for a given bias or shift. The block is unchanged
+                then.
 
         Example:
             >>> from keras_se import SEBlock
@@ -219,6 +178,7 @@ class Excitation(keras.layers.Layer):
         """
         self._check_built()
         channels, width = (int(size) for size in self.w1.shape)
+        # Check everything before the first assignment: an error leaves the block unchanged.
         assigned = [
             (variable, _fitted(name, variable, value, shape, layout))
             for name, variable, value, shape in (
@@ -236,7 +196,7 @@ class Excitation(keras.layers.Layer):
         return self
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of `__init__`, as it normalized them."""
+        """Returns the arguments of `__init__`, in normalized form."""
         return {
             **super().get_config(),
             "ratio": self.ratio,
@@ -286,6 +246,7 @@ class Excitation(keras.layers.Layer):
 
 def _check_identity(gate: Any, use_bias: bool) -> None:
     one_at = gates_module.get(gate).one_at
+    # A gate that is 1 only where it is flat gives no gradient: the block could not learn.
     if one_at is None:
         raise InputError(
             "identity_init=True needs a gate that is known to reach 1 with a slope that is not "
@@ -299,11 +260,12 @@ def _check_identity(gate: Any, use_bias: bool) -> None:
 
 
 def _decorrelated(initializer: Any) -> Any:
-    """Another initializer of the same kind: one seed must not fill both matrices alike."""
+    """Returns an initializer of the same kind that draws other numbers."""
+    # With one integer seed both matrices would hold the same numbers.
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
     if isinstance(getattr(initializer, "seed", None), keras.random.SeedGenerator):
-        return initializer  # it goes on to other numbers at each use
+        return initializer  # a seed generator advances at each use
     config = initializer.get_config()
     if "seed" not in config:
         return initializer
@@ -315,8 +277,9 @@ def _decorrelated(initializer: Any) -> Any:
 def _fitted(
     name: str, variable: Any, value: Any, shape: tuple[int, ...], layout: str | None
 ) -> np.ndarray | None:
-    """`value` in the shape of its variable; `None` if there is neither."""
+    """Returns `value` in the shape of its variable, or `None` if there is neither."""
     if variable is None:
+        # Zeros are fine: a block without this variable computes the same.
         if value is not None and np.any(np.asarray(value)):
             raise InputError(
                 f"{name} needs a block with use_bias=True, and shift=True for a shift. "

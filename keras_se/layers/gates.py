@@ -1,11 +1,9 @@
-"""Gates: how an excitation becomes a factor per channel, with the facts that others rely on.
+"""Gates: functions that map an excitation to a factor per channel.
 
-One table, `GATES`, serves the layer (the function), `identity_init` (the input at which a gate is 1
-with a slope that is not zero) and the verifier (the code of the gate in an 8-bit file). Gates are
-known by name: the same name in `SEBlock(gate=...)`, in a saved configuration, in a search space and
-on the command line. A function or an object of the user's serves too, once it is registered with
-`keras.saving.register_keras_serializable`; it is given pre-gate values with the channels on the
-last axis and returns gates of that shape.
+`GATES` holds the function of each gate and facts about it, by the name that is used in
+`SEBlock(gate=...)`, in configurations, in search spaces and on the command line. A custom gate is a
+function or an object registered with `keras.saving.register_keras_serializable`. It takes pre-gate
+values with the channels on the last axis and returns gates of the same shape.
 
 | gate | range | largest slope | 1 at | step of its int8 code |
 |---|---|---|---|---|
@@ -33,14 +31,14 @@ _registered = keras.saving.register_keras_serializable(package="keras_se")
 
 @_registered
 def sigmoid(v: Any) -> Any:
-    """The logistic function 1 / (1 + exp(-v)), the paper's gate."""
+    """The logistic function 1 / (1 + exp(-v)), the gate of the paper."""
     return ops.sigmoid(v)
 
 
 @_registered
 def hard_sigmoid(v: Any) -> Any:
-    """relu6(v + 3) / 6: MobileNetV3's gate, piecewise linear with slope 1/6."""
-    return ops.relu6(v + 3.0) * (1.0 / 6.0)  # as keras.applications has it
+    """relu6(v + 3) / 6: the gate of MobileNetV3, piecewise linear with slope 1/6."""
+    return ops.relu6(v + 3.0) * (1.0 / 6.0)  # a product, as in keras.applications
 
 
 @_registered
@@ -51,21 +49,21 @@ def one_plus_tanh(v: Any) -> Any:
 
 @_registered
 def tanh(v: Any) -> Any:
-    """The hyperbolic tangent: between -1 and 1, so that a channel may change its sign."""
+    """The hyperbolic tangent: between -1 and 1, so that a gate may flip the sign of a channel."""
     return ops.tanh(v)
 
 
 @_registered
 def relu(v: Any) -> Any:
-    """The positive part of v: in the paper's ablation worse than no SE at all."""
+    """The positive part of v; in the ablation of the paper worse than no SE at all."""
     return ops.relu(v)
 
 
 @_registered
 def softmax(v: Any) -> Any:
-    """C·softmax(v) over the channels: they compete, and equal inputs give exactly 1."""
+    """C·softmax(v) over the channels, which compete; equal inputs give exactly 1."""
     if v.shape[0] == 0:
-        return v  # there is no maximum
+        return v  # an empty batch has no maximum
     exponential = ops.exp(v - ops.max(v, axis=-1, keepdims=True))
     # XLA turns a division by the constant C into a product, which is not exactly 1.
     return exponential * v.shape[-1] / ops.sum(exponential, axis=-1, keepdims=True)
@@ -73,19 +71,19 @@ def softmax(v: Any) -> Any:
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate and what is known of it.
+    """A gate and the known facts about it.
 
     Attributes:
         name: The name in configurations, search spaces and reports.
-        function: Maps pre-gate values to gate values of the same shape, channels on the last axis.
-        inverse: Maps gate values strictly inside the range to pre-gate values (NumPy), or `None`.
-        low: Largest lower bound of the gate's values.
-        high: Smallest upper bound of the gate's values; of softmax it is C.
-        slope: Largest slope of the function, `None` where it is not one number.
-        one_at: The input at which the gate is exactly 1 *with a slope that is not zero*, or `None`.
-        step: Nominal step of the gate's code in a full-integer (int8) file; `None` where the range
-            of the gate, and so the step, is calibrated.
-        ceiling: Largest value that this code can hold.
+        function: Maps pre-gate values to gates of the same shape, channels on the last axis.
+        inverse: Maps gates strictly inside the range to pre-gate values (NumPy), or `None`.
+        low: Largest lower bound of the gate.
+        high: Smallest upper bound of the gate; softmax has none here, since its bound is C.
+        slope: Largest slope of the function; `None` if it is unknown or depends on C.
+        one_at: The input at which the gate is exactly 1 and its slope is not zero, or `None`.
+        step: Nominal step of the gate in an int8 file; `None` if the range of the gate is
+            calibrated.
+        ceiling: Largest value of the gate in an int8 file.
     """
 
     name: str
@@ -109,8 +107,9 @@ GATES: dict[str, Gate] = {
             low=0.0,
             high=1.0,
             slope=1 / 4,
-            step=1 / 256,  # LiteRT pins the int8 output of LOGISTIC to scale 1/256,
-            ceiling=255 / 256,  # zero point -128
+            # LiteRT pins the int8 output of LOGISTIC to scale 1/256 and zero point -128.
+            step=1 / 256,
+            ceiling=255 / 256,
         ),
         Gate(
             "hard_sigmoid",
@@ -118,7 +117,8 @@ GATES: dict[str, Gate] = {
             inverse=lambda s: 6.0 * s - 3.0,
             low=0.0,
             high=1.0,
-            slope=1 / 6,  # and 0 from its knees on, where it reaches 0 and 1
+            # No `one_at`: it reaches 1 only at its knee, where the slope becomes 0.
+            slope=1 / 6,
             step=1 / 256,  # nominal: the scale in the file is calibrated
             ceiling=1.0,
         ),
@@ -130,8 +130,9 @@ GATES: dict[str, Gate] = {
             high=2.0,
             slope=1.0,
             one_at=0.0,
-            step=1 / 128,  # LiteRT pins the int8 output of TANH to scale 1/128,
-            ceiling=1 + 127 / 128,  # zero point 0
+            # LiteRT pins the int8 output of TANH to scale 1/128 and zero point 0.
+            step=1 / 128,
+            ceiling=1 + 127 / 128,
         ),
         Gate(
             "tanh",
@@ -150,42 +151,13 @@ GATES: dict[str, Gate] = {
 
 
 def standardize(identifier: Any) -> Any:
-    """The name of a gate, or the user's own registered callable.
-
-    Args:
-        identifier: One of the names in `GATES` or its function, a registered callable, or its
-            serialized form.
-
-    Returns:
-        A name, or a callable that has none here.
-
-    Raises:
-        InputError: If there is no such gate, or a callable is not registered.
-
-    Example:
-        >>> standardize(sigmoid)
-        'sigmoid'
-    """
+    """Returns the name of a gate, or a registered custom gate itself."""
     functions = {name: gate.function for name, gate in GATES.items()}
     return registration.standardize("gate", identifier, functions)
 
 
 def get(identifier: Any) -> Gate:
-    """The gate that an identifier stands for.
-
-    Args:
-        identifier: As for `standardize`.
-
-    Returns:
-        The `Gate`: its function and its facts; of the user's own gates no fact is known.
-
-    Raises:
-        InputError: As from `standardize`.
-
-    Example:
-        >>> get("sigmoid").slope
-        0.25
-    """
+    """Returns the `Gate` for an identifier; a custom gate has no known facts."""
     identifier = standardize(identifier)
     if isinstance(identifier, str):
         return GATES[identifier]

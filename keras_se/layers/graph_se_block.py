@@ -13,39 +13,39 @@ from keras_se.layers.squeezes import MIN_VARIANCE
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class GraphSEBlock(Excitation):
-    """Squeeze-and-Excitation for a batch of graphs in the disjoint form.
+    """Squeeze-and-Excitation for a batch of graphs in disjoint mode.
 
-    A batch is one union of graphs: the features of all nodes in one matrix, and for each node the
-    number of its graph. Each graph is squeezed over its own nodes and excited, and its nodes are
-    recalibrated with the gates of their graph. What a graph gets does not depend on the others.
+    A batch is one union of graphs: one matrix with the features of all nodes, and the number of its
+    graph for each node. The block squeezes and excites each graph on its own and recalibrates its
+    nodes with its gates. The graphs of a batch do not influence each other.
 
     Args:
         ratio: As for `SEBlock`.
         squeeze: `"avg"`, `"max"`, `"avg_max"` or `"std"`.
-        **kwargs: All other arguments of `SEBlock` but `data_format`.
+        **kwargs: All other arguments of `SEBlock` except `data_format`.
 
     Call arguments:
         inputs: `(nodes, segment_ids)`: features of shape (nodes, channels), and integers of shape
-            (nodes,) from 0 on, in any order; `gates` checks their range, a call does not. A graph
-            without nodes has a squeeze of 0.
-        num_graphs: Number of graphs. By default the largest id plus one; it must be given where
-            trailing graphs have no nodes but count, and to XLA and JAX, which need it fixed.
+            (nodes,), at least 0 and in any order. `gates` checks their range, a call does not. The
+            squeeze of a graph without nodes is 0.
+        num_graphs: Number of graphs, by default the largest id plus one. Required if the last
+            graphs have no nodes, and under XLA and JAX, which need a static number.
         return_gates: If `True`, returns `(outputs, gates)`.
 
     Output shape:
-        That of the node features; gates have the shape `(graphs, channels)`.
+        The shape of the node features. Gates have the shape `(graphs, channels)`.
 
     Raises:
-        InputError: If an argument breaks its rule, or the inputs do not have these shapes.
+        InputError: If an argument is invalid, or the inputs do not have these shapes.
 
     Note:
-        `fit` and `predict` cut arrays into batches of rows, through the middle of graphs. Give them
-        a dataset whose elements are whole unions, such as `tf.data.Dataset.from_generator` over
-        lists of graphs without a further `batch`; or for one union `model(inputs)`,
+        `fit` and `predict` cut arrays into batches of rows, which splits graphs. Pass a dataset
+        whose elements are whole unions, such as `tf.data.Dataset.from_generator` over lists of
+        graphs without a further `batch`. For a single union call `model(inputs)`,
         `model.predict_on_batch(inputs)`, or `predict(inputs, batch_size=number_of_nodes)`.
 
-    Source: Hu et al., arXiv 1709.01507v4, section 3, with the pooling over the nodes of a graph;
-    the disjoint form is described in the documentation of Spektral, "Data modes".
+    Source: Hu et al., arXiv 1709.01507v4, section 3, pooled over the nodes of a graph. The
+    documentation of Spektral, "Data modes", describes the disjoint mode.
 
     Example:
         >>> import numpy as np
@@ -66,7 +66,7 @@ class GraphSEBlock(Excitation):
             )
 
     def build(self, input_shape: Any) -> None:
-        """Creates the weights, for the number of channels of the node features."""
+        """Creates the weights for the number of channels of the node features."""
         nodes_shape, ids_shape = input_shape
         if len(nodes_shape) != 2 or len(ids_shape) != 1 or nodes_shape[-1] is None:
             raise InputError(
@@ -81,6 +81,7 @@ class GraphSEBlock(Excitation):
         nodes, segment_ids = inputs
         if "int" not in keras.backend.standardize_dtype(segment_ids.dtype):
             raise InputError(f"segment_ids must be integers. Received: dtype {segment_ids.dtype}")
+        # The segment operations of TensorFlow take int32 and int64 only.
         if keras.backend.standardize_dtype(segment_ids.dtype) not in ("int32", "int64"):
             segment_ids = ops.cast(segment_ids, "int32")
         count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
@@ -92,7 +93,7 @@ class GraphSEBlock(Excitation):
         return (outputs, gates) if return_gates else outputs
 
     def gates(self, nodes: Any, segment_ids: Any, num_graphs: int | None = None) -> np.ndarray:
-        """The gate values of each graph.
+        """Returns the gates of each graph.
 
         Args:
             nodes: Array of node features, shape (nodes, channels).
@@ -103,7 +104,7 @@ class GraphSEBlock(Excitation):
             Array of shape (graphs, channels), in the block's compute dtype.
 
         Raises:
-            InputError: If an input is symbolic, or an id is not below `num_graphs` or negative.
+            InputError: If an input is symbolic, or an id is negative or not below `num_graphs`.
 
         Example:
             >>> import numpy as np
@@ -127,21 +128,22 @@ class GraphSEBlock(Excitation):
         return ops.convert_to_numpy(gates)
 
     def _squeeze(self, nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
-        """Pools to (graphs, channels); half precisions are accumulated in float32."""
+        """Pools node features to (graphs, channels)."""
         dtype = keras.backend.standardize_dtype(nodes.dtype)
+        # A sum over many nodes can overflow float16 although the mean does not.
         if dtype in ("float16", "bfloat16"):
             nodes = ops.cast(nodes, "float32")
         pooled = _SEGMENT_SQUEEZES[self.squeeze](nodes, segment_ids, num_graphs)
         return ops.cast(pooled, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """The shape of the node features."""
+        """Returns the shape of the node features."""
         return tuple(input_shape[0])
 
     def compute_output_spec(
         self, inputs: Any, num_graphs: int | None = None, return_gates: bool = False
     ) -> Any:
-        """Symbolic outputs, with the gates, (graphs, channels), if `return_gates`."""
+        """Returns symbolic outputs, and symbolic gates if `return_gates`."""
         nodes, _ = inputs
         outputs = keras.KerasTensor(nodes.shape, dtype=self.compute_dtype)
         if not return_gates:
@@ -151,9 +153,10 @@ class GraphSEBlock(Excitation):
 
 
 def _check_static(count: Any) -> None:
-    """JAX compiles for a fixed number of graphs: a traced one has no value."""
+    """Raises `InputError` if JAX traces the number of graphs."""
     if keras.backend.backend() != "jax" or isinstance(count, int):
         return
+    # JAX compiles for a static number of segments; `int` fails on a traced value.
     try:
         int(count)
     except TypeError as error:
@@ -163,12 +166,13 @@ def _check_static(count: Any) -> None:
 
 
 def _number_of_graphs(segment_ids: Any) -> Any:
-    """The largest id plus one, and 0 where there is no node."""
+    """Returns the largest id plus one, or 0 without nodes."""
+    # The appended -1 keeps `max` defined for an empty union.
     return ops.max(ops.concatenate([segment_ids, -ops.ones((1,), segment_ids.dtype)])) + 1
 
 
 def _counts(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
-    """Nodes of each graph, shape (graphs, 1)."""
+    """Returns the number of nodes of each graph, shape (graphs, 1)."""
     return ops.segment_sum(ops.ones_like(nodes[:, :1]), segment_ids, num_graphs)
 
 
@@ -180,6 +184,7 @@ def _avg(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
 
 
 def _max(nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
+    # `segment_max` of an empty graph is the lowest number of the type or -inf.
     highest = ops.segment_max(nodes, segment_ids, num_graphs)
     return _zero_where_empty(highest, nodes, segment_ids, num_graphs)
 

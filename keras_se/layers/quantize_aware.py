@@ -1,4 +1,8 @@
-"""Layers with kernels, as an int8 file computes them."""
+"""Layers with kernels, with the rounding of an int8 file.
+
+Source: Krishnamoorthi, arXiv 1806.08342, sections 3.1.2 (per-channel scales) and 4 (training);
+LiteRT documentation, "8-bit quantization specification".
+"""
 
 from typing import Any
 
@@ -9,35 +13,19 @@ from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
 from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActivation, uneven
 
-_LARGEST = 127.0  # TFLite's kernels are symmetric, without -128
+_LARGEST = 127.0  # kernels are symmetric in TFLite and do not use -128
 
 
 def quantized_kernel(kernel: Any, axis: Any) -> Any:
-    """A kernel rounded to the values of int8, symmetric, with a scale for each output channel.
-
-    Nothing is clipped: a scale is the largest magnitude by 127, so that a gradient passes whole.
-    A factor for each channel, such as that of BatchNormalization after it, changes the scales and
-    not the integers.
-
-    Args:
-        kernel: Tensor of weights.
-        axis: The axes that are not of output channels.
-
-    Returns:
-        A tensor of the same shape.
-
-    Source: LiteRT documentation, "8-bit quantization specification".
-
-    Example:
-        >>> import numpy as np
-        >>> quantized_kernel(np.array([[127.0, 254.0], [3.4, 4.4]], "float32"), axis=0).numpy()
-        array([[127., 254.],
-               [  3.,   4.]], dtype=float32)
-    """
+    """Rounds a kernel to symmetric int8; `axis` are the axes other than output channels."""
     kernel = ops.convert_to_tensor(kernel)
+    # The scale is the largest magnitude over 127: nothing is clipped, and the whole gradient
+    # passes. A factor per channel, as of a folded BatchNormalization, leaves the integers alone.
     scale = ops.stop_gradient(ops.max(ops.abs(kernel), axis=axis, keepdims=True)) / _LARGEST
+    # A channel of zeros would divide by zero.
     scale = ops.where(scale == 0, ops.ones_like(scale), scale)
     rounded = ops.round(kernel / scale) * scale
+    # The straight-through estimator: the gradient of `round` is zero almost everywhere.
     return kernel + ops.stop_gradient(rounded - kernel)
 
 
@@ -54,6 +42,7 @@ def _depthwise(layer: Any, x: Any, between: Any) -> Any:
 
 
 def _separable(layer: Any, x: Any, between: Any) -> Any:
+    # In a file these are two operations, and the tensor between them has a range.
     x = between(_depthwise_conv(layer, x, layer.depthwise_kernel))
     return ops.conv(x, quantized_kernel(layer.pointwise_kernel, (0, 1, 2)))
 
@@ -61,13 +50,14 @@ def _separable(layer: Any, x: Any, between: Any) -> Any:
 def _depthwise_conv(layer: Any, x: Any, kernel: Any) -> Any:
     return ops.depthwise_conv(
         x,
-        quantized_kernel(kernel, (0, 1)),  # a scale for each channel and multiplier
+        quantized_kernel(kernel, (0, 1)),  # one scale per channel and multiplier
         strides=layer.strides,
         padding=layer.padding,
         dilation_rate=layer.dilation_rate,
     )
 
 
+# Looked up by the exact type: a subclass may compute something else.
 KERNELS = {
     keras.layers.Dense: _dense,
     keras.layers.Conv2D: _conv,
@@ -78,34 +68,7 @@ KERNELS = {
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAware(keras.layers.Wrapper):
-    """A layer that computes with its kernel rounded to int8, while it trains the one in float.
-
-    An activation that is an operation of its own in an int8 file is rounded before and after it.
-    The output of any other is not rounded: what is fused with it comes first.
-
-    Args:
-        layer: A `Dense`, `Conv1D`, `Conv2D`, `DepthwiseConv2D` or `SeparableConv2D`.
-        is_last: Whether the output is the model's: see `QuantizeAwareActivation`.
-        **kwargs: Arguments of `keras.layers.Layer`.
-
-    Input shape:
-        That of the layer.
-
-    Output shape:
-        That of the layer.
-
-    Raises:
-        InputError: If the layer or its activation is none of the known.
-
-    Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference",
-    arXiv 1806.08342, sections 3.1.2 (a scale for each channel) and 4 (training).
-
-    Example:
-        >>> import numpy as np
-        >>> layer = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(0.5))
-        >>> QuantizeAware(layer)(np.ones((1, 2), "float32")).numpy()
-        array([[1.]], dtype=float32)
-    """
+    """Computes with the kernel of a layer rounded to int8, and trains the float kernel."""
 
     def __init__(self, layer: keras.layers.Layer, is_last: bool = False, **kwargs: Any) -> None:
         if type(layer) not in KERNELS:
@@ -119,6 +82,8 @@ class QuantizeAware(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.is_last = is_last
         self.activated: QuantizeAwareActivation | None = None
+        # The converter fuses ReLUs with the kernel: the sums before them are not rounded. All other
+        # activations are operations with ranges of their own.
         is_fused = name in FORMS and not FORMS[name].is_apart and not FORMS[name].between
         if not is_fused:
             self.activated = QuantizeAwareActivation(name, is_last=is_last, name="activated")
@@ -126,7 +91,7 @@ class QuantizeAware(keras.layers.Wrapper):
         self.between = FakeQuantize(name="between") if is_separable else None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Builds the layer, and creates the ranges."""
+        """Builds the layer and creates the ranges."""
         if not self.layer.built:
             self.layer.build(input_shape)
         for part in (self.activated, self.between):
@@ -134,25 +99,26 @@ class QuantizeAware(keras.layers.Wrapper):
                 part.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs: Any) -> Any:
-        """The outputs of the layer with its kernel rounded."""
+        """Computes the outputs of the layer with a rounded kernel."""
         outputs = self._sums(inputs)
         activation = self.layer.activation if self.activated is None else self.activated
         return activation(outputs)
 
     def _sums(self, x: Any) -> Any:
-        """What comes before the activation."""
+        """Computes the input of the activation."""
         y = KERNELS[type(self.layer)](self.layer, x, self.between)
         bias = self.layer.bias
+        # No range on the output: the converter fuses what follows, and rounds after that.
         return y if bias is None else y + uneven(bias, y.shape[-1])
 
     def plain(self) -> keras.layers.Layer:
-        """A layer like the one inside, not built."""
+        """Returns an unbuilt copy of the wrapped layer."""
         return type(self.layer).from_config(self.layer.get_config())
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
-        """That of the layer."""
+        """Returns the output shape of the layer."""
         return self.layer.compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of `__init__`."""
+        """Returns the arguments of `__init__`."""
         return {**super().get_config(), "is_last": self.is_last}

@@ -1,4 +1,4 @@
-"""Activations and gates as an int8 file computes them."""
+"""Activations and gates with the rounding of an int8 file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,30 +11,18 @@ from keras_se.errors import InputError
 from keras_se.layers.fake_quantize import FakeQuantize
 
 _Range = tuple[float, float]
-_UNEVEN = 1e-6  # far below a step of the int32 that a bias becomes
-_UNIT = (0.0, 255 / 256)  # of LOGISTIC and SOFTMAX, pinned by LiteRT
-_SIGNED = (-1.0, 127 / 128)  # of TANH
+_UNEVEN = 1e-6  # far below a step of the int32 bias in the file
+# LiteRT pins the output ranges of LOGISTIC, SOFTMAX (both `_UNIT`) and TANH (`_SIGNED`).
+_UNIT = (0.0, 255 / 256)
+_SIGNED = (-1.0, 127 / 128)
 _SIX = (0.0, 6.0)  # of RELU6
 _SIXTH = 1.0 / 6.0
 
 
 def uneven(bias: Any, channels: int) -> Any:
-    """A bias whose values differ in the seventh digit at least, where they are not zero.
-
-    The converter of TensorFlow 2.21 gives a bias of equal values the scale of its first channel
-    throughout, where a model brings its own ranges.
-
-    Args:
-        bias: A number, or a tensor of shape (channels,).
-        channels: How many it is for.
-
-    Returns:
-        A tensor of shape (channels,).
-
-    Example:
-        >>> uneven(1.0, 2).numpy()
-        array([1.      , 1.000001], dtype=float32)
-    """
+    """Makes the nonzero values of a bias differ, at least in the seventh digit."""
+    # In a model with ranges of its own, the converter of TensorFlow 2.21 scales a bias of equal
+    # values by the scale of the first channel on all channels.
     return bias * (1.0 + _UNEVEN * ops.arange(channels, dtype="float32"))
 
 
@@ -43,10 +31,10 @@ class _Form:
     """How an int8 file computes an activation.
 
     Attributes:
-        function: Of the input, and of a function for each range between two operations.
-        is_apart: Whether it is an operation of its own, on an input that is quantized.
-        between: The ranges between the operations.
-        after: The range of the output; `None` where data set it.
+        function: Function of the input and of one rounding function per range in `between`.
+        is_apart: Whether it is an operation of its own, on a quantized input.
+        between: The ranges of the tensors between its operations.
+        after: The range of the output; `None` if data sets it.
     """
 
     function: Callable[..., Any]
@@ -84,30 +72,7 @@ FORMS = {
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAwareActivation(keras.layers.Layer):
-    """An activation or gate with the rounding of an int8 file, between its operations too.
-
-    Args:
-        activation: `"linear"`, `"relu"`, `"relu6"`, `"sigmoid"`, `"hard_sigmoid"`, `"tanh"`,
-            `"one_plus_tanh"`, `"silu"`, `"hard_silu"` or `"softmax"`.
-        takes_sums: Whether the input is not quantized yet, as the sums of a convolution.
-        is_last: Whether the output is the model's: it is not rounded then, for losses take the
-            logarithm of it.
-        **kwargs: Arguments of `keras.layers.Layer`.
-
-    Input shape:
-        Any.
-
-    Output shape:
-        That of the input.
-
-    Raises:
-        InputError: If the activation is none of these.
-
-    Example:
-        >>> import numpy as np
-        >>> QuantizeAwareActivation("hard_sigmoid")(np.array([[-4.0, 0.0]])).numpy()
-        array([[0.       , 0.5019608]], dtype=float32)
-    """
+    """Computes an activation or gate with the rounding of its operations in an int8 file."""
 
     def __init__(
         self,
@@ -126,8 +91,10 @@ class QuantizeAwareActivation(keras.layers.Layer):
         self.activation = activation
         self.takes_sums = takes_sums
         self.is_last = is_last
+        # `takes_sums`: the input comes unrounded from a kernel. Fused activations leave it so.
         self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
         self.between = [FakeQuantize(ends) for ends in form.between]
+        # The output of the model is not rounded to a pinned range: losses take its logarithm.
         is_pinned = form.is_apart and form.after is not None
         self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
         self.supports_masking = True
@@ -139,25 +106,26 @@ class QuantizeAwareActivation(keras.layers.Layer):
                 part.build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        """The activations; see the class."""
+        """Computes the rounded activations."""
         x = inputs if self.before is None else self.before(inputs)
         is_fusible = not FORMS[self.activation].is_apart
         if is_fusible and not self.takes_sums and len(x.shape) == 4:
-            # XNNPACK takes a ReLU in int8 with an operation before it only: one that does nothing.
+            # XNNPACK takes an int8 ReLU only if it is fused with an operation before it. This one
+            # is the identity.
             x = ops.depthwise_conv(x, ops.ones((1, 1, x.shape[-1], 1)))
         x = FORMS[self.activation].function(x, *self.between)
         return x if self.after is None else self.after(x)
 
     def plain(self) -> keras.layers.Layer:
-        """A layer of Keras that computes the same without rounding."""
+        """Returns a Keras layer that computes the same without rounding."""
         return keras.layers.Activation(self.activation, name=self.name, dtype=self.dtype_policy)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Returns the shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of `__init__`."""
+        """Returns the arguments of `__init__`."""
         return {
             **super().get_config(),
             "activation": self.activation,

@@ -1,4 +1,4 @@
-"""A scale and an offset for each channel, as an int8 file computes them in one operation."""
+"""Per-channel scales and offsets, as one operation of an int8 file."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,32 +12,7 @@ from keras_se.layers.quantize_aware_activation import uneven
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAwareAffine(keras.layers.Wrapper):
-    """A layer `y = scale · x + offset` as a depthwise convolution of size 1.
-
-    The product and the sum of it would be two operations in a file, and what is between them would
-    have no range. As a kernel with one weight for each channel it is exact in int8. Its output is
-    not rounded: what is fused with it comes first.
-
-    Args:
-        layer: A `BatchNormalization` that follows no convolution which would take it in, a
-            `Rescaling` or a `Normalization`, over the last axis of maps.
-        **kwargs: Arguments of `keras.layers.Layer`.
-
-    Input shape:
-        `(batch, height, width, channels)`.
-
-    Output shape:
-        That of the input.
-
-    Raises:
-        InputError: If the layer or the input is none of the known.
-
-    Example:
-        >>> import numpy as np
-        >>> layer = QuantizeAwareAffine(keras.layers.Rescaling(1 / 2, offset=-1.0))
-        >>> layer(np.full((1, 1, 1, 1), 6.0, "float32")).numpy().ravel()
-        array([2.], dtype=float32)
-    """
+    """Computes `y = scale · x + offset` of a layer as a depthwise convolution of size 1."""
 
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         if type(layer) not in AFFINE:
@@ -58,21 +33,25 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         super().build(input_shape)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """The outputs of the layer; in training those of BatchNormalization itself."""
+        """Computes the outputs of the layer, without rounding them."""
+        # In training BatchNormalization normalizes by the batch and updates its statistics.
         if training and isinstance(self.layer, keras.layers.BatchNormalization):
             return self.layer(inputs, training=True)
         scale, offset = AFFINE[type(self.layer)](self.layer)
+        # A product and a sum would be two operations with no range between them. As a kernel with
+        # one weight per channel, the scale is exact in int8.
         channels = inputs.shape[-1]
+        # `Rescaling` has one scale for all channels.
         kernel = ops.broadcast_to(ops.reshape(scale, (-1,)), (channels,))
         outputs = ops.depthwise_conv(inputs, ops.reshape(kernel, (1, 1, channels, 1)))
         return outputs + uneven(ops.reshape(offset, (-1,)), channels)
 
     def plain(self) -> keras.layers.Layer:
-        """A layer like the one inside, not built."""
+        """Returns an unbuilt copy of the wrapped layer."""
         return type(self.layer).from_config(self.layer.get_config())
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Returns the shape of the input."""
         return input_shape
 
 
@@ -90,6 +69,7 @@ def _rescaling(layer: Any) -> tuple[Any, Any]:
 
 def _normalization(layer: Any) -> tuple[Any, Any]:
     mean, variance = (ops.convert_to_tensor(x, "float32") for x in (layer.mean, layer.variance))
+    # Keras clips the standard deviation in the same way.
     scale = 1.0 / ops.maximum(ops.sqrt(variance), keras.config.epsilon())
     return scale, -mean * scale
 

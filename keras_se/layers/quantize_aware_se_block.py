@@ -1,4 +1,4 @@
-"""The SE block, as an int8 file computes it."""
+"""The SE block with the rounding of an int8 file."""
 
 from typing import Any
 
@@ -12,36 +12,13 @@ from keras_se.layers.quantize_aware_activation import FORMS, QuantizeAwareActiva
 from keras_se.layers.se_block import SEBlock
 
 _SQUEEZES = ("avg", "max")
-_GATES = tuple(gate for gate in GATES if gate in FORMS and gate != "softmax")  # C times softmax
+# The softmax gate is C times softmax, and the form is softmax alone.
+_GATES = tuple(gate for gate in GATES if gate in FORMS and gate != "softmax")
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAwareSEBlock(SEBlock):
-    """An `SEBlock` with the rounding of an int8 file: squeeze, kernels, bottleneck, gate, product.
-
-    Its gates are those that the file will have, up to the rounding of what is before the block, so
-    that what reads or judges gates reads these.
-
-    Args:
-        *args: As of `SEBlock`, but its squeeze is `"avg"` or `"max"`, its activation and its gate
-            are among those of `QuantizeAwareActivation`, and it has no shift.
-        **kwargs: As of `SEBlock`.
-
-    Input shape:
-        That of `SEBlock`; the features are taken as they come, rounded by what is before.
-
-    Output shape:
-        That of `SEBlock`.
-
-    Raises:
-        InputError: If an argument breaks its rule.
-
-    Example:
-        >>> import numpy as np
-        >>> block = QuantizeAwareSEBlock(2, gate="one_plus_tanh", identity_init=True)
-        >>> block.gates(np.ones((1, 4, 4, 2), "float32"))
-        array([[1., 1.]], dtype=float32)
-    """
+    """An `SEBlock` that rounds squeeze, kernels, bottleneck, gate and product to int8."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,6 +29,7 @@ class QuantizeAwareSEBlock(SEBlock):
                 f"with a gate among {_GATES} and without shift. Received: {self.name!r} "
                 f"with squeeze={self.squeeze!r}, gate={self.gate!r}, shift={self.shift}"
             )
+        # A maximum is one of the rounded inputs, so only the mean needs a range of its own.
         self.squeezing = FakeQuantize(name="squeezing") if self.squeeze == "avg" else None
         self.hidden = QuantizeAwareActivation(activation, name="hidden")
         self.gating = QuantizeAwareActivation(self.gate, name="gating")
@@ -65,29 +43,30 @@ class QuantizeAwareSEBlock(SEBlock):
                 part.build(input_shape)
 
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
-        """As of `SEBlock`, rounded: a mean to a range of its own, a maximum is as it comes."""
+        """Squeezes as `SEBlock` does, and rounds a mean."""
         pooled = super().squeezed(inputs, mask)
         return pooled if self.squeezing is None else self.squeezing(pooled)
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
-        """As of `SEBlock`, with the kernel rounded."""
+        """Connects as `SEBlock` does, with a rounded kernel."""
         bias = None if bias is None else uneven(bias, kernel.shape[-1])
         return super().connected(x, quantized_kernel(kernel, 0), bias)
 
     def bottleneck(self, pooled: Any) -> Any:
-        """As of `SEBlock`, rounded."""
+        """Returns the rounded activations of the bottleneck."""
         return self.hidden(self.connected(pooled, self.w1, self.b1))
 
     def gated(self, logits: Any) -> Any:
-        """As of `SEBlock`, rounded."""
+        """Returns the rounded gates."""
         return self.gating(logits)
 
     def call(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
-        """Recalibrates `inputs`; see the class."""
+        """Recalibrates the inputs with rounded gates, and rounds the product."""
+        # The gates are those of the file, so that all readers of gates work on this block too.
         outputs, gates = super().call(inputs, mask=mask, return_gates=True)
         outputs = self.product(outputs)
         return (outputs, gates) if return_gates else outputs
 
     def plain(self) -> SEBlock:
-        """An `SEBlock` like this one, not built."""
+        """Returns an unbuilt `SEBlock` with the same arguments."""
         return SEBlock.from_config(self.get_config())

@@ -13,36 +13,35 @@ from keras_se.layers.excitation import Excitation
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class SEBlock(Excitation):
-    """Squeeze-and-Excitation: recalibrates the channels of a feature map, example by example.
+    """Squeeze-and-Excitation: recalibrates the channels of a feature map.
 
-    The block squeezes each channel to one number (pooling over all positions), excites,
-    `s = gate(W2 · activation(W1 · squeeze + b1) + b2)` through a bottleneck of C / r units, and
-    recalibrates: `output_c = s_c · input_c`. It adds 2·C·width weights and width + C biases.
+    The block squeezes each channel to one number by pooling over all positions. It excites through
+    a bottleneck of C / r units, `s = gate(W2 · activation(W1 · squeeze + b1) + b2)`, and
+    recalibrates the input, `output_c = s_c · input_c`. It adds 2·C·width weights and width + C
+    biases.
 
-    On images it lowers to five TFLite operations, pooling, two 1×1 convolutions, gate and product,
-    whatever the batch dimension.
+    On images it converts to five TFLite operations for any batch size: pooling, two 1×1
+    convolutions, gate and product.
 
     Args:
-        ratio: The paper's reduction ratio r, a divisor of at least 1 that may be fractional:
-            the bottleneck has max(1, floor(C / ratio)) units, computed exactly.
-        width: Number of units of the bottleneck, set outright; `ratio` is then unused.
-        divisor: Above 1, C / ratio is rounded to a multiple of it by the rule of the MobileNet
-            models (nearest multiple, never below 90 % of C / ratio).
-        squeeze: `"avg"`, `"max"`, `"avg_max"` (half of each), `"std"`, or a registered callable:
-            see `keras_se.layers.squeezes`.
+        ratio: The reduction ratio r of the paper, a divisor of at least 1 that may be fractional.
+            The bottleneck has max(1, floor(C / ratio)) units, computed exactly.
+        width: Number of units of the bottleneck. If given, `ratio` is unused.
+        divisor: If above 1, C / ratio is rounded to a multiple of `divisor` by the rule of the
+            MobileNet models: the nearest multiple, but at least 90 % of C / ratio.
+        squeeze: `"avg"`, `"max"`, `"avg_max"` (half of each), `"std"`, or a registered callable.
+            See `keras_se.layers.squeezes`.
         activation: Activation of the bottleneck, any identifier of `keras.activations`.
         gate: `"sigmoid"`, `"hard_sigmoid"`, `"one_plus_tanh"`, `"tanh"`, `"relu"`, `"softmax"`
-            (times C), or a registered callable, such as
-            `keras_se.layers.DivisiveNormalization()`: see `keras_se.layers.gates`.
-        shift: If `True`, the block computes the general affine form
-            `output_c = s_c · input_c + t_c`, the shift t from the same bottleneck without a gate,
-            zero at the start.
+            (times C), or a registered callable such as
+            `keras_se.layers.DivisiveNormalization()`. See `keras_se.layers.gates`.
+        shift: If `True`, the block computes the affine form `output_c = s_c · input_c + t_c`. The
+            shift t comes from the same bottleneck without a gate and starts at zero.
         use_bias: Whether the fully connected layers have a bias.
-        identity_init: If `True`, the last weights start such that the fresh block is the identity
-            function to the last bit. Only for gates that reach 1 with a slope that is not zero,
-            since the block could not learn otherwise: `"one_plus_tanh"`, `"softmax"`, and `"relu"`
-            with bias.
-        data_format: `"channels_last"` or `"channels_first"`; by default the one of the Keras
+        identity_init: If `True`, a new block is exactly the identity. Requires a gate that
+            reaches 1 with a nonzero slope, since the block could not learn otherwise:
+            `"one_plus_tanh"`, `"softmax"`, or `"relu"` with bias.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to the Keras
             configuration.
         kernel_initializer: Initializer of all weight matrices.
         bias_initializer: Initializer of all biases.
@@ -54,9 +53,9 @@ class SEBlock(Excitation):
 
     Call arguments:
         inputs: Feature map with a batch axis, one to three spatial axes and a channel axis.
-        mask: Booleans of shape `(batch, *leading spatial axes)`, as Keras gives for sequences:
-            positions where it is false are not squeezed. Where all are false the squeeze is 0. The
-            mask is passed on.
+        mask: Booleans of shape `(batch, *leading spatial axes)`, such as the Keras mask of a
+            sequence. The squeeze ignores positions where the mask is false, and is 0 if it is
+            false everywhere. The mask is passed on to the next layer.
         return_gates: If `True`, returns `(outputs, gates)`.
 
     Input shape:
@@ -64,10 +63,10 @@ class SEBlock(Excitation):
         Spatial sizes may be unknown; `channels` must be known.
 
     Output shape:
-        That of the input; gates have the shape `(batch, channels)`.
+        The shape of the input. Gates have the shape `(batch, channels)`.
 
     Raises:
-        InputError: If an argument breaks its rule, or the input has a rank other than 3, 4 or 5.
+        InputError: If an argument is invalid, or the input has a rank other than 3, 4 or 5.
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", arXiv 1709.01507v4, sections 3.1 and 3.2.
 
@@ -123,7 +122,7 @@ class SEBlock(Excitation):
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the weights, for the number of channels of `input_shape`."""
+        """Creates the weights for the number of channels of `input_shape`."""
         self.build_excitation(self._channels(input_shape))
 
     def call(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
@@ -137,11 +136,11 @@ class SEBlock(Excitation):
         return (outputs, ops.reshape(gates, (-1, channels))) if return_gates else outputs
 
     def gates(self, x: Any, mask: Any = None) -> np.ndarray:
-        """The gate values for the feature maps `x`.
+        """Returns the gates for feature maps.
 
         Args:
-            x: Array of feature maps, shape as for calling the block.
-            mask: As for calling the block.
+            x: Array of feature maps, shaped as for a call.
+            mask: As for a call.
 
         Returns:
             Array of shape (batch, channels), in the block's compute dtype.
@@ -181,22 +180,16 @@ class SEBlock(Excitation):
         return -1 if self.data_format == "channels_last" else 1
 
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
-        """The squeezed features; half precisions are accumulated in float32.
-
-        Args:
-            inputs: Tensor of feature maps.
-            mask: As for calling the block.
-
-        Returns:
-            Tensor of shape (batch, 1, 1, channels).
-        """
+        """Squeezes feature maps to shape (batch, 1, 1, channels)."""
         rank = len(inputs.shape)
         spatial = tuple(range(1, rank - 1) if self._channel_axis == -1 else range(2, rank))
         dtype = keras.backend.standardize_dtype(inputs.dtype)
+        # A sum over many positions can overflow float16 although the mean does not.
         if dtype in ("float16", "bfloat16"):
             inputs = ops.cast(inputs, "float32")
         squeeze = squeezes_module.get(self.squeeze)
-        if 0 in inputs.shape:  # no example or no position: there is no maximum, and a mean of 0
+        # Without an example or a position there is no maximum, and the mean is 0 / 0.
+        if 0 in inputs.shape:
             pooled = ops.sum(inputs, axis=spatial, keepdims=True)
         elif mask is None:
             pooled = squeeze(inputs, spatial)
@@ -205,7 +198,7 @@ class SEBlock(Excitation):
         return _reshaped(ops.cast(pooled, dtype), (1, 1, inputs.shape[self._channel_axis]))
 
     def _broadcast_mask(self, mask: Any, rank: int) -> Any:
-        """A mask (batch, *leading spatial axes) with axes of size 1, to broadcast to the input."""
+        """Adds axes of size 1 to a mask, so that it broadcasts to the input."""
         if not squeezes_module.takes_mask(squeezes_module.get(self.squeeze)):
             raise InputError(
                 "Masked inputs need a squeeze with an argument `mask`. "
@@ -227,12 +220,12 @@ class SEBlock(Excitation):
         return tuple(shape)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The shape of the input."""
+        """Returns the shape of the input."""
         self._channels(input_shape)
         return tuple(input_shape)
 
     def compute_output_spec(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
-        """Symbolic outputs, with the gates, (batch, channels), if `return_gates`."""
+        """Returns symbolic outputs, and symbolic gates if `return_gates`."""
         outputs = keras.KerasTensor(
             self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
         )
@@ -242,7 +235,7 @@ class SEBlock(Excitation):
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of `__init__`, as it normalized them."""
+        """Returns the arguments of `__init__`, in normalized form."""
         return {**super().get_config(), "data_format": self.data_format}
 
 
@@ -258,5 +251,6 @@ def _standardize_data_format(data_format: str | None) -> str:
 
 
 def _reshaped(x: Any, shape: tuple[int, ...]) -> Any:
-    """`x` as (batch, *shape), with no operation where it has that shape."""
+    """Reshapes `x` to (batch, *shape)."""
+    # A RESHAPE to the same shape would be one more operation in TFLite.
     return x if tuple(x.shape[1:]) == shape else ops.reshape(x, (-1, *shape))

@@ -1,15 +1,12 @@
-"""Squeezes: how a feature map becomes one number per channel.
+"""Squeezes: functions that reduce a feature map to one number per channel.
 
-A squeeze is a function `f(x, axis, mask)` that reduces the spatial axes `axis` of `x` and keeps
-them as axes of size 1. `mask` is `None`, or booleans that broadcast against `x`: only positions
-where it is true count, and where none is, the squeeze is 0. Squeezes are known by name: the same
-name in `SEBlock(squeeze=...)`, in a saved configuration, in a search space and on the command line.
-A function `f(x, axis)` or `f(x, axis, mask)` of the user's serves too, once it is registered with
-`keras.saving.register_keras_serializable`; without `mask` it is refused where a mask comes.
+A squeeze `f(x, axis, mask)` reduces the spatial axes `axis` of `x` and keeps them with size 1.
+`mask` is `None` or booleans that broadcast to `x`. Only positions where it is true count; the
+squeeze is 0 if there are none. A custom squeeze is a function `f(x, axis)` or `f(x, axis, mask)`
+registered with `keras.saving.register_keras_serializable`. Masked inputs need the second form.
 
-Source: Hu et al., arXiv 1709.01507v4, section 3.1 (average) and section 6.2 (maximum). `avg_max` is
-the mean of both; `std`, the standard deviation, is the second moment of style-based recalibration
-(Lee et al., "SRM", arXiv 1903.10829, section 3.1).
+Source: Hu et al., arXiv 1709.01507v4, sections 3.1 (average) and 6.2 (maximum); Lee et al., "SRM",
+arXiv 1903.10829, section 3.1 (standard deviation).
 """
 
 import inspect
@@ -30,10 +27,10 @@ _registered = keras.saving.register_keras_serializable(package="keras_se")
 
 @_registered
 def avg(x: Any, axis: _Axes, mask: Any = None) -> Any:
-    """Mean over the spatial axes, the paper's choice: shape (batch, 1, ..., channels)."""
+    """Mean over the spatial axes, the squeeze of the paper: shape (batch, 1, ..., channels)."""
     if mask is None:
         return ops.mean(x, axis=axis, keepdims=True)
-    # The share of positions under the mask is the same before and after it is broadcast.
+    # The mask need not be broadcast first: its mean over size-1 axes is the same.
     share = ops.mean(ops.cast(mask, x.dtype), axis=axis, keepdims=True)
     mean = ops.mean(ops.where(mask, x, ops.zeros_like(x)), axis=axis, keepdims=True)
     return mean / ops.where(share == 0, ops.ones_like(share), share)
@@ -59,13 +56,16 @@ def avg_max(x: Any, axis: _Axes, mask: Any = None) -> Any:
 def std(x: Any, axis: _Axes, mask: Any = None) -> Any:
     """Standard deviation over the spatial axes, at least 1e-7: shape (batch, 1, ..., channels)."""
     if mask is not None:
-        x = ops.where(mask, x, ops.zeros_like(x))  # what stands in the padding has no gradient
+        # NaN in the padding would reach the gradient through the square.
+        x = ops.where(mask, x, ops.zeros_like(x))
+    # E[x²] - E[x]² would lose all digits where the mean is large.
     variance = avg(ops.square(x - avg(x, axis, mask)), axis, mask)
     deviation = ops.sqrt(ops.maximum(variance, MIN_VARIANCE))
     return deviation if mask is None else _zero_where_none(deviation, axis, mask)
 
 
 def _zero_where_none(pooled: Any, axis: _Axes, mask: Any) -> Any:
+    # The maximum over no position is -inf.
     return ops.where(ops.any(mask, axis=axis, keepdims=True), pooled, ops.zeros_like(pooled))
 
 
@@ -73,57 +73,16 @@ SQUEEZES: dict[str, Squeeze] = {"avg": avg, "max": max, "avg_max": avg_max, "std
 
 
 def standardize(identifier: Any) -> Any:
-    """The name of a squeeze, or the user's own registered callable.
-
-    Args:
-        identifier: One of the names in `SQUEEZES` or its function, a registered callable, or its
-            serialized form.
-
-    Returns:
-        A name, or a callable that has none here.
-
-    Raises:
-        InputError: If there is no such squeeze, or a callable is not registered.
-
-    Example:
-        >>> standardize(avg)
-        'avg'
-    """
+    """Returns the name of a squeeze, or a registered custom squeeze itself."""
     return registration.standardize("squeeze", identifier, SQUEEZES)
 
 
 def get(identifier: Any) -> Squeeze:
-    """The squeeze that an identifier stands for.
-
-    Args:
-        identifier: As for `standardize`.
-
-    Returns:
-        A function `f(x, axis, mask)` that keeps the reduced axes; one of the user's may be without
-        `mask`.
-
-    Raises:
-        InputError: As from `standardize`.
-
-    Example:
-        >>> get("avg").__name__
-        'avg'
-    """
+    """Returns the squeeze function for an identifier."""
     identifier = standardize(identifier)
     return SQUEEZES[identifier] if isinstance(identifier, str) else identifier
 
 
 def takes_mask(squeeze: Squeeze) -> bool:
-    """Whether a squeeze has an argument `mask`.
-
-    Args:
-        squeeze: The function.
-
-    Returns:
-        True for all named squeezes.
-
-    Example:
-        >>> takes_mask(avg)
-        True
-    """
+    """Returns whether a squeeze has an argument `mask`."""
     return "mask" in inspect.signature(squeeze).parameters

@@ -1,9 +1,7 @@
 """Checks of calibration data against the model, before a conversion.
 
-Data of the wrong range gives every activation the wrong scale, and the gates are lost where the
-trunk is. The statistics of BatchNormalization remember the range that the model was trained with:
-over sound data the ratio of the batch variance to the moving variance is near 1, median over
-channels; over data ten times too dark it was measured between .01 and .18.
+Data of the wrong range gives all activations the wrong scale. The statistics of BatchNormalization
+show the range of the training data.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,6 +26,7 @@ from keras_se.replay import (
 )
 
 MIN_SAMPLES = 100
+# The median ratio is near 1 on sound data, and between .01 and .18 on data ten times too dark.
 MIN_RATIO, MAX_RATIO = 1 / 3, 3.0
 FLOAT16_MAX = 65504.0
 _SQUEEZES = (
@@ -39,14 +38,14 @@ _SQUEEZES = (
 
 @dataclass(frozen=True)
 class Observations:
-    """What a model does on samples.
+    """Statistics of a model on samples.
 
     Attributes:
-        variance_ratios: Over channels of all trained BatchNormalizations, the variance over the
-            samples by the moving variance; empty without any.
-        bottlenecks: By name of the SE layer, the largest magnitude in its bottleneck.
-        sums: By name of the layer that pools, the largest Σ|x| over a map, of a sample and channel.
-        finite: Whether all outputs of the model are.
+        variance_ratios: For each channel of each trained BatchNormalization, the variance over the
+            samples divided by the moving variance; empty without such layers.
+        bottlenecks: For each SE layer by name, the largest magnitude in its bottleneck.
+        sums: For each pooling layer by name, the largest Σ|x| over the map of a sample and channel.
+        finite: Whether all outputs of the model are finite.
     """
 
     variance_ratios: np.ndarray
@@ -56,26 +55,18 @@ class Observations:
 
     @property
     def variance_ratio(self) -> float | None:
-        """The median of `variance_ratios`; `None` without any."""
+        """The median of `variance_ratios`, or `None` without any."""
         return float(np.median(self.variance_ratios)) if self.variance_ratios.size else None
 
 
 def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
-    """Runs a model once over samples.
-
-    Args:
-        model: A built functional or Sequential model. It is not changed.
-        samples: One array for each input, in the order of `model.inputs`.
-
-    Returns:
-        The `Observations`.
-    """
+    """Runs a built functional or Sequential model once over samples, without changing it."""
     observer = _Observer()
     inputs = fresh_inputs(model)
     outputs = keras.tree.flatten(observer.model(model, inputs))
     observer.outputs["finite"] = _look(_all_finite, "finite", outputs)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
-    reader.compile(run_eagerly=True)  # once over the data: nothing to trace for
+    reader.compile(run_eagerly=True)  # tracing does not pay for one pass
     read = [reader.predict_on_batch(batch) for batch in batches(samples)]
     values = {key: np.concatenate([batch[key] for batch in read]) for key in observer.outputs}
     ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
@@ -88,14 +79,15 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
 
 
 def _ratios(moments: np.ndarray, layer: Any) -> np.ndarray:
-    """By channel, the variance over samples and positions by the moving variance."""
+    """Returns the variance over samples and positions by the moving variance, per channel."""
     means, variances = np.moveaxis(moments.astype("float64"), 1, 0)
+    # The law of total variance: within the samples plus between them.
     variance = variances.mean(axis=0) + means.var(axis=0)
     return variance / np.maximum(layer.moving_variance.numpy().astype("float64"), 1e-12)
 
 
 class _Observer:
-    """Goes through a model and the models in it, and adds outputs to look at."""
+    """Replays a model and its nested models, and adds outputs to observe."""
 
     def __init__(self) -> None:
         self.outputs: dict[str, Any] = {}
@@ -108,6 +100,7 @@ class _Observer:
 
         def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
             layer = original(operation)
+            # A nested model is replayed too, to reach the layers inside.
             if is_nested_graph(layer) and len(args) == 1 and can_inline(layer, args[0]):
                 outputs = self.model(layer, args[0])
             else:
@@ -117,6 +110,7 @@ class _Observer:
             return outputs
 
         outputs = replay(model, inputs, call)
+        # SE that consists of plain layers shows only in the whole graph.
         for site in find_inline(graph):
             self.bottlenecks[site.first.name] = self._add(site.hidden, _largest)
         return outputs
@@ -126,6 +120,7 @@ class _Observer:
             self.normalizations[self._add(args[0], _moments(layer.axis))] = layer
         elif isinstance(layer, SEBlock):
             self.bottlenecks[layer.name] = self._add(args[0], _bottleneck(layer))
+            # A maximum sums nothing up, so it cannot overflow.
             if layer.squeeze != "max":
                 self.sums[layer.name] = self._add(args[0], _sums(layer.data_format))
         elif isinstance(layer, _SQUEEZES):
@@ -138,18 +133,21 @@ class _Observer:
 
 
 def _look(function: Callable[..., Any], name: str, tensors: Any) -> Any:
-    """A layer that heeds masks where `function` does, and is silent where it does not."""
+    """Applies `function` as a layer that accepts masks."""
     layer = keras.layers.Lambda(function, name=name)
+    # Without this Keras warns that the layer drops the mask.
     layer.supports_masking = True
     return layer(tensors)
 
 
 def _is_trained(layer: Any) -> bool:
+    # The initial statistics, 0 and 1, say nothing about the data.
     mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     return bool((mean != 0).any() or (variance != 1).any())
 
 
 def _all_finite(outputs: Any) -> Any:
+    # One flag per sample: `predict_on_batch` gives rows that are concatenated later.
     finite = [
         ops.all(ops.isfinite(ops.reshape(x, (ops.shape(x)[0], -1))), axis=1)
         for x in keras.tree.flatten(outputs)
@@ -189,14 +187,7 @@ def _sums(data_format: str) -> Callable[..., Any]:
 
 
 def check_finite(observed: Observations) -> None:
-    """Refuses data on which the model overflows.
-
-    Args:
-        observed: What the model does on the data.
-
-    Raises:
-        InputError: If an output of the model is not finite.
-    """
+    """Raises `InputError` if the model overflows on the data."""
     if not observed.finite:
         raise InputError(
             "Calibration needs data on which the model computes finite outputs. "
@@ -205,16 +196,8 @@ def check_finite(observed: Observations) -> None:
 
 
 def check_bottlenecks(observed: Observations) -> None:
-    """Refuses data on which the bottleneck of an SE site is zero throughout.
-
-    The converter gives such a tensor a scale so small that the file does not load.
-
-    Args:
-        observed: What the model does on the data.
-
-    Raises:
-        InputError: If there is such a site.
-    """
+    """Raises `InputError` if the bottleneck of an SE site is zero on all data."""
+    # The converter gives such a tensor a scale so small that the file does not load.
     dead = [name for name, largest in observed.bottlenecks.items() if largest == 0.0]
     if dead:
         raise InputError(
@@ -225,14 +208,7 @@ def check_bottlenecks(observed: Observations) -> None:
 
 
 def check_range(observed: Observations) -> None:
-    """Refuses data of another range than the model was trained with.
-
-    Args:
-        observed: What the model does on the data.
-
-    Raises:
-        InputError: If the median variance ratio is not between 1/3 and 3.
-    """
+    """Raises `InputError` if the data has another range than the training data."""
     ratio = observed.variance_ratio
     if ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO:
         raise InputError(
@@ -244,16 +220,7 @@ def check_range(observed: Observations) -> None:
 
 
 def calibration_warnings(observed: Observations, samples: int, is_integer: bool) -> Iterator[str]:
-    """What a user should know of the data, short of a refusal.
-
-    Args:
-        observed: What the model does on the data.
-        samples: Number of samples.
-        is_integer: Whether the data give ranges of activations.
-
-    Yields:
-        Sentences.
-    """
+    """Yields warnings about data that is not refused."""
     if is_integer and samples < MIN_SAMPLES:
         yield (
             f"Calibration on fewer than {MIN_SAMPLES} samples gives ranges that other data exceed. "

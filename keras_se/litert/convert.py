@@ -1,4 +1,4 @@
-"""From a Keras model to the bytes of a TFLite file, with built-in operations only."""
+"""Conversion of Keras models to TFLite files with built-in operations only."""
 
 import contextlib
 import io
@@ -26,13 +26,13 @@ from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
 from keras_se.outputs import check_file_name, refuse_existing, write_files
 
-MAX_OUTPUT_ERROR = 0.25  # rms over spread: sound int8 files were measured at .01-.05
+MAX_OUTPUT_ERROR = 0.25  # rms over spread; sound int8 files measure .01 to .05
 _FLOAT_TYPES = ("float32", "float32")
-_COMPARED = 8  # calibration samples on which the file is compared with Keras
+_COMPARED = 8  # number of calibration samples on which file and model are compared
 
 
 class ConversionWarning(UserWarning):
-    """Something that is no reason to refuse a conversion, and that its user should know."""
+    """Warning about a conversion that is not refused."""
 
 
 def to_tflite(
@@ -49,36 +49,36 @@ def to_tflite(
 ) -> bytes:
     """Converts a Keras model to TFLite, for a batch of one.
 
-    The weights become constants of the graph, so that the converter takes its shortest route. The
-    file holds built-in operations only, and has been loaded and run once by the default interpreter
-    before it is returned.
+    The weights become constants of the graph. The file holds built-in operations only. The default
+    interpreter loads and runs it once before this function returns.
 
     Args:
         model: A built functional or Sequential model with inputs of known size, with or without SE.
-            What `keras_se.compress.quantize_aware` made brings its ranges: it becomes int8,
+            A model from `keras_se.compress.quantize_aware` has its own ranges and becomes int8
             without calibration.
-        format: `"float32"`; `"float16"`: weights of half precision; `"dynamic"`: int8 weights,
-            activations quantized while it runs; `"weight_only"`: int8 weights, all computed in
-            float32; `"int8"`: integer throughout; `"int16x8"`: int8 weights, int16 activations.
-        calibration: Representative inputs, shape (samples, *input shape), in the range that the
-            model is used with; for several inputs a list or a dictionary of them. Needed for
-            `"int8"` and `"int16x8"`, a hundred samples or more; for the others only checked.
-        input_type: Type of the inputs that are float in the model: `"int8"` (default), `"uint8"` or
+        format: One of `"float32"`; `"float16"`: float16 weights; `"dynamic"`: int8 weights,
+            activations quantized at run time; `"weight_only"`: int8 weights, float32 computation;
+            `"int8"`: all integer; `"int16x8"`: int8 weights, int16 activations.
+        calibration: Representative inputs of shape (samples, *input shape), in the range that the
+            model is used with. For several inputs a list or a dictionary of them. `"int8"` and
+            `"int16x8"` need it, at least a hundred samples; other formats only check it.
+        input_type: Type of the float inputs in the file: `"int8"` (default), `"uint8"` or
             `"float32"` for `"int8"`; `"int16"` (default) or `"float32"` for `"int16x8"`.
         output_type: The same for the outputs.
-        keep_float: For `"int8"` and `"int16x8"`, names of SE sites whose operations stay in
-            float32, from the squeeze to the product. It rescues what SE itself lost in integers.
-        check_range: Whether to refuse calibration data of another range than the statistics of
-            BatchNormalization remember.
-        path: Where to write the file, if anywhere, and beside it its recipe, `NAME.recipe.json`.
-        overwrite: Whether these may exist; they are renamed aside.
+        keep_float: Names of SE sites whose operations stay in float32, from the squeeze to the
+            product, in `"int8"` and `"int16x8"`. It recovers what SE loses in integers.
+        check_range: Whether to refuse calibration data whose range does not match the statistics
+            of BatchNormalization.
+        path: Where to write the file, and its recipe `NAME.recipe.json` beside it. Writes nothing
+            by default.
+        overwrite: Whether to replace existing files; the old ones are renamed.
 
     Returns:
         The bytes of the TFLite file.
 
     Raises:
-        InputError: If an argument breaks its rule, the data do not fit the model, or an operation
-            of the model has no built-in TFLite counterpart in this format.
+        InputError: If an argument is invalid, the data does not fit the model, or TFLite has no
+            built-in operation for a part of the model in this format.
         MissingExtraError: If TensorFlow, LiteRT or its quantizer is not installed.
 
     Warns:
@@ -108,12 +108,12 @@ def to_tflite(
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a conversion made.
+    """The result of a conversion.
 
     Attributes:
         tflite: The bytes of the file.
-        asides: The new names of the files that stood where it was written, if there were any.
-        integer: The file without the sites that are kept in float, if there are such.
+        asides: The new names of the files that existed at its path.
+        integer: The all-integer file, if some sites are kept in float.
     """
 
     tflite: bytes
@@ -133,11 +133,12 @@ def convert(
     path: str | os.PathLike[str] | None,
     overwrite: bool,
 ) -> Conversion:
-    """As `to_tflite`, and says what was renamed aside."""
+    """Converts as `to_tflite` does, and also reports the renamed files."""
     spec = formats.get(format)
     types = (_io_type(spec, "input", input_type), _io_type(spec, "output", output_type))
     kept = _checked_sites(spec, keep_float)
     _check_aware(model, spec, kept)
+    # Before the conversion, which takes long.
     if path is not None:
         _check_outputs(path, overwrite)
     inputs = input_specs(keras_model(model))
@@ -167,6 +168,7 @@ def convert(
 
 
 def _checked_sites(spec: Format, keep_float: Any) -> list[str]:
+    # A string is a sequence too: of names of one letter.
     names = [] if isinstance(keep_float, str) else list(keep_float)
     if isinstance(keep_float, str) or (names and not spec.needs_calibration):
         raise InputError(
@@ -227,7 +229,7 @@ def _io_type(spec: Format, which: str, given: str | None) -> str:
 
 
 def _check_model(model: keras.Model) -> None:
-    """Refuses another backend, other precisions, and weights that are not finite."""
+    """Raises `InputError` for another backend, other precisions or weights that are not finite."""
     check_backend("to_tflite")
     _check_precision(keras_model(model))
     for variable in model.weights:
@@ -241,14 +243,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def check_backend(purpose: str) -> None:
-    """Refuses the other backends of Keras.
-
-    Args:
-        purpose: What the message says that TensorFlow is needed for.
-
-    Raises:
-        InputError: If Keras runs on another one.
-    """
+    """Raises `InputError` unless Keras runs on TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise InputError(
             f"{purpose} needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
@@ -271,11 +266,7 @@ def _check_precision(model: keras.Model) -> None:
 def _run(
     model: keras.Model, spec: Format, tflite: bytes, samples: "_Samples | None"
 ) -> float | None:
-    """Loads the file and runs it, on calibration samples beside Keras where there are some.
-
-    Returns:
-        The root mean square error of its outputs over their spread; `None` without samples.
-    """
+    """Runs the file and returns its largest relative error, or `None` without samples."""
     try:
         check_loads(tflite)
         if samples is None:
@@ -309,6 +300,7 @@ def _output_error(model: keras.Model, samples: "_Samples", shipped: Any) -> floa
 
 
 def _relative(wanted: np.ndarray, found: np.ndarray) -> float:
+    # A constant output has no spread.
     scale = max(float(wanted.std()), 1e-6 * float(np.abs(wanted).max()), 1e-12)
     return float(np.sqrt(((found - wanted) ** 2).mean())) / scale
 
@@ -319,7 +311,7 @@ _Samples = dict[str, np.ndarray]
 def _checked_calibration(
     model: keras.Model, inputs: list[InputSpec], spec: Format, calibration: Any, check_range: bool
 ) -> tuple[_Samples | None, checks.Observations | None]:
-    """The samples by name, and what the model does on them."""
+    """Returns the samples by name and the observations of the model on them."""
     if calibration is None:
         if not spec.needs_calibration or _is_aware(model):
             return None, None
@@ -330,6 +322,7 @@ def _checked_calibration(
         )
     samples = input_arrays(inputs, calibration, "calibration")
     observed = checks.observe(keras_model(model), list(samples.values()))
+    # The other formats take no ranges from the data.
     if spec.needs_calibration:
         checks.check_finite(observed)
         checks.check_bottlenecks(observed)
@@ -350,8 +343,9 @@ def _convert(
 ) -> bytes:
     tf: Any = import_extra("tensorflow", "litert")
     function = _inference_function(tf, model, inputs)
-    # A trackable that holds nothing: with the model itself, calibration fails on its variables.
+    # An empty trackable: with the model itself calibration fails on its variables.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    # `weight_only` starts from the float32 file: DEFAULT would make it `dynamic`.
     if spec.name not in ("float32", "weight_only"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if spec.name == "float16":
@@ -369,13 +363,14 @@ def _convert(
         converter.representative_dataset = lambda: _batches_of_one(samples)
         _set_types(tf, converter, types)
     tflite = _converted(model, spec, converter)
+    # Integer types make the converter lose the names of several inputs and outputs.
     if _is_aware(model) and len(inputs) > 1 and types != _FLOAT_TYPES:
         tflite = _with_names_of(_convert(model, inputs, spec, samples, _FLOAT_TYPES), tflite)
     return _with_int8_weights(tflite) if spec.name == "weight_only" else tflite
 
 
 def _with_names_of(reference: bytes, tflite: bytes) -> bytes:
-    """The file with the names of inputs and outputs that the converter lost in their rounding."""
+    """Copies the names of inputs and outputs from another file of the same model."""
     named, model = (unpacked(content) for content in (reference, tflite))
     for graph, other in zip(model.subgraphs, named.subgraphs, strict=True):
         for own, theirs in ((graph.inputs, other.inputs), (graph.outputs, other.outputs)):
@@ -393,11 +388,12 @@ def _set_types(tf: Any, converter: Any, types: tuple[str, ...]) -> None:
 def _converted(model: keras.Model, spec: Format, converter: Any) -> bytes:
     try:
         with warnings.catch_warnings():
+            # Both concern the converter itself: the user cannot act on them.
             warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
             tflite: bytes = converter.convert()
             return tflite
-    except Exception as error:  # the converter's own exception types are not public
+    except Exception as error:  # the exception types of the converter are not public
         name = type(error).__name__
         if name == "ConverterError":
             raise InputError(
@@ -413,10 +409,11 @@ def _converted(model: keras.Model, spec: Format, converter: Any) -> bytes:
 
 
 def _with_int8_weights(tflite: bytes) -> bytes:
-    """The file with weights of int8, made float32 again before they are used."""
+    """Quantizes the weights of a file to int8, dequantized before use."""
     quantizer: Any = import_extra("litert_quantizer.quantizer", "litert")
     recipe: Any = import_extra("litert_quantizer.recipe", "litert")
-    with contextlib.redirect_stderr(io.StringIO()):  # it shows a bar for large files, asked or not
+    # The quantizer shows a progress bar for large files even with `enable_progress_bar=False`.
+    with contextlib.redirect_stderr(io.StringIO()):
         quantized = quantizer.Quantizer(tflite, recipe.weight_only_wi8_afp32()).quantize(
             enable_progress_bar=False, enable_progress_report=False
         )
@@ -435,9 +432,10 @@ def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) ->
 
 
 def _inference(model: Any) -> Callable[[Any], Any]:
-    """What a model computes, with its weights as constants where they are those of Keras."""
+    """Returns the inference function of a model, for Keras with constant weights."""
     if origin_of(model) is not None:
         return lambda x: model(x, training=False)
+    # With constant weights the converter need not freeze variables.
     trainable = [v.numpy() for v in model.trainable_variables]
     non_trainable = [v.numpy() for v in model.non_trainable_variables]
 
@@ -449,7 +447,8 @@ def _inference(model: Any) -> Callable[[Any], Any]:
 
 
 def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:
-    """Refuses loops: the converter's calibrator ends the process on them."""
+    """Raises `InputError` for a model with loops."""
+    # The calibrator of the converter ends the process on a loop.
     types = {operation.type for operation in function.graph.get_operations()}
     if types & {"While", "StatelessWhile"}:
         raise InputError(
@@ -459,6 +458,7 @@ def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:
 
 
 def _check_dead(tflite: bytes) -> None:
+    # Such a file fails in the default delegate, and loading several of them ends the process.
     dead = dead_tensors(tflite)
     if dead:
         raise InputError(
@@ -479,14 +479,15 @@ def _check_integer(tflite: bytes) -> None:
 
 
 def _batches_of_one(samples: _Samples) -> Iterator[Any]:
-    """One sample at a time: of several inputs by name, for the converter orders them anew."""
+    """Yields one sample at a time, as a dictionary if there are several inputs."""
+    # By name, because the converter changes the order of the inputs.
     for n in range(len(next(iter(samples.values())))):
         batch = {name: array[n : n + 1] for name, array in samples.items()}
         yield batch if len(batch) > 1 else list(batch.values())
 
 
 def _missing_operations(error: Exception) -> str:
-    """The operations that a converter error lists after "TF Select ops:" or "Custom ops:"."""
+    """Returns the operations in an error after "TF Select ops:" or "Custom ops:"."""
     listed = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", str(error), flags=re.MULTILINE)
     return ", ".join(listed) or f"one of its operations: {_first_line(error)}"
 

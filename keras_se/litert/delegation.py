@@ -11,13 +11,13 @@ from keras_se.litert.runtime import load
 
 @dataclass(frozen=True)
 class SiteDelegation:
-    """The operations of an SE site, and what the delegate makes of them.
+    """The operations of an SE site and whether the delegate takes them.
 
     Attributes:
         name: Name of the site.
         operators: Names of its operations, from the pooling to the product.
-        delegated: For each, whether the delegate takes it.
-        partitions: Number of delegated runs that the site is cut into; 1 is best.
+        delegated: Whether the delegate takes each operation.
+        partitions: Number of delegated runs in the site; 1 is best.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Delegation:
     """What the default delegate takes of a file.
 
     Attributes:
-        operators: Names of all operations, in their order.
-        delegated: For each, whether the delegate takes it.
-        partitions: Number of delegate nodes that the file runs with.
-        sites: By name, the SE sites.
+        operators: Names of all operations, in order.
+        delegated: Whether the delegate takes each operation.
+        partitions: Number of delegate nodes in the running file.
+        sites: The SE sites by name.
     """
 
     operators: tuple[str, ...]
@@ -54,26 +54,15 @@ class Delegation:
 
 
 def delegation(tflite: TFLite) -> Delegation:
-    """The delegation map of a TFLite file under the default interpreter, on this machine's CPU.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Returns:
-        A `Delegation`.
-
-    Raises:
-        InputError: If the file is not a TFLite file, or the runtime refuses it.
-        MissingExtraError: If LiteRT is not installed.
-
-    Source: LiteRT's interpreter: with all tensors preserved each operation is a partition of its
-    own, so that the outputs of the delegate nodes tell which operations they stand for.
-    """
+    """Returns the delegation of a TFLite file by the default interpreter on this CPU."""
     content = read_bytes(tflite)
     names = tuple(operator_names(content))
+    # With all tensors preserved each operation is a partition of its own, so the outputs of the
+    # delegate nodes tell which operations they replace.
     nodes = _operations(load(content, preserve_all_tensors=True))
     made = {output for node in nodes[len(names) :] for output in node}
     delegated = tuple(bool(made & set(node)) for node in nodes[: len(names)])
+    # The real partitions show only in an interpreter that preserves nothing.
     partitions = len(_operations(load(content))) - len(names)
     sites = {node.site.name: _site(node, delegated) for node in main_nodes(content)}
     return Delegation(names, delegated, partitions, sites)
@@ -85,8 +74,6 @@ def _site(node: GateNode, delegated: Sequence[bool]) -> SiteDelegation:
 
 
 def _operations(interpreter: Any) -> list[list[int]]:
-    """The output tensors of each operation, those of the delegate after those of the file.
-
-    LiteRT has no public list of them; `tests/test_private.py` names this one exception.
-    """
+    """Returns the output tensors of each operation; those of the delegate come last."""
+    # LiteRT has no public list of operations; `tests/test_private.py` allows this exception.
     return [list(map(int, details["outputs"])) for details in interpreter._get_ops_details()]

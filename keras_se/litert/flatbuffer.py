@@ -1,6 +1,6 @@
-"""The tables of a TFLite file: its sub-graphs with their operators, shapes and constants.
+"""Reads the sub-graphs of a TFLite file: operators, shapes and constants.
 
-Source: the TFLite schema (`schema.fbs`), read with the generated code that LiteRT ships.
+Source: the TFLite schema (`schema.fbs`), through the generated code that LiteRT ships.
 """
 
 import os
@@ -17,28 +17,13 @@ TFLite = bytes | bytearray | str | os.PathLike[str]
 Shape = tuple[int, ...]
 
 _ACTIVATIONS = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # ActivationFunctionType
+# A constant can pass through these before its reader: float16 files dequantize their weights.
 _REWRITTEN = {"QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE"}
-_MAX_REWRITES = 8
+_MAX_REWRITES = 8  # an operator of a malformed file can read its own output
 
 
 def read_bytes(tflite: TFLite) -> bytes:
-    """The bytes of a TFLite file.
-
-    Args:
-        tflite: The bytes themselves, or the path of the file.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        InputError: If there is no such file, or it does not begin as a TFLite file does.
-
-    Example:
-        >>> read_bytes(b"not a model")
-        Traceback (most recent call last):
-        ...
-        keras_se.errors.InputError: A TFLite file holds 'TFL3' at byte 4. Received: 11 bytes
-    """
+    """Returns the bytes of a TFLite file, given as bytes or as a path."""
     if isinstance(tflite, bytes | bytearray):
         content, source = bytes(tflite), f"{len(tflite)} bytes"
     else:
@@ -60,12 +45,12 @@ class Operator:
     """One operator of a sub-graph.
 
     Attributes:
-        position: Where it is among the operators.
-        name: As in the schema, such as `"CONV_2D"`.
-        inputs: Indices of tensors; -1 for one that is left out.
-        outputs: Indices of tensors.
-        activation: Name of the activation that is fused into it; empty if there is none.
-        options: Its own options, of the type that the schema has for it.
+        position: Its index among the operators.
+        name: Its name in the schema, such as `"CONV_2D"`.
+        inputs: Tensor indices; -1 for an omitted input.
+        outputs: Tensor indices.
+        activation: Name of the fused activation; empty if there is none.
+        options: Its builtin options, an object of the generated schema.
     """
 
     position: int
@@ -77,15 +62,15 @@ class Operator:
 
 
 class SubGraph:
-    """One sub-graph of a file: its operators, what makes each tensor, and which never change.
+    """One sub-graph of a file: its operators, tensors and constants.
 
     Attributes:
-        index: Which of the sub-graphs it is.
-        prefix: What the names of its sites begin with; empty for the first.
+        index: Its index among the sub-graphs.
+        prefix: Prefix of the names of its sites; empty for the first.
         operators: In the order of the file.
-        producers: By tensor, the operator that makes it.
-        constants: Tensors that do not depend on the values of an input: those stored in the file,
-            and what is computed from them, from variables or from shapes.
+        producers: By tensor, the operator that computes it.
+        constants: Tensors that do not depend on the value of an input: stored in the file, or
+            computed from constants, variables or shapes.
     """
 
     def __init__(self, schema: Any, model: Any, index: int) -> None:
@@ -95,6 +80,7 @@ class SubGraph:
         self._tensors = model.subgraphs[index].tensors
         self._buffers = model.buffers
         names = {code: n for n, code in vars(schema.BuiltinOperator).items() if n.isupper()}
+        # The schema has two fields for the code; old files leave the wider one at 0.
         codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
         self.operators = [
             _operator(position, operator, codes)
@@ -106,98 +92,52 @@ class SubGraph:
     def _found_constants(self) -> set[int]:
         found = {i for i in range(len(_items(self._tensors))) if self._is_stored(i)}
         for operator in self.operators:
+            # SHAPE reads no values. Operators without inputs, such as variables, pass too.
             if operator.name == "SHAPE" or found.issuperset(i for i in operator.inputs if i >= 0):
                 found.update(operator.outputs)
         return found
 
     def _is_stored(self, tensor: int) -> bool:
-        """Whether a tensor has data in the file, possibly behind its tables."""
+        """Whether the file holds data for a tensor."""
         buffer = self._buffers[self._tensors[tensor].buffer]
+        # Large files keep data behind the flatbuffer; offsets 0 and 1 mean that there is none.
         return len(_items(buffer.data)) > 0 or (buffer.offset > 1 and buffer.size > 0)
 
     def data_inputs(self, operator: Operator) -> list[int]:
-        """The inputs of an operator that are not constants.
-
-        Args:
-            operator: One of `operators`.
-
-        Returns:
-            Indices of tensors.
-        """
+        """Returns the inputs of an operator that are not constants."""
         return [i for i in operator.inputs if i >= 0 and i not in self.constants]
 
     def shape(self, tensor: int) -> Shape:
-        """The shape of a tensor, -1 where a size is open.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            Its sizes.
-        """
+        """Returns the shape of a tensor, with -1 for an unknown size."""
         sizes, signature = (
             _integers(values)
             for values in (self._tensors[tensor].shape, self._tensors[tensor].shapeSignature)
         )
+        # Only the signature marks unknown sizes by -1, and a file may omit it.
         return signature if len(signature) == len(sizes) else sizes
 
     def name(self, tensor: int) -> str:
-        """The name of a tensor.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            The name; bytes that are not UTF-8 are replaced.
-        """
+        """Returns the name of a tensor; replaces bytes that are not UTF-8."""
         return bytes(_items(self._tensors[tensor].name)).decode("utf-8", "replace")
 
     def type(self, tensor: int) -> str:
-        """The type of a tensor.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            Its name in the schema, such as `"INT8"`.
-        """
+        """Returns the type of a tensor as the schema names it, such as `"INT8"`."""
         return str(self._types[self._tensors[tensor].type])
 
     def scale(self, tensor: int) -> float:
-        """The largest scale of a quantized tensor.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            The scale, 0 for a tensor that is not quantized.
-        """
+        """Returns the largest scale of a tensor, or 0 if it is not quantized."""
         quantization = self._tensors[tensor].quantization
         scales: Any = () if quantization is None else _items(quantization.scale)
         return float(max(scales)) if len(scales) else 0.0
 
     def zero_point(self, tensor: int) -> int:
-        """The code that stands for zero in a quantized tensor.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            The code, 0 for a tensor that is not quantized.
-        """
+        """Returns the first zero point of a tensor, or 0 if it is not quantized."""
         quantization = self._tensors[tensor].quantization
         points: Any = () if quantization is None else _items(quantization.zeroPoint)
         return int(points[0]) if len(points) else 0
 
     def values(self, tensor: int) -> np.ndarray:
-        """The values of a constant, in real units where it is quantized per tensor.
-
-        Args:
-            tensor: Its index.
-
-        Returns:
-            A flat array; empty for what is computed, or is not stored as numbers.
-        """
+        """Returns a constant as a flat, dequantized array; empty if it is not stored as numbers."""
         for _ in range(_MAX_REWRITES):
             operator = self.producers.get(tensor)
             if operator is None or operator.name not in _REWRITTEN:
@@ -205,6 +145,7 @@ class SubGraph:
             tensor = operator.inputs[0]
         data = _items(self._buffers[self._tensors[tensor].buffer].data)
         kind = self.type(tensor).lower()
+        # NumPy has no int4.
         if len(data) == 0 or not kind.startswith(("float", "int", "uint")) or kind == "int4":
             return np.zeros(0)
         stored = np.frombuffer(bytes(data), np.dtype(kind))
@@ -225,7 +166,7 @@ def _operator(position: int, operator: Any, codes: list[str]) -> Operator:
 
 
 def _items(values: Any) -> Any:
-    """A vector of the file, empty where it is left out."""
+    """Returns a vector of the file, or an empty tuple if it is omitted."""
     return () if values is None else values
 
 
@@ -234,6 +175,7 @@ def _integers(values: Any) -> tuple[int, ...]:
 
 
 def _prefix(model: Any, index: int) -> str:
+    # Other sub-graphs have sites such as "encode/se_1" or, without a key, "subgraph_2/se_1".
     if index == 0:
         return ""
     keys = (s.signatureKey for s in _items(model.signatureDefs) if s.subgraphIndex == index)
@@ -242,7 +184,8 @@ def _prefix(model: Any, index: int) -> str:
 
 
 def _check_size(model: Any, size: int) -> None:
-    """Refuses tables that are listed over and over, which would take for ever to unpack."""
+    """Raises if the tables list more entries than the file has bytes."""
+    # A small file can refer to one table many times, which takes very long to unpack.
     listed = 0
     for index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(index)
@@ -256,25 +199,14 @@ _T = TypeVar("_T")
 
 
 def read_graphs(content: bytes, read: Callable[[list[SubGraph]], Iterable[_T]]) -> list[_T]:
-    """What a function reads from the sub-graphs of a file.
-
-    Args:
-        content: The bytes of the file.
-        read: Takes the sub-graphs, the main one first.
-
-    Returns:
-        What `read` gives, as a list.
-
-    Raises:
-        InputError: If the bytes do not hold graphs that can be read to the end.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Applies a function to the sub-graphs of a file, the main one first."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
     try:
         _check_size(schema.Model.GetRootAs(content, 0), len(content))
         model = schema.ModelT.InitFromPackedBuf(content, 0)
+        # `read` may be a generator that fails only when it runs, so exhaust it inside the `try`.
         return list(read([SubGraph(schema, model, n) for n in range(len(model.subgraphs))]))
-    except Exception as error:  # whatever a malformed table leads the generated reader into
+    except Exception as error:  # the generated reader raises anything on a malformed table
         raise InputError(
             "A TFLite file must hold a graph that follows the schema. "
             f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"

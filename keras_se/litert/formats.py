@@ -1,4 +1,4 @@
-"""The formats of a TFLite file, and what each holds as integers."""
+"""Formats of a TFLite file."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from keras_se.errors import InputError
 
 @dataclass(frozen=True)
 class Format:
-    """A format that a model can be converted to.
+    """A format of a TFLite file.
 
     Attributes:
-        name: Its name.
+        name: Name of the format.
         weights: Type of the stored weights of convolutions and fully connected layers.
-        activations: Type of what flows between the operations.
-        io_types: Types that inputs and outputs can have, the default first.
+        activations: Type of the tensors between the operations.
+        io_types: Possible types of inputs and outputs, the default first.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Format:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether ranges of activations are measured on representative data."""
+        """Whether activation ranges come from representative data."""
         return self.activations != "float32"
 
 
@@ -32,6 +32,7 @@ FORMATS = {
     for spec in (
         Format("float32", "float32", "float32"),
         Format("float16", "float16", "float32"),
+        # Kernels quantize activations at run time; the tensors in the file stay float32.
         Format("dynamic", "int8", "float32"),
         Format("weight_only", "int8", "float32"),
         Format("int8", "int8", "int8", ("int8", "uint8", "float32")),
@@ -41,21 +42,8 @@ FORMATS = {
 
 
 def get(name: str) -> Format:
-    """The format of a name.
-
-    Args:
-        name: A key of `FORMATS`.
-
-    Returns:
-        The `Format`.
-
-    Raises:
-        InputError: If there is none of that name.
-
-    Example:
-        >>> get("int8").io_types
-        ('int8', 'uint8', 'float32')
-    """
+    """Returns the format with a name."""
+    # A list or a dictionary would fail in the look-up: it is not hashable.
     if not isinstance(name, str) or name not in FORMATS:
         raise InputError(f"format must be one of {list(FORMATS)}. Received: format={name!r}")
     return FORMATS[name]

@@ -1,13 +1,12 @@
 """SE gates in any TFLite file, found by the structure of its graph.
 
-A site is a product of a feature map with one value per channel that traces back, through tensors
-without spatial extent and one or two matrices (convolutions, fully connected layers), to a pooling
-over all positions of a map: of the gated map itself, or, in a cross site, of another one. Names,
-order and number format of the operators do not matter.
+A site is the product of a feature map with one value per channel. That value traces back, through
+vectors and one or two matrices, to a pooling over all positions of the same map or, in a cross
+site, of another map. Names, order and number format of the operators do not matter.
 
-What cannot be told apart by structure: on a map of one position a gated linear unit of two matrices
-is SE, its pooling folded away (one matrix is not enough there); and SE along the rows of a map with
-channels last is SE along the channels of one with channels first.
+Structure cannot separate two cases. On a map of one position the converter folds the pooling away,
+so a gated linear unit of two matrices is SE. And SE along the rows of a channels-last map is SE
+along the channels of a channels-first map.
 """
 
 from collections.abc import Collection, Iterator
@@ -33,23 +32,23 @@ __all__ = [
 
 _NAMES = {"self": "se", "cross": "cross"}
 _SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
-_MAX_RESCALING = 256.0  # XNNPACK takes no larger input scale · filter scale / output scale
+_MAX_RESCALING = 256.0  # XNNPACK needs input scale * filter scale / output scale below this
 _LARGEST_CODES = {"INT8": 127, "UINT8": 255, "INT16": 32767}
 _UNSCALED = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE"} | REPEATS
 
 
 @dataclass(frozen=True)
 class GateNode:
-    """An SE site of a TFLite file, with the indices of its tensors in its sub-graph.
+    """An SE site of a TFLite file, with its tensor indices.
 
     Attributes:
-        site: The site, its name an ordinal in the order of the operators.
+        site: The site, named by its ordinal among the operators.
         gate_tensor: Index of the tensor that holds the gates.
-        feature_tensor: Index of the tensor that is gated.
-        product_tensor: Index of the gated result.
+        feature_tensor: Index of the gated tensor.
+        product_tensor: Index of the product.
         quantized: Whether the gates are integer codes.
         operators: Names of the operators of the site, from the pooling to the product.
-        positions: Where these are among the operators of the sub-graph.
+        positions: Indices of these operators in the sub-graph.
         subgraph: Index of the sub-graph.
     """
 
@@ -64,63 +63,18 @@ class GateNode:
 
 
 def file_sites(tflite: TFLite) -> list[Site]:
-    """The SE sites of a TFLite file, in the order of its operators, both kinds.
-
-    Sites of the main sub-graph are `se_1`, `se_2`, ..., those whose gates come from another map
-    `cross_1`, ...; in a further sub-graph they begin with the key of its signature
-    (`"encode/se_1"`), or with its number (`"subgraph_2/se_1"`) where it has none.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Returns:
-        One `Site` per gated feature map; empty if there is none.
-
-    Raises:
-        InputError: If the file is not a TFLite file.
-        MissingExtraError: If LiteRT is not installed.
-
-    Example:
-        >>> import keras
-        >>> from keras_se import SEBlock, to_tflite
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> [(site.name, site.gate) for site in file_sites(to_tflite(model, "float32"))]
-        [('se_1', 'sigmoid')]
-    """
+    """Returns the sites of a TFLite file, self and cross, in the order of its operators."""
     return [node.site for node in gate_nodes(read_bytes(tflite), kinds=tuple(_NAMES))]
 
 
 def operator_names(tflite: TFLite) -> list[str]:
-    """The names of the operators of a TFLite file's first sub-graph, in their order.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Returns:
-        Names as in the TFLite schema, such as `"CONV_2D"`.
-
-    Raises:
-        InputError: If the file is not a TFLite file.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns the operator names of the first sub-graph of a TFLite file."""
     content = read_bytes(tflite)
     return read_graphs(content, lambda graphs: (o.name for o in graphs[0].operators))
 
 
 def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
-    """The SE sites of a TFLite file, with the tensors to read them from.
-
-    Args:
-        content: The bytes of the file.
-        kinds: Which sites to give: `"self"`, `"cross"`, or both.
-
-    Returns:
-        One `GateNode` per site, in the order of the sub-graphs and their operators.
-
-    Raises:
-        InputError: If the bytes do not hold a TFLite graph, or there is no such kind.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns the SE sites of a TFLite file, with their tensor indices."""
     if not set(kinds) <= set(_NAMES):
         raise InputError(f"kinds must be of {list(_NAMES)}. Received: kinds={kinds!r}")
     nodes = read_graphs(content, lambda graphs: (n for graph in graphs for n in _nodes(graph)))
@@ -128,70 +82,24 @@ def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateN
 
 
 def dead_tensors(content: bytes) -> list[str]:
-    """The activations of a quantized file that were almost zero on all calibration data.
-
-    The converter gives them a scale so small that the default delegate of the runtime fails to
-    prepare the file, and may bring the process down.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        Names of tensors.
-
-    Raises:
-        InputError: If the bytes do not hold a TFLite graph.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns the tensors of a quantized file that calibration saw as almost zero."""
+    # Their scale is so small that XNNPACK fails to prepare the file, or crashes the process.
     return read_graphs(content, lambda graphs: (n for graph in graphs for n in _dead(graph)))
 
 
 def float_operators(content: bytes) -> list[str]:
-    """The operators of a file that compute in floating point.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        Their names; those that only convert from one type to another are none.
-
-    Raises:
-        InputError: If the bytes do not hold a TFLite graph.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns the operators of a file that compute in floating point."""
     return read_graphs(content, lambda graphs: (n for graph in graphs for n in _in_float(graph)))
 
 
 def main_nodes(content: bytes) -> list[GateNode]:
-    """The SE sites that gate their own map in the main sub-graph: those that a plain run computes.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        One `GateNode` per site, in the order of the operators.
-
-    Raises:
-        InputError: If the bytes do not hold a TFLite graph.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns the SE sites of the main sub-graph that gate their own map."""
+    # A plain run computes no other sub-graph.
     return [node for node in gate_nodes(content) if node.subgraph == 0]
 
 
 def gate_codes(content: bytes) -> dict[str, tuple[float, float] | None]:
-    """The step and the ceiling that a file's format pins for its gates.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        By site name, the distance of two codes of the sigmoid or tanh, and the largest gate that
-        they hold; `None` in floating point and for gates that calibration gives a range.
-
-    Raises:
-        InputError: If the bytes do not hold a TFLite graph.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns, by site name, the step and ceiling of gates whose scale the format fixes."""
     return dict(read_graphs(content, _codes))
 
 
@@ -200,6 +108,7 @@ def _dead(graph: SubGraph) -> Iterator[str]:
         if operator.name in _SCALED_PRODUCTS:
             left, right = (graph.scale(i) for i in operator.inputs[:2])
             output = operator.outputs[0]
+            # The scale of a float tensor is 0.
             if left * right >= _MAX_RESCALING * graph.scale(output) > 0.0:
                 yield graph.name(output)
 
@@ -219,13 +128,15 @@ def _codes(graphs: list[SubGraph]) -> Iterator[tuple[str, tuple[float, float] | 
 
 
 def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
-    """The step and the ceiling of a node's sigmoid or tanh, unless something rescales it."""
+    """Returns the step and ceiling of a gate; `None` unless the format fixes its scale."""
     chain = [graph.operators[position] for position in node.positions[:-1]]
+    # TFLite fixes the output scale of these two; calibration sets all others.
     pinned = [n for n, operator in enumerate(chain) if operator.name in ("LOGISTIC", "TANH")]
     if not pinned:
         return None
     tensor = chain[pinned[-1]].outputs[0]
     after = {operator.name for operator in chain[pinned[-1] + 1 :]} - _UNSCALED
+    # In 1 + tanh the ADD belongs to the gate; it moves the ceiling and keeps the step.
     one = node.site.gate == "one_plus_tanh"
     step = graph.scale(tensor)
     if not step or after - ({"ADD"} if one else set()):
@@ -235,7 +146,8 @@ def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
 
 
 def _nodes(graph: SubGraph) -> Iterator[GateNode]:
-    """The sites of a sub-graph, both kinds, in the order of their products."""
+    """Yields the self and cross sites of a sub-graph, in the order of their products."""
+    # Each kind counts on its own, so a cross site does not renumber the self sites.
     ordinals = dict.fromkeys(_NAMES, 0)
     for product in graph.operators:
         excitation = gated_by(graph, product)

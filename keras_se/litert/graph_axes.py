@@ -1,7 +1,7 @@
-"""Whether a tensor of a TFLite graph is a statistic of a feature map over all of its positions.
+"""Recognizes a tensor of a TFLite graph as a statistic of a feature map over all its positions.
 
-The axes of the map are followed through what lies between: reductions, whole-map poolings,
-transpositions, reshapes and element-wise operators.
+The axes of the map are followed through poolings, reductions, transpositions, reshapes and
+element-wise operators.
 """
 
 import math
@@ -12,24 +12,13 @@ from keras_se.litert.flatbuffer import Operator, Shape, SubGraph
 Axes = tuple[str, ...]
 Operators = dict[int, Operator]
 
-MAX_OPERATORS = 64  # a site has some twenty; without a limit a hostile file takes for ever
-_MAX_RANK = 8  # of a tensor, in TFLite
-_ONE, _BATCH, _CHANNEL, _SPACE = "one", "batch", "channel", "space"  # one: an axis of size 1
+MAX_OPERATORS = 64  # a site has about 20; the limit bounds the time on a hostile file
+_MAX_RANK = 8  # of a TFLite tensor
+_ONE, _BATCH, _CHANNEL, _SPACE = "one", "batch", "channel", "space"  # _ONE: an axis of size 1
 
 
 def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operators | None:
-    """The operators that take a statistic of a map over all of its positions.
-
-    Args:
-        graph: The sub-graph.
-        squeezed: The tensor that may be the statistic.
-        root: The map, its batch on axis 0.
-        channel: Axis of the channels of the map.
-
-    Returns:
-        By position, the operators from the map to the statistic; `None` if it is no such statistic:
-        if an axis of the positions is left, or one of the others is gone.
-    """
+    """Returns the operators from a map to its statistic; `None` if it is not a statistic of it."""
     between = _between(graph, squeezed, root)
     axes = _root_axes(graph.shape(root), channel)
     if between is None or _SPACE not in axes:
@@ -42,20 +31,13 @@ def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operator
         if found is None or len(found) != len(graph.shape(operator.outputs[0])):
             return None
         known[operator.outputs[0]] = found
+    # The statistic must lose all positions but keep the samples and the channels.
     left = known.get(squeezed, (_SPACE,))
     return between if _SPACE not in left and set(axes) - {_SPACE, _ONE} <= set(left) else None
 
 
 def squeeze_of_any(graph: SubGraph, squeezed: int) -> Operators | None:
-    """The operators that take a statistic of some map, whichever it is, over all its positions.
-
-    Args:
-        graph: The sub-graph.
-        squeezed: The tensor that may be the statistic.
-
-    Returns:
-        As `squeeze`, for the map that poolings, reshapes and transpositions lead back to.
-    """
+    """Returns the operators from any map to its statistic; `None` if there is no such map."""
     root = squeezed
     for _ in range(MAX_OPERATORS):
         operator = graph.producers.get(root)
@@ -63,21 +45,13 @@ def squeeze_of_any(graph: SubGraph, squeezed: int) -> Operators | None:
             break
         root = operator.inputs[0]
     rank = len(graph.shape(root))
+    # The layout of the map is unknown: try channels last, then channels first.
     tried = (squeeze(graph, squeezed, root, channel) for channel in (rank - 1, 1) if rank > 2)
     return next((found for found in tried if found is not None), None)
 
 
 def origin(graph: SubGraph, tensor: int, channel: int) -> tuple[int, int]:
-    """The tensor that a feature map is before quantization, casts and transpositions.
-
-    Args:
-        graph: The sub-graph.
-        tensor: The map.
-        channel: Axis of its channels.
-
-    Returns:
-        The tensor and the axis of its channels.
-    """
+    """Traces a map back through casts and transpositions; returns it and its channel axis."""
     for _ in range(MAX_OPERATORS):
         operator = graph.producers.get(tensor)
         if operator is None or operator.name not in _TYPES | {"TRANSPOSE"}:
@@ -92,7 +66,7 @@ def origin(graph: SubGraph, tensor: int, channel: int) -> tuple[int, int]:
 
 
 def _between(graph: SubGraph, squeezed: int, root: int) -> Operators | None:
-    """By position, all operators on the way from the root; `None` if one is of another kind."""
+    """Returns the operators between two tensors; `None` if one of them has no rule."""
     found: Operators = {}
     to_visit = [squeezed]
     while to_visit:
@@ -128,6 +102,7 @@ def _broadcast(given: Sequence[Axes]) -> Axes | None:
 
 def _reduced(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
     (axes,) = given
+    # Axes may be negative.
     numbers = {n % len(axes) for n in _constant_integers(graph, operator.inputs[1])}
     if len(graph.shape(operator.outputs[0])) == len(axes):
         return tuple(_ONE if n in numbers else name for n, name in enumerate(axes))
@@ -135,11 +110,12 @@ def _reduced(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes
 
 
 def _pooled(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
-    """A pooling whose window covers the whole map."""
+    """Returns the axes after a pooling whose window covers the whole map."""
     (axes,) = given
     _, height, width, _ = graph.shape(operator.inputs[0])
     options = operator.options
     covered = 0 < height <= options.filterHeight and 0 < width <= options.filterWidth
+    # One output alone does not prove coverage: the stride can exceed the window.
     is_one = graph.shape(operator.outputs[0])[1:3] == (1, 1)
     if not (covered and is_one) or set(axes[1:3]) - {_SPACE, _ONE}:
         return None
@@ -157,12 +133,14 @@ def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axe
     old, new = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
     if max(len(old), len(new)) > _MAX_RANK:
         return None
+    # Axes of size 1 come and go freely in a reshape, so only the others are matched.
     names: list[str] = []
     for before, after in _groups([s for s in old if s != 1], [s for s in new if s != 1]):
         labels = [name for name, size in zip(axes, old, strict=True) if size != 1][before]
         count = after.stop - after.start
         if len(labels) == count == 1:
             names += labels
+        # Positions may merge or split; an axis merged with the channels or samples is lost.
         elif set(labels) == {_SPACE}:
             names += [_SPACE] * count
         else:
@@ -172,7 +150,7 @@ def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axe
 
 
 def _groups(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """The shortest runs of sizes, before and after a reshape, that have the same product."""
+    """Yields the shortest runs of sizes, before and after a reshape, with equal products."""
     start = other = 0
     for end in range(1, len(old) + 1):
         for stop in range(other + 1, len(new) + 1):

@@ -1,4 +1,4 @@
-"""Excitations in a TFLite graph: what makes the gates of a product, from a pooling on."""
+"""Excitations in a TFLite graph: the operators from a pooling to the gates of a product."""
 
 import math
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ _MAX_MATRICES = 2
 
 @dataclass(frozen=True)
 class Excitation:
-    """What makes the gates of a product.
+    """The subgraph that computes the gates of a product.
 
     Attributes:
-        kind: `"self"` if the gated map is squeezed, `"cross"` if another one is.
+        kind: `"self"` if it pools the gated map, `"cross"` if it pools another one.
         gate: The tensor of the gates.
-        feature: The tensor that is gated.
+        feature: The gated tensor.
         function: Name of the gate.
-        channels: Number of gates of a sample.
+        channels: Number of gates per sample.
         width: Units of the bottleneck.
-        operators: By position, those from the pooling to the gates.
+        operators: By position, the operators from the pooling to the gates.
     """
 
     kind: str
@@ -37,15 +37,7 @@ class Excitation:
 
 
 def gated_by(graph: SubGraph, product: Operator) -> Excitation | None:
-    """The excitation whose gates are a factor of a product.
-
-    Args:
-        graph: The sub-graph.
-        product: One of its operators.
-
-    Returns:
-        The `Excitation`; `None` if the operator is no product of a map with gates.
-    """
+    """Returns the excitation of a product; `None` if neither factor holds gates."""
     if product.name != "MUL" or len(graph.data_inputs(product)) != 2:
         return None
     left, right = product.inputs
@@ -57,7 +49,7 @@ def gated_by(graph: SubGraph, product: Operator) -> Excitation | None:
 
 
 def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
-    """The excitation from a pooling to the gate, if that is what the graph holds."""
+    """Returns the excitation that computes `gate`; `None` if the graph holds none."""
     gate, repeats = _unrepeated(graph, gate)
     shape = graph.shape(feature)
     channel = _channel_axis(graph.shape(gate), shape)
@@ -68,11 +60,13 @@ def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
         return None
     kind, operators = traced
     matrices = [o for o in operators.values() if _is_matrix(graph, o, shape[0])]
+    # On a map of one position one matrix is only a gated linear unit, not SE.
     is_folded = kind == "self" and _is_vector(shape, shape[0])
     fewest = _MAX_MATRICES if is_folded else 1
     if not fewest <= _depth(graph, gate, operators, matrices) <= _MAX_MATRICES:
         return None
     function = gate_name(graph, gate, operators.values(), matrices)
+    # Another map may scale this one without a gate; only a known gate makes a cross site.
     if function is None or (kind == "cross" and function == "unknown"):
         return None
     return Excitation(
@@ -87,9 +81,10 @@ def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
 
 
 def _unrepeated(graph: SubGraph, gate: int) -> tuple[int, Operators]:
-    """The gates before they are repeated over the map, and the operators that repeat them."""
+    """Returns the gates before they are repeated over the map, and the repeating operators."""
     repeats: Operators = {}
     operator = graph.producers.get(gate)
+    # The check of positions ends cycles in malformed files.
     while operator is not None and operator.name in REPEATS and operator.position not in repeats:
         before = operator.inputs[0]
         if not _is_vector(graph.shape(before), graph.shape(gate)[0]):
@@ -100,17 +95,18 @@ def _unrepeated(graph: SubGraph, gate: int) -> tuple[int, Operators]:
 
 
 def _channel_axis(gate: Shape, feature: Shape) -> int | None:
-    """The axis of a map along which the gates differ; `None` if they are not one per channel."""
+    """Returns the axis of a map along which the gates differ; `None` if there is none."""
     if not 2 < len(feature) >= len(gate):
         return None
     gate = (1,) * (len(feature) - len(gate)) + gate
     pairs = list(zip(gate, feature, strict=True))
+    # An open batch is -1 in the map.
     fits = all(g in (1, f) for g, f in pairs) and (gate[0] == feature[0] or feature[0] < 0)
     axes = [n for n, (g, _) in enumerate(pairs) if g != 1 and n > 0]
     if not fits or len(axes) > 1:
         return None
     if axes and axes[0] not in (1, len(feature) - 1):
-        return None  # neither of the layouts has its channels there
+        return None  # no layout has its channels on this axis
     single = [n for n, size in enumerate(feature) if size == 1 and n > 0]
     return next(iter(axes or single[::-1]), None)
 
@@ -118,10 +114,11 @@ def _channel_axis(gate: Shape, feature: Shape) -> int | None:
 def _traced(
     graph: SubGraph, gate: int, source: int, channel: int, *, batch: int
 ) -> tuple[str, Operators] | None:
-    """The kind of an excitation and its operators; `None` if a path leads to no pooling."""
+    """Returns the kind and operators of an excitation; `None` if a path has no pooling."""
     found: Operators = {}
     kinds, to_visit = {"self"}, [gate]
-    is_folded = _is_vector(graph.shape(source), batch)  # a map of one position needs no pooling
+    # The converter removes the pooling of a map of one position.
+    is_folded = _is_vector(graph.shape(source), batch)
     while to_visit:
         tensor = to_visit.pop()
         if tensor == source and is_folded:
@@ -142,13 +139,15 @@ def _traced(
             return None
         kinds.add(squeezed[0])
         found |= squeezed[1]
-    return min(kinds), dict(sorted(found.items()))  # "cross" if any is
+    return min(kinds), dict(
+        sorted(found.items())
+    )  # "cross" sorts first: one cross path makes a cross site
 
 
 def _squeezed(
     graph: SubGraph, tensor: int, source: int, channel: int
 ) -> tuple[str, Operators] | None:
-    """Whether a vector is a statistic of the source or of another map, with its operators."""
+    """Returns whether a vector pools the source or another map, and by which operators."""
     operators = squeeze(graph, tensor, source, channel)
     if operators is not None:
         return "self", operators
@@ -157,31 +156,33 @@ def _squeezed(
 
 
 def _is_vector(shape: Shape, batch: int) -> bool:
-    """Whether a tensor has one axis at most beside the batch."""
+    """Whether a tensor has at most one axis besides the batch."""
     sizes = [size for size in shape if size != 1]
     if batch in sizes:
         sizes.remove(batch)
-    elif batch > 1:
+    elif batch > 1:  # a value over all samples is not a statistic of each
         return False
     return len(sizes) <= 1
 
 
 def _length(shape: Shape, batch: int) -> int:
-    """Number of values of a vector for one sample."""
+    """Returns the number of values of a vector per sample."""
     return abs(math.prod(shape)) // abs(batch)
 
 
 def _is_matrix(graph: SubGraph, operator: Operator, batch: int) -> bool:
-    """Whether an operator takes a vector as a whole, not with a window that slides along it."""
+    """Whether an operator multiplies a whole vector by a matrix."""
     if operator.name not in _MATRICES:
         return False
     (data,) = graph.data_inputs(operator)[:1]
     shape = graph.shape(data)
+    # A convolution with fewer input channels slides along the vector.
     return operator.name == "BATCH_MATMUL" or shape[-1] == _length(shape, batch)
 
 
 def _depth(graph: SubGraph, gate: int, operators: Operators, matrices: Iterable[Operator]) -> int:
-    """Most matrices on a path to the gate; 0 if one of them is a product of two activations."""
+    """Returns the most matrices on a path to the gate; 0 if one has two variable inputs."""
+    # CBAM sends two squeezes through the same matrices, so count per path, not in total.
     positions = {matrix.position for matrix in matrices}
     depths: dict[int, int] = {}
     for operator in operators.values():

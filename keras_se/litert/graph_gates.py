@@ -1,8 +1,7 @@
-"""Which gate a chain of TFLite operators computes, by its values.
+"""Recognizes the gate that a chain of TFLite operators computes, by its values.
 
-The operators from the last matrices to the gate are evaluated on a grid of pre-gate values, so that
-it does not matter how a converter has written the gate, nor what it has folded into the matrices:
-a function is known by its shape, up to a scale and an offset of its input.
+The operators after the last matrices are evaluated on a grid, so it does not matter how a converter
+writes the gate. Its shape identifies it, up to a scale and an offset of the input.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,30 +12,19 @@ from keras_se.litert.flatbuffer import Operator, SubGraph
 
 _GRID = np.linspace(-64.0, 64.0, 1025)
 _RANGES = {"sigmoid": (0.0, 1.0), "one_plus_tanh": (0.0, 2.0), "tanh": (-1.0, 1.0)}
-_EDGE = 0.02  # of the range: how far from its ends the quantized constants of a gate may put it
-_STRAIGHT = 0.05  # largest distance from a straight line, of logits or in parts of the range
+_EDGE = 0.02  # part of the range by which quantized constants may move the ends of a gate
+_STRAIGHT = 0.05  # largest distance from a straight line, in logits or as a part of the range
 
 
 def gate_name(
     graph: SubGraph, gate: int, operators: Iterable[Operator], matrices: Iterable[Operator]
 ) -> str | None:
-    """The name of the gate that operators compute.
-
-    Args:
-        graph: The sub-graph.
-        gate: The tensor of the gates.
-        operators: Those from the pooling to the gate, in their order.
-        matrices: Which of them are matrices.
-
-    Returns:
-        A key of `keras_se.layers.gates.GATES`; `"unknown"` for another function; `None` for one
-        that is no gate but an activation that grows without bound and dips below zero, as the
-        swishes do.
-    """
+    """Returns the name of the gate, `"unknown"`, or `None` for a swish-like activation."""
     after = _after_matrices(graph, gate, operators, {m.position for m in matrices})
     values = _evaluated(graph, gate, after, matrices)
     if values is not None:
         return _recognized(values, quantized=graph.scale(gate) > 0.0)
+    # Softmax mixes channels, so the grid cannot evaluate it; its operators identify it.
     names = {operator.name for operator in after}
     return "softmax" if "SOFTMAX" in names or {"EXP", "SUM", "DIV"} <= names else "unknown"
 
@@ -44,7 +32,7 @@ def gate_name(
 def _after_matrices(
     graph: SubGraph, gate: int, operators: Iterable[Operator], matrices: set[int]
 ) -> list[Operator]:
-    """Those of the operators from which the gate is reached without another matrix."""
+    """Returns the operators between the last matrices and the gate."""
     wanted = {gate}
     after: list[Operator] = []
     for operator in sorted(operators, key=lambda o: o.position, reverse=True):
@@ -57,13 +45,14 @@ def _after_matrices(
 def _evaluated(
     graph: SubGraph, gate: int, after: Iterable[Operator], matrices: Iterable[Operator]
 ) -> np.ndarray | None:
-    """The gate on the grid; `None` if an operator is not a function of single values."""
+    """Returns the gate on the grid; `None` if an operator is not element-wise."""
     known = {m.outputs[0]: _activated(m.activation, _GRID) for m in matrices}
     for operator in after:
         rule = _FUNCTIONS.get(operator.name)
         given = [_argument(graph, known, i) for i in operator.inputs]
         if rule is None or any(value is None for value in given[: rule[1]]):
             return None
+        # The grid leaves the domain of LOG and SQRT, and EXP may overflow on it.
         with np.errstate(all="ignore"):
             values = rule[0](*given[: rule[1]])
         known.update(dict.fromkeys(operator.outputs, _activated(operator.activation, values)))
@@ -72,7 +61,7 @@ def _evaluated(
 
 
 def _argument(graph: SubGraph, known: Mapping[int, np.ndarray], tensor: int) -> np.ndarray | None:
-    if tensor in graph.constants:  # one value of it: a bias per channel is an offset
+    if tensor in graph.constants:  # one channel suffices: a bias is only an offset
         values = graph.values(tensor)
         return np.full_like(_GRID, values[0] if len(values) else 1.0)
     return known.get(tensor)
@@ -84,7 +73,7 @@ def _activated(activation: str, values: np.ndarray) -> np.ndarray:
 
 def _recognized(values: np.ndarray, quantized: bool) -> str | None:
     low, high = float(values.min()), float(values.max())
-    # Where calibration saw no larger gate, a quantized file clips below 1.
+    # Calibration lowers the upper clip of a quantized file to the largest gate that it saw.
     top = high if quantized and 0.0 < high < 1.0 else 1.0
     if _is_ramp(values / top) and abs(low) < _EDGE and abs(high - top) < _EDGE:
         return "hard_sigmoid"
@@ -93,6 +82,7 @@ def _recognized(values: np.ndarray, quantized: bool) -> str | None:
             return name
     if low == 0.0 and high > 1.0 and values[-1] == high and _is_straight(values[values > 0.0]):
         return "relu" if (values[: len(values) // 4] == 0.0).all() else "unknown"
+    # Swishes dip below zero and grow without bound: activations, not gates.
     dips = low < -_EDGE and abs(values[0]) < _EDGE and values[-1] > 6.0
     return None if dips else "unknown"
 
@@ -103,11 +93,12 @@ def _is_ramp(values: np.ndarray) -> bool:
 
 
 def _is_logistic(values: np.ndarray) -> bool:
-    """Whether values run from 0 to 1 as a logistic function does."""
+    """Whether values follow a logistic function from 0 to 1."""
     inside = (values > _EDGE) & (values < 1.0 - _EDGE)
     ends = values.min() > -_EDGE, values.min() < _EDGE, values.max() < 1 + _EDGE
     if inside.sum() < 3 or not all(ends) or values.max() < 1.0 - _EDGE:
         return False
+    # The logits of a logistic function are a straight line.
     return _is_straight(np.log(values[inside] / (1.0 - values[inside])))
 
 

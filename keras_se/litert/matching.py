@@ -1,7 +1,6 @@
-"""Which SE site of a float32 conversion is which site of its Keras model, by value.
+"""Matches the SE sites of a Keras model to those of its float32 conversion, by value.
 
-Keras and the converter may order parallel branches differently. So the conversion is run beside the
-model, and the gates and the means of what they gate must agree.
+Keras and the converter may order parallel branches differently, so names do not identify a site.
 """
 
 from collections.abc import Mapping
@@ -15,18 +14,18 @@ from keras_se.errors import InputError, import_extra
 from keras_se.litert.runtime import read_sites
 from keras_se.sites import Site, model_means
 
-MAX_DISTANCE = 1e-3  # of float32 runtimes after a deep trunk; small networks agree to 1e-6
-MIN_RATIO = 10.0  # how much nearer the site must be than the next
+MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
+MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Sites of a model in its float32 conversion.
+    """Positions of the sites of a model in its float32 conversion.
 
     Attributes:
         positions: By site name, its position among the sites of the conversion.
-        error: The largest distance at a site: root mean square difference of the gates, and of the
-            means of the features over their root mean square.
+        error: The largest distance at a site: RMS difference of the gates, plus that of the feature
+            means relative to the RMS of the features.
     """
 
     positions: dict[str, int]
@@ -41,22 +40,7 @@ def match_sites(
     arrays: Mapping[str, np.ndarray],
     converted: bytes,
 ) -> Matching:
-    """Finds the sites of a model in its float32 conversion.
-
-    Args:
-        model: The Keras model.
-        sites: Its sites.
-        gates: Their gates on some samples.
-        x: The samples, as the model takes them.
-        arrays: The same by the names of the file's inputs.
-        converted: The bytes of the conversion.
-
-    Returns:
-        The `Matching`.
-
-    Raises:
-        InputError: If a site cannot be told from another, or is not found.
-    """
+    """Matches the sites of a model to those of its float32 conversion."""
     read = _conversion(converted, arrays)
     distances = _distances(sites, gates, model_means(model, x), read)
     rows, columns = _pairs(distances)
@@ -69,11 +53,12 @@ def match_sites(
 def _conversion(
     converted: bytes, arrays: Mapping[str, np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """The gates of the conversion, the means of what they gate over positions, and its size."""
+    """Returns the gates, feature means and feature RMS of each site of the conversion."""
     rows: dict[str, list[Any]] = {}
     for readings in read_sites(converted, dict(arrays), features=True):
         for name, reading in readings.items():
             channels = reading.gates.shape[1]
+            # Squares of large float32 features overflow float32.
             scale = float(np.sqrt((np.asarray(reading.features, "float64") ** 2).mean()))
             means = _means(reading.features, channels)
             rows.setdefault(name, []).append((reading.gates, means, scale))
@@ -88,7 +73,7 @@ def _conversion(
 
 
 def _means(features: Any, channels: int) -> np.ndarray:
-    """Means over all axes but those of samples and channels, wherever the latter is."""
+    """Averages features over all axes except samples and channels."""
     last = features.shape[-1] == channels
     axes = range(1, features.ndim - 1) if last else range(2, features.ndim)
     values: np.ndarray = features.mean(axis=tuple(axes))
@@ -101,7 +86,8 @@ def _distances(
     means: Mapping[str, np.ndarray],
     read: list[tuple[np.ndarray, np.ndarray, float]],
 ) -> np.ndarray:
-    """Of each site of the model to each of the conversion; infinite where shapes differ."""
+    """Returns the distance of each model site to each converted site."""
+    # Gates alone can be equal at several sites, as with `identity_init`; the means differ.
     distances = np.full((len(sites), len(read)), np.inf)
     for i, site in enumerate(sites):
         for j, (found, found_means, size) in enumerate(read):
@@ -118,8 +104,9 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _pairs(distances: np.ndarray) -> tuple[list[int], list[int]]:
-    """The assignment of the least total distance."""
+    """Returns the assignment with the smallest total distance."""
     optimize: Any = import_extra("scipy.optimize", "litert")
+    # SciPy raises on an assignment of infinite cost.
     finite = np.where(np.isfinite(distances), distances, 1e9)
     rows, columns = optimize.linear_sum_assignment(finite)
     return rows.tolist(), columns.tolist()
@@ -138,6 +125,7 @@ def _check(sites: list[Site], distances: np.ndarray, order: dict[int, int]) -> N
             "a site under a mask, or with values beyond float32, is not found"
         )
     for n, site in enumerate(sites):
+        # The floor keeps two exact matches, both at distance 0, from passing as distinct.
         others = np.delete(distances[n], order[n])
         if others.size and others.min() < MIN_RATIO * max(distances[n, order[n]], 1e-9):
             raise InputError(

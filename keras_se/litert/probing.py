@@ -1,8 +1,7 @@
-"""Gates recorded on a device: a twin of a TFLite file that gives them out, and what it gave.
+"""Gates recorded on a device, with a twin of a TFLite file that outputs them.
 
-A phone's delegate (GPU, NPU) does not run on this machine. So the file is given a twin with the
-gates among its outputs; the twin is run on the device, its outputs are saved, and their gates are
-judged like any others.
+The delegate of a phone does not run on this machine. So the twin runs on the device, and its saved
+outputs are read back here.
 """
 
 import os
@@ -16,21 +15,21 @@ from keras_se.data import npz_arrays
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
 
-_OUTSIDE = 1  # schema.fbs: offsets above it point to data behind the flatbuffer
+_OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
 _ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer
 
 
 def probe(tflite: TFLite) -> bytes:
-    """A twin of a TFLite file whose extra outputs are the gates of its SE sites.
+    """Returns a twin of a TFLite file that also outputs the gates of its SE sites.
 
-    The twin has the same operators and weights. Its outputs are those of the file, in their order,
-    and behind them the gate tensors, in the order of the sites; where the file has signatures they
-    are called `gate_se_1`, `gate_se_2`, ... there. Quantized gates are given out as codes.
+    The twin has the same operators and weights. The gate tensors follow the outputs of the file, in
+    the order of the sites; a signature names them `gate_se_1`, `gate_se_2`, ... The twin outputs
+    quantized gates as codes.
 
-    An extra output is a tensor that a delegate has to write: it can keep operations from being
-    fused, and change how the file is cut into partitions, and on a GPU with that the rounding. So
-    gates recorded from the twin are evidence of the twin on that device; whoever reports a verdict
-    on them says so. On the CPU (XNNPACK) the outputs of the two are equal bit for bit.
+    A delegate must write each extra output. This can prevent fusion and change the partitions of
+    the file, and with them the rounding on a GPU. So the recorded gates are evidence about the twin
+    on that device; say so when you report a verdict. On the CPU (XNNPACK) both files have equal
+    outputs, bit for bit.
 
     Args:
         tflite: The bytes of the file, or its path.
@@ -39,8 +38,8 @@ def probe(tflite: TFLite) -> bytes:
         The bytes of the twin.
 
     Raises:
-        InputError: If it is not a TFLite file, has no SE site, has data outside of its flatbuffer,
-            or is a twin already.
+        InputError: If it is not a TFLite file, has no SE site, has data outside its flatbuffer, or
+            is already a twin.
         MissingExtraError: If LiteRT is not installed.
 
     Example:
@@ -66,58 +65,21 @@ def probe(tflite: TFLite) -> bytes:
             )
         for signature in signatures:
             _add_to_signature(signature, gates)
+        # A gate may already be an output; list it once.
         outputs = [int(i) for i in model.subgraphs[index].outputs]
         model.subgraphs[index].outputs = list(dict.fromkeys([*outputs, *gates.values()]))
     return packed(model)
 
 
 def output_name(site: str) -> str:
-    """The name of the output that holds the gates of a site.
-
-    Args:
-        site: Name of the site.
-
-    Returns:
-        A name without `/`.
-
-    Example:
-        >>> output_name("se_1")
-        'gate_se_1'
-    """
+    """Returns the name of the output that holds the gates of a site."""
     return f"gate_{site.replace('/', '_')}"
 
 
 def recorded_gates(
     tflite: TFLite, source: str | os.PathLike[str] | Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Gates that were recorded on a device, as the values that they stand for.
-
-    Args:
-        tflite: The bytes of the file that was probed, or its path; the twin will do.
-        source: Path of an `.npz` file, or a mapping, with one array for each site of the file, by
-            the name of the output (`gate_se_1`) or of the site (`se_1`). Shape (samples, channels)
-            or as the tensor has it, such as (samples, 1, 1, channels). Integers are codes of the
-            file's gate tensor, floats are gates. Other arrays are left alone. Pickled arrays are
-            never loaded.
-
-    Returns:
-        By site name, float32, shape (samples, channels), as from `file_gates`. NaN and infinity are
-        kept: they are a verdict's business.
-
-    Raises:
-        InputError: If the file or the recording cannot be read, or a site is missing, recorded
-            twice, of another shape, of another length than the others, or in codes that its tensor
-            cannot hold.
-        MissingExtraError: If LiteRT is not installed.
-
-    Example:
-        >>> import keras
-        >>> from keras_se import SEBlock, to_tflite
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> tflite = to_tflite(model, "float32")
-        >>> recorded_gates(tflite, {"gate_se_1": np.ones((2, 1, 1, 4))})["se_1"].shape
-        (2, 4)
-    """
+    """Returns recorded gates by site name, dequantized, as (samples, channels) arrays."""
     if not isinstance(source, str | os.PathLike | Mapping):
         raise InputError(
             "Recorded gates are an .npz file or a dictionary of arrays. "
@@ -138,28 +100,17 @@ def recorded_gates(
 
 
 def unpacked(content: bytes) -> Any:
-    """The tables of a TFLite file, to be changed.
-
-    Args:
-        content: The bytes of the file.
-
-    Returns:
-        The `ModelT` of LiteRT's generated schema.
-
-    Raises:
-        InputError: If the bytes hold no such tables, or data lies outside of the flatbuffer, where
-            a changed file would lose it.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Unpacks a TFLite file to a `ModelT` that can be changed."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
         outside = _outside(model)
-    except Exception as error:  # whatever a malformed table leads the generated reader into
+    except Exception as error:  # the generated reader raises anything on a malformed table
         raise InputError(
             "A TFLite file must follow the schema to be changed. "
             f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
         ) from error
+    # Packing would lose data outside the flatbuffer.
     if outside:
         raise InputError(
             "A TFLite file can be changed only if all of its data is inside of the flatbuffer "
@@ -169,23 +120,14 @@ def unpacked(content: bytes) -> Any:
 
 
 def packed(model: Any) -> bytes:
-    """The bytes of a TFLite file.
-
-    Args:
-        model: A `ModelT` from `unpacked`.
-
-    Returns:
-        The bytes, the data of each buffer at a multiple of 16, as the schema asks for.
-
-    Raises:
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Packs a `ModelT` to the bytes of a TFLite file."""
     flatbuffers: Any = import_extra("flatbuffers", "litert")
 
     class Builder(flatbuffers.Builder):
         """Aligns vectors of bytes, which the generated `Pack` does not."""
 
         def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803
+            # Vectors of bytes hold the data of buffers.
             alignment = _ALIGNMENT if elemSize == 1 else alignment
             return super().StartVector(elemSize, numElems, alignment)
 
@@ -204,7 +146,7 @@ def _nodes(content: bytes, what: str) -> list[GateNode]:
 
 
 def _outside(model: Any) -> str:
-    """What of a file lies outside of its flatbuffer, in words; empty if nothing does."""
+    """Names the data outside the flatbuffer; empty if there is none."""
     operators = [operator for graph in model.subgraphs for operator in graph.operators]
     if any(buffer.offset > _OUTSIDE for buffer in model.buffers):
         return "buffers"
@@ -233,7 +175,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         raise InputError(f"Recorded gates must be an existing .npz file. Received: {path}")
     try:
         return npz_arrays(path)
-    except Exception as error:  # zip, zlib, header and pickle faults share no base class
+    except Exception as error:  # zip, zlib, header and pickle errors share no base class
         raise InputError(
             "Recorded gates must be an .npz file of arrays, without pickled objects. "
             f"Received: {path}, which cannot be read: {error}"
@@ -241,7 +183,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _recorded(node: GateNode, tensor: Any, arrays: Mapping[str, Any]) -> np.ndarray:
-    """The gates of one site, shape (samples, channels)."""
+    """Returns the gates of one site, of shape (samples, channels)."""
     name = _name_in(arrays, node.site.name)
     try:
         values = np.asarray(arrays[name])
@@ -250,6 +192,7 @@ def _recorded(node: GateNode, tensor: Any, arrays: Mapping[str, Any]) -> np.ndar
     if values.dtype.kind not in "fiu":
         raise InputError(f"{name} must be an array of numbers. Received: dtype {values.dtype}")
     channels = node.site.channels
+    # The product alone would accept (samples, 2, 2) for 4 channels.
     if np.prod(values.shape[1:]) != channels or channels not in values.shape[1:]:
         raise InputError(
             f"{name} must have the shape (samples, {channels}) or (samples, 1, 1, {channels}). "
@@ -259,6 +202,7 @@ def _recorded(node: GateNode, tensor: Any, arrays: Mapping[str, Any]) -> np.ndar
         raise InputError(f"{name} must hold samples. Received: shape {values.shape}")
     if values.dtype.kind != "f":
         values = _decoded(name, values, tensor)
+    # NaN and infinity pass: the verdict reports them.
     return values.astype("float32").reshape(len(values), channels)
 
 
@@ -273,7 +217,7 @@ def _name_in(arrays: Mapping[str, Any], site: str) -> str:
 
 
 def _decoded(name: str, codes: np.ndarray, tensor: Any) -> np.ndarray:
-    """The values of the codes of a quantized tensor."""
+    """Dequantizes the codes of a tensor."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
     types = schema.TensorType
     dtypes = {types.INT8: "int8", types.UINT8: "uint8", types.INT16: "int16"}

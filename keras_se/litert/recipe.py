@@ -1,4 +1,4 @@
-"""What went into a TFLite file, on record beside it."""
+"""The recipe of a TFLite file: a JSON record of how it was converted."""
 
 import dataclasses
 import hashlib
@@ -24,42 +24,29 @@ from keras_se.sites import excitations
 
 _PACKAGES = ("keras-se", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 _SETTINGS = (
-    *("ratio", "width", "divisor", "squeeze", "activation", "gate", "shift", "use_bias"),
-    *("identity_init", "data_format"),
+    "ratio",
+    "width",
+    "divisor",
+    "squeeze",
+    "activation",
+    "gate",
+    "shift",
+    "use_bias",
+    "identity_init",
+    "data_format",
 )
 
 
 def recipe_path(path: str | os.PathLike[str]) -> Path:
-    """Where the recipe of a TFLite file lies.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its name with `.recipe.json` in place of `.tflite`.
-
-    Example:
-        >>> recipe_path("model.tflite").name
-        'model.recipe.json'
-    """
+    """Returns the path of a recipe, with `.recipe.json` in place of `.tflite`."""
     path = Path(path)
     name = path.name.removesuffix(".tflite")
     return path.with_name(f"{name}.recipe.json")
 
 
 def row_hashes(samples: Mapping[str, np.ndarray]) -> list[str]:
-    """A hash for each sample, the same wherever the sample turns up.
-
-    Args:
-        samples: By name of the input, arrays of shape (samples, *shape); names do not count.
-
-    Returns:
-        The first 16 hexadecimal digits of SHA-256 over the float32 bytes of all inputs.
-
-    Example:
-        >>> row_hashes({"inputs": np.zeros((1, 2))}) == row_hashes({"x": np.zeros((1, 2), "uint8")})
-        True
-    """
+    """Returns one hash per sample, the same for any dtype and input names."""
+    # One dtype and byte order, so that a sample has the same hash as uint8 and as float32.
     arrays = [np.ascontiguousarray(array, "<f4") for _, array in sorted(samples.items())]
     rows = zip(*arrays, strict=True)
     return [_digest(b"".join(part.tobytes() for part in row))[:16] for row in rows]
@@ -74,21 +61,7 @@ def make_recipe(
     observed: Observations | None,
     output_error: float | None,
 ) -> str:
-    """The recipe of a file as JSON text.
-
-    Args:
-        model: The model that was converted.
-        tflite: The bytes that it became.
-        spec: The format.
-        options: The other arguments of the conversion.
-        samples: The calibration data by name of the input, if there were any.
-        observed: What the model does on them.
-        output_error: On a few of them, the error of the outputs over their spread.
-
-    Returns:
-        JSON text: versions, format, options, SHA-256 of the bytes, hashes of the calibration rows,
-        the settings of each SE site, and the rows of the table of support that apply.
-    """
+    """Returns the recipe of a converted file as JSON text."""
     sites = _sites(model)
     content = {
         "format": spec.name,
@@ -106,20 +79,7 @@ def make_recipe(
 
 
 def calibration_rows(tflite: TFLite, content: bytes, recipe: Any = None) -> set[str] | None:
-    """The hashes of the samples that a file was calibrated on, from its recipe.
-
-    Args:
-        tflite: The file or its bytes.
-        content: The bytes.
-        recipe: The recipe: a path, JSON text as `make_recipe` gives it, or `None` for the one
-            beside the file, if there is one of these very bytes.
-
-    Returns:
-        The hashes, none for a file that was not calibrated; `None` without a recipe.
-
-    Raises:
-        InputError: If a recipe is given that is none, or is of other bytes.
-    """
+    """Returns the hashes of a file's calibration samples; `None` without a recipe."""
     path = recipe
     if recipe is None:
         if isinstance(tflite, bytes | bytearray) or not recipe_path(tflite).is_file():
@@ -137,6 +97,7 @@ def calibration_rows(tflite: TFLite, content: bytes, recipe: Any = None) -> set[
         ) from error
     if digest == _digest(content):
         return rows
+    # A recipe beside the file may be stale; only one that the caller passes must match.
     if recipe is None:
         return None
     raise InputError(
@@ -166,15 +127,16 @@ def _versions() -> dict[str, str]:
 
 
 def _sites(model: keras.Model) -> dict[str, Any]:
-    """By name of the site, what it is: the arguments of `SEBlock`, or what was recognized."""
+    """Returns the settings of each site, by name."""
     found: dict[str, Any] = {}
     if not is_graph(model):
-        return found  # the graph of a subclassed model says nothing of its sites
+        return found  # a subclassed model has no graph to find sites in
     for part in excitations(model):
         site, settings = part.site, {}
         if isinstance(part.source, SEBlock):
             config = part.source.get_config()
             settings = {name: config[name] for name in _SETTINGS}
+        # The values of the site win: `width` of the config may be unset.
         settings |= {"squeeze": part.source.squeeze, "gate": site.gate, "width": site.width}
         known = {"source": site.source, "channels": site.channels, "rank": len(part.features.shape)}
         found[site.name] = {**known, **settings}

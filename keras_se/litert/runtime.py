@@ -1,4 +1,4 @@
-"""Run a TFLite file, and read the values of its gates while it runs."""
+"""Runs a TFLite file, and reads its gates while it runs."""
 
 import importlib.metadata
 import platform
@@ -20,19 +20,7 @@ from keras_se.litert.graph import GateNode, TFLite, main_nodes, read_bytes
 
 
 def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
-    """An interpreter for a TFLite file, its tensors allocated.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-        preserve_all_tensors: Whether intermediate tensors can be read after a run.
-
-    Returns:
-        An `ai_edge_litert` interpreter under its default delegate (XNNPACK on a CPU), one thread.
-
-    Raises:
-        InputError: If the file is not a TFLite file, or the runtime refuses it.
-        MissingExtraError: If LiteRT is not installed.
-    """
+    """Returns an interpreter for a TFLite file, with allocated tensors."""
     content = read_bytes(tflite)
     interpreter_module: Any = import_extra("ai_edge_litert.interpreter", "litert")
     try:
@@ -53,52 +41,29 @@ def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
 
 
 def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
-    """The shape of one sample of each input of a TFLite file.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Returns:
-        By name of the input.
-
-    Raises:
-        InputError: If the file is not a TFLite file, or the runtime refuses it.
-    """
+    """Returns the shape of one sample of each input of a TFLite file, by name."""
     return {name: _shape(details)[1:] for name, details in _inputs(load(tflite)).items()}
 
 
 def file_precision(tflite: TFLite) -> str:
-    """The coarsest type among the weights and activations of a file.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Returns:
-        `"int8"`, `"float16"` or `"float32"`. A file of 16-bit activations has weights of 8 bits.
-
-    Raises:
-        InputError: If the file is not a TFLite file, or the runtime refuses it.
-    """
+    """Returns the coarsest type in a file: `"int8"`, `"float16"` or `"float32"`."""
     details = load(tflite).get_tensor_details()
     types = {d["dtype"] for d in details if d["quantization_parameters"]["scales"].size}
+    # A file of 16-bit activations has 8-bit weights.
     if {np.int8, np.uint8, np.int16} & types:
         return "int8"
     return "float16" if any(d["dtype"] is np.float16 for d in details) else "float32"
 
 
 def runtime_name() -> str:
-    """What runs a file here: the runtime, its delegate, the machine and its vector instructions.
-
-    Returns:
-        A line of text.
-    """
+    """Describes the runtime, its delegate and the machine in one line."""
     version = importlib.metadata.version("ai-edge-litert")
     machine = " ".join([platform.machine(), *_vector_instructions()])
     return f"LiteRT {version}, default CPU delegate (XNNPACK), {machine}"
 
 
 def _vector_instructions() -> list[str]:
-    """Those that Linux lists of the ones for which XNNPACK has kernels."""
+    """Lists the vector instructions of this machine that XNNPACK has kernels for."""
     try:
         listed = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
@@ -108,20 +73,7 @@ def _vector_instructions() -> list[str]:
 
 
 def predict(tflite: TFLite, x: Any) -> Any:
-    """The outputs of a TFLite file, sample by sample.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-        x: Inputs in the units of the float model, shape (samples, *input shape); for several inputs
-            a dictionary of them, by name.
-
-    Returns:
-        Float32 array of shape (samples, *output shape), dequantized where the file is quantized;
-        for several outputs a dictionary of them, by name.
-
-    Raises:
-        InputError: If the file cannot be run, or `x` does not fit its inputs.
-    """
+    """Returns the outputs of a TFLite file, dequantized; a dictionary if there are several."""
     content = read_bytes(tflite)
     with _readable(content):
         interpreter = load(content)
@@ -135,17 +87,9 @@ def predict(tflite: TFLite, x: Any) -> Any:
 
 
 def check_loads(tflite: TFLite) -> None:
-    """Loads a file in a process of its own where it might bring this one down.
-
-    The delegate ends the process on some scales that calibration on constant data gives.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Raises:
-        InputError: If that process dies.
-    """
+    """Loads a file in a subprocess if it could crash this process."""
     content = read_bytes(tflite)
+    # XNNPACK kills the process on some scales that calibration on constant data gives.
     if not _has_extreme_scales(content):
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -154,7 +98,7 @@ def check_loads(tflite: TFLite) -> None:
         done = subprocess.run(  # noqa: S603 (our own interpreter and script)
             [sys.executable, "-c", _LOAD, str(path)], capture_output=True, check=False
         )
-    if done.returncode < 0:
+    if done.returncode < 0:  # killed by a signal; `run_once` reports ordinary errors
         raise InputError(
             "A TFLite file must load in the LiteRT runtime. "
             f"Received: a file on which it ends with signal {-done.returncode}"
@@ -162,8 +106,9 @@ def check_loads(tflite: TFLite) -> None:
 
 
 def _has_extreme_scales(content: bytes) -> bool:
-    """Whether calibration left an integer tensor next to no range, or all there is."""
+    """Whether calibration gave an integer tensor a very small or very large scale."""
     interpreter_module: Any = import_extra("ai_edge_litert.interpreter", "litert")
+    # Do not call `allocate_tensors` here: it may crash, as XNNPACK prepares the file there.
     details = interpreter_module.Interpreter(model_content=content).get_tensor_details()
     scales = [d["quantization"][0] for d in details if d["dtype"] in (np.int8, np.int16)]
     return any(scale and not _LEAST_SCALE < scale < 1 / _LEAST_SCALE for scale in scales)
@@ -180,14 +125,7 @@ interpreter.invoke()
 
 
 def run_once(tflite: TFLite) -> None:
-    """Loads a file under the default interpreter and runs it once, on zeros.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-
-    Raises:
-        InputError: If the runtime refuses it.
-    """
+    """Runs a file once, on zeros."""
     content = read_bytes(tflite)
     with _readable(content):
         inputs = _inputs(load(content))
@@ -195,23 +133,7 @@ def run_once(tflite: TFLite) -> None:
 
 
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
-    """The gate values of every SE site of a TFLite file, read from the shipped bytes.
-
-    On the first samples it is checked that reading changes nothing: the outputs equal those of the
-    default interpreter bit for bit, and each product is its gate times its feature map.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-        x: As for `predict`.
-
-    Returns:
-        By site name, a float32 array of shape (samples, channels), dequantized where the file is
-        quantized. Empty if there is no site.
-
-    Raises:
-        InputError: If the file cannot be run, `x` does not fit its inputs, or reading changes what
-            the file computes.
-    """
+    """Returns the gates of each SE site of a TFLite file, as (samples, channels) arrays."""
     rows: dict[str, list[np.ndarray]] = {}
     for readings in read_sites(tflite, x):
         for name, reading in readings.items():
@@ -221,11 +143,11 @@ def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a file computed at one SE site, for some samples.
+    """Values at one SE site of a file, for some samples.
 
     Attributes:
         gates: Float32, shape (samples, channels).
-        features: The gated maps, float32, shape (samples, *map shape); `None` if not asked for.
+        features: The gated maps, float32, shape (samples, *map shape); `None` if not requested.
     """
 
     gates: np.ndarray
@@ -233,19 +155,7 @@ class Reading:
 
 
 def read_sites(tflite: TFLite, x: Any, features: bool = False) -> Iterator[dict[str, Reading]]:
-    """The gates of every SE site, and what they gate, some samples at a time.
-
-    Args:
-        tflite: The bytes of the file, or its path.
-        x: As for `predict`.
-        features: Whether to read the gated maps too.
-
-    Yields:
-        By site name, a `Reading` of up to 32 samples.
-
-    Raises:
-        InputError: As `file_gates`.
-    """
+    """Yields the gates of each SE site, and its maps if requested, up to 32 samples at a time."""
     content = read_bytes(tflite)
     nodes = main_nodes(content)
     with _readable(content):
@@ -265,13 +175,13 @@ def read_sites(tflite: TFLite, x: Any, features: bool = False) -> Iterator[dict[
 
 
 _BATCH = 32
-_CHECKED = 4  # samples on which reading is compared with plain running
+_CHECKED = 4  # samples on which to compare with a plain run
 
 
 def _site_row(
     interpreter: Any, node: GateNode, features: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The gates and the map of a site, as the file has them."""
+    """Returns the gates and the map of a site, not dequantized."""
     gates = interpreter.get_tensor(node.gate_tensor)
     return gates, interpreter.get_tensor(node.feature_tensor) if features else None
 
@@ -291,7 +201,7 @@ def _readings(
 
 
 class _Check:
-    """Compares a run whose tensors are kept with one of the default interpreter."""
+    """Checks that preserved tensors leave the outputs unchanged and that products are gated."""
 
     def __init__(
         self, plain: Any, kept: Any, nodes: list[GateNode], details: dict[int, Any]
@@ -304,6 +214,7 @@ class _Check:
         self._plain.invoke()
         for output in self._plain.get_output_details():
             wanted, found = (i.get_tensor(output["index"]) for i in (self._plain, self._kept))
+            # As bytes, because NaN does not equal NaN.
             if wanted.tobytes() != found.tobytes():
                 raise InputError(
                     "Reading gates must not change what a file computes. Received: a file whose "
@@ -317,11 +228,13 @@ class _Check:
             _value(self._kept, self._details[index])
             for index in (node.gate_tensor, node.feature_tensor, node.product_tensor)
         )
+        # Integer products saturate.
         expected = np.clip(gate * feature, *_limits(self._details[node.product_tensor]))
         if not np.isfinite(expected).all():
-            return  # there is no saying what NaN times a map is; the verdict speaks of it
+            return  # NaN fits no tolerance; the verdict reports it
         step = self._details[node.product_tensor]["quantization"][0]
         tolerance = 1.01 * step if step else 1e-5 * max(1.0, float(np.abs(expected).max()))
+        # The converter may fuse a ReLU or ReLU6 into the product.
         fused = (expected, np.maximum(expected, 0.0), np.clip(expected, 0.0, 6.0))
         error = min(float(np.abs(product - values).max()) for values in fused)
         if error > tolerance:
@@ -332,7 +245,7 @@ class _Check:
 
 
 def _limits(details: dict[str, Any]) -> tuple[float, float]:
-    """The least and the largest value that a tensor can hold."""
+    """Returns the smallest and largest value that a tensor can hold."""
     dtype, (scale, zero_point) = details["dtype"], details["quantization"]
     if not np.issubdtype(dtype, np.integer) or scale == 0.0:
         return -np.inf, np.inf
@@ -342,7 +255,7 @@ def _limits(details: dict[str, Any]) -> tuple[float, float]:
 
 @contextmanager
 def _readable(content: bytes) -> Iterator[None]:
-    """What a malformed file leads the runtime into becomes a sentence."""
+    """Converts errors of the runtime to `InputError`."""
     try:
         yield
     except (InputError, MissingExtraError):
@@ -355,7 +268,7 @@ def _readable(content: bytes) -> Iterator[None]:
 
 
 def _runs(interpreter: Any, x: Any) -> Iterator[dict[int, np.ndarray]]:
-    """Invokes the interpreter for each sample of `x` in turn; yields what it was fed, by index."""
+    """Invokes the interpreter on each sample of `x`; yields its inputs by tensor index."""
     inputs = _inputs(interpreter)
     arrays = _arranged(inputs, x)
     for n in range(len(next(iter(arrays.values())))):
@@ -370,14 +283,15 @@ def _runs(interpreter: Any, x: Any) -> Iterator[dict[int, np.ndarray]]:
 
 
 def _inputs(interpreter: Any) -> dict[str, Any]:
-    """The details of the inputs by their names: those of the signature, if there is one only."""
+    """Returns the details of the inputs by name."""
+    # Signature names are those of the user; tensor names are made up by the converter.
     if len(interpreter.get_signature_list()) == 1:
         return dict(interpreter.get_signature_runner().get_input_details())
     return {details["name"]: details for details in interpreter.get_input_details()}
 
 
 def _outputs(interpreter: Any) -> dict[str, Any]:
-    """The details of the outputs by their names, as for the inputs."""
+    """Returns the details of the outputs by name."""
     if len(interpreter.get_signature_list()) == 1:
         return dict(interpreter.get_signature_runner().get_output_details())
     return {details["name"]: details for details in interpreter.get_output_details()}
@@ -398,9 +312,10 @@ def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
 
 
 def _renamed(inputs: Mapping[str, Any], x: Any) -> Any:
-    """Samples under the names of the file's inputs, which other converters call otherwise."""
+    """Returns samples under the input names of the file."""
     if not isinstance(x, Mapping):
         return dict.fromkeys(inputs, x) if len(inputs) == 1 else x
+    # Other converters rename inputs, so match them by shape if the names differ.
     if set(x) == set(inputs) or len(x) != len(inputs):
         return x
     shapes = {name: np.shape(array)[1:] for name, array in x.items()}
@@ -409,7 +324,7 @@ def _renamed(inputs: Mapping[str, Any], x: Any) -> Any:
         for name, details in inputs.items()
     }
     if len(x) > 1 and any(len(keys) != 1 for keys in found.values()):
-        return x  # shapes do not tell which is which
+        return x  # ambiguous shapes
     keys = [*x] if len(x) == 1 else [key for (key,) in found.values()]
     return {name: x[key] for name, key in zip(inputs, keys, strict=True)}
 
@@ -425,7 +340,7 @@ def _checked(details: Any, x: Any) -> np.ndarray:
 
 
 def _numbers(x: Any) -> Any:
-    """Truth values as 0 and 1; all else as it is."""
+    """Converts boolean arrays to 0 and 1."""
     return np.asarray(x, "uint8") if getattr(x, "dtype", None) == np.bool_ else x
 
 

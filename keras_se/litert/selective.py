@@ -1,12 +1,12 @@
-"""Chosen SE sites in float32 inside of a file that is integer otherwise.
+"""Keeps chosen SE sites in float32 inside an integer file.
 
-Where the integer arithmetic of a site loses its gates, the site can compute in float32:
+A site computes in float32 where integer arithmetic would lose its gates:
 
     int8 map -> DEQUANTIZE -> MEAN ... gate -> MUL -> QUANTIZE -> int8 map
 
-The float operators come from the float32 conversion of the same model and are put in the place of
-the integer ones; nothing else of the file changes. The map that goes in and the product that comes
-out keep their codes, so that a site rescues what it lost itself, not what the trunk lost before.
+The float operators come from the float32 conversion of the same model; the rest of the file does
+not change. The map and the product keep their codes, so this restores only what the site itself
+loses.
 """
 
 import copy
@@ -23,80 +23,27 @@ from keras_se.litert.probing import packed, unpacked
 from keras_se.litert.signature import packed_inputs
 from keras_se.sites import model_gates, model_sites
 
-_MATCHING = 32  # samples that sites are told apart by
+_MATCHING = 32  # samples to match sites on
 _CASTS = ("QUANTIZE", "DEQUANTIZE")
 
 
 def file_site_names(
     model: keras.Model, float32: bytes, names: Sequence[str], samples: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """What sites of a Keras model are called in its TFLite files.
-
-    Both number the sites, Keras in the order of its graph and TFLite in that of its operators; with
-    parallel branches or nested models these differ. So sites are matched by value.
-
-    Args:
-        model: The model.
-        float32: Its conversion to float32. Conversions to other formats have the sites in the same
-            order.
-        names: Names of sites of the model, as `find_sites(model)` gives them.
-        samples: Inputs by their names in the file, in the order of `model.inputs`; the first 32
-            are used.
-
-    Returns:
-        For each name, the site's name in the file.
-
-    Raises:
-        InputError: If a name is unknown or comes twice, or the file has no site with these gates.
-        MissingExtraError: If LiteRT is not installed.
-
-    Example:
-        >>> from keras_se import SEBlock, to_tflite
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
-        >>> x = np.random.default_rng(0).random((32, 8, 8, 4), "float32")
-        >>> file_site_names(model, to_tflite(model, "float32"), ["se_1"], {"inputs": x})
-        ['se_1']
-    """
+    """Returns the names in a TFLite file of the named sites of a Keras model."""
     sites = model_sites(model)
     _check_names(names, [site.name for site in sites], f"model {model.name!r}")
+    # Keras and TFLite number parallel branches differently, so match sites by value.
     arrays = {name: array[:_MATCHING] for name, array in samples.items()}
     x = packed_inputs(model, arrays.values())
     matching = match_sites(model, sites, model_gates(model, x), x, arrays, float32)
+    # All formats have the sites in the same order, so these names hold for each of them.
     nodes = main_nodes(float32)
     return [nodes[matching.positions[name]].site.name for name in names]
 
 
 def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
-    """A quantized file with some of its SE sites in float32.
-
-    From the pooling to the product the operators of these sites are those of the float32 file. What
-    the rest of the file reads of a site are codes of the float values: the product, the gates where
-    they are an output, the bottleneck where `SEBlock(shift=True)` computes its shift from it.
-
-    Args:
-        quantized: The file in `"int8"` or `"int16x8"`.
-        float32: The conversion of the same model to float32.
-        sites: Names of sites of the main sub-graph, as in both files.
-
-    Returns:
-        The bytes of the mixed file; inputs, outputs, signatures and all other operators are those
-        of `quantized`.
-
-    Raises:
-        InputError: If a name is unknown or comes twice, the files do not have the same sites or do
-            not follow the schema, or a site reads something beside its feature map.
-        MissingExtraError: If LiteRT is not installed.
-
-    Example:
-        >>> from keras_se import SEBlock, to_tflite
-        >>> from keras_se.litert.graph import operator_names
-        >>> block = SEBlock(2, kernel_initializer="ones")
-        >>> model = keras.Sequential([keras.Input((8, 8, 4)), block])
-        >>> x = np.random.default_rng(0).random((100, 8, 8, 4), "float32")
-        >>> mixed = keep_float(to_tflite(model, "int8", x), to_tflite(model, "float32"), ["se_1"])
-        >>> operator_names(mixed)
-        ['DEQUANTIZE', 'MEAN', 'CONV_2D', 'CONV_2D', 'LOGISTIC', 'MUL', 'QUANTIZE']
-    """
+    """Returns a quantized file with the named SE sites in float32."""
     nodes, float_nodes = (
         {node.site.name: node for node in main_nodes(content)} for content in (quantized, float32)
     )
@@ -114,7 +61,7 @@ def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
         return graft.finished()
     except (InputError, ImportError):
         raise
-    except Exception as error:  # whatever a malformed table leads the surgery into
+    except Exception as error:  # a malformed table can raise anything here
         raise InputError(
             "keep_float takes files whose graphs follow the schema. "
             f"Received: {len(quantized)} and {len(float32)} bytes; changing them gives "
@@ -131,30 +78,29 @@ def _check_names(names: Sequence[str], known: Sequence[str], of: str) -> None:
 
 
 def _outlines(nodes: Mapping[str, GateNode]) -> dict[str, tuple[int, int]]:
-    """Channels and width of each site."""
+    """Returns the channels and width of each site."""
     return {name: (node.site.channels, node.site.width) for name, node in nodes.items()}
 
 
 class _Graft:
-    """Puts float operators of one file in the place of integer ones of another."""
+    """Replaces integer operators of one file by float operators of another."""
 
     def __init__(self, model: Any, source: Any) -> None:
         self._schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
         self._model, self._source = model, source
         self._graph, self._source_graph = model.subgraphs[0], source.subgraphs[0]
         self._operators, self._read_before = list(self._graph.operators), self._read()
-        self._constants: dict[int, int] = {}  # by tensor of the float file, for all sites
+        self._constants: dict[int, int] = {}  # by float tensor; shared by all sites
 
     def site(self, node: GateNode, float_node: GateNode) -> None:
-        """Puts the float operators of one site in the place of its product.
-
-        Codes are made from the results of all of them; those that nothing reads go in `finished`.
-        """
+        """Replaces the operators of one site by their float versions."""
         self._check_quantized(node)
         self._added: list[Any] = []
         copies = {float_node.feature_tensor: self._dequantized(node.feature_tensor)}
         for position in float_node.positions:
             self._copy(self._source_graph.operators[position], copies, node.site.name)
+        # Other operators may read any tensor of the site: gates that are an output, or the
+        # bottleneck of a shift. So make codes of all; `finished` drops those without a reader.
         codes = {}
         for operator, float_operator in self._operator_pairs(node, float_node):
             (tensor,), (float_tensor,) = _outputs(operator), _outputs(float_operator)
@@ -165,7 +111,7 @@ class _Graft:
         self._insert(node.product_tensor, set(codes))
 
     def _insert(self, product: int, codes: set[int]) -> None:
-        """Puts what was added where the product was made, for what made the codes before."""
+        """Inserts the added operators at the product; removes the old producers of `codes`."""
         operators = self._graph.operators
         place = next(n for n, operator in enumerate(operators) if product in _outputs(operator))
         before, after = (
@@ -175,7 +121,7 @@ class _Graft:
         self._graph.operators = [*before, *self._added, *after]
 
     def _operator_pairs(self, node: GateNode, float_node: GateNode) -> Iterator[tuple[Any, Any]]:
-        """The operators of a site and those of the float file that compute the same."""
+        """Yields each operator of a site with its counterpart in the float file."""
         found, sources = _computing(node), _computing(float_node)
         if [name for name, _ in found] != [name for name, _ in sources]:
             raise InputError(
@@ -187,7 +133,7 @@ class _Graft:
             yield self._operators[position], self._source_graph.operators[source]
 
     def finished(self) -> bytes:
-        """The file, without what nothing reads any more."""
+        """Removes everything unread and returns the file."""
         self._drop_unread()
         self._graph.operators = self._sorted()
         self._drop_tensors()
@@ -204,7 +150,7 @@ class _Graft:
             )
 
     def _versions(self) -> dict[int, dict[str, int]]:
-        """By type of the codes, the versions of the operators that know it."""
+        """Returns, by code type, the operator versions that support it."""
         types = self._schema.TensorType
         return {
             types.INT8: {"QUANTIZE": 1, "DEQUANTIZE": 2},
@@ -212,7 +158,7 @@ class _Graft:
         }
 
     def _dequantized(self, tensor: int) -> int:
-        """A new float32 tensor with the values of a quantized one."""
+        """Adds a float32 tensor with the values of a quantized one."""
         values = copy.copy(self._graph.tensors[tensor])
         values.type, values.quantization = self._schema.TensorType.FLOAT32, None
         index = self._add_tensor(values)
@@ -220,7 +166,7 @@ class _Graft:
         return index
 
     def _convert(self, name: str, source: int, target: int, of: int) -> None:
-        """Adds the operator that makes codes of values, or the other way; `of` are the codes."""
+        """Adds an operator between values and the codes of tensor `of`."""
         code, operator = self._schema.OperatorCodeT(), self._schema.OperatorT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(self._schema.BuiltinOperator, name)
         code.version = self._versions()[self._graph.tensors[of].type][name]
@@ -229,7 +175,7 @@ class _Graft:
         self._added.append(operator)
 
     def _copy(self, operator: Any, copies: dict[int, int], site: str) -> None:
-        """Adds a copy of an operator of the float file; `copies` says what its tensors became."""
+        """Copies an operator of the float file; `copies` maps its tensors to new ones."""
         added = copy.copy(operator)
         added.opcodeIndex = self._code(self._source.operatorCodes[operator.opcodeIndex])
         added.inputs = [self._input(int(i), copies, site) for i in operator.inputs]
@@ -239,7 +185,7 @@ class _Graft:
         self._added.append(added)
 
     def _input(self, tensor: int, copies: dict[int, int], site: str) -> int:
-        if tensor < 0:  # an optional input that is not there
+        if tensor < 0:  # an omitted optional input
             return tensor
         if tensor in copies:
             return copies[tensor]
@@ -255,11 +201,11 @@ class _Graft:
         return self._constants[tensor]
 
     def _add_tensor(self, tensor: Any, data: Any = None) -> int:
-        """Appends a tensor under a name of its own; without data it is an activation."""
+        """Appends a tensor under a unique name; without data it is an activation."""
         names, name = {bytes(t.name) for t in self._graph.tensors}, bytes(tensor.name)
         while name in names:
             name += b"/float32"
-        tensor.name, tensor.buffer = name, 0  # the schema keeps buffer 0 empty
+        tensor.name, tensor.buffer = name, 0  # schema.fbs: buffer 0 is empty
         if data is not None:
             tensor.buffer = len(self._model.buffers)
             buffer = self._schema.BufferT()
@@ -269,7 +215,8 @@ class _Graft:
         return len(self._graph.tensors) - 1
 
     def _code(self, code: Any) -> int:
-        """The index of an operator code, appended if it is not there."""
+        """Returns the index of an operator code; appends it if it is missing."""
+        # Versions count too: an older version of an operator may not know the type.
         codes = self._model.operatorCodes
         for index, known in enumerate(codes):
             if vars(known) == vars(code):
@@ -278,14 +225,15 @@ class _Graft:
         return len(codes) - 1
 
     def _read(self) -> set[int]:
-        """The tensors that an operator or the caller reads."""
+        """Returns the tensors that an operator or the caller reads."""
         read = {int(i) for i in self._graph.outputs}
         return read.union(*(_inputs(operator) for operator in self._graph.operators))
 
     def _drop_unread(self) -> None:
-        """Takes away the operators whose results were read once and are not read now."""
+        """Removes operators whose results have lost all their readers."""
         while True:
             read = self._read()
+            # Operators that nothing read before stay: they are part of the original file.
             unread = self._read_before - read
             operators = self._graph.operators
             kept = [o for o in operators if _outputs(o) & read or not _outputs(o) & unread]
@@ -294,7 +242,8 @@ class _Graft:
             self._graph.operators = kept
 
     def _sorted(self) -> list[Any]:
-        """The operators, each behind those that it reads from, else in their order."""
+        """Sorts the operators topologically, otherwise in their order."""
+        # The added operators go to the place of the product, but others may read them earlier.
         producers = {i: o for o in self._graph.operators for i in _outputs(o)}
         done: dict[int, Any] = {}
 
@@ -311,6 +260,7 @@ class _Graft:
 
     def _drop_tensors(self) -> None:
         graph = self._graph
+        # Indices change, so every table that refers to a tensor must change with them.
         used = {int(i) for i in (*graph.inputs, *graph.outputs)}
         used = used.union(*(_inputs(o) | _outputs(o) | _intermediates(o) for o in graph.operators))
         place = {old: new for new, old in enumerate(sorted(used))}
@@ -329,6 +279,7 @@ class _Graft:
     def _drop_buffers(self) -> None:
         model = self._model
         tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+        # Metadata refers to buffers too.
         users = [*tensors, *(model.metadata or ())]
         used = sorted({0, *(user.buffer for user in users)})
         place = {old: new for new, old in enumerate(used)}
@@ -338,7 +289,7 @@ class _Graft:
 
 
 def _computing(node: GateNode) -> list[tuple[str, int]]:
-    """Name and position of the operators of a site that do more than change a type."""
+    """Returns the operators of a site except casts, as names and positions."""
     pairs = zip(node.operators, node.positions, strict=True)
     return [(name, position) for name, position in pairs if name not in _CASTS]
 

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a converted model, by name."""
+"""The inputs of a converted model, by name."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +12,7 @@ from keras_se.data import finite_float32
 from keras_se.errors import InputError
 from keras_se.replay import input_structure, named_inputs
 
+# Keras makes these names up; their numbers depend on what the process built before.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
 
 
@@ -23,7 +24,7 @@ class InputSpec:
         name: Its name in the signature of the file.
         key: Its name in the Keras model.
         shape: Shape of one sample.
-        dtype: Name of its type in the Keras model.
+        dtype: Its dtype in the Keras model.
     """
 
     name: str
@@ -33,20 +34,7 @@ class InputSpec:
 
 
 def input_specs(model: keras.Model) -> list[InputSpec]:
-    """The inputs of a model, in the order of `model.inputs`.
-
-    One input is called `inputs` in the file. Several have the names of the Keras model, or
-    `input_0`, `input_1`, ... where Keras made these up.
-
-    Args:
-        model: A built functional or Sequential model.
-
-    Returns:
-        One `InputSpec` for each.
-
-    Raises:
-        InputError: If the model is not built, has no known inputs, or one of unknown size.
-    """
+    """Returns the inputs of a built model, in the order of `model.inputs`."""
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(
             "to_tflite takes a built keras.Model: call it once, or give it an Input. "
@@ -63,6 +51,7 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
     specs = []
     for n, tensor in enumerate(tensors):
         key = keys.get(id(tensor), tensor.name)
+        # Names must be identifiers.
         name = f"input_{n}" if _AUTOMATIC.fullmatch(key) else re.sub(r"\W|^(?=\d)", "_", key)
         shape = tuple(tensor.shape[1:])
         if tensor.dtype in ("float16", "bfloat16", "float64"):
@@ -85,20 +74,7 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
 
 
 def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndarray]:
-    """Samples for a model as arrays of its types, by the names of the signature.
-
-    Args:
-        specs: The inputs.
-        x: One array; for several inputs a list in the order of the specs, or a dictionary by the
-            names of the Keras model or of the signature.
-        what: What an error calls `x`.
-
-    Returns:
-        Arrays of shape (samples, *shape).
-
-    Raises:
-        InputError: If `x` does not fit, is not finite, or is empty.
-    """
+    """Returns samples as arrays of the model's dtypes, by their names in the signature."""
     given = _by_name(specs, x, what)
     arrays = {spec.name: _fitted(spec, given[spec.name], what, len(specs)) for spec in specs}
     samples = {name: len(array) for name, array in arrays.items()}
@@ -108,34 +84,14 @@ def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndar
 
 
 def batches(samples: Iterable[np.ndarray], size: int = 32) -> Iterator[list[np.ndarray]]:
-    """Samples in batches.
-
-    Args:
-        samples: One array for each input, of the same length.
-        size: Samples per batch; the last one may have fewer.
-
-    Yields:
-        The next rows of each array.
-
-    Example:
-        >>> [len(x) for x, in batches([np.zeros((5, 2))], 3)]
-        [3, 2]
-    """
+    """Yields the rows of each array in batches; the last one may be smaller."""
     arrays = list(samples)
     for start in range(0, len(arrays[0]), size):
         yield [array[start : start + size] for array in arrays]
 
 
 def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
-    """Inputs as a model takes them.
-
-    Args:
-        model: The model.
-        tensors: One for each of its inputs, in the order of `model.inputs`.
-
-    Returns:
-        Them in the structure of `model.input`.
-    """
+    """Packs tensors, in the order of `model.inputs`, to the structure of `model.input`."""
     return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
 
 
@@ -154,6 +110,7 @@ def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
             )
         return given
     if len(specs) == 1:
+        # A list of one array is that array; a list of numbers is data.
         is_one_in_a_list = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) > 1
         return {specs[0].name: x[0] if is_one_in_a_list else x}
     if not isinstance(x, list | tuple) or len(x) != len(specs):
@@ -166,6 +123,7 @@ def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
 
 def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
     name = what if inputs == 1 else f"{what}[{spec.name!r}]"
+    # `finite_float32` rejects booleans.
     if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
         x = np.asarray(x, "uint8")
     array = finite_float32(name, x)
@@ -175,8 +133,11 @@ def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
             f"Received: shape {array.shape}"
         )
     if "float" not in spec.dtype:
+        # A cast would drop fractions silently.
         if (array != np.round(array)).any():
-            raise InputError(f"{name} must be integers for an input of {spec.dtype}. Received: "
-                             "fractions")  # fmt: skip
+            raise InputError(
+                f"{name} must be integers for an input of {spec.dtype}. Received: fractions"
+            )
+        # Cast from `x`: float32 does not represent large integers exactly.
         return np.asarray(x).astype(spec.dtype)
     return array

@@ -1,7 +1,7 @@
-"""What each format makes of an SE block: operations, delegate, step and ceiling of the gates.
+"""The operators, delegation and gate codes of an SE block in each TFLite format.
 
-Every row was measured on LiteRT's default CPU delegate, and is measured again by the tests;
-`benchmarks/support.py` writes the table anew.
+Every row is measured on LiteRT's default CPU delegate; the tests measure it again.
+`benchmarks/support.py` rewrites the table.
 """
 
 import csv
@@ -10,9 +10,18 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+# The columns of support.csv, in their order.
 FIELDS = (
-    *("gate", "squeeze", "rank", "format", "operators", "undelegated", "partitions"),
-    *("step", "ceiling", "refused"),
+    "gate",
+    "squeeze",
+    "rank",
+    "format",
+    "operators",
+    "undelegated",
+    "partitions",
+    "step",
+    "ceiling",
+    "refused",
 )
 
 
@@ -25,13 +34,13 @@ class Support:
         squeeze: Name of the squeeze.
         rank: Rank of the feature map with its batch axis: 3 sequences, 4 images, 5 volumes.
         format: Format of the file.
-        operators: The operations of a site, from the pooling to the product.
-        undelegated: Those of them that the delegate does not take.
-        partitions: Number of delegated runs that the site is cut into.
-        step: Distance of two codes of the gate, where the format pins it; `None` in floating point,
-            and where calibration sets it.
-        ceiling: Largest gate that these codes hold; `None` with `step`.
-        refused: Why the conversion is refused; empty if it is not.
+        operators: The operators of a site, from the pooling to the product.
+        undelegated: The operators that the delegate rejects.
+        partitions: Number of delegated partitions of the site.
+        step: Distance of two gate codes if the format fixes it; `None` in floating point and where
+            calibration sets it.
+        ceiling: Largest gate that these codes represent; `None` with `step`.
+        refused: Why the conversion raises; empty if it succeeds.
     """
 
     gate: str
@@ -48,7 +57,7 @@ class Support:
 
 @cache
 def support_table() -> tuple[Support, ...]:
-    """The whole table: every gate, squeeze, rank and format.
+    """Returns the whole table: every gate, squeeze, rank and format.
 
     Returns:
         One `Support` per cell.
@@ -63,21 +72,7 @@ def support_table() -> tuple[Support, ...]:
 
 
 def support_row(gate: str, squeeze: Any, rank: int, format: str) -> Support | None:
-    """The cell of the table for a site.
-
-    Args:
-        gate: Name of the gate.
-        squeeze: The squeeze.
-        rank: Rank of the feature map with its batch axis.
-        format: Format of the file.
-
-    Returns:
-        The `Support`, or `None` for a gate or squeeze of the user's own.
-
-    Example:
-        >>> support_row("sigmoid", "avg", 4, "int8").operators
-        ('MEAN', 'CONV_2D', 'CONV_2D', 'LOGISTIC', 'MUL')
-    """
+    """Returns the cell for a site; `None` for a custom gate or squeeze."""
     wanted = (gate, squeeze, rank, format)
     rows = support_table()
     return next((r for r in rows if (r.gate, r.squeeze, r.rank, r.format) == wanted), None)
@@ -92,6 +87,7 @@ def _row(fields: dict[str, str]) -> Support:
         operators=tuple(fields["operators"].split()),
         undelegated=tuple(fields["undelegated"].split()),
         partitions=int(fields["partitions"]),
+        # Step and ceiling are empty unless the format fixes them.
         step=float(fields["step"]) if fields["step"] else None,
         ceiling=float(fields["ceiling"]) if fields["ceiling"] else None,
         refused=fields["refused"],
