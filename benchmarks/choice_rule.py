@@ -22,10 +22,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tuning.contrast import contrast
-from tuning.decision import Decision
-from tuning.scores import ScoreTable
-from tuning.select import Cheapest
+from tuning.choice.comparison import contrast
+from tuning.choice.decision import Decision
+from tuning.choice.rules import Cheapest
+from tuning.choice.scores import ScoreTable
 
 EDGE = 1.0001
 SEEDS = ((3, 3), (3, 10), (3, 30), (10, 10), (30, 30))  # first, most

@@ -25,9 +25,9 @@ import keras_se
 from keras_se import SEBlock
 from keras_se.compress import cluster, equalize, prune, quantize_aware, strip
 from keras_se.data import Data, load_data
+from keras_se.graph.models import sublayers
 from keras_se.layers import FakeQuantize
 from keras_se.litert.runtime import predict
-from keras_se.replay import sublayers
 
 layers = keras.layers
 TRAIN, TEST, CALIBRATION = 10_000, 2_000, 200

@@ -18,7 +18,7 @@ from keras_se.layers.gates import GATES
 from keras_se.layers.squeezes import SQUEEZES
 from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import FORMATS
-from keras_se.litert.graph import gate_codes, gate_nodes
+from keras_se.litert.graph.sites import gate_codes, gate_nodes
 from keras_se.litert.support import FIELDS, Support
 
 SHAPES = {3: (8, 3), 4: (6, 6, 3), 5: (4, 4, 4, 3)}  # one sample, by rank with the batch axis

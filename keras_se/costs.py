@@ -15,10 +15,12 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.inline import InlineSE, find_inline
+from keras_se.graph.replay import outlined
+from keras_se.graph.trace import trace
+from keras_se.graph.visits import Visit, walk
 from keras_se.layers import SEBlock
-from keras_se.replay import Call, is_nested_graph, trace
-from keras_se.sites import check_hidden
+from keras_se.sites.finding import InlineSE
+from keras_se.sites.gated import GatedSite, gated_sites
 
 _Shape = tuple[int, ...]
 
@@ -121,8 +123,10 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
         >>> report.se_parameters, report.se_flops
         (512, 9216)
     """
-    count = _Count()
-    count.model(model, None if input_shape is None else [tuple(input_shape)], "")
+    graph = trace(model, None if input_shape is None else [tuple(input_shape)], "cost")
+    count = _Count({part.number: part for part in gated_sites(graph)})
+    # Shapes flow along the walk, so that nested models of open sizes get those of their calls.
+    walk(graph, graph.inputs, count.visit, stand_in=outlined)
     parameters = model.count_params()
     sites = tuple(
         dataclasses.replace(
@@ -142,65 +146,48 @@ def _share(part: int, whole: int) -> float:
 class _Count:
     """Accumulates the cost of the calls of a model and of its nested models."""
 
-    def __init__(self) -> None:
+    def __init__(self, sites: dict[int, GatedSite]) -> None:
         self.sites: list[SiteCost] = []
         self.flops = 0
         self.macs = 0
         self.uncounted: list[str] = []
+        self._sites = sites  # by number of their visit
         self._priced: set[int] = set()  # shared layers count their parameters only once
-        self._ordinals: dict[str, int] = {}
 
-    def model(self, model: keras.Model, shapes: list[_Shape] | None, path: str) -> None:
-        graph = trace(model, shapes, "cost")
-        written_out = {site.call: site for site in find_inline(graph)}
-        for n, call in enumerate(graph.calls):
-            inputs = [_size(model, graph.tensors[i]) for i in call.inputs if i in graph.tensors]
-            outputs = [_size(model, t) for t in call.outputs]
-            self._call(call, inputs, outputs, path)
-            # `_call` has added the layers of an inline site to the totals already.
-            if n in written_out:
-                self._inline(written_out[n], outputs[0], path)
+    def visit(self, visit: Visit) -> Any:
+        outputs, model = visit.outputs(), visit.graph.model
+        given = [part for part in visit.arguments if isinstance(part, keras.KerasTensor)]
+        inputs = [_size(model, tensor) for tensor in given]
+        sizes = [_size(model, tensor) for tensor in keras.tree.flatten(outputs)]
+        site = self._sites.get(visit.number)
+        if site is not None and isinstance(site.source, SEBlock):
+            cost = self._add(site, [site.source], inputs[0], 3 if site.source.shift else 2)
+            self.flops += cost.flops
+            self.macs += cost.macs
+            return outputs
+        self._layer(visit, inputs, sizes)
+        if site is not None and isinstance(site.source, InlineSE):
+            # The layers of an inline site are in the totals already, as what they are.
+            self._add(site, [site.source.first, site.source.second], sizes[0], 2)
+        return outputs
 
-    def _call(self, call: Call, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
-        layer = call.layer
-        if is_nested_graph(layer):  # arguments after its inputs are masks and the like
-            self.model(layer, inputs[: len(layer.inputs)], f"{path}{layer.name}/")
-        elif isinstance(layer, SEBlock):
-            self._block(layer, inputs[0], path)
-        else:
-            check_hidden(layer)  # a block inside of a wrapper would be missing from the sites
-            self._layer(layer, inputs, outputs, path)
-
-    def _layer(self, layer: Any, inputs: list[_Shape], outputs: list[_Shape], path: str) -> None:
-        macs = _macs(layer, inputs, outputs)
-        flops = _element_flops(layer, inputs, outputs) if macs is None else 2 * macs
+    def _layer(self, visit: Visit, inputs: list[_Shape], outputs: list[_Shape]) -> None:
+        macs = _macs(visit.layer, inputs, outputs)
+        flops = _element_flops(visit.layer, inputs, outputs) if macs is None else 2 * macs
         if flops is None:
             # Named rather than counted as 0, so that the total does not look complete.
-            self.uncounted.append(f"{path}{layer.name}")
+            self.uncounted.append(f"{visit.path}{visit.layer.name}")
         else:
             self.flops += flops
             self.macs += macs or 0
 
-    def _block(self, block: SEBlock, shape: _Shape, path: str) -> None:
-        channels, width = (int(size) for size in block.w1.shape)
-        site = self._site([block], channels, width, shape, 3 if block.shift else 2, path)
-        self.flops += site.flops
-        self.macs += site.macs
-
-    def _inline(self, site: InlineSE, shape: _Shape, path: str) -> None:
-        self._site([site.first, site.second], site.channels, site.width, shape, 2, path)
-
-    def _site(
-        self, layers: list[Any], channels: int, width: int, shape: _Shape, matrices: int, path: str
-    ) -> SiteCost:
-        # Ordinals follow the order of the calls, so names agree with `find_sites`.
-        self._ordinals[path] = self._ordinals.get(path, 0) + 1
-        macs = matrices * channels * width
+    def _add(self, found: GatedSite, layers: list[Any], shape: _Shape, matrices: int) -> SiteCost:
+        site = found.site
+        macs = matrices * site.channels * site.width
         flops = matrices * math.prod(shape) + 2 * macs
         parameters = sum(layer.count_params() for layer in layers if id(layer) not in self._priced)
         self._priced |= set(map(id, layers))
-        name = f"{path}se_{self._ordinals[path]}"
-        self.sites.append(SiteCost(name, channels, width, parameters, flops, macs))
+        self.sites.append(SiteCost(site.name, site.channels, site.width, parameters, flops, macs))
         return self.sites[-1]
 
 

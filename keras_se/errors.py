@@ -27,3 +27,8 @@ def import_extra(module: str, extra: str) -> ModuleType:
             f"This needs the package `{module.split('.')[0]}`, which is not installed. "
             f"Install it with: pip install 'keras-se[{extra}]'"
         ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or the name of its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -6,13 +6,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.gates import quantized_gates
-from keras_se.compress.origins import QUANTIZED, keras_model, origin_of
 from keras_se.compress.stripping import strip
+from keras_se.compress.tfmot.gates import quantized_gates
 from keras_se.errors import InputError
-from keras_se.litert.graph import TFLite, file_sites
+from keras_se.litert.compressed import QUANTIZED, keras_model, origin_of
+from keras_se.litert.graph.sites import TFLite, file_sites
 from keras_se.litert.runtime import file_gates
-from keras_se.sites import Site, model_gates, model_sites
+from keras_se.sites.reading import model_gates, model_sites
+from keras_se.sites.site import Site
 
 
 def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:

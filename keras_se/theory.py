@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from keras_se.errors import InputError
-from keras_se.layers.widths import bottleneck_width
+from keras_se.layers.bottleneck import bottleneck_width
 
 # --- Cost -----------------------------------------------------------------------------------------
 

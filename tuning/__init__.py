@@ -7,29 +7,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuning.decision import Decision
+    from tuning.choice.decision import Decision
+    from tuning.choice.rules import Cheapest, StructuralRisk
+    from tuning.choice.scores import ScoreTable
     from tuning.hypermodel import SEHyperModel
-    from tuning.main_effects import MainEffects
-    from tuning.records import SearchWarning, TrialRecord
     from tuning.result import SearchResult
-    from tuning.rounds import NoCandidateError
-    from tuning.scores import ScoreTable
+    from tuning.running.main_effects import MainEffects
+    from tuning.running.stages import NoCandidateError
     from tuning.searching import search
-    from tuning.select import Cheapest, StructuralRisk
     from tuning.space import SESpace
+    from tuning.trials.records import SearchWarning, TrialRecord
 
 _LAZY = {
-    "Cheapest": "tuning.select",
-    "Decision": "tuning.decision",
-    "MainEffects": "tuning.main_effects",
-    "NoCandidateError": "tuning.rounds",
+    "Cheapest": "tuning.choice.rules",
+    "Decision": "tuning.choice.decision",
+    "MainEffects": "tuning.running.main_effects",
+    "NoCandidateError": "tuning.running.stages",
     "SEHyperModel": "tuning.hypermodel",
     "SESpace": "tuning.space",
-    "ScoreTable": "tuning.scores",
+    "ScoreTable": "tuning.choice.scores",
     "SearchResult": "tuning.result",
-    "StructuralRisk": "tuning.select",
-    "SearchWarning": "tuning.records",
-    "TrialRecord": "tuning.records",
+    "StructuralRisk": "tuning.choice.rules",
+    "SearchWarning": "tuning.trials.records",
+    "TrialRecord": "tuning.trials.records",
     "search": "tuning.searching",
 }
 

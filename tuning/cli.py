@@ -3,11 +3,10 @@
 import os
 import sys
 import traceback
-from pathlib import Path
 
 import click
 
-from tuning.quiet import native_stderr_to_file
+from tuning.environment import native_stderr_to_file, other_modules
 
 WRONG_USE, FAULT = 2, 3
 
@@ -52,22 +51,11 @@ def _run(arguments: list[str]) -> int:
     # These import Keras, which must not happen before the first line is on the screen.
     import logging
 
-    from keras_se.cli import COMMANDS, run
-    from tuning.demo import demo_command
-    from tuning.search_command import search_command
+    from keras_se.cli.commands import COMMANDS, run
+    from tuning.commands.demo import demo_command
+    from tuning.commands.search import search_command
 
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)
     commands = {"demo": demo_command, **COMMANDS, "search": search_command}
     return run(commands, arguments)
-
-
-def other_modules() -> list[Path]:
-    """Returns the files of other modules named `tuning` on the import path."""
-    own = Path(__file__).resolve().parent
-    found = (
-        path
-        for entry in dict.fromkeys(entry or os.curdir for entry in sys.path)
-        for path in (Path(entry, "tuning.py"), Path(entry, "tuning", "__init__.py"))
-    )
-    return [path for path in found if path.is_file() and path.resolve().parent != own]

@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_se.compensation import rest_value, scalable_layer
 from keras_se.errors import InputError, import_extra
+from keras_se.graph.trace import trace
 from keras_se.layers import gates
-from keras_se.placements import Candidate, Where, find_places
-from keras_se.replay import trace
-from keras_se.surgery import insert
+from keras_se.surgery.doubling import rest_value, scalable_layer
+from keras_se.surgery.insertion import insert
+from keras_se.surgery.placements import Candidate, Where, find_places
 from tuning.compiling import Compile, check_compile, compile_like
 from tuning.seeding import reseed, site_initializer
 from tuning.space import SESpace

@@ -3,7 +3,7 @@
 from typing import Any
 
 from keras_se.errors import InputError, import_extra
-from tuning.select import Cheapest, StructuralRisk
+from tuning.choice.rules import Cheapest, StructuralRisk
 
 Rule = Cheapest | StructuralRisk
 

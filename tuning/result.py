@@ -12,15 +12,15 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from tuning.best_epoch import BestEpoch
-from tuning.candidate import Candidate
-from tuning.decision import Decision, Standing
-from tuning.job import Job
-from tuning.ratio_fit import RatioFit
-from tuning.records import TrialRecord, run_key
+from tuning.choice.decision import Decision, Standing
+from tuning.choice.ratio_fit import RatioFit
 from tuning.seeding import trial_seed
-from tuning.trial import BUDGET, ensure_built, fit_candidate, weights_path
-from tuning.trial_data import TrialData
+from tuning.trials.best_epoch import BestEpoch
+from tuning.trials.candidate import Candidate
+from tuning.trials.data import TrialData
+from tuning.trials.job import Job
+from tuning.trials.records import TrialRecord, run_key
+from tuning.trials.training import BUDGET, ensure_built, fit_candidate, weights_path
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,23 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError, import_extra
-from tuning.durable import write_durably
-from tuning.exhaustive_oracle import ExhaustiveOracle
+from tuning.choice.rules import StructuralRisk
 from tuning.hypermodel import SEHyperModel
-from tuning.job import Job
-from tuning.main_effects import MainEffects
 from tuning.objectives import Rule, get_objective, metric_direction, objective_name, objective_value
-from tuning.project import Project, open_project, stored_threads
-from tuning.records import Records, TrialRecord
-from tuning.references import qualified_name
 from tuning.result import SearchResult
-from tuning.rounds import FINAL, Rounds
-from tuning.runners import InlineRunner, ProcessRunner, Runner
-from tuning.select import StructuralRisk
+from tuning.running.exhaustive import ExhaustiveOracle
+from tuning.running.folder import Project, open_project, stored_threads
+from tuning.running.main_effects import MainEffects
+from tuning.running.runners import InlineRunner, ProcessRunner, Runner
+from tuning.running.stages import FINAL, Rounds
+from tuning.running.threads import devices, threads_here
+from tuning.running.tuner import discovered_space, open_tuner
 from tuning.space import SESpace
-from tuning.threads import devices, threads_here
-from tuning.trial_data import TrialData
-from tuning.tuner import discovered_space, open_tuner
+from tuning.trials.data import TrialData
+from tuning.trials.durable import write_durably
+from tuning.trials.job import Job
+from tuning.trials.records import Records, TrialRecord
+from tuning.trials.references import qualified_name
 
 keras_tuner: Any = import_extra("keras_tuner", "tuning")
 

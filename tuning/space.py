@@ -10,8 +10,8 @@ import keras
 from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.layers import gates, squeezes
-from keras_se.layers.widths import standardize_ratio, validate_width_arguments
-from keras_se.placements import PLACEMENTS
+from keras_se.layers.bottleneck import standardize_ratio, validate_width_arguments
+from keras_se.surgery.placements import PLACEMENTS
 from tuning.seeding import site_initializer
 
 PER = ("model", "stage", "site")

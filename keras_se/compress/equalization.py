@@ -7,19 +7,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.graph.inputs import fresh_inputs, packed_inputs
+from keras_se.graph.models import check_graph
+from keras_se.graph.rebuilding import Rebuilding
+from keras_se.graph.trace import Graph, trace
+from keras_se.graph.visits import Visit, walk
 from keras_se.layers import SEBlock
-from keras_se.litert.signature import batches, input_arrays, input_specs, packed_inputs
-from keras_se.rebuilding import Rebuilding
-from keras_se.replay import (
-    Graph,
-    can_inline,
-    check_graph,
-    fresh_inputs,
-    is_nested_graph,
-    original,
-    replay,
-    trace,
-)
+from keras_se.litert.inputs import batches, input_arrays, input_specs
 
 _PASSING = (
     keras.layers.AveragePooling2D,
@@ -119,7 +113,7 @@ def _follow(graph: Graph, n: int, layers: list[Any], place: _Place) -> bool:
     """Return whether every use of the output of call `n` permits scaling; collect the kernels."""
     (output,) = graph.calls[n].outputs
     consumers = graph.consumers.get(id(output), [])
-    if id(output) in graph.outputs or not consumers:
+    if graph.is_output(output) or not consumers:
         return False
     for consumer, position in consumers:
         layer = layers[consumer]
@@ -166,9 +160,13 @@ def _largest(
     model: keras.Model, places: list[_Place], samples: list[np.ndarray]
 ) -> dict[int, np.ndarray]:
     """Measure the largest magnitude of each channel, by id of the layer."""
-    tensors: dict[int, Any] = {}
-    inputs = fresh_inputs(model)
-    _collect(model, inputs, {id(place.layer) for place in places}, tensors)
+    inputs, tensors = fresh_inputs(model), {}
+
+    def keep(visit: Visit) -> Any:
+        tensors[id(visit.layer)] = outputs = visit.outputs()
+        return outputs
+
+    walk(trace(model), inputs, keep)
     reader = keras.Model(inputs, [tensors[id(place.layer)] for place in places])
     found: dict[int, list[np.ndarray]] = {id(place.layer): [] for place in places}
     for batch in batches(samples):
@@ -192,21 +190,6 @@ def _used(place: _Place, extremes: np.ndarray) -> np.ndarray:
     # or its range would be zero.
     is_alive = place.is_rectified & (extremes[0] > 0.0)
     return np.where(is_alive, extremes[0], np.abs(extremes).max(axis=0))
-
-
-def _collect(model: keras.Model, inputs: Any, wanted: set[int], tensors: dict[int, Any]) -> Any:
-    """Replay a model and its nested models, and collect the outputs of wanted layers."""
-
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        layer = original(operation)
-        if is_nested_graph(layer) and len(args) == 1 and can_inline(layer, args[0]):
-            return _collect(layer, args[0], wanted, tensors)
-        outputs = operation(*args, **kwargs)
-        if id(layer) in wanted:
-            tensors[id(layer)] = outputs
-        return outputs
-
-    return replay(model, inputs, call)
 
 
 def _equalize(place: _Place, activations: np.ndarray) -> None:

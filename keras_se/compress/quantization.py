@@ -4,11 +4,11 @@ from typing import Any
 
 import keras
 
-from keras_se.compress.bridged import SCHEMES, quantize_bridged
-from keras_se.compress.native import quantize_natively
-from keras_se.compress.origins import check_plain
+from keras_se.compress.keras_engine import quantize_natively
+from keras_se.compress.tfmot.quantization import SCHEMES, quantize_bridged
 from keras_se.errors import InputError
-from keras_se.replay import check_graph
+from keras_se.graph.models import check_graph
+from keras_se.litert.compressed import check_plain
 
 ENGINES = ("tfmot", "keras")
 

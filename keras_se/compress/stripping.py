@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
-from keras_se.compress.loading import load_tfmot
-from keras_se.compress.native import strip_natively
-from keras_se.compress.origins import CLUSTERED, origin_of
-from keras_se.compress.restoring import from_tf_keras
+from keras_se.compress.keras_engine import strip_natively
+from keras_se.compress.tfmot.bridge.environment import load_tfmot
+from keras_se.compress.tfmot.bridge.weights import from_tf_keras
 from keras_se.errors import InputError
-from keras_se.layers.fake_quantize import is_quantize_aware
+from keras_se.layers.quantization.fake_quantize import is_quantize_aware
+from keras_se.litert.compressed import CLUSTERED, origin_of
 
 
 def strip(model: Any) -> keras.Model:

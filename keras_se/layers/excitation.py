@@ -10,8 +10,8 @@ from keras_se.errors import InputError
 from keras_se.layers import gates as gates_module
 from keras_se.layers import registration
 from keras_se.layers import squeezes as squeezes_module
+from keras_se.layers.bottleneck import bottleneck_width, standardize_ratio, validate_width_arguments
 from keras_se.layers.layouts import to_dense
-from keras_se.layers.widths import bottleneck_width, standardize_ratio, validate_width_arguments
 
 
 class Excitation(keras.layers.Layer):

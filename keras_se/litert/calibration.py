@@ -13,17 +13,12 @@ import numpy as np
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.inline import find_inline
+from keras_se.graph.inputs import fresh_inputs
+from keras_se.graph.trace import trace
+from keras_se.graph.visits import Visit, walk
 from keras_se.layers import SEBlock
-from keras_se.litert.signature import batches
-from keras_se.replay import (
-    Graph,
-    can_inline,
-    fresh_inputs,
-    is_nested_graph,
-    original,
-    replay,
-)
+from keras_se.litert.inputs import batches, input_arrays, input_specs
+from keras_se.sites.finding import InlineSites
 
 MIN_SAMPLES = 100
 # The median ratio is near 1 on sound data, and between .01 and .18 on data ten times too dark.
@@ -63,7 +58,7 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     """Runs a built functional or Sequential model once over samples, without changing it."""
     observer = _Observer()
     inputs = fresh_inputs(model)
-    outputs = keras.tree.flatten(observer.model(model, inputs))
+    outputs = keras.tree.flatten(walk(trace(model), inputs, observer.visit))
     observer.outputs["finite"] = _look(_all_finite, "finite", outputs)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass
@@ -94,25 +89,13 @@ class _Observer:
         self.normalizations: dict[str, Any] = {}  # the layers, by key of the output
         self.bottlenecks: dict[str, str] = {}  # keys of the outputs, by name
         self.sums: dict[str, str] = {}
+        self._inline = InlineSites()
 
-    def model(self, model: keras.Model, inputs: Any) -> Any:
-        graph = Graph(model, inputs)
-
-        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            layer = original(operation)
-            # A nested model is replayed too, to reach the layers inside.
-            if is_nested_graph(layer) and len(args) == 1 and can_inline(layer, args[0]):
-                outputs = self.model(layer, args[0])
-            else:
-                self._look(layer, *args)
-                outputs = operation(*args, **kwargs)
-            graph.add(layer, args, kwargs, outputs)
-            return outputs
-
-        outputs = replay(model, inputs, call)
-        # SE that consists of plain layers shows only in the whole graph.
-        for site in find_inline(graph):
-            self.bottlenecks[site.first.name] = self._add(site.hidden, _largest)
+    def visit(self, visit: Visit) -> Any:
+        self._look(visit.layer, *visit.args)
+        outputs, site = visit.outputs(), self._inline.at(visit)
+        if site is not None:
+            self.bottlenecks[site.first.name] = self._add(visit.value(site.hidden), _largest)
         return outputs
 
     def _look(self, layer: Any, *args: Any) -> None:
@@ -232,3 +215,24 @@ def calibration_warnings(observed: Observations, samples: int, is_integer: bool)
             f"A sum over a feature map exceeds the largest float16, {FLOAT16_MAX:.0f}: a GPU that "
             f"computes in float16 may give NaN. Received: sums of {large}"
         )
+
+
+def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarray]:
+    """Return calibration arrays by input name, or raise `InputError` if they are unusable."""
+    if calibration is None:
+        raise InputError(
+            "Quantization-aware training starts from calibration data: representative inputs, as "
+            "for to_tflite. Received: calibration=None"
+        )
+    specs = input_specs(model)
+    if any(spec.dtype != "float32" for spec in specs):
+        raise InputError(
+            "Quantization-aware training takes models with inputs of float32. "
+            f"Received: {[spec.dtype for spec in specs]}"
+        )
+    samples = input_arrays(specs, calibration, "calibration")
+    # Check before any model is built. Infinite outputs or a dead bottleneck give no valid range.
+    observed = observe(model, list(samples.values()))
+    check_finite(observed)
+    check_bottlenecks(observed)
+    return samples

@@ -13,18 +13,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.origins import QUANTIZED, keras_model, origin_of
 from keras_se.errors import InputError, import_extra
-from keras_se.layers.fake_quantize import is_quantize_aware
+from keras_se.files import check_file_name, refuse_existing, write_files
+from keras_se.graph.inputs import packed_inputs
+from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 from keras_se.litert import calibration as checks
 from keras_se.litert import formats, selective
+from keras_se.litert.compressed import QUANTIZED, keras_model, origin_of
 from keras_se.litert.formats import Format
-from keras_se.litert.graph import dead_tensors, float_operators
+from keras_se.litert.graph.sites import dead_tensors, float_operators
+from keras_se.litert.inputs import InputSpec, input_arrays, input_specs
 from keras_se.litert.probing import packed, unpacked
 from keras_se.litert.recipe import make_recipe, recipe_path
 from keras_se.litert.runtime import check_loads, predict, run_once
-from keras_se.litert.signature import InputSpec, input_arrays, input_specs, packed_inputs
-from keras_se.outputs import check_file_name, refuse_existing, write_files
 
 MAX_OUTPUT_ERROR = 0.25  # rms over spread; sound int8 files measure .01 to .05
 _FLOAT_TYPES = ("float32", "float32")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from keras_se.litert.graph import GateNode, TFLite, main_nodes, operator_names, read_bytes
+from keras_se.litert.graph.sites import GateNode, TFLite, main_nodes, operator_names, read_bytes
 from keras_se.litert.runtime import load
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.runtime import read_sites
-from keras_se.sites import Site, model_means
+from keras_se.sites.reading import model_means
+from keras_se.sites.site import Site
 
 MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
 MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one

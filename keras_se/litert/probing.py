@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_se.data import npz_arrays
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph import GateNode, TFLite, gate_nodes, read_bytes
+from keras_se.litert.graph.sites import GateNode, TFLite, gate_nodes, read_bytes
 
 _OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
 _ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer

@@ -14,13 +14,14 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError
+from keras_se.graph.models import is_graph
+from keras_se.graph.trace import trace
 from keras_se.layers import SEBlock
 from keras_se.litert.calibration import Observations
 from keras_se.litert.formats import Format
-from keras_se.litert.graph import TFLite
+from keras_se.litert.graph.sites import TFLite
 from keras_se.litert.support import support_row
-from keras_se.replay import is_graph
-from keras_se.sites import excitations
+from keras_se.sites.gated import gated_sites
 
 _PACKAGES = ("keras-se", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
 _SETTINGS = (
@@ -131,7 +132,7 @@ def _sites(model: keras.Model) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if not is_graph(model):
         return found  # a subclassed model has no graph to find sites in
-    for part in excitations(model):
+    for part in gated_sites(trace(model)):
         site, settings = part.site, {}
         if isinstance(part.source, SEBlock):
             config = part.source.get_config()

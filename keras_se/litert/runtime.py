@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError, MissingExtraError, import_extra
-from keras_se.litert.graph import GateNode, TFLite, main_nodes, read_bytes
+from keras_se.litert.graph.sites import GateNode, TFLite, main_nodes, read_bytes
 
 
 def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:

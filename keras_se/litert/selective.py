@@ -17,11 +17,11 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph import GateNode, main_nodes
+from keras_se.graph.inputs import packed_inputs
+from keras_se.litert.graph.sites import GateNode, main_nodes
 from keras_se.litert.matching import match_sites
 from keras_se.litert.probing import packed, unpacked
-from keras_se.litert.signature import packed_inputs
-from keras_se.sites import model_gates, model_sites
+from keras_se.sites.reading import model_gates, model_sites
 
 _MATCHING = 32  # samples to match sites on
 _CASTS = ("QUANTIZE", "DEQUANTIZE")

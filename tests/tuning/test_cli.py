@@ -60,7 +60,9 @@ def test_a_module_of_the_users_named_tuning_is_said(tmp_path, monkeypatch, capfd
 
 
 def replaced(monkeypatch, function):
-    monkeypatch.setattr("keras_se.cli.COMMANDS", {"x": click.Command("x", callback=function)})
+    monkeypatch.setattr(
+        "keras_se.cli.commands.COMMANDS", {"x": click.Command("x", callback=function)}
+    )
 
 
 @pytest.mark.parametrize("code", [0, 1])

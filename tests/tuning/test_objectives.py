@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_se.errors import InputError
+from tuning.choice.rules import Cheapest, StructuralRisk
 from tuning.objectives import get_objective, metric_direction, objective_name, objective_value
-from tuning.select import Cheapest, StructuralRisk
 
 FORMS = {
     "val_loss": Cheapest(0.002),

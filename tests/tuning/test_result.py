@@ -5,7 +5,7 @@ import pytest
 
 from keras_se.errors import InputError
 from tuning import Cheapest, ScoreTable, SearchResult, StructuralRisk, TrialRecord
-from tuning.ratio_fit import RatioFit
+from tuning.choice.ratio_fit import RatioFit
 from tuning.result import Confirmation
 
 SETTINGS = {"ratio": 2, "gate": "sigmoid", "squeeze": "avg"}

@@ -9,10 +9,10 @@ from keras import layers
 import keras_se
 from keras_se import SEBlock, insert
 from keras_se.compress import cluster, prune, quantize_aware, strip
-from keras_se.compress.restoring import base_name
+from keras_se.compress.tfmot.bridge.weights import base_name
 from keras_se.errors import InputError
 from keras_se.litert.delegation import delegation
-from keras_se.litert.graph import float_operators
+from keras_se.litert.graph.sites import float_operators
 from keras_se.litert.runtime import predict
 
 WIDE = keras.initializers.RandomNormal

@@ -11,7 +11,7 @@ from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.formats import FORMATS
-from keras_se.litert.graph import gate_nodes, operator_names
+from keras_se.litert.graph.sites import gate_nodes, operator_names
 from keras_se.litert.runtime import load, predict
 
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")  # of the networks

@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_se import SEBlock, to_tflite
 from keras_se.errors import InputError
-from keras_se.litert.graph import gate_nodes, operator_names
+from keras_se.litert.graph.sites import gate_nodes, operator_names
 from keras_se.litert.probing import packed, probe, recorded_gates, unpacked
 from keras_se.litert.runtime import file_gates, load, predict
 

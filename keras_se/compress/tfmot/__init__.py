@@ -1,0 +1,1 @@
+"""Compression by tensorflow-model-optimization, which takes models of tf_keras alone."""

@@ -1,0 +1,84 @@
+"""Raw Keras 3 operations, such as `x + 3.0`, as tf_keras layers."""
+
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.tfmot.bridge.activations import activation
+from keras_se.compress.tfmot.bridge.factory import Function, Maker
+from keras_se.compress.tfmot.bridge.layers import rescaling
+
+_OF_TENSORS = ("Add", "Multiply", "Subtract")
+
+
+def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> Function | None:
+    """Return a function of the same arguments for a raw operation, or `None` if it is unknown."""
+    kind, name = type(operation).__name__, operation.name
+    if len(arguments) == 2 and kind in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
+        return _arithmetic(make, kind, name, arguments)
+    if kind == "Negative":
+        return make("Rescaling", name, scale=-1.0)
+    if kind == "Reshape":
+        return make("Reshape", name, target_shape=tuple(operation.newshape[1:]))
+    if kind == "Concatenate":
+        return make("Concatenate", name, axis=operation.axis)
+    if kind == "Mean":
+        return _mean(make, operation, len(arguments[0].shape))
+    # Operation classes are named after their functions: HardSigmoid computes hard_sigmoid.
+    snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    # activation() supports the last axis only, as in softmax.
+    is_activation = len(arguments) == 1 and hasattr(keras.activations, snake_case)
+    if not is_activation or getattr(operation, "axis", -1) != -1:
+        return None
+    return activation(make, snake_case, name)
+
+
+def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -> Function | None:
+    first, second = (_constant(argument) for argument in arguments)
+    # An array may broadcast along any axis, which Rescaling does not support.
+    if any(isinstance(a, np.ndarray) and a.ndim for a in arguments) or (
+        second == 0.0 and "Divide" in kind
+    ):
+        return None
+    if first is None and second is None:
+        return _of_tensors(make, kind, name)
+    if first is None and second is not None:
+        scale, offset = {
+            "Add": (1.0, second),
+            "Subtract": (1.0, -second),
+            "Multiply": (second, 0.0),
+        }.get(kind, (1.0 / second, 0.0))
+        position = 0
+    # c / x is not linear in x, so Rescaling cannot compute it.
+    elif first is not None and second is None and "Divide" not in kind:
+        scale, offset = {"Add": (1.0, first), "Subtract": (-1.0, first)}.get(kind, (first, 0.0))
+        position = 1
+    else:
+        return None
+    rescaled = rescaling(make, name, scale, offset)
+    return lambda *given: rescaled(given[position])
+
+
+def _of_tensors(make: Maker, kind: str, name: str) -> Function | None:
+    if kind not in _OF_TENSORS:
+        return None
+    merging = make(kind, name)
+    return lambda *given: merging(list(given))
+
+
+def _constant(argument: Any) -> float | None:
+    """Convert a scalar constant to float; return `None` for tensors and arrays."""
+    is_number = isinstance(argument, int | float | np.number)
+    is_scalar = isinstance(argument, np.ndarray) and argument.ndim == 0
+    return float(argument) if is_number or is_scalar else None
+
+
+def _mean(make: Maker, operation: Any, rank: int) -> Function | None:
+    axes = tuple(operation.axis) if isinstance(operation.axis, list | tuple) else ()
+    # Only a mean over all spatial axes is a global pooling.
+    if tuple(sorted(axis % rank for axis in axes)) != tuple(range(1, rank - 1)):
+        return None
+    kind = f"GlobalAveragePooling{rank - 2}D"
+    return make(kind, operation.name, keepdims=bool(operation.keepdims))

@@ -1,0 +1,119 @@
+"""Quantization-aware training with tensorflow-model-optimization (tfmot) in tf_keras."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
+from keras_se.compress.tfmot.bridge.translation import check_same, translated
+from keras_se.compress.tfmot.quantizers import Range, wrapped
+from keras_se.compress.tfmot.rounding import RoundingPlan, kind_of, outputs_of
+from keras_se.compress.tfmot.scopes import copied, rebuilt
+from keras_se.compress.tfmot.training import trainable_model
+from keras_se.errors import InputError
+from keras_se.layers.quantization.activation import uneven
+from keras_se.litert.calibration import calibration_samples
+from keras_se.litert.compressed import QUANTIZED, Origin
+from keras_se.litert.convert import check_backend
+from keras_se.litert.inputs import batches
+
+SCHEMES = ("sparsity", "clusters", "both")
+_FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
+
+
+def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
+    """Make a quantize-aware tf_keras model; see `quantize_aware`."""
+    check_backend("quantize_aware")
+    builder, translation = translated(model, quantizable=True)
+    check_same(model, translation.model, builder)
+    samples = calibration_samples(model, calibration)
+    plan = RoundingPlan(translation.model)
+    quantizer = _preserving(model, preserve)
+    ranges = _ranges(translation.model, plan.measured, list(samples.values()))
+
+    def wrap(layer: Any) -> Any:
+        # TFLite folds the BatchNormalization after this entry into a kernel: nothing to round.
+        if layer.name in plan.idle:
+            return copied(layer)
+        output = plan.output(layer, ranges)
+        # TFLite folds BatchNormalization into a kernel only, so this one gets a kernel of ones.
+        if layer.name in plan.lone:
+            return wrapped(_ones(layer), None, output)
+        return wrapped(_parted(layer), quantizer(layer), output)
+
+    new_model = rebuilt(translation.model, wrap)
+    return trainable_model(new_model, Origin(model, QUANTIZED))
+
+
+def _parted(layer: Any) -> Any:
+    """Copy a layer, with distinct values for the offsets of its channels."""
+    # The converter applies the scale of the first channel to a bias of equal values.
+    is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
+    if not is_shift:
+        return copied(layer)
+    offsets = keras.ops.convert_to_numpy(
+        uneven(layer.offset, layer.get_output_shape_at(0)[-1])
+    ).tolist()
+    return type(layer)(layer.scale, offsets, name=layer.name)
+
+
+def _ones(entry: Any) -> Any:
+    """Build a depthwise convolution with a kernel of ones that replaces an entry."""
+    ones = load_tf_keras().layers.DepthwiseConv2D(
+        # Not trainable: the kernel must stay at ones.
+        1,
+        depthwise_initializer="ones",
+        use_bias=False,
+        trainable=False,
+        name=entry.name,
+    )
+    ones.build(entry.input_shape)
+    return ones
+
+
+def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
+    """Return a function from a layer to its tfmot kernel quantizer, or to `None`."""
+    if preserve is None:
+        return lambda layer: None
+    kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
+    is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
+    is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
+    if (preserve != "clusters" and not is_sparse) or (preserve != "sparsity" and not is_clustered):
+        raise InputError(
+            "What is preserved must be there: train with prune or cluster first, and strip. "
+            f"Received: preserve={preserve!r} for model {model.name!r} without it"
+        )
+    combine = load_tfmot().experimental.combine
+    scheme = (
+        combine.Default8BitPrunePreserveQuantizeScheme()
+        if preserve == "sparsity"
+        else combine.Default8BitClusterPreserveQuantizeScheme(preserve == "both")
+    )
+
+    def quantizer(layer: Any) -> Any:
+        # Depthwise kernels are neither pruned nor clustered: there is nothing to preserve.
+        if kind_of(layer) not in ("Conv2D", "Dense"):
+            return None
+        return scheme.get_quantize_registry().get_quantize_config(layer).weight_quantizer
+
+    return quantizer
+
+
+def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str, Range]:
+    """Measure the smallest and largest output of each named layer, including zero."""
+    layers = [layer for layer in model.layers if layer.name in names]
+    outputs = {layer.name: outputs_of(layer) for layer in layers}
+    reader = load_tf_keras().Model(model.input, outputs)
+    # int8 represents zero exactly, so every range includes it.
+    ranges = dict.fromkeys(outputs, (0.0, 0.0))
+    for batch in batches(samples):
+        values = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
+        for name, (low, high) in ranges.items():
+            arrays = [v.numpy() for v in keras.tree.flatten(values[name])]
+            ranges[name] = (
+                min(low, *(float(a.min()) for a in arrays)),
+                max(high, *(float(a.max()) for a in arrays)),
+            )
+    return ranges

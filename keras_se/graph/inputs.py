@@ -1,0 +1,77 @@
+"""The symbolic inputs of a Keras model: structure, names, shapes, and new ones like them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+
+from keras_se.data import Shape, fits
+from keras_se.errors import InputError
+from keras_se.graph.models import check_graph
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The inputs of a built model in the structure that it takes."""
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
+    """One tensor for each of `model.inputs`, packed into the structure that the model takes."""
+    return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
+
+
+def named_inputs(model: keras.Model) -> dict[str, Any]:
+    """The inputs by the keys of a dictionary of inputs, else by the names of the tensors."""
+    structure = input_structure(model)
+    if isinstance(structure, dict):
+        return dict(structure)
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
+def input_shapes(model: keras.Model) -> dict[str, Shape]:
+    """The shape of one sample of each input, by the name under which the model takes it."""
+    check_graph("keras-se", model)
+    named = named_inputs(model)
+    if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
+        raise InputError(
+            "Inputs come from files by their names, so that a model must not nest them. "
+            f"Received: model {model.name!r} with inputs {list(named)}"
+        )
+    return {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
+
+
+def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
+    """New `keras.Input`s like those of a model, optionally with other shapes of an example."""
+    if shapes is not None:
+        _check_shapes(model, shapes)
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+    known = {id(layer.output): layer for layer in layers}
+    sizes = [tuple(t.shape[1:]) for t in model.inputs] if shapes is None else shapes
+    given = {id(t): tuple(size) for t, size in zip(model.inputs, sizes, strict=True)}
+
+    def fresh(tensor: Any) -> Any:
+        layer = known.get(id(tensor))
+        return keras.Input(
+            batch_shape=(tensor.shape[0], *given[id(tensor)]),
+            dtype=tensor.dtype,
+            name=tensor.name if layer is None else layer.name,
+            sparse=getattr(layer, "sparse", False),
+            optional=getattr(layer, "optional", False),
+        )
+
+    return keras.tree.map_structure(fresh, input_structure(model))
+
+
+def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(shapes) != len(model.inputs):
+        raise InputError(
+            "input_shape is for models with one input. "
+            f"Received: model {model.name!r} with {len(model.inputs)} inputs"
+        )
+    for tensor, shape in zip(model.inputs, shapes, strict=True):
+        expected = tuple(tensor.shape[1:])
+        if not fits(shape, expected):
+            raise InputError(
+                f"input_shape must fit the input of the model, {expected}. "
+                f"Received: input_shape={tuple(shape)}"
+            )

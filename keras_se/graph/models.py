@@ -1,0 +1,66 @@
+"""Which models and layers have a graph that can be read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+
+_COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers.Pipeline)
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is Sequential or functional, and its class does not override `call`."""
+    if not isinstance(model, keras.Model):
+        return False
+    # With a `call` of its own, the graph does not say what the model computes.
+    own = [c for c in type(model).__mro__ if not c.__module__.startswith("keras.")]
+    if any("call" in vars(c) for c in own):
+        return False
+    return isinstance(model, keras.Sequential) or len(getattr(model, "operations", ())) > 0
+
+
+def is_nested_graph(layer: Any) -> bool:
+    """Whether a layer is a model whose graph can be visited."""
+    # Keras keeps no graph of a Sequential model on several tensors: it has no inputs.
+    return is_graph(layer) and bool(getattr(layer, "inputs", None))
+
+
+def check_graph(purpose: str, model: Any) -> None:
+    """Raises `InputError` for anything but a built functional or Sequential model."""
+    if not is_graph(model):
+        raise InputError(
+            f"{purpose} takes functional and Sequential Keras models; of a subclassed model pass "
+            f"the functional part that holds the layers. Received: {type(model).__name__}"
+        )
+    if not model.built or not model.inputs:
+        raise InputError(
+            f"{purpose} takes built models: call the model once, or give it an Input. "
+            f"Received: model {model.name!r}, not built"
+        )
+
+
+def sublayers(layer: Any) -> Iterator[Any]:
+    """Yields the layers inside a layer, at any depth, each once and after its holder."""
+    seen = {id(layer)}
+    to_visit = [layer]
+    while to_visit:
+        holder = to_visit.pop(0)
+        # Most layers of Keras hold no other layer; looking into each attribute would be slow.
+        if type(holder).__module__.startswith("keras.") and not isinstance(holder, _COMPOSITES):
+            continue
+        for value in vars(holder).values():
+            for part in _layers_of(value):
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    to_visit.append(part)
+                    yield part
+
+
+def _layers_of(value: Any) -> Iterator[Any]:
+    if isinstance(value, keras.layers.Layer):
+        yield value
+    elif isinstance(value, dict | list | tuple | set):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _layers_of(part)

@@ -1,0 +1,116 @@
+"""Rebuilds a model from copies of its layers, with edits in its graph and in nested ones."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_se.errors import InputError
+from keras_se.graph.inputs import fresh_inputs
+from keras_se.graph.models import is_nested_graph, sublayers
+from keras_se.graph.trace import Graph
+from keras_se.graph.visits import Visit, walk
+
+# Takes each call of one graph, with copied layers, in topological order; returns its outputs.
+Edit = Callable[[Visit], Any]
+
+
+class Rebuilding:
+    """Rebuilds a model with its nested models, and makes one copy of each shared layer."""
+
+    def __init__(self, edits: Mapping[int, Edit]) -> None:
+        self._edits = edits  # by the id of the model
+        # By id of a layer, the layer and its copy: a reference to the layer keeps its id valid.
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._opened: set[int] = set()  # models rebuilt from their graph, layer by layer
+
+    def model(self, model: keras.Model) -> keras.Model:
+        """Returns the new, uncompiled model with the state of the old one."""
+        new_model = self._opened_copy(model)
+        self._copies[id(model)] = (model, new_model)
+        self._check_shared()
+        layers = [pair for pair in self._copies.values() if isinstance(pair[0], keras.layers.Layer)]
+        # Outer before inner: in Keras the flag of a model overwrites those of its layers.
+        for old, new in reversed(layers):
+            new.trainable = old.trainable
+        for old, new in layers:
+            # An edit may drop a layer. Its copy is never called and has no weights to set.
+            left_out = bool(old.weights) and not new.built
+            if id(old) not in self._opened and not left_out:
+                _copy_state(old, new)
+        return new_model
+
+    def copy(self, layer: Any) -> Any:
+        """Returns the copy of a layer, raw operation or nested model, the same at each call."""
+        if id(layer) not in self._copies:
+            self._copies[id(layer)] = (layer, self._built(layer))
+        return self._copies[id(layer)][1]
+
+    def _built(self, layer: Any) -> Any:
+        if isinstance(layer, keras.Sequential) and not getattr(layer, "inputs", None):
+            raise InputError(
+                "A model is rebuilt from layers that are built; Keras does not build a Sequential "
+                f"model on several tensors. Received: {layer.name!r}"
+            )
+        return self._opened_copy(layer) if self._opens(layer) else _from_config(layer)
+
+    def _opened_copy(self, model: keras.Model) -> keras.Model:
+        self._opened.add(id(model))
+        inputs = fresh_inputs(model)
+        edit = self._edits.get(id(model), Visit.outputs)
+        outputs = walk(Graph(model), inputs, edit, stand_in=self.copy, is_deep=False)
+        new_model = keras.Model(inputs, outputs, name=model.name)
+        if isinstance(model, keras.Sequential):
+            # Its layers were called on this input already, which `layer.output` goes on to show.
+            new_model = keras.Sequential([inputs, *new_model.layers[1:]], name=model.name)
+        # A nested model may have another precision than the layers around it.
+        new_model.dtype_policy = model.dtype_policy
+        return new_model
+
+    def _opens(self, layer: Any) -> bool:
+        """Whether a model is rebuilt from its graph, which makes it a plain Keras model."""
+        if not is_nested_graph(layer):
+            return False
+        # Models of a custom class keep that class, unless an edit is inside.
+        is_plain = type(layer).__module__.startswith("keras.")
+        return is_plain or id(layer) in self._edits or any(map(self._opens_edit, layer.layers))
+
+    def _opens_edit(self, layer: Any) -> bool:
+        inside = layer.layers if is_nested_graph(layer) else ()
+        return id(layer) in self._edits or any(map(self._opens_edit, inside))
+
+    def _check_shared(self) -> None:
+        """Refuses a layer inside of another that is also copied elsewhere."""
+        # The configurations of the two would make two layers, and the shared weights would part.
+        met = {id(old) for old, _ in self._copies.values()}
+        for old, _ in list(self._copies.values()):
+            if isinstance(old, keras.layers.Layer) and id(old) not in self._opened:
+                for part in sublayers(old):
+                    if id(part) in met:
+                        raise InputError(
+                            "A model is rebuilt layer by layer, so that a layer inside of another "
+                            "must not be used elsewhere. "
+                            f"Received: {part.name!r} inside of {old.name!r}"
+                        )
+                    met.add(id(part))
+
+
+def _from_config(layer: Any) -> Any:
+    try:
+        return type(layer).from_config(layer.get_config())
+    except Exception as error:  # the code of a custom layer may raise anything
+        raise InputError(
+            "A model is rebuilt from the configurations of its layers. "
+            f"Received: layer {layer.name!r} ({type(layer).__name__}), which gives: {error}"
+        ) from error
+
+
+def _copy_state(layer: Any, copy: Any) -> None:
+    """Copies weights, adapted statistics and trainable flags, also of inner layers."""
+    copy.set_weights(layer.get_weights())
+    pairs = [(layer, copy), *zip(sublayers(layer), sublayers(copy), strict=False)]
+    for old, new in pairs:
+        # `Normalization` derives its constants from the weights only here.
+        if hasattr(new, "finalize_state"):
+            new.finalize_state()
+        new.trainable = old.trainable

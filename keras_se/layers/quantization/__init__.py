@@ -1,0 +1,1 @@
+"""Layers that compute as an int8 file does, with gradients."""

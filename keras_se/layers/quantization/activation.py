@@ -1,0 +1,134 @@
+"""Activations and gates with the rounding of an int8 file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.layers.quantization.fake_quantize import FakeQuantize
+
+_Range = tuple[float, float]
+_UNEVEN = 1e-6  # far below a step of the int32 bias in the file
+# LiteRT pins the output ranges of LOGISTIC, SOFTMAX (both `_UNIT`) and TANH (`_SIGNED`).
+_UNIT = (0.0, 255 / 256)
+_SIGNED = (-1.0, 127 / 128)
+_SIX = (0.0, 6.0)  # of RELU6
+_SIXTH = 1.0 / 6.0
+
+
+def uneven(bias: Any, channels: int) -> Any:
+    """Makes the nonzero values of a bias differ, at least in the seventh digit."""
+    # In a model with ranges of its own, the converter of TensorFlow 2.21 scales a bias of equal
+    # values by the scale of the first channel on all channels.
+    return bias * (1.0 + _UNEVEN * ops.arange(channels, dtype="float32"))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How an int8 file computes an activation.
+
+    Attributes:
+        function: Function of the input and of one rounding function per range in `between`.
+        is_apart: Whether it is an operation of its own, on a quantized input.
+        between: The ranges of the tensors between its operations.
+        after: The range of the output; `None` if data sets it.
+    """
+
+    function: Callable[..., Any]
+    is_apart: bool = True
+    between: tuple[_Range, ...] = ()
+    after: _Range | None = None
+
+
+def _relu6_of_3_more(x: Any) -> Any:
+    return ops.relu6(x + uneven(3.0, x.shape[-1]))
+
+
+FORMS = {
+    "linear": _Form(lambda x: x, is_apart=False),
+    "relu": _Form(lambda x: ops.relu(x), is_apart=False),
+    "relu6": _Form(lambda x: ops.relu6(x), is_apart=False),
+    "sigmoid": _Form(lambda x: ops.sigmoid(x), after=_UNIT),
+    "tanh": _Form(lambda x: ops.tanh(x), after=_SIGNED),
+    "one_plus_tanh": _Form(
+        lambda x, q: 1.0 + q(ops.tanh(x)), between=(_SIGNED,), after=(0.0, 1 + 127 / 128)
+    ),
+    "hard_sigmoid": _Form(
+        lambda x, q: q(_relu6_of_3_more(x)) * _SIXTH,
+        is_apart=False,
+        between=(_SIX,),
+        after=(0.0, 1.0),
+    ),
+    "hard_silu": _Form(
+        lambda x, q, r: x * r(q(_relu6_of_3_more(x)) * _SIXTH), between=(_SIX, (0.0, 1.0))
+    ),
+    "silu": _Form(lambda x, q: x * q(ops.sigmoid(x)), between=(_UNIT,)),
+    "softmax": _Form(lambda x: ops.softmax(x), after=_UNIT),
+}
+
+
+@keras.saving.register_keras_serializable(package="keras_se")
+class QuantizeAwareActivation(keras.layers.Layer):
+    """Computes an activation or gate with the rounding of its operations in an int8 file."""
+
+    def __init__(
+        self,
+        activation: str,
+        takes_sums: bool = True,
+        is_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if activation not in FORMS:
+            raise InputError(
+                f"Quantization-aware training takes the activations {sorted(FORMS)}. "
+                f"Received: {activation!r}"
+            )
+        super().__init__(**kwargs)
+        form = FORMS[activation]
+        self.activation = activation
+        self.takes_sums = takes_sums
+        self.is_last = is_last
+        # `takes_sums`: the input comes unrounded from a kernel. Fused activations leave it so.
+        self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
+        self.between = [FakeQuantize(ends) for ends in form.between]
+        # The output of the model is not rounded to a pinned range: losses take its logarithm.
+        is_pinned = form.is_apart and form.after is not None
+        self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Creates the ranges."""
+        for part in (self.before, *self.between, self.after):
+            if part is not None:
+                part.build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """Computes the rounded activations."""
+        x = inputs if self.before is None else self.before(inputs)
+        is_fusible = not FORMS[self.activation].is_apart
+        if is_fusible and not self.takes_sums and len(x.shape) == 4:
+            # XNNPACK takes an int8 ReLU only if it is fused with an operation before it. This one
+            # is the identity.
+            x = ops.depthwise_conv(x, ops.ones((1, 1, x.shape[-1], 1)))
+        x = FORMS[self.activation].function(x, *self.between)
+        return x if self.after is None else self.after(x)
+
+    def plain(self) -> keras.layers.Layer:
+        """Returns a Keras layer that computes the same without rounding."""
+        return keras.layers.Activation(self.activation, name=self.name, dtype=self.dtype_policy)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the input."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `__init__`."""
+        return {
+            **super().get_config(),
+            "activation": self.activation,
+            "takes_sums": self.takes_sums,
+            "is_last": self.is_last,
+        }

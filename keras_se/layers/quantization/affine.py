@@ -1,0 +1,81 @@
+"""Per-channel scales and offsets, as one operation of an int8 file."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_se.errors import InputError
+from keras_se.layers.quantization.activation import uneven
+
+
+@keras.saving.register_keras_serializable(package="keras_se")
+class QuantizeAwareAffine(keras.layers.Wrapper):
+    """Computes `y = scale · x + offset` of a layer as a depthwise convolution of size 1."""
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
+        if type(layer) not in AFFINE:
+            raise InputError(
+                f"QuantizeAwareAffine takes one of {[kind.__name__ for kind in AFFINE]}. "
+                f"Received: {type(layer).__name__} {layer.name!r}"
+            )
+        super().__init__(layer, **kwargs)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Builds the layer."""
+        if len(input_shape) != 4 or getattr(self.layer, "axis", -1) not in (-1, 3, (-1,), (3,)):
+            raise InputError(
+                "Quantization-aware training takes a scale and an offset over the last axis of "
+                "maps, (batch, height, width, channels). Received: layer "
+                f"{self.layer.name!r} on {tuple(input_shape)}"
+            )
+        super().build(input_shape)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Computes the outputs of the layer, without rounding them."""
+        # In training BatchNormalization normalizes by the batch and updates its statistics.
+        if training and isinstance(self.layer, keras.layers.BatchNormalization):
+            return self.layer(inputs, training=True)
+        scale, offset = AFFINE[type(self.layer)](self.layer)
+        # A product and a sum would be two operations with no range between them. As a kernel with
+        # one weight per channel, the scale is exact in int8.
+        channels = inputs.shape[-1]
+        # `Rescaling` has one scale for all channels.
+        kernel = ops.broadcast_to(ops.reshape(scale, (-1,)), (channels,))
+        outputs = ops.depthwise_conv(inputs, ops.reshape(kernel, (1, 1, channels, 1)))
+        return outputs + uneven(ops.reshape(offset, (-1,)), channels)
+
+    def plain(self) -> keras.layers.Layer:
+        """Returns an unbuilt copy of the wrapped layer."""
+        return type(self.layer).from_config(self.layer.get_config())
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Returns the shape of the input."""
+        return input_shape
+
+
+def _batch_normalization(layer: Any) -> tuple[Any, Any]:
+    scale = ops.rsqrt(layer.moving_variance + layer.epsilon)
+    scale = scale if layer.gamma is None else scale * layer.gamma
+    offset = -layer.moving_mean * scale
+    return scale, offset if layer.beta is None else offset + layer.beta
+
+
+def _rescaling(layer: Any) -> tuple[Any, Any]:
+    scale, offset = (ops.convert_to_tensor(x, "float32") for x in (layer.scale, layer.offset))
+    return scale, offset
+
+
+def _normalization(layer: Any) -> tuple[Any, Any]:
+    mean, variance = (ops.convert_to_tensor(x, "float32") for x in (layer.mean, layer.variance))
+    # Keras clips the standard deviation in the same way.
+    scale = 1.0 / ops.maximum(ops.sqrt(variance), keras.config.epsilon())
+    return scale, -mean * scale
+
+
+AFFINE: dict[type, Callable[[Any], tuple[Any, Any]]] = {
+    keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Rescaling: _rescaling,
+    keras.layers.Normalization: _normalization,
+}

@@ -1,0 +1,194 @@
+"""Excitations in a TFLite graph: the operators from a pooling to the gates of a product."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from keras_se.litert.graph.flatbuffer import Operator, Shape, SubGraph
+from keras_se.litert.graph.functions import gate_name
+from keras_se.litert.graph.squeezes import MAX_OPERATORS, Operators, origin, squeeze, squeeze_of_any
+
+REPEATS = {"BROADCAST_TO", "TILE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
+_MATRICES = {"CONV_2D", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+_MAX_MATRICES = 2
+
+
+@dataclass(frozen=True)
+class Excitation:
+    """The subgraph that computes the gates of a product.
+
+    Attributes:
+        kind: `"self"` if it pools the gated map, `"cross"` if it pools another one.
+        gate: The tensor of the gates.
+        feature: The gated tensor.
+        function: Name of the gate.
+        channels: Number of gates per sample.
+        width: Units of the bottleneck.
+        operators: By position, the operators from the pooling to the gates.
+    """
+
+    kind: str
+    gate: int
+    feature: int
+    function: str
+    channels: int
+    width: int
+    operators: Operators
+
+
+def gated_by(graph: SubGraph, product: Operator) -> Excitation | None:
+    """Returns the excitation of a product; `None` if neither factor holds gates."""
+    if product.name != "MUL" or len(graph.data_inputs(product)) != 2:
+        return None
+    left, right = product.inputs
+    for gate, feature in ((left, right), (right, left)):
+        found = _excitation(graph, gate, feature)
+        if found is not None:
+            return found
+    return None
+
+
+def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
+    """Returns the excitation that computes `gate`; `None` if the graph holds none."""
+    gate, repeats = _unrepeated(graph, gate)
+    shape = graph.shape(feature)
+    channel = _channel_axis(graph.shape(gate), shape)
+    if channel is None:
+        return None
+    traced = _traced(graph, gate, *origin(graph, feature, channel), batch=shape[0])
+    if traced is None:
+        return None
+    kind, operators = traced
+    matrices = [o for o in operators.values() if _is_matrix(graph, o, shape[0])]
+    # On a map of one position one matrix is only a gated linear unit, not SE.
+    is_folded = kind == "self" and _is_vector(shape, shape[0])
+    fewest = _MAX_MATRICES if is_folded else 1
+    if not fewest <= _depth(graph, gate, operators, matrices) <= _MAX_MATRICES:
+        return None
+    function = gate_name(graph, gate, operators.values(), matrices)
+    # Another map may scale this one without a gate; only a known gate makes a cross site.
+    if function is None or (kind == "cross" and function == "unknown"):
+        return None
+    return Excitation(
+        kind=kind,
+        gate=gate,
+        feature=feature,
+        function=function,
+        channels=_length(graph.shape(gate), shape[0]),
+        width=_length(graph.shape(matrices[0].outputs[0]), shape[0]),
+        operators={**operators, **repeats},
+    )
+
+
+def _unrepeated(graph: SubGraph, gate: int) -> tuple[int, Operators]:
+    """Returns the gates before they are repeated over the map, and the repeating operators."""
+    repeats: Operators = {}
+    operator = graph.producers.get(gate)
+    # The check of positions ends cycles in malformed files.
+    while operator is not None and operator.name in REPEATS and operator.position not in repeats:
+        before = operator.inputs[0]
+        if not _is_vector(graph.shape(before), graph.shape(gate)[0]):
+            break
+        repeats[operator.position] = operator
+        gate, operator = before, graph.producers.get(before)
+    return gate, repeats
+
+
+def _channel_axis(gate: Shape, feature: Shape) -> int | None:
+    """Returns the axis of a map along which the gates differ; `None` if there is none."""
+    if not 2 < len(feature) >= len(gate):
+        return None
+    gate = (1,) * (len(feature) - len(gate)) + gate
+    pairs = list(zip(gate, feature, strict=True))
+    # An open batch is -1 in the map.
+    fits = all(g in (1, f) for g, f in pairs) and (gate[0] == feature[0] or feature[0] < 0)
+    axes = [n for n, (g, _) in enumerate(pairs) if g != 1 and n > 0]
+    if not fits or len(axes) > 1:
+        return None
+    if axes and axes[0] not in (1, len(feature) - 1):
+        return None  # no layout has its channels on this axis
+    single = [n for n, size in enumerate(feature) if size == 1 and n > 0]
+    return next(iter(axes or single[::-1]), None)
+
+
+def _traced(
+    graph: SubGraph, gate: int, source: int, channel: int, *, batch: int
+) -> tuple[str, Operators] | None:
+    """Returns the kind and operators of an excitation; `None` if a path has no pooling."""
+    found: Operators = {}
+    kinds, to_visit = {"self"}, [gate]
+    # The converter removes the pooling of a map of one position.
+    is_folded = _is_vector(graph.shape(source), batch)
+    while to_visit:
+        tensor = to_visit.pop()
+        if tensor == source and is_folded:
+            continue
+        operator = graph.producers.get(tensor)
+        is_followed = operator is not None and _is_vector(graph.shape(tensor), batch)
+        if operator is None or not is_followed or len(found) > MAX_OPERATORS:
+            return None
+        if operator.position in found:
+            continue
+        inputs = graph.data_inputs(operator)
+        if all(_is_vector(graph.shape(i), batch) for i in inputs):
+            found[operator.position] = operator
+            to_visit += inputs
+            continue
+        squeezed = _squeezed(graph, tensor, source, channel)
+        if squeezed is None or (is_folded and squeezed[0] == "cross"):
+            return None
+        kinds.add(squeezed[0])
+        found |= squeezed[1]
+    return min(kinds), dict(
+        sorted(found.items())
+    )  # "cross" sorts first: one cross path makes a cross site
+
+
+def _squeezed(
+    graph: SubGraph, tensor: int, source: int, channel: int
+) -> tuple[str, Operators] | None:
+    """Returns whether a vector pools the source or another map, and by which operators."""
+    operators = squeeze(graph, tensor, source, channel)
+    if operators is not None:
+        return "self", operators
+    operators = squeeze_of_any(graph, tensor)
+    return None if operators is None else ("cross", operators)
+
+
+def _is_vector(shape: Shape, batch: int) -> bool:
+    """Whether a tensor has at most one axis besides the batch."""
+    sizes = [size for size in shape if size != 1]
+    if batch in sizes:
+        sizes.remove(batch)
+    elif batch > 1:  # a value over all samples is not a statistic of each
+        return False
+    return len(sizes) <= 1
+
+
+def _length(shape: Shape, batch: int) -> int:
+    """Returns the number of values of a vector per sample."""
+    return abs(math.prod(shape)) // abs(batch)
+
+
+def _is_matrix(graph: SubGraph, operator: Operator, batch: int) -> bool:
+    """Whether an operator multiplies a whole vector by a matrix."""
+    if operator.name not in _MATRICES:
+        return False
+    (data,) = graph.data_inputs(operator)[:1]
+    shape = graph.shape(data)
+    # A convolution with fewer input channels slides along the vector.
+    return operator.name == "BATCH_MATMUL" or shape[-1] == _length(shape, batch)
+
+
+def _depth(graph: SubGraph, gate: int, operators: Operators, matrices: Iterable[Operator]) -> int:
+    """Returns the most matrices on a path to the gate; 0 if one has two variable inputs."""
+    # CBAM sends two squeezes through the same matrices, so count per path, not in total.
+    positions = {matrix.position for matrix in matrices}
+    depths: dict[int, int] = {}
+    for operator in operators.values():
+        inputs = graph.data_inputs(operator)
+        if operator.name in _MATRICES and len(inputs) != 1:
+            return 0
+        depth = max((depths.get(i, 0) for i in inputs), default=0)
+        depths.update(dict.fromkeys(operator.outputs, depth + (operator.position in positions)))
+    return depths.get(gate, 0)

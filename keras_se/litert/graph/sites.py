@@ -1,0 +1,181 @@
+"""SE gates in any TFLite file, found by the structure of its graph.
+
+A site is the product of a feature map with one value per channel. That value traces back, through
+vectors and one or two matrices, to a pooling over all positions of the same map or, in a cross
+site, of another map. Names, order and number format of the operators do not matter.
+
+Structure cannot separate two cases. On a map of one position the converter folds the pooling away,
+so a gated linear unit of two matrices is SE. And SE along the rows of a channels-last map is SE
+along the channels of a channels-first map.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from keras_se.errors import InputError
+from keras_se.litert.graph.excitations import REPEATS, Excitation, gated_by
+from keras_se.litert.graph.flatbuffer import Operator, SubGraph, TFLite, read_bytes, read_graphs
+from keras_se.sites.site import Site
+
+__all__ = [
+    "GateNode",
+    "TFLite",
+    "dead_tensors",
+    "file_sites",
+    "float_operators",
+    "gate_codes",
+    "gate_nodes",
+    "main_nodes",
+    "operator_names",
+    "read_bytes",
+]
+
+_NAMES = {"self": "se", "cross": "cross"}
+_SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
+_MAX_RESCALING = 256.0  # XNNPACK needs input scale * filter scale / output scale below this
+_LARGEST_CODES = {"INT8": 127, "UINT8": 255, "INT16": 32767}
+_UNSCALED = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE"} | REPEATS
+
+
+@dataclass(frozen=True)
+class GateNode:
+    """An SE site of a TFLite file, with its tensor indices.
+
+    Attributes:
+        site: The site, named by its ordinal among the operators.
+        gate_tensor: Index of the tensor that holds the gates.
+        feature_tensor: Index of the gated tensor.
+        product_tensor: Index of the product.
+        quantized: Whether the gates are integer codes.
+        operators: Names of the operators of the site, from the pooling to the product.
+        positions: Indices of these operators in the sub-graph.
+        subgraph: Index of the sub-graph.
+    """
+
+    site: Site
+    gate_tensor: int
+    feature_tensor: int
+    product_tensor: int
+    quantized: bool
+    operators: tuple[str, ...]
+    positions: tuple[int, ...]
+    subgraph: int = 0
+
+
+def file_sites(tflite: TFLite) -> list[Site]:
+    """Returns the sites of a TFLite file, self and cross, in the order of its operators."""
+    return [node.site for node in gate_nodes(read_bytes(tflite), kinds=tuple(_NAMES))]
+
+
+def operator_names(tflite: TFLite) -> list[str]:
+    """Returns the operator names of the first sub-graph of a TFLite file."""
+    content = read_bytes(tflite)
+    return read_graphs(content, lambda graphs: (o.name for o in graphs[0].operators))
+
+
+def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
+    """Returns the SE sites of a TFLite file, with their tensor indices."""
+    if not set(kinds) <= set(_NAMES):
+        raise InputError(f"kinds must be of {list(_NAMES)}. Received: kinds={kinds!r}")
+    nodes = read_graphs(content, lambda graphs: (n for graph in graphs for n in _nodes(graph)))
+    return [node for node in nodes if node.site.kind in kinds]
+
+
+def dead_tensors(content: bytes) -> list[str]:
+    """Returns the tensors of a quantized file that calibration saw as almost zero."""
+    # Their scale is so small that XNNPACK fails to prepare the file, or crashes the process.
+    return read_graphs(content, lambda graphs: (n for graph in graphs for n in _dead(graph)))
+
+
+def float_operators(content: bytes) -> list[str]:
+    """Returns the operators of a file that compute in floating point."""
+    return read_graphs(content, lambda graphs: (n for graph in graphs for n in _in_float(graph)))
+
+
+def main_nodes(content: bytes) -> list[GateNode]:
+    """Returns the SE sites of the main sub-graph that gate their own map."""
+    # A plain run computes no other sub-graph.
+    return [node for node in gate_nodes(content) if node.subgraph == 0]
+
+
+def gate_codes(content: bytes) -> dict[str, tuple[float, float] | None]:
+    """Returns, by site name, the step and ceiling of gates whose scale the format fixes."""
+    return dict(read_graphs(content, _codes))
+
+
+def _dead(graph: SubGraph) -> Iterator[str]:
+    for operator in graph.operators:
+        if operator.name in _SCALED_PRODUCTS:
+            left, right = (graph.scale(i) for i in operator.inputs[:2])
+            output = operator.outputs[0]
+            # The scale of a float tensor is 0.
+            if left * right >= _MAX_RESCALING * graph.scale(output) > 0.0:
+                yield graph.name(output)
+
+
+def _in_float(graph: SubGraph) -> Iterator[str]:
+    for operator in graph.operators:
+        is_float = any("FLOAT" in graph.type(output) for output in operator.outputs)
+        if is_float and operator.name not in ("QUANTIZE", "DEQUANTIZE"):
+            yield operator.name
+
+
+def _codes(graphs: list[SubGraph]) -> Iterator[tuple[str, tuple[float, float] | None]]:
+    for graph in graphs:
+        for node in _nodes(graph):
+            if node.site.kind == "self":
+                yield node.site.name, _code(graph, node)
+
+
+def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
+    """Returns the step and ceiling of a gate; `None` unless the format fixes its scale."""
+    chain = [graph.operators[position] for position in node.positions[:-1]]
+    # TFLite fixes the output scale of these two; calibration sets all others.
+    pinned = [n for n, operator in enumerate(chain) if operator.name in ("LOGISTIC", "TANH")]
+    if not pinned:
+        return None
+    tensor = chain[pinned[-1]].outputs[0]
+    after = {operator.name for operator in chain[pinned[-1] + 1 :]} - _UNSCALED
+    # In 1 + tanh the ADD belongs to the gate; it moves the ceiling and keeps the step.
+    one = node.site.gate == "one_plus_tanh"
+    step = graph.scale(tensor)
+    if not step or after - ({"ADD"} if one else set()):
+        return None
+    top = _LARGEST_CODES[graph.type(tensor)] - graph.zero_point(tensor)
+    return step, step * top + one
+
+
+def _nodes(graph: SubGraph) -> Iterator[GateNode]:
+    """Yields the self and cross sites of a sub-graph, in the order of their products."""
+    # Each kind counts on its own, so a cross site does not renumber the self sites.
+    ordinals = dict.fromkeys(_NAMES, 0)
+    for product in graph.operators:
+        excitation = gated_by(graph, product)
+        if excitation is not None:
+            ordinals[excitation.kind] += 1
+            name = f"{_NAMES[excitation.kind]}_{ordinals[excitation.kind]}"
+            yield _node(graph, product, excitation, f"{graph.prefix}{name}")
+
+
+def _node(graph: SubGraph, product: Operator, excitation: Excitation, name: str) -> GateNode:
+    operators = dict(sorted({**excitation.operators, product.position: product}.items()))
+    site = Site(
+        name=name,
+        channels=excitation.channels,
+        width=excitation.width,
+        gate=excitation.function,
+        after=graph.name(excitation.feature),
+        layer=graph.name(excitation.gate),
+        source="tflite",
+        kind=excitation.kind,
+    )
+    return GateNode(
+        site=site,
+        gate_tensor=excitation.gate,
+        feature_tensor=excitation.feature,
+        product_tensor=product.outputs[0],
+        quantized="FLOAT" not in graph.type(excitation.gate),
+        operators=tuple(operator.name for operator in operators.values()),
+        positions=tuple(operators),
+        subgraph=graph.index,
+    )

@@ -1,0 +1,143 @@
+"""The inputs of a converted model, by name."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.data import finite_float32
+from keras_se.errors import InputError
+from keras_se.graph.inputs import input_structure, named_inputs
+
+# Keras makes these names up; their numbers depend on what the process built before.
+_AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model, for a batch of one.
+
+    Attributes:
+        name: Its name in the signature of the file.
+        key: Its name in the Keras model.
+        shape: Shape of one sample.
+        dtype: Its dtype in the Keras model.
+    """
+
+    name: str
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def input_specs(model: keras.Model) -> list[InputSpec]:
+    """Returns the inputs of a built model, in the order of `model.inputs`."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise InputError(
+            "to_tflite takes a built keras.Model: call it once, or give it an Input. "
+            f"Received: {type(model).__name__}"
+        )
+    if not getattr(model, "inputs", None):
+        raise InputError(
+            "to_tflite takes models with known inputs: wrap a subclassed model as "
+            "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape). "
+            f"Received: model {model.name!r} ({type(model).__name__})"
+        )
+    tensors = model.inputs
+    keys = {id(tensor): key for key, tensor in named_inputs(model).items()}
+    specs = []
+    for n, tensor in enumerate(tensors):
+        key = keys.get(id(tensor), tensor.name)
+        # Names must be identifiers.
+        name = f"input_{n}" if _AUTOMATIC.fullmatch(key) else re.sub(r"\W|^(?=\d)", "_", key)
+        shape = tuple(tensor.shape[1:])
+        if tensor.dtype in ("float16", "bfloat16", "float64"):
+            raise InputError(
+                "to_tflite takes models with inputs of float32, integers or truth values. "
+                f"Received: model {model.name!r} with an input of {tensor.dtype}"
+            )
+        if None in shape:
+            raise InputError(
+                "to_tflite needs an input of known size: rebuild the model with a fixed Input. "
+                f"Received: model {model.name!r} with input shape {(None, *shape)}"
+            )
+        specs.append(InputSpec(name if len(tensors) > 1 else "inputs", key, shape, tensor.dtype))
+    if len({spec.name for spec in specs}) < len(specs):
+        raise InputError(
+            "to_tflite needs inputs of different names, of letters, digits and underscores. "
+            f"Received: {[spec.key for spec in specs]}"
+        )
+    return specs
+
+
+def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndarray]:
+    """Returns samples as arrays of the model's dtypes, by their names in the signature."""
+    given = _by_name(specs, x, what)
+    arrays = {spec.name: _fitted(spec, given[spec.name], what, len(specs)) for spec in specs}
+    samples = {name: len(array) for name, array in arrays.items()}
+    if len(set(samples.values())) != 1:
+        raise InputError(f"{what} must have one number of samples. Received: {samples}")
+    return arrays
+
+
+def batches(samples: Iterable[np.ndarray], size: int = 32) -> Iterator[list[np.ndarray]]:
+    """Yields the rows of each array in batches; the last one may be smaller."""
+    arrays = list(samples)
+    for start in range(0, len(arrays[0]), size):
+        yield [array[start : start + size] for array in arrays]
+
+
+def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
+    """Packs tensors, in the order of `model.inputs`, to the structure of `model.input`."""
+    return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
+
+
+def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
+    if (hasattr(x, "__iter__") and not hasattr(x, "__len__")) or hasattr(x, "element_spec"):
+        raise InputError(
+            f"{what} must be arrays; of a generator or a dataset collect the samples first, with "
+            f"np.concatenate. Received: {type(x).__name__}"
+        )
+    if isinstance(x, Mapping):
+        names = {key: spec.name for spec in specs for key in (spec.key, spec.name)}
+        given: dict[str, Any] = {names.get(key, str(key)): value for key, value in x.items()}
+        if set(given) != {spec.name for spec in specs}:
+            raise InputError(
+                f"{what} must hold the inputs {[spec.name for spec in specs]}. Received: {list(x)}"
+            )
+        return given
+    if len(specs) == 1:
+        # A list of one array is that array; a list of numbers is data.
+        is_one_in_a_list = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) > 1
+        return {specs[0].name: x[0] if is_one_in_a_list else x}
+    if not isinstance(x, list | tuple) or len(x) != len(specs):
+        raise InputError(
+            f"{what} must be {len(specs)} arrays, in a list or a dictionary with the keys "
+            f"{[spec.name for spec in specs]}. Received: {type(x).__name__}"
+        )
+    return {spec.name: value for spec, value in zip(specs, x, strict=True)}
+
+
+def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
+    name = what if inputs == 1 else f"{what}[{spec.name!r}]"
+    # `finite_float32` rejects booleans.
+    if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
+        x = np.asarray(x, "uint8")
+    array = finite_float32(name, x)
+    if array.shape[1:] != spec.shape or len(array) == 0:
+        raise InputError(
+            f"{name} must have the shape (samples, {', '.join(map(str, spec.shape))}). "
+            f"Received: shape {array.shape}"
+        )
+    if "float" not in spec.dtype:
+        # A cast would drop fractions silently.
+        if (array != np.round(array)).any():
+            raise InputError(
+                f"{name} must be integers for an input of {spec.dtype}. Received: fractions"
+            )
+        # Cast from `x`: float32 does not represent large integers exactly.
+        return np.asarray(x).astype(spec.dtype)
+    return array

@@ -1,0 +1,1 @@
+"""SE in a Keras model: where it is, what its gates say."""

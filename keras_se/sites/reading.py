@@ -1,0 +1,129 @@
+"""The gates of a Keras model for inputs, and the means of what they gate."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.data import finite_float32, fits
+from keras_se.errors import InputError, first_line
+from keras_se.graph.inputs import fresh_inputs
+from keras_se.graph.trace import Graph, trace
+from keras_se.graph.visits import Visit, walk
+from keras_se.sites.gated import GatedSite, gated_sites
+from keras_se.sites.site import Site
+
+
+def model_sites(model: keras.Model) -> list[Site]:
+    """Lists the SE sites of a functional or Sequential model, in topological order."""
+    return [part.site for part in gated_sites(_trace(model))]
+
+
+def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
+    """Computes the gates of every SE site, shape (samples, channels), by site name."""
+    graph = _trace(model)
+    found = gated_sites(graph)
+    if not found:
+        return {}
+    reader = _reader(graph, found, lambda site, features, gates: gates)
+    if isinstance(x, Iterator):
+        values = _gates_of_batches(model, reader, x)
+    else:
+        _check_arrays(model, reader, x)
+        # Datasets have batches of their own, and Keras wants no batch_size for them.
+        is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
+        with _computable(model):
+            values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
+    return {part.site.name: values[part.site.name] for part in found}
+
+
+def model_means(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
+    """Computes the means over positions of each gated feature map, by site name."""
+    graph = _trace(model)
+    reader = _reader(graph, gated_sites(graph), lambda site, x, gates: _means(x, site.data_format))
+    means: dict[str, np.ndarray] = reader.predict(x, verbose=0)
+    return means
+
+
+def _trace(model: keras.Model) -> Graph:
+    return trace(model, purpose="Finding SE sites")
+
+
+def _reader(
+    graph: Graph, found: list[GatedSite], read: Callable[[GatedSite, Any, Any], Any]
+) -> keras.Model:
+    """A model from the inputs to what `read` makes of the features and gates of each site."""
+    sites, tensors = {part.number: part for part in found}, {}
+
+    def look(visit: Visit) -> Any:
+        if visit.number not in sites:
+            return visit.outputs()
+        site = sites[visit.number]
+        outputs, features, gates = site.observe(visit)
+        tensors[site.site.name] = read(site, features, gates)
+        return outputs
+
+    inputs = fresh_inputs(graph.model)
+    walk(graph, inputs, look)
+    reader = keras.Model(inputs, tensors)
+    # XLA compilation costs more than it saves for one reading.
+    reader.compile(jit_compile=False)
+    return reader
+
+
+def _means(features: Any, data_format: str) -> Any:
+    rank = len(features.shape)
+    spatial = range(1, rank - 1) if data_format == "channels_last" else range(2, rank)
+    return keras.ops.mean(features, axis=tuple(spatial))
+
+
+def _gates_of_batches(
+    model: keras.Model, reader: keras.Model, batches: Iterator[Any]
+) -> dict[str, np.ndarray]:
+    """Computes the gates for an iterator of batches."""
+    rows: dict[str, list[np.ndarray]] = {}
+    # Hold one batch at a time: memory stays bounded.
+    for batch in batches:
+        x = batch[0] if isinstance(batch, tuple) and batch else batch
+        _check_arrays(model, reader, x)
+        with _computable(model):
+            gates = reader.predict_on_batch(x)
+        for name, values in gates.items():
+            rows.setdefault(name, []).append(values)
+    if not rows:
+        raise InputError("x must yield batches of inputs. Received: an iterator without any")
+    return {name: np.concatenate(values) for name, values in rows.items()}
+
+
+@contextmanager
+def _computable(model: keras.Model) -> Iterator[None]:
+    """Turns errors of Keras and its backend about inputs into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Keras and its backends have exceptions of many types for it
+        raise InputError(
+            f"x must be inputs that model {model.name!r} takes. Received: x of type or values of "
+            f"which the backend says: {first_line(error)}"
+        ) from error
+
+
+def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
+    """Checks the shape of a single input, and that arrays and tensors are finite."""
+    leaves = keras.tree.flatten(x) if isinstance(x, list | tuple | dict) else [x]
+    arrays = [a for a in leaves if isinstance(a, np.ndarray) or keras.ops.is_tensor(a)]
+    if len(arrays) == len(reader.inputs) == 1:
+        shape, expected = tuple(arrays[0].shape), tuple(reader.inputs[0].shape)
+        if not shape or shape[0] == 0 or not fits(shape[1:], expected[1:]):
+            raise InputError(
+                f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
+                f"{model.name!r}. Received: x of shape {shape}"
+            )
+    # Arrays and tensors only: to check a dataset takes a pass over all of its batches.
+    for array in arrays:
+        values = keras.ops.convert_to_numpy(array)
+        if values.dtype.kind == "f":
+            finite_float32("x", values)

@@ -1,0 +1,1 @@
+"""Whether the gates of a file survived."""

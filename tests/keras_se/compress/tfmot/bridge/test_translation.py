@@ -1,0 +1,376 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_se import SEBlock, insert
+from keras_se.compress import to_tf_keras
+from keras_se.compress.tfmot.bridge import activations
+from keras_se.compress.tfmot.bridge.translation import plain_name, translate
+from keras_se.errors import InputError
+from keras_se.layers import DivisiveNormalization
+from keras_se.layers.gates import GATES
+
+RandomNormal = keras.initializers.RandomNormal
+
+
+def randomized(model):
+    """Statistics and biases as after training: their places show."""
+    rng = np.random.default_rng(0)
+    for variable in model.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name in ("beta", "bias", "moving_mean"):
+            variable.assign(rng.normal(0.0, 0.2, variable.shape))
+    return model
+
+
+def sample(model, seed=1):
+    rng = np.random.default_rng(seed)
+    arrays = [
+        rng.normal(size=(3, *(size or 64 for size in t.shape[1:]))).astype("float32")
+        if "float" in t.dtype
+        else rng.integers(0, 5, (3, *t.shape[1:]))
+        for t in model.inputs
+    ]
+    is_one = isinstance(model, keras.Sequential)
+    return arrays[0] if is_one else keras.tree.pack_sequence_as(model.input, arrays)
+
+
+def check_same(model):
+    carried = to_tf_keras(model)
+    x = sample(model)
+    wanted = keras.tree.flatten(model(x, training=False))
+    given = keras.tree.flatten(carried(x, training=False))
+    for own, theirs in zip(wanted, given, strict=True):
+        own, theirs = own.numpy(), theirs.numpy()
+        assert np.abs(own - theirs).max() <= 1e-5 * np.abs(own).max()
+    return carried
+
+
+APPLICATIONS = {
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "MobileNet": 64,
+    "MobileNetV2": 64,
+    "MobileNetV3Small": 64,
+    "MobileNetV3Large": 64,
+    "DenseNet121": 64,
+    "InceptionV3": 80,
+    "Xception": 80,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "VGG16": 32,
+    "NASNetMobile": 64,
+}
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_applications(name):
+    """Each after insert, too, which holds all of its own layers."""
+    size = APPLICATIONS[name]
+    application = getattr(keras.applications, name)
+    model = randomized(application(weights=None, input_shape=(size, size, 3), classes=10))
+    if name in ("MobileNetV3Small", "EfficientNetB0", "VGG16"):
+        check_same(model)
+    with_blocks = insert(model, 8, gate="hard_sigmoid", identity_init=False)
+    carried = check_same(with_blocks)
+    assert not {type(layer).__name__ for layer in carried.layers} & {"TFOpLambda", "SEBlock"}
+
+
+BLOCKS = [
+    *({"gate": gate} for gate in GATES),
+    *({"squeeze": squeeze} for squeeze in ("max", "avg_max")),
+    {"shift": True, "gate": "one_plus_tanh"},
+    {"use_bias": False},
+    {"activation": "silu"},
+    {"activation": None},
+    {"kernel_regularizer": "l2", "bias_constraint": "max_norm"},
+]
+
+
+@pytest.mark.parametrize("shape", [(9, 8), (6, 5, 8), (4, 3, 2, 8)])
+@pytest.mark.parametrize("settings", BLOCKS, ids=str)
+def test_blocks(shape, settings):
+    block = SEBlock(
+        2, kernel_initializer=RandomNormal(), bias_initializer=RandomNormal(), **settings
+    )
+    carried = check_same(keras.Sequential([keras.Input(shape), block]))
+    kinds = {type(layer).__name__ for layer in carried.layers}
+    assert {"Conv2D", "Multiply"} <= kinds
+    if "kernel_regularizer" in settings:
+        assert len(carried.losses) == 2
+
+
+ACTIVATIONS = (
+    *("elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "linear", "mish"),
+    *("relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"),
+)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name):
+    check_same(keras.Sequential([keras.Input((5,)), layers.Dense(6, activation=name)]))
+    check_same(keras.Sequential([keras.Input((5,)), layers.Activation(name)]))
+
+
+LAYERS = [
+    ((8, 3), layers.Conv1D(4, 3, padding="causal")),
+    ((6, 6, 6, 3), layers.Conv3D(4, 3)),
+    ((6, 6, 3), layers.Conv2DTranspose(4, 3, strides=2)),
+    ((6, 6, 3), layers.DepthwiseConv2D(3, depth_multiplier=2)),
+    ((6, 6, 4), layers.Conv2D(4, 3, groups=2, dilation_rate=2, activation="hard_silu")),
+    ((9, 9, 3), layers.SeparableConv2D(4, 3, strides=2, depth_multiplier=2, activation="relu")),
+    ((9, 9, 3), layers.SeparableConv2D(4, 3, dilation_rate=2, use_bias=False)),
+    ((6, 3), layers.LayerNormalization()),
+    ((6, 6, 4), layers.GroupNormalization(2)),
+    ((6, 3), layers.PReLU()),
+    ((6, 3), layers.LeakyReLU(0.1)),
+    ((6, 3), layers.ReLU(4.0, negative_slope=0.2, threshold=0.5)),
+    ((6, 3), layers.ELU(0.5)),
+    ((6, 3), layers.Softmax(axis=1)),
+    ((6, 3), layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d")),
+    ((6, 6, 3), layers.UpSampling2D(2, interpolation="bilinear")),
+    ((6, 6, 3), layers.ZeroPadding2D(((1, 0), (0, 2)))),
+    ((6, 6, 3), layers.Cropping2D(1)),
+    ((6, 6, 3), layers.MaxPooling2D(2)),
+    ((6, 6, 3), layers.AveragePooling2D(2, padding="same")),
+    ((6, 6, 3), layers.GlobalMaxPooling2D(keepdims=True)),
+    ((6, 3), layers.Permute((2, 1))),
+    ((6, 3), layers.Flatten()),
+    ((3,), layers.RepeatVector(4)),
+    ((6, 3), layers.Dropout(0.5)),
+    ((6, 3), layers.GaussianNoise(0.5)),
+    ((6, 6, 3), layers.Rescaling(0.5, offset=[1.0, 2.0, 3.0])),
+    ((6, 6, 3), layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 5.0, 6.0])),
+    ((6, 6, 3), layers.BatchNormalization(epsilon=0.1)),
+    ((6, 3), layers.UnitNormalization()),
+]
+
+
+@pytest.mark.parametrize(("shape", "layer"), LAYERS, ids=[type(v).__name__ for _, v in LAYERS])
+def test_layers(shape, layer):
+    check_same(randomized(keras.Sequential([keras.Input(shape), layer])))
+
+
+def test_merging_and_raw_operations():
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(3, 1)(inputs)
+    y = 2.0 - x / 4.0 + 1.0
+    y = keras.ops.relu6(-y * 0.5) - x
+    merged = [
+        kind()([x, y])
+        for kind in (layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum)
+    ]
+    pooled = keras.ops.mean(y, axis=(1, 2), keepdims=True)
+    joined = layers.Concatenate()([*merged, y * pooled, x + y, keras.ops.sigmoid(x)])
+    check_same(keras.Model(inputs, [joined, keras.ops.reshape(pooled, (-1, 3))]))
+
+
+def test_several_inputs_by_name_and_shared_layers():
+    inputs = {
+        "left": keras.Input((6, 6, 3), name="left"),
+        "ids": keras.Input((4,), dtype="int32", name="ids"),
+    }
+    shared = SEBlock(2, kernel_initializer=RandomNormal(), name="tied")
+    x = layers.Conv2D(8, 3)(inputs["left"])
+    once = shared(x)
+    twice = shared(layers.ReLU()(once))
+    tokens = layers.GlobalAveragePooling1D()(layers.Embedding(10, 8)(inputs["ids"]))
+    model = keras.Model(inputs, {"maps": twice, "both": [tokens, once]})
+    carried = check_same(model)
+    assert len([v for v in carried.weights if "tied" in v.name]) == 4
+    assert translate(model).products == ("tied_product", "tied_product")
+
+
+def test_nested_models_are_dissolved_and_keep_their_mode():
+    inner_inputs = keras.Input((6, 6, 3))
+    features = layers.BatchNormalization(name="same")(layers.Conv2D(4, 3, name="c")(inner_inputs))
+    inner = keras.Model(inner_inputs, SEBlock(2)(features), name="inner")
+    outer = keras.Sequential([keras.Input((6, 6, 3)), inner, layers.Flatten(), layers.Dense(2)])
+    carried = check_same(randomized(outer))
+    assert "inner__same" in [layer.name for layer in carried.layers]
+    inputs = keras.Input((6, 6, 3))
+    frozen = keras.Model(inputs, inner(inputs, training=False))
+    x = sample(frozen)
+    same = [to_tf_keras(frozen)(x, training=mode).numpy() for mode in (False, True)]
+    np.testing.assert_array_equal(*same)
+    free = keras.Model(inputs, inner(inputs))
+    different = [to_tf_keras(free)(x, training=mode).numpy() for mode in (False, True)]
+    assert np.abs(different[0] - different[1]).max() > 0.1
+
+
+def test_names_that_meet_are_told_apart():
+    inner = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="b")], name="a")
+    model = keras.Sequential([keras.Input((3,)), inner, layers.Dense(3, name="a__b")])
+    carried = check_same(model)
+    assert [layer.name for layer in carried.layers if layer.weights] == ["a__b", "a__b_1"]
+    assert plain_name("a/b/", "c") == plain_name("a/b", "c") == "a__b__c"
+
+
+def test_the_model_stays_as_it_was_and_trainability_is_carried(networks):
+    model = keras.models.clone_model(networks["sigmoid"])
+    model.layers[1].trainable = False
+    model.compile("sgd", "mse")
+    before = [v.numpy() for v in model.variables], model.get_config(), model.optimizer
+    carried = to_tf_keras(model)
+    after = [v.numpy() for v in model.variables], model.get_config(), model.optimizer
+    keras.tree.map_structure(np.testing.assert_array_equal, before[0], after[0])
+    assert before[1:] == after[1:]
+    assert not carried.get_layer(model.layers[1].name).trainable
+    for variable in carried.weights:
+        variable.assign(variable + 1.0)
+    keras.tree.map_structure(
+        np.testing.assert_array_equal, before[0], [v.numpy() for v in model.variables]
+    )
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+class Custom(layers.Layer):
+    def call(self, inputs):
+        return inputs * 2.0
+
+
+def sequential(*stack, shape=(6, 6, 4)):
+    return keras.Sequential([keras.Input(shape), *stack])
+
+
+def masked_block():
+    inputs = keras.Input((6, 4))
+    mask = keras.Input((6,), dtype="bool")
+    return keras.Model([inputs, mask], SEBlock(2)(inputs, mask=mask))
+
+
+def block_that_returns_gates():
+    inputs = keras.Input((6, 6, 4))
+    return keras.Model(inputs, SEBlock(2)(inputs, return_gates=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Subclassed, "functional and Sequential Keras models.* Received: Subclassed"),
+        (lambda: keras.Sequential([layers.Dense(2)]), "built models.* not built"),
+        (lambda: sequential(Custom(name="own")), "built-in layers.* Received: 'own' .Custom."),
+        (lambda: sequential(layers.Lambda(lambda x: x, name="l")), "Received: 'l' .Lambda."),
+        (lambda: sequential(layers.LSTM(2), shape=(6, 4)), r"Received: 'lstm\w*' .LSTM."),
+        (lambda: sequential(layers.Masking(), shape=(6, 4)), r"Received: 'masking\w*' .Masking."),
+        (
+            lambda: sequential(layers.TimeDistributed(layers.Dense(2)), shape=(6, 4)),
+            "TimeDistributed",
+        ),
+        (lambda: sequential(layers.Embedding(5, 2, mask_zero=True), shape=(6,)), "Embedding"),
+        (
+            lambda: sequential(layers.Conv2D(2, 1, dtype="mixed_float16", name="c")),
+            "compute in float32. Received: layer 'c' in float16",
+        ),
+        (lambda: sequential(layers.Dense(2, activation=np.tanh)), r"Received: 'dense\w*' .Dense."),
+        (lambda: sequential(SEBlock(2, squeeze="std", name="b")), "'b' with .*squeeze='std'"),
+        (
+            lambda: sequential(SEBlock(2, gate=DivisiveNormalization())),
+            "gate=DivisiveNormalization",
+        ),
+        (
+            lambda: sequential(SEBlock(2, data_format="channels_first")),
+            "data_format='channels_first'",
+        ),
+        (masked_block, "called without a mask"),
+        (block_that_returns_gates, "without return_gates"),
+        (
+            lambda: keras.Sequential([keras.Input((6, 6, 4)), Inner()]),
+            "inside the layer",
+        ),
+    ],
+)
+def test_what_cannot_be_carried_is_refused_by_name(build, message):
+    with pytest.raises(InputError, match=message):
+        to_tf_keras(build())
+
+
+class Inner(layers.Layer):
+    def __init__(self):
+        super().__init__()
+        self.block = SEBlock(2)
+
+    def build(self, shape):
+        self.block.build(shape)
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_a_wrong_translation_is_refused_with_the_first_layer_that_differs(monkeypatch):
+    """What a bridge by name would do: tf_keras has another hard_sigmoid."""
+
+    def by_name(make, name):
+        return make("Activation", name, activation="hard_sigmoid")
+
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(5, name="before"),
+            layers.Dense(5, activation="hard_sigmoid", name="wrong"),
+            layers.Dense(5, name="after"),
+        ]
+    )
+    to_tf_keras(model)
+    monkeypatch.setitem(activations._WRITTEN_OUT, "hard_sigmoid", by_name)
+    with pytest.raises(InputError, match=r"agree to 1e-05.* 'wrong' .Dense. is the first"):
+        to_tf_keras(model)
+
+
+@pytest.mark.parametrize("before", ["unset", "0"])
+def test_the_process_stays_as_it_was(before):
+    code = f"""
+import os, warnings
+before = {before!r}
+if before == "unset":
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+else:
+    os.environ["TF_USE_LEGACY_KERAS"] = before
+was = dict(os.environ)
+import keras, numpy as np
+import keras_se
+from keras_se.compress import to_tf_keras, prune, strip
+model = keras.Sequential([keras.Input((8, 8, 4)), keras_se.SEBlock(2)])
+config = model.get_config()
+to_tf_keras(model)
+strip(prune(model))
+assert dict(os.environ) == was, set(os.environ.items()) ^ set(was.items())
+import tensorflow as tf
+assert tf.keras.__version__.startswith("3."), tf.keras.__version__
+assert tf.keras.Model is keras.Model
+assert model.get_config() == config
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["conv 1", "é", "_x", "a:0", "a+b"])
+def test_names_that_tensorflow_does_not_take(name):
+    model = keras.Sequential([keras.Input((3,), name="my input"), layers.Dense(2, name=name)])
+    model.name = name
+    check_same(model)
+
+
+@pytest.mark.parametrize("operation", [lambda x: x * np.ones(3, "float32"), lambda x: x / 0.0])
+def test_arithmetic_that_is_not_known_is_refused(operation):
+    inputs = keras.Input((4, 4, 3))
+    with pytest.raises(InputError, match="built-in layers and arithmetic"):
+        to_tf_keras(keras.Model(inputs, operation(inputs)))
+
+
+def test_weights_that_are_not_finite_are_said():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="d")])
+    model.layers[0].kernel.assign(np.full((3, 2), np.nan))
+    with pytest.raises(
+        InputError, match=r"weights are finite. Received: NaN or infinity in .* 'd'"
+    ):
+        to_tf_keras(model)

@@ -1,0 +1,255 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_se.errors import InputError
+from keras_se.layers import (
+    FakeQuantize,
+    QuantizeAware,
+    QuantizeAwareActivation,
+    QuantizeAwareAffine,
+    QuantizeAwareSEBlock,
+    SEBlock,
+)
+from keras_se.layers.quantization.activation import FORMS, uneven
+from keras_se.layers.quantization.kernels import quantized_kernel
+
+layers = keras.layers
+BIAS = {"bias_initializer": keras.initializers.RandomNormal(stddev=0.5)}
+MAPS = (2, 5, 5, 4)
+KERNELS = {
+    "dense": (layers.Dense(3, **BIAS), (4,)),
+    "dense without bias": (layers.Dense(3, use_bias=False), (4,)),
+    "dense on maps": (layers.Dense(3, activation="relu", **BIAS), (4,)),
+    "conv": (layers.Conv2D(3, 3, strides=2, padding="same", **BIAS), (3, 3, 4)),
+    "dilated": (layers.Conv2D(3, 2, dilation_rate=2, **BIAS), (2, 2, 4)),
+    "grouped": (layers.Conv2D(4, 3, groups=2, **BIAS), (3, 3, 2)),
+    "depthwise": (layers.DepthwiseConv2D(3, depth_multiplier=2, **BIAS), (3, 3)),
+}
+
+
+def rounded_kernel(kernel, axis):
+    scale = np.abs(kernel).max(axis=axis, keepdims=True) / 127
+    return np.round(kernel / np.where(scale == 0, 1, scale)) * scale
+
+
+def values(x):
+    return keras.ops.convert_to_numpy(x)
+
+
+def test_kernels_have_a_scale_for_each_channel():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype("float32")
+    kernel *= np.float32(10.0) ** np.arange(5)
+    kernel[..., 2] = 0.0
+    found = values(quantized_kernel(kernel, (0, 1, 2)))
+    np.testing.assert_allclose(found, rounded_kernel(kernel, (0, 1, 2)), rtol=1e-5)
+    assert max(len(np.unique(found[..., n])) for n in range(5)) <= 255
+
+
+def test_a_factor_for_each_channel_does_not_change_the_integers():
+    """So BatchNormalization may be folded into the kernel before or after it is rounded."""
+    rng = np.random.default_rng(0)
+    kernel, factor = rng.normal(size=(3, 3, 4, 5)), rng.uniform(0.1, 9.0, 5) * [1, -1, 1, -1, 1]
+    kernel, factor = kernel.astype("float32"), factor.astype("float32")
+    folded = values(quantized_kernel(kernel * factor, (0, 1, 2)))
+    np.testing.assert_allclose(folded, values(quantized_kernel(kernel, (0, 1, 2))) * factor, 1e-4)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_outputs_are_those_of_a_layer_with_rounded_weights(name):
+    layer, axes = KERNELS[name]
+    x = np.random.default_rng(0).normal(size=MAPS).astype("float32")
+    wrapped = QuantizeAware(type(layer).from_config(layer.get_config()))
+    found = values(wrapped(x))
+    plain = wrapped.plain()
+    plain.build(MAPS)
+    kernel, *bias = wrapped.layer.get_weights()
+    plain.set_weights([rounded_kernel(kernel, tuple(range(len(axes)))[: kernel.ndim - 1]
+                       if "depthwise" not in name else (0, 1)), *bias])  # fmt: skip
+    np.testing.assert_allclose(found, values(plain(x)), atol=2e-5)
+    assert wrapped.compute_output_shape(MAPS) == found.shape
+
+
+def test_between_the_kernels_of_a_separable_convolution_there_is_a_range():
+    wrapped = QuantizeAware(layers.SeparableConv2D(3, 3, **BIAS))
+    x = np.random.default_rng(0).normal(size=MAPS).astype("float32")
+    wrapped.build(MAPS)
+    wrapped.between.high.assign(0.5)
+    depthwise, pointwise, bias = wrapped.layer.get_weights()
+    middle = layers.DepthwiseConv2D(3, use_bias=False)
+    middle.build(MAPS)
+    middle.set_weights([rounded_kernel(depthwise, (0, 1))])
+    low, high = float(wrapped.between.low), float(wrapped.between.high)
+    inside = values(FakeQuantize((low, high))(middle(x)))
+    expected = inside @ rounded_kernel(pointwise, (0, 1, 2))[0, 0] + bias
+    np.testing.assert_allclose(values(wrapped(x)), expected, atol=1e-5)
+
+
+def test_kernels_are_trained_in_float():
+    wrapped = QuantizeAware(layers.Dense(2, use_bias=False))
+    model = keras.Sequential([keras.Input((3,)), wrapped])
+    before = values(wrapped.layer.kernel)
+    model.compile(keras.optimizers.SGD(1e-3), lambda y, p: keras.ops.sum(p, axis=-1))
+    model.train_on_batch(np.ones((1, 3), "float32"), np.zeros((1, 2)))
+    np.testing.assert_allclose(values(wrapped.layer.kernel), before - 1e-3, atol=1e-7)
+
+
+FLOAT = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+    "one_plus_tanh": lambda x: 1 + np.tanh(x),
+    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "hard_silu": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "softmax": lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_activations_are_within_some_steps_of_the_float_ones(name):
+    x = np.random.default_rng(0).uniform(-5.5, 5.5, (40, 6)).astype("float32")
+    layer = QuantizeAwareActivation(name)
+    found, exact = values(layer(x)), FLOAT[name](x)
+    after = FORMS[name].after or (-6.0, 6.0)
+    step = (after[1] - after[0]) / 255
+    assert np.abs(found - np.clip(exact, *after)).max() < 0.06 + step
+    assert np.abs(found / step - np.round(found / step)).max() < 1e-3
+    assert layer.compute_output_shape(x.shape) == x.shape
+    twin = QuantizeAwareActivation.from_config(layer.get_config())
+    np.testing.assert_array_equal(values(twin(x)), found)
+
+
+def test_probabilities_at_the_end_are_not_rounded_and_their_logits_are():
+    x = np.random.default_rng(0).normal(size=(4, 10)).astype("float32")
+    last = QuantizeAwareActivation("softmax", is_last=True)
+    rounded = values(FakeQuantize((-6.0, 6.0))(x))
+    np.testing.assert_allclose(values(last(x)), FLOAT["softmax"](rounded), atol=1e-6)
+    taken = QuantizeAwareActivation("softmax", takes_sums=False, is_last=True)
+    np.testing.assert_allclose(values(taken(x)), FLOAT["softmax"](x), atol=1e-6)
+
+
+def test_a_bias_is_never_even():
+    found = values(uneven(np.full(64, 1000.0, "float32"), 64))
+    assert len(np.unique(found)) > 60
+    np.testing.assert_allclose(found, 1000.0, rtol=1e-4)
+
+
+AFFINE = {
+    "rescaling": layers.Rescaling(1 / 127.5, offset=-1.0),
+    "by channel": layers.Rescaling([1.0, 2.0, 3.0, 4.0]),
+    "normalization": layers.Normalization(mean=[1.0, 2.0, 3.0, 4.0], variance=[1.0, 4.0, 0.0, 9.0]),
+    "batch": layers.BatchNormalization(),
+    "plain batch": layers.BatchNormalization(center=False, scale=False),
+}
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_scale_and_offset_are_those_of_the_layer(name):
+    layer = AFFINE[name]
+    wrapped = QuantizeAwareAffine(layer)
+    wrapped.build(MAPS)
+    rng = np.random.default_rng(0)
+    layer.set_weights([rng.uniform(0.5, 2.0, w.shape) for w in layer.get_weights()])
+    x = rng.normal(size=MAPS).astype("float32")
+    np.testing.assert_allclose(values(wrapped(x)), values(layer(x)), rtol=1e-4, atol=2e-5)
+    in_training = values(wrapped(x, training=True))
+    np.testing.assert_allclose(in_training, values(layer(x, training=True)), rtol=1e-4, atol=2e-5)
+
+
+RANGES = {
+    "sigmoid": (0.0, 255 / 256),
+    "hard_sigmoid": (0.0, 1.0),
+    "one_plus_tanh": (0.0, 1 + 127 / 128),
+    "tanh": (-1.0, 127 / 128),
+    "relu": (-6.0, 6.0),
+}
+
+
+@pytest.mark.parametrize("gate", RANGES)
+@pytest.mark.parametrize("squeeze", ["avg", "max"])
+def test_a_block_computes_what_numpy_does(gate, squeeze, rounded):
+    wide = keras.initializers.RandomNormal(stddev=0.5, seed=0)
+    block = QuantizeAwareSEBlock(
+        2, gate=gate, squeeze=squeeze, kernel_initializer=wide, bias_initializer=wide
+    )
+    x = np.random.default_rng(0).uniform(0, 1.5, (9, 6, 6, 8)).astype("float32")
+    outputs, gates = map(values, block(x, return_gates=True))
+
+    w1, b1, w2, b2 = block.excitation()
+    pooled = rounded(x.mean(axis=(1, 2)), -6, 6) if squeeze == "avg" else x.max(axis=(1, 2))
+    hidden = rounded(np.maximum(pooled @ rounded_kernel(w1, 0) + b1, 0), -6, 6)
+    logits = hidden @ rounded_kernel(w2, 0) + b2
+    if gate not in ("relu", "hard_sigmoid"):
+        logits = rounded(logits, -6, 6)
+    low, high = RANGES[gate]
+    expected = rounded(FLOAT[gate](logits), low, high)
+    assert np.abs(gates - expected).max() < 1.01 * (high - low) / 255  # a tie may fall either way
+    assert (np.abs(gates - expected) < 1e-5).mean() > 0.95
+    np.testing.assert_allclose(outputs, rounded(x * gates[:, None, None], -6, 6), atol=0.05)
+    np.testing.assert_array_equal(gates, block.gates(x))
+
+
+def test_a_block_loads_without_custom_objects(tmp_path):
+    block = QuantizeAwareSEBlock(2, activation="silu", gate="hard_sigmoid", use_bias=False)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 4)),
+            QuantizeAware(layers.SeparableConv2D(8, 3, activation="tanh")),
+            QuantizeAwareAffine(layers.BatchNormalization()),
+            block,
+        ]
+    )
+    block.product.high.assign(2.0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(3, 6, 6, 4)).astype("float32")
+    np.testing.assert_array_equal(values(again(x)), values(model(x)))
+    assert isinstance(block.plain(), SEBlock)
+    assert block.plain().gate == "hard_sigmoid"
+
+
+def on(layer, shape):
+    layer.build(shape)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: QuantizeAware(layers.ReLU(name="r")), r"one of \['Dense', .*Received: ReLU 'r'"),
+        (
+            lambda: QuantizeAware(layers.Dense(2, activation="gelu")),
+            r"the activations \['hard_sigmoid', .*\]\. Received: 'gelu'",
+        ),
+        (lambda: QuantizeAwareActivation("elu"), r"the activations .*\. Received: 'elu'"),
+        (
+            lambda: QuantizeAwareAffine(layers.Dense(2, name="d")),
+            r"one of \['BatchNormalization', .*Received: Dense 'd'",
+        ),
+        (
+            lambda: on(QuantizeAwareAffine(layers.BatchNormalization(name="b")), (None, 4)),
+            r"over the last axis of maps.*Received: layer 'b' on \(None, 4\)",
+        ),
+        (
+            lambda: on(QuantizeAwareAffine(layers.BatchNormalization(1)), (None, 4, 4, 4)),
+            "over the last axis of maps",
+        ),
+        (
+            lambda: QuantizeAwareSEBlock(2, squeeze="std", name="s"),
+            r"one of \('avg', 'max'\).*Received: 's' with squeeze='std', gate='sigmoid', shift=F",
+        ),
+        (lambda: QuantizeAwareSEBlock(2, gate=abs_gate), "gate="),
+        (lambda: QuantizeAwareSEBlock(2, shift=True), "without shift.*shift=True"),
+        (lambda: QuantizeAwareSEBlock(2, activation="gelu"), "the activations .* 'gelu'"),
+    ],
+)
+def test_refused(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
+
+
+@keras.saving.register_keras_serializable(package="test_quantize_aware")
+def abs_gate(x):
+    return keras.ops.abs(x)

@@ -1,0 +1,629 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+from keras_se import SEBlock, read_gates, to_tflite
+from keras_se.errors import InputError
+from keras_se.layers import DivisiveNormalization
+from keras_se.layers.gates import GATES
+from keras_se.layers.squeezes import SQUEEZES
+from keras_se.litert.formats import FORMATS
+from keras_se.litert.graph.sites import (
+    dead_tensors,
+    file_sites,
+    gate_codes,
+    gate_nodes,
+    operator_names,
+    read_bytes,
+)
+from keras_se.litert.runtime import load
+
+
+def test_sites_have_the_figures_of_the_blocks(networks, images):
+    for gate, model in networks.items():
+        for file_format in ("float32", "int8"):
+            sites = file_sites(to_tflite(model, file_format, images))
+            found = [(site.name, site.channels, site.width, site.gate) for site in sites]
+            assert found == [("se_1", 8, 2, gate), ("se_2", 16, 4, gate)]
+
+
+def test_channels_first_sites():
+    model = keras.Sequential([keras.Input((6, 8, 8)), SEBlock(2, data_format="channels_first")])
+    site = file_sites(to_tflite(model, "float32"))[0]
+    assert (site.channels, site.width) == (6, 3)
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return to_tflite(keras.applications.MobileNetV3Small((96, 96, 3), weights=None), "float32")
+
+
+def test_inline_se_of_a_model_from_keras(mobilenet):
+    sites = file_sites(mobilenet)
+    assert [site.channels for site in sites] == [16, 96, 240, 240, 120, 144, 288, 576, 576]
+    assert {site.gate for site in sites} == {"hard_sigmoid"}
+    assert [site.width for site in sites] == [8, 24, 64, 64, 32, 40, 72, 144, 144]
+
+
+def test_other_products_are_no_sites():
+    x = inputs = keras.Input((8, 8, 4))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="hard_silu")(x)
+    x = keras.layers.Multiply()([x, keras.layers.Conv2D(4, 1, activation="sigmoid")(x)])  # local
+    other = keras.layers.Conv2D(4, 1)(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True)(other)
+    x = keras.layers.Multiply()([x, keras.layers.Conv2D(4, 1, activation="sigmoid")(pooled)])
+    x = x * keras.layers.GlobalAveragePooling2D(keepdims=True)(x)  # no excitation
+    tflite = to_tflite(keras.Model(inputs, x), "float32")
+    assert gate_nodes(tflite) == []
+    assert [site.name for site in file_sites(tflite)] == ["cross_1"]
+
+
+def test_tensors_of_a_node_are_those_of_the_interpreter(networks, images):
+    tflite = to_tflite(networks["sigmoid"], "float32")
+    interpreter = load(tflite, preserve_all_tensors=True)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
+    interpreter.invoke()
+    for node in gate_nodes(tflite):
+        gate, feature, product = (
+            interpreter.get_tensor(i)
+            for i in (node.gate_tensor, node.feature_tensor, node.product_tensor)
+        )
+        np.testing.assert_allclose(product, gate * feature, rtol=1e-6)
+
+
+def test_paths_and_bytes(tmp_path, networks):
+    tflite = to_tflite(networks["sigmoid"], "float32")
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tflite)
+    assert file_sites(path) == file_sites(str(path)) == file_sites(tflite)
+    assert read_bytes(bytearray(tflite)) == tflite
+
+
+SETTINGS = [
+    *({"squeeze": squeeze} for squeeze in SQUEEZES),
+    *({"gate": gate} for gate in GATES),
+    {"gate": DivisiveNormalization()},
+    {"shift": True},
+    {"use_bias": False},
+    *({"activation": a} for a in ("silu", "gelu", "leaky_relu", "softplus", "mish", "hard_silu")),
+]
+
+
+@pytest.mark.parametrize(
+    "arguments", SETTINGS, ids=lambda arguments: str(arguments).split(" object at ")[0]
+)
+@pytest.mark.parametrize("shape", [(8, 8, 8), (1, 1, 8)])
+def test_every_setting_of_a_block_is_found(arguments, shape):
+    """On a map of one position the pooling is folded away."""
+    wide = keras.initializers.RandomNormal(stddev=1.0)
+    block = SEBlock(2, **{"kernel_initializer": wide, **arguments})
+    model = keras.Sequential([keras.Input(shape), keras.layers.ReLU(), block])
+    tflite = to_tflite(model, "float32")
+    (site,) = file_sites(tflite)
+    assert (site.channels, site.width) == (8, 4)
+    if arguments.get("gate") in GATES:
+        assert site.gate == arguments["gate"]
+    x = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
+    gates = read_gates(model, x)["se_1"]
+    np.testing.assert_allclose(read_gates(tflite, x)["se_1"], gates, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_bites_its_tail(networks):
+    """An operator whose input is its own output: no walk back may go on for ever."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(to_tflite(networks["sigmoid"], "float32"), 0)
+    for operator in model.subgraphs[0].operators:
+        if len(operator.inputs) == 1:
+            operator.inputs = list(operator.outputs)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    assert file_sites(bytes(builder.Output())) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere.tflite", "A TFLite file must exist to be read. Received: nowhere.tflite"),
+        (b"", "holds 'TFL3' at byte 4. Received: 0 bytes"),
+        (b"PK\x03\x04 a zip file", "holds 'TFL3' at byte 4. Received: 15 bytes"),
+    ],
+)
+def test_not_a_tflite_file(source, message):
+    with pytest.raises(InputError, match=message):
+        file_sites(source)
+
+
+@pytest.mark.parametrize("read", [file_sites, operator_names])
+def test_truncated_files_give_an_error_and_no_crash(mobilenet, read):
+    for length in (8, 100, 1000, len(mobilenet) // 2):
+        with pytest.raises(InputError, match="must hold a graph that follows the schema"):
+            read(mobilenet[:length])
+
+
+def test_mutated_files_are_read_or_refused(networks):
+    tflite = to_tflite(networks["one_plus_tanh"], "float32")
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(200):
+        mutated = bytearray(tflite)
+        for position in rng.integers(8, len(tflite), size=8):
+            mutated[position] = rng.integers(256)
+        try:
+            file_sites(mutated)
+        except InputError:
+            refused += 1
+    assert 0 < refused < 200
+
+
+def convert(model, batch=1, file_format="float32"):
+    """A file of any batch size, as the plain converter writes it; `None` for an open batch."""
+    weights = [v.numpy() for v in model.trainable_variables]
+    others = [v.numpy() for v in model.non_trainable_variables]
+    shape = (batch, *model.inputs[0].shape[1:])
+
+    def infer(x):
+        return model.stateless_call(weights, others, x, training=False)[0]
+
+    converter = _converter(infer, shape)
+    if file_format == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    return converter.convert()
+
+
+def _converter(function, *shapes):
+    signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    concrete = tf.function(function, input_signature=signature).get_concrete_function()
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], tf.Module())
+
+
+def trunk(body, shape=(8, 8, 3)):
+    """A model that does something to eight feature maps in its middle."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape)
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    return keras.Model(inputs, layers.Conv2D(5, 1)(body(x)))
+
+
+def conv(filters, activation=None, size=1):
+    return layers.Conv2D(filters, size, padding="same", activation=activation)
+
+
+def mean(x):
+    return layers.GlobalAveragePooling2D(keepdims=True)(x)
+
+
+def se_of_convolutions(x, gate="sigmoid", pool=mean):
+    return x * conv(8, gate)(conv(4, "relu")(pool(x)))
+
+
+def se_of_dense(x, gate="sigmoid"):
+    hidden = layers.Dense(4, "relu")(layers.GlobalAveragePooling2D()(x))
+    return x * layers.Reshape((1, 1, 8))(layers.Dense(8, gate)(hidden))
+
+
+def se_block(x):
+    """With biases that keep its bottleneck alive on all calibration data."""
+    return SEBlock(2, bias_initializer=keras.initializers.Constant(0.5))(x)
+
+
+def figures(tflite):
+    return [(s.name, s.channels, s.width, s.gate, s.kind) for s in file_sites(tflite)]
+
+
+SIGMOID = ("se_1", 8, 4, "sigmoid", "self")
+
+
+@pytest.mark.parametrize("body", [se_of_convolutions, se_of_dense, se_block])
+@pytest.mark.parametrize("batch", [1, 4, None])
+@pytest.mark.parametrize("file_format", ["float32", "float16"])
+def test_any_batch(body, batch, file_format):
+    assert figures(convert(trunk(body), batch, file_format)) == [SIGMOID]
+
+
+@pytest.mark.parametrize("body", [se_of_convolutions, se_of_dense, se_block])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_format(body, file_format, images):
+    calibration = images if FORMATS[file_format].needs_calibration else None
+    tflite = to_tflite(trunk(body), file_format, calibration, check_range=False)
+    assert figures(tflite) == [SIGMOID]
+    (node,) = gate_nodes(tflite)
+    assert node.quantized == FORMATS[file_format].needs_calibration
+
+
+SQUEEZED = {
+    "AVERAGE_POOL_2D": layers.AveragePooling2D(8),
+    "MAX_POOL_2D": layers.MaxPooling2D(8),
+    "SUM": lambda x: ops.sum(x, (1, 2), keepdims=True) / 64.0,
+    "REDUCE_MAX": lambda x: ops.max(x, (1, 2), keepdims=True),
+    "MEAN": lambda x: ops.mean(ops.mean(x, 1, keepdims=True), 2, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("operator", SQUEEZED)
+def test_squeezes(operator):
+    tflite = convert(trunk(lambda x: se_of_convolutions(x, pool=SQUEEZED[operator])))
+    assert figures(tflite) == [SIGMOID]
+    assert gate_nodes(tflite)[0].operators[0] == operator
+
+
+def test_a_squeeze_of_the_map_in_another_layout():
+    """Channels first by transpositions, positions on one axis, gates repeated over the map."""
+    rng = np.random.default_rng(0)
+    w1, w2 = (rng.normal(size=shape).astype("float32") for shape in ((8, 4), (4, 8)))
+
+    def gates(pooled):
+        return tf.sigmoid(tf.nn.relu(pooled @ w1) @ w2)
+
+    def transposed(x):
+        pooled = tf.reduce_mean(tf.transpose(x, (0, 3, 1, 2)), (2, 3))
+        return x * tf.reshape(gates(pooled), (3, 1, 1, 8))
+
+    def flattened(x):
+        pooled = tf.reduce_mean(tf.reshape(x, (3, 36, 8)), 1)
+        return x * tf.broadcast_to(tf.reshape(gates(pooled), (3, 1, 1, 8)), x.shape)
+
+    def resized(x):
+        pooled = gates(tf.reduce_mean(x, (1, 2)))
+        return x * tf.image.resize(tf.reshape(pooled, (3, 1, 1, 8)), (6, 6))
+
+    def channels_first(x):
+        return x * tf.reshape(gates(tf.reduce_mean(x, (2, 3))), (3, 8, 1, 1))
+
+    for function in (transposed, flattened, resized, channels_first):
+        shape = (3, 8, 6, 6) if function is channels_first else (3, 6, 6, 8)
+        assert figures(_converter(function, shape).convert()) == [SIGMOID]
+
+
+GATE_CHAINS = {
+    "keras": ("hard_sigmoid", "hard_sigmoid"),
+    "relu6 and product": (lambda v: ops.relu6(v + 3.0) * (1.0 / 6.0), "hard_sigmoid"),
+    "relu6 and division": (lambda v: ops.relu6(v + 3.0) / 6.0, "hard_sigmoid"),
+    "clip of a scaled value": (lambda v: ops.clip(0.2 * v + 0.5, 0.0, 1.0), "hard_sigmoid"),
+    "maximum and minimum": (
+        lambda v: ops.minimum(ops.maximum(v / 6.0 + 0.5, 0.0), 1.0),
+        "hard_sigmoid",
+    ),
+    "relu_n1_to_1": (lambda v: (ops.clip(v / 3.0, -1.0, 1.0) + 1.0) * 0.5, "hard_sigmoid"),
+    "tanh": ("tanh", "tanh"),
+    "one plus tanh": (lambda v: 1.0 + ops.tanh(v), "one_plus_tanh"),
+    "twice a sigmoid": (lambda v: 2.0 * ops.sigmoid(2.0 * v), "one_plus_tanh"),
+    "half of one plus tanh": (lambda v: 0.5 + 0.5 * ops.tanh(v), "sigmoid"),
+    "one minus a sigmoid": (lambda v: 1.0 - ops.sigmoid(v), "sigmoid"),
+    "softmax": (lambda v: ops.softmax(v, axis=-1), "softmax"),
+    "relu": ("relu", "relu"),
+    "relu6": ("relu6", "unknown"),
+    "none": (None, "unknown"),
+}
+
+
+@pytest.mark.parametrize("chain", GATE_CHAINS)
+@pytest.mark.parametrize("body", [se_of_convolutions, se_of_dense])
+def test_gates_are_known_by_their_values(body, chain):
+    function, gate = GATE_CHAINS[chain]
+    tflite = convert(trunk(lambda x: body(x, gate=function)))
+    assert figures(tflite) == [("se_1", 8, 4, gate, "self")]
+
+
+@pytest.mark.parametrize("chain", [name for name, (_, g) in GATE_CHAINS.items() if "hard" in g])
+@pytest.mark.parametrize("file_format", ["int8"])
+def test_hard_sigmoids_of_integers(chain, file_format, images):
+    """Calibration moves the upper clip to the largest gate that it has seen."""
+    function, _ = GATE_CHAINS[chain]
+    model = trunk(lambda x: se_of_convolutions(x, gate=function))
+    tflite = to_tflite(model, file_format, images, check_range=False)
+    assert figures(tflite) == [("se_1", 8, 4, "hard_sigmoid", "self")]
+    assert gate_codes(tflite) == {"se_1": None}
+
+
+@pytest.mark.parametrize("activation", ["hard_silu", "silu", "gelu"])
+@pytest.mark.parametrize("body", [se_of_convolutions, se_of_dense])
+def test_a_swish_is_no_gate(body, activation):
+    assert figures(convert(trunk(lambda x: body(x, gate=activation)))) == []
+
+
+def test_codes_that_something_rescales_are_not_pinned(images):
+    for function, pinned in ((GATE_CHAINS["twice a sigmoid"][0], False), ("sigmoid", True)):
+        model = trunk(lambda x, gate=function: se_of_convolutions(x, gate=gate))
+        codes = gate_codes(to_tflite(model, "int8", images, check_range=False))
+        assert codes == {"se_1": (1 / 256, 255 / 256) if pinned else None}
+
+
+def test_attention_over_channels_of_cbam():
+    """Two squeezes through the same two matrices: two on each path."""
+
+    def body(x):
+        first, second = layers.Dense(4, "relu"), layers.Dense(8)
+        pooled = layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)
+        gates = ops.sigmoid(second(first(pooled[0])) + second(first(pooled[1])))
+        return x * layers.Reshape((1, 1, 8))(gates)
+
+    assert figures(convert(trunk(body))) == [SIGMOID]
+
+
+APPLICATIONS = {
+    "MobileNetV3Small": (9, "hard_sigmoid"),
+    "MobileNetV3Large": (8, "hard_sigmoid"),
+    "EfficientNetB0": (16, "sigmoid"),
+    "EfficientNetV2B0": (16, "sigmoid"),
+    "MobileNetV2": (0, None),
+}
+
+
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_models_of_keras(name):
+    number, gate = APPLICATIONS[name]
+    shape = {"input_shape": (64, 64, 3), "include_top": False, "weights": None}
+    model = getattr(keras.applications, name)(**shape)
+    found = figures(to_tflite(model, "float32"))
+    assert [(site[0], site[3]) for site in found] == [
+        (f"se_{n}", gate) for n in range(1, number + 1)
+    ]
+    assert figures(to_tflite(model, "float16")) == found
+
+
+def test_a_model_of_keras_with_an_open_batch(mobilenet):
+    model = keras.applications.MobileNetV3Small((96, 96, 3), weights=None)
+    assert figures(convert(model, None)) == figures(mobilenet)
+
+
+@pytest.mark.filterwarnings("ignore::keras_se.litert.convert.ConversionWarning")
+def test_a_model_of_keras_in_integers():
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNetV3Small((64, 64, 3), weights=None)
+    images = np.random.default_rng(0).random((100, 64, 64, 3), "float32") * 255.0
+    sites = file_sites(to_tflite(model, "int8", images, check_range=False))
+    assert [(site.name, site.gate) for site in sites] == [
+        (f"se_{n}", "hard_sigmoid") for n in range(1, 10)
+    ]
+
+
+def lraspp_head(x):
+    return conv(16, "relu")(x) * conv(16, "sigmoid")(layers.AveragePooling2D(8)(x))
+
+
+def decoder(x):
+    """The map of a skip connection, gated by a deeper one."""
+    deep = layers.Conv2D(8, 3, 2, padding="same", activation="relu")(x)
+    return se_of_convolutions(x) * conv(8, "sigmoid")(conv(4, "relu")(mean(deep)))
+
+
+def test_cross_sites_have_an_ordinal_of_their_own():
+    tflite = convert(trunk(decoder))
+    assert figures(tflite) == [SIGMOID, ("cross_1", 8, 4, "sigmoid", "cross")]
+    assert [n.site.name for n in gate_nodes(tflite)] == ["se_1"] == list(gate_codes(tflite))
+    assert [n.site.name for n in gate_nodes(tflite, kinds=("cross",))] == ["cross_1"]
+    assert figures(convert(trunk(lraspp_head))) == [("cross_1", 16, 16, "sigmoid", "cross")]
+
+
+def test_another_map_that_scales_without_a_gate_is_no_site():
+    def film(x):
+        return x * conv(8)(mean(layers.Conv2D(8, 3, 2)(x)))
+
+    assert figures(convert(trunk(film))) == []
+
+
+def test_kinds_are_known():
+    with pytest.raises(InputError, match=r"kinds must be of \['self', 'cross'\]. Received: kinds="):
+        gate_nodes(convert(trunk(se_of_dense)), kinds=("own",))
+
+
+@pytest.fixture(scope="module")
+def two_signatures(tmp_path_factory):
+    class Module(tf.Module):
+        def __init__(self):
+            self.models = [trunk(se_of_convolutions), trunk(decoder)]
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3))])
+        def encode(self, x):
+            return {"y": self.models[0](x)}
+
+        @tf.function(input_signature=[tf.TensorSpec((1, 8, 8, 3))])
+        def match(self, x):
+            return {"y": self.models[1](x)}
+
+    module, path = Module(), str(tmp_path_factory.mktemp("saved"))
+    signatures = {"encode": module.encode, "match": module.match}
+    tf.saved_model.save(module, path, signatures=signatures)
+    return tf.lite.TFLiteConverter.from_saved_model(path, signature_keys=[*signatures]).convert()
+
+
+def test_two_signatures(two_signatures):
+    """The weights are variables here, which further operators read."""
+    names = [(node.site.name, node.subgraph) for node in gate_nodes(two_signatures)]
+    assert names == [("se_1", 0), ("match/se_1", 1)]
+    assert [s.name for s in file_sites(two_signatures)] == ["se_1", "match/se_1", "match/cross_1"]
+
+
+def test_a_site_in_the_body_of_a_loop():
+    w1, w2 = (np.ones(shape, "float32") for shape in ((8, 4), (4, 8)))
+
+    def body(n, x):
+        gates = tf.sigmoid(tf.nn.relu(tf.reduce_mean(x, (1, 2)) @ w1) @ w2)
+        return n + 1, x * tf.reshape(gates, (1, 1, 1, 8))
+
+    def loop(x):
+        return tf.while_loop(lambda n, x: n < 3, body, (0, x))[1]
+
+    (node,) = gate_nodes(_converter(loop, (1, 6, 6, 8)).convert())
+    assert node.subgraph > 0
+    assert node.site.name == f"subgraph_{node.subgraph}/se_1"
+
+
+def cbam_spatial(x):
+    both = layers.Concatenate()([ops.mean(x, -1, keepdims=True), ops.max(x, -1, keepdims=True)])
+    return x * conv(1, "sigmoid", size=7)(both)
+
+
+def coordinate_attention(x):
+    for axis in (1, 2):
+        x = x * conv(8, "sigmoid")(conv(4, "relu")(ops.mean(x, axis, keepdims=True)))
+    return x
+
+
+def windows(x):
+    """The gates of a pooling that covers a quarter of the map."""
+    gates = conv(8, "sigmoid")(conv(4, "relu")(layers.AveragePooling2D(4)(x)))
+    return x * layers.UpSampling2D(4)(gates)
+
+
+def small_window(x):
+    """One result, though of a quarter of the map: the stride is larger than the window."""
+    return se_of_convolutions(x, pool=layers.AveragePooling2D(4, 8))
+
+
+def tokens(x):
+    x = layers.Reshape((64, 8))(x)
+    h = layers.LayerNormalization()(x)
+    x = x + layers.MultiHeadAttention(2, 8)(h, h)
+    x = x + layers.Dense(8)(layers.Dense(16, "gelu")(layers.LayerNormalization()(x)))
+    return layers.Reshape((8, 8, 8))(x)
+
+
+def unrolled(cell):
+    rows = layers.Reshape((8, 64))
+    return lambda x: layers.Reshape((8, 1, 8))(cell(8, unroll=True, return_sequences=True)(rows(x)))
+
+
+def columns(x):
+    """SE along the columns of a map: positions and channels are pooled."""
+    pooled = ops.mean(x, (1, 3))
+    return x * layers.Reshape((1, 8, 1))(layers.Dense(8, "sigmoid")(pooled))
+
+
+def eca(x):
+    """A convolution that slides along the channels: no matrix of all of them."""
+    column = layers.Reshape((8, 1))(layers.GlobalAveragePooling2D()(x))
+    gates = layers.Conv1D(1, 3, padding="same", activation="sigmoid")(column)
+    return x * layers.Reshape((1, 1, 8))(gates)
+
+
+NO_SITES = {
+    "layer normalization": layers.LayerNormalization(),
+    "layer normalization of maps": layers.LayerNormalization(axis=(1, 2, 3)),
+    "group normalization": layers.GroupNormalization(2),
+    "instance normalization": layers.GroupNormalization(-1),
+    "rms normalization": layers.RMSNormalization(),
+    "attention": tokens,
+    "spatial attention": cbam_spatial,
+    "coordinate attention": coordinate_attention,
+    "windows": windows,
+    "small window": small_window,
+    "mean over channels": lambda x: x * conv(1, "sigmoid")(ops.mean(x, -1, keepdims=True)),
+    "mean over one axis": lambda x: x * conv(8, "sigmoid")(ops.mean(x, 1, keepdims=True)),
+    "columns": columns,
+    "global context": lambda x: x + conv(8)(conv(4, "relu")(mean(x))),
+    "glu": lambda x: x * conv(8, "sigmoid")(x),
+    "glu of two": lambda x: x * conv(8, "sigmoid")(conv(4, "relu")(x)),
+    "three matrices": lambda x: se_of_convolutions(x, pool=lambda x: conv(8, "relu")(mean(x))),
+    "eca": eca,
+    "lstm": unrolled(layers.LSTM),
+    "gru": unrolled(layers.GRU),
+}
+
+
+@pytest.mark.parametrize("case", NO_SITES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_sites(case, batch):
+    assert figures(convert(trunk(NO_SITES[case]), batch)) == []
+
+
+def test_a_gated_linear_unit_on_one_position():
+    """With one matrix it is none of ours; with two it is SE, its pooling folded away."""
+    one, two = NO_SITES["glu"], NO_SITES["glu of two"]
+    assert figures(convert(trunk(one, (1, 1, 3)))) == []
+    assert figures(convert(trunk(two, (1, 1, 3)))) == [SIGMOID]
+
+
+def test_gates_of_another_input():
+    weights = np.ones((5, 8), "float32")
+
+    def film(x, v):
+        return x * tf.reshape(tf.sigmoid(v @ weights), (1, 1, 1, 8))
+
+    assert figures(_converter(film, (1, 6, 6, 8), (1, 5)).convert()) == []
+
+
+def rewritten(tflite, change):
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf(tflite, 0)
+    change(model)
+    builder = flatbuffers.Builder(0)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+@pytest.mark.parametrize(
+    ("operator", "scale", "gates"),
+    [
+        ("RELU6", 1 / 6, ["hard_sigmoid"]),
+        ("RELU6", 1.0, ["unknown"]),
+        ("RELU_0_TO_1", 1.0, ["hard_sigmoid"]),
+        ("RELU_N1_TO_1", 1.0, ["unknown"]),
+        ("HARD_SWISH", 1.0, []),
+        ("TANH", 1.0, ["tanh"]),
+        ("COS", 1.0, ["unknown"]),
+    ],
+)
+def test_gates_that_other_converters_write(operator, scale, gates):
+    """Operators that this converter does not emit by themselves, in the place of a sigmoid."""
+    codes = pytest.importorskip("ai_edge_litert.schema_py_generated").BuiltinOperator
+
+    def replace(model):
+        (code,) = (c for c in model.operatorCodes if c.builtinCode == codes.LOGISTIC)
+        code.builtinCode = getattr(codes, operator)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+
+    def gate(v):
+        return ops.sigmoid(v) if scale == 1.0 else scale * ops.sigmoid(v)
+
+    tflite = convert(trunk(lambda x: se_of_convolutions(x, gate=gate)))
+    assert [site.gate for site in file_sites(rewritten(tflite, replace))] == gates
+
+
+@pytest.mark.parametrize("body", [se_of_dense, lraspp_head])
+def test_cycles_of_all_lengths_end(body):
+    tflite = convert(trunk(body), 4)
+    number = len(operator_names(tflite))
+    for start in range(number):
+        for end in range(start, number):
+
+            def tie(model, start=start, end=end):
+                operators = model.subgraphs[0].operators
+                others = operators[start].inputs[1:]
+                operators[start].inputs = [operators[end].outputs[0], *others]
+
+            tied = rewritten(tflite, tie)
+            assert len(file_sites(tied)) <= 1
+            dead_tensors(tied)
+
+
+def test_tables_that_are_listed_over_and_over_are_refused(networks):
+    """A thousand names of a sub-graph in a file that holds it once."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    builder = flatbuffers.Builder(0)
+    name = builder.CreateString("n" * 1000)
+    schema.TensorStart(builder)
+    schema.TensorAddName(builder, name)
+    tensor = schema.TensorEnd(builder)
+    schema.SubGraphStartTensorsVector(builder, 1000)
+    for _ in range(1000):
+        builder.PrependUOffsetTRelative(tensor)
+    tensors = builder.EndVector()
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensors)
+    graph = schema.SubGraphEnd(builder)
+    schema.ModelStartSubgraphsVector(builder, 1000)
+    for _ in range(1000):
+        builder.PrependUOffsetTRelative(graph)
+    graphs = builder.EndVector()
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, graphs)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    with pytest.raises(InputError, match=r"follows the schema. Received: .* entries in .* bytes"):
+        file_sites(bytes(builder.Output()))

@@ -1,0 +1,401 @@
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_se.errors import InputError
+from tuning.trials.data import TrialData, fit_arguments
+from tuning.trials.fingerprint import hash_of_arrays, source_hash
+
+MODULE = __name__
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(20, 3)).astype("float32"), (np.arange(20) % 2).astype("int64")
+W = RNG.random(20).astype("float32")
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    """Pytest imports this file by its path."""
+    monkeypatch.setitem(sys.modules, MODULE, sys.modules[train.__module__])
+
+
+def train():
+    return X, Y
+
+
+def seeded(seed):
+    return np.full((8, 3), seed, "float32"), Y[:8]
+
+
+def both():
+    return (X, Y), (X[:5], Y[:5])
+
+
+def three(seed):
+    return seeded(seed), (X[:5], Y[:5]), (X[:6], Y[:6])
+
+
+def named_arrays():
+    return {"x_train": X, "y_train": Y, "x_val": X[:5], "y_val": Y[:5]}
+
+
+class Loader:
+    def __call__(self, seed):
+        return seeded(seed)
+
+
+def dataset(x=X, y=Y, batch=4):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch)
+
+
+def same(one, other):
+    keras.tree.assert_same_structure(one, other)
+    pairs = zip(keras.tree.flatten(one), keras.tree.flatten(other), strict=True)
+    for a, b in pairs:
+        np.testing.assert_array_equal(a, b)
+    return True
+
+
+def npz(folder, name="a.npz", **arrays):
+    np.savez(folder / name, **(arrays or {"x": X, "y": Y}))
+    return str(folder / name)
+
+
+FORMS = {
+    "arrays": (X, Y),
+    "weighted": (X, Y, W),
+    "no weights": (X, Y, None),
+    "dictionary": ({"a": X, "b": X[:, :1]}, Y),
+    "lists": ([X, X[:, :1]], [Y, Y]),
+    "text": (X.astype(str), Y),
+}
+
+
+@pytest.mark.parametrize("part", FORMS.values(), ids=FORMS)
+def test_arrays_are_given_as_they_are(part):
+    data = TrialData(part, part, part)
+    for found in data.load(3):
+        assert found is part
+    assert data.load(0)[0] is data.load(1)[0]
+    assert TrialData(part, part).load(0)[2] is None
+
+
+def test_datasets_are_given_as_they_are():
+    given = dataset()
+    assert all(found is given for found in TrialData(given, given, given).load(0))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [train, f"{MODULE}:train", lambda: (X, Y), functools.partial(train), Loader.__call__],
+)
+def test_functions_without_a_seed(function):
+    if function is Loader.__call__:
+        function = functools.partial(seeded, 3)
+    assert len(TrialData(function, (X, Y)).load(7)[0][0]) in (8, 20)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [seeded, f"{MODULE}:seeded", lambda s: seeded(s), Loader(), functools.partial(seeded)],
+)
+def test_functions_of_the_seed(function):
+    data = TrialData(function, function, function)
+    for seed in (0, 5):
+        assert all(np.all(x == seed) for x, _ in data.load(seed))
+
+
+def test_a_function_of_all_parts():
+    (x, _), validation, test = TrialData(three, None).load(4)
+    assert np.all(x == 4)
+    assert (len(validation[0]), len(test[0])) == (5, 6)
+    assert TrialData(both, None).load(0)[2] is None
+    assert TrialData(three, None, (X, Y)).load(0)[2][0] is X
+    assert TrialData(lambda: ((X, Y), dataset(), None), None).load(0)[2] is None
+
+
+@pytest.mark.parametrize("function", [named_arrays, f"{MODULE}:named_arrays"])
+def test_a_function_of_named_arrays(function):
+    train_part, validation, test = TrialData(function, None).load(0)
+    assert (len(train_part[0]), len(validation[0]), test) == (20, 5, None)
+
+
+def test_a_file_is_read_once(tmp_path):
+    path = npz(tmp_path)
+    data = TrialData(path, None)
+    first = data.load(0)
+    assert [len(part[0]) for part in first] == [12, 4, 4]
+    os.remove(path)
+    assert all(a is b for a, b in zip(first, data.load(1), strict=True))
+
+
+def rebuilt(data, folder):
+    """As a process of a trial gets them: through JSON."""
+    return TrialData.from_names(json.loads(json.dumps(data.named(folder))))
+
+
+@pytest.mark.parametrize("part", FORMS.values(), ids=FORMS)
+def test_named_arrays_are_mapped_into_memory(tmp_path, part):
+    data = TrialData(part, part, data_id="v1")
+    there = rebuilt(data, tmp_path)
+    assert same(there.parts["train"], part)
+    assert same(there.parts["validation"], part)
+    assert (there.parts["test"], there.data_id) == (None, "v1")
+    for array in keras.tree.flatten(there.parts["train"]):
+        assert array is None or (isinstance(array, np.memmap) and not array.flags.writeable)
+    assert there.describe() == data.describe()
+
+
+def test_mapped_arrays_are_not_read_to_be_checked(tmp_path, monkeypatch):
+    names = TrialData((X, Y), (X, Y)).named(tmp_path)
+    monkeypatch.setattr("tuning.trials.data.finite_float32", lambda *_: pytest.fail("read"))
+    TrialData.from_names(names)
+    with pytest.raises(pytest.fail.Exception, match="read"):
+        TrialData((X, Y), (X, Y))
+
+
+def test_tensors_become_arrays(tmp_path):
+    part = (tf.constant(X), tf.constant(Y))
+    assert same(rebuilt(TrialData(part, part), tmp_path).parts["train"], (X, Y))
+
+
+@pytest.mark.parametrize("function", [train, f"{MODULE}:train"])
+def test_functions_are_named(tmp_path, function):
+    there = rebuilt(TrialData(function, function), tmp_path)
+    assert there.parts["train"] == f"{MODULE}:train"
+    assert same(there.load(0)[0], (X, Y))
+
+
+def test_a_file_is_named_by_its_whole_path(tmp_path, monkeypatch):
+    npz(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    there = rebuilt(TrialData("a.npz", None), tmp_path)
+    monkeypatch.chdir("/")
+    assert len(there.load(0)[0][0]) == 12
+
+
+def fitted(data, seed=0):
+    """The weights after a little training on the data."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((3,), name="a")
+    model = keras.Model({"a": inputs}, keras.layers.Dense(2)(inputs))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss=loss, jit_compile=False)
+    part, validation, _ = data.load(seed)
+    model.fit(**fit_arguments(part), validation_data=validation, epochs=2, verbose=0)
+    return model.get_weights()
+
+
+def test_mapped_arrays_train_alike(tmp_path):
+    data = TrialData(({"a": X}, Y, W), ({"a": X}, Y))
+    assert same(fitted(rebuilt(data, tmp_path)), fitted(data))
+    assert not np.array_equal(fitted(TrialData(({"a": X}, Y), ({"a": X}, Y)))[0], fitted(data)[0])
+
+
+def test_fit_arguments():
+    given = dataset()
+    assert fit_arguments((1, 2, 3)) == {"x": 1, "y": 2, "sample_weight": 3}
+    assert fit_arguments(given) == {"x": given}
+
+
+def described(part, **arguments):
+    return TrialData(part, (X, Y), **arguments).describe()
+
+
+def test_equal_data_are_described_alike():
+    assert described((X, Y)) == described((X.copy(), Y.copy()))
+    assert described((np.asfortranarray(X), Y)) == described((X, Y))
+    assert described((X[::2], Y[::2])) == described((X[::2].copy(), Y[::2].copy()))
+    assert described(train) == described(f"{MODULE}:train")
+    assert described(dataset()) == described(dataset())
+    assert described(Loader()) == described(Loader())
+    json.dumps(described((X, Y, None)), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (X + np.float32(1e-6), Y),
+        (X.astype("float64"), Y),
+        (X[:, ::-1], Y),
+        (X, 1 - Y),
+        (X, Y, W),
+        (X, Y, None),
+        (X.reshape(20, 3, 1), Y),
+        ({"a": X}, Y),
+        ([X], Y),
+        train,
+        dataset(),
+    ],
+)
+def test_other_data_are_described_otherwise(other):
+    assert described(other) != described((X, Y))
+
+
+def test_the_names_of_inputs_count():
+    one, other = ({"a": X, "b": X[:, :1]}, Y), ({"a": X, "c": X[:, :1]}, Y)
+    assert described(one) != described(other)
+    assert hash_of_arrays({"a": X, "b": Y}) == hash_of_arrays({"b": Y, "a": X})
+
+
+def test_what_differs_of_functions_and_datasets():
+    parts = [train, seeded, f"{MODULE}:both", Loader(), functools.partial(seeded, 1),
+             functools.partial(seeded, 2), lambda: (X, Y), dataset(), dataset(batch=5),
+             dataset(X.astype("float64")), dataset().batch(2), dataset(X[:8], Y[:8])]  # fmt: skip
+    texts = [json.dumps(described(part)) for part in parts]
+    assert len(set(texts)) == len(parts)
+
+
+def test_the_version_is_told(tmp_path):
+    assert described(dataset(), data_id="v1") != described(dataset(), data_id="v2")
+    assert described(dataset(), data_id="v1")["data_id"] == "v1"
+
+
+def test_files_are_told_by_content(tmp_path, monkeypatch):
+    path = npz(tmp_path)
+    first = TrialData(path, None).describe()
+    monkeypatch.chdir(tmp_path)
+    assert TrialData("a.npz", None).describe() == first
+    npz(tmp_path, x=X + 1, y=Y)
+    assert TrialData(path, None).describe() != first
+
+
+def test_the_source_of_a_module_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for n, number in enumerate([1, 2, 1]):
+        text = f"def load():\n    return number\n\n\nnumber = {number}\n"
+        (tmp_path / f"written_{n}.py").write_text(text)
+    one, two, again = (source_hash(f"written_{n}:load") for n in range(3))
+    assert one != two
+    assert one == again
+
+
+def typed(text):
+    """A function as it is typed into an interpreter: without a source file."""
+    names = {"np": np, "__name__": "__main__"}
+    exec(text, names)  # noqa: S102
+    return names["load"]
+
+
+def test_functions_typed_into_an_interpreter():
+    texts = ["np.sin(1)", "np.cos(1)", "np.sin(2)", "[np.sin(i) for i in range(3)]",
+             "[np.sin(i) for i in range(4)]", "(lambda: 1)()", "1 in {'a', 'b', 'c'}"]  # fmt: skip
+    functions = [[typed(f"def load(): return {text}") for text in texts] for _ in range(2)]
+    hashes = [[source_hash(function) for function in row] for row in functions]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == len(texts)
+
+
+def test_they_hash_alike_in_every_process():
+    text = "def load(): return [i in {'a', 'b', 'c', 'd'} for i in range(3)]\n"
+    run = subprocess.run(
+        [sys.executable, "-c", f"from tuning.trials.fingerprint import source_hash\n{text}"
+         "print(source_hash(load))"],
+        env={**os.environ, "PYTHONHASHSEED": "3", "KERAS_BACKEND": "numpy"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == source_hash(typed(text))
+
+
+def test_the_hash_of_no_arrays():
+    assert (
+        len({hash_of_arrays(arrays) for arrays in ([], [None], [np.zeros(0)], [np.zeros(())])}) == 4
+    )
+    assert hash_of_arrays([np.float32(1)]) != hash_of_arrays([np.float32(2)])
+
+
+NAN = X.copy()
+NAN[3, 1] = np.nan
+REFUSED = [
+    (((X, Y), None), "validation must be given, .*: train of type tuple, validation=None"),
+    ((dataset(), None), "Received: train of type .*Dataset, validation=None"),
+    ((None, None), "Received: train of type NoneType"),
+    ((None, (X, Y)), "train must be a tuple of arrays .* Received: NoneType"),
+    (("missing.npz", None), ".npz file or package.module:name. Received: train='missing.npz'"),
+    (("a.npz", (X, Y)), "train given by name is package.module:name. Received: train='a.npz'"),
+    (((X, Y), "a.npz"), "validation given by name is .* Received: validation='a.npz'"),
+    (((X, Y), (X, Y), "a.npz"), "test given by name is .* Received: test='a.npz'"),
+    (((X,), (X, Y)), r"train must be a dataset, or arrays .*above 0. Received: lengths \[20\]"),
+    (((X, Y, W, W), (X, Y)), r"train must be .* lengths \[20, 20, 20, 20\]"),
+    (((X, Y[:3]), (X, Y)), r"train must be .* Received: lengths \[20, 3\]"),
+    (((X, Y, W[:3]), (X, Y)), r"lengths \[20, 20, 3\]"),
+    ((({"a": X, "b": X[:3]}, Y), (X, Y)), r"lengths \[20, 3, 20\]"),
+    (((X, Y), (X[:0], Y[:0])), r"validation must be .* lengths \[0, 0\]"),
+    (((X, Y), (X, Y), (X, np.array(3))), r"test must be .* Received: lengths \[20, None\]"),
+    (((3, 4), (X, Y)), r"Received: lengths \[None, None\]"),
+    ((([1, 2], [3, 4]), (X, Y)), r"Received: lengths \[None, None, None, None\]"),
+    (((NAN, Y), (X, Y)), "x of train must be finite. Received: 1 values"),
+    (((X, Y), ({"a": NAN}, Y)), "x of validation must be finite"),
+    (((X, NAN), (X, Y)), "y of train must be finite"),
+    (((X, Y, np.full(20, np.inf)), (X, Y)), "sample_weight of train must be finite"),
+    (((X, Y.astype(object)), (X, Y)), "y of train must hold numbers or text. .* array of objects"),
+    (([X, Y], (X, Y)), "train must be a tuple of arrays .* Received: list"),
+    ((X, (X, Y)), "train must be a tuple of arrays .* Received: ndarray"),
+    (({"x": X}, (X, Y)), "train must be a tuple of arrays .* Received: dict"),
+    ((iter([(X, Y)]), (X, Y)), "train must be a tuple of .* Received: list_iterator"),
+    (((X, Y), [X, Y]), "validation must be a tuple of arrays .* Received: list"),
+    (((X, Y), (X, Y), X), "test must be a tuple of arrays .* Received: ndarray"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_refusals(arguments, message):
+    with pytest.raises(InputError, match=message):
+        TrialData(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            (X, Y),
+            "A function of data, where there is no validation, .* Received: tuple from '.*:given'",
+        ),
+        (((X, Y),), "Received: tuple"),
+        ([(X, Y), (X, Y)], "Received: list"),
+        (None, "Received: NoneType"),
+        (((X, Y), None), "validation must be a tuple of arrays .* Received: NoneType"),
+        (([X, Y], (X, Y)), "train must be a tuple of arrays .* Received: list"),
+        ({"x": X}, "x and y belong together"),
+    ],
+)
+def test_what_a_function_must_not_return(monkeypatch, returned, message):
+    def given():
+        return returned
+
+    given.__qualname__ = "given"
+    monkeypatch.setattr(sys.modules[MODULE], "given", given, raising=False)
+    with pytest.raises(InputError, match=message):
+        TrialData(given, None).load(0)
+
+
+@pytest.mark.parametrize("returned", [None, [X, Y], X])
+def test_what_a_function_of_one_part_must_not_return(returned):
+    with pytest.raises(InputError, match=r"train must be a tuple of arrays .* Received: "):
+        TrialData(lambda: returned, (X, Y)).load(0)
+    with pytest.raises(InputError, match=r"validation must be a tuple of arrays .* Received: "):
+        TrialData((X, Y), lambda: returned).load(0)
+
+
+@pytest.mark.parametrize("part", [dataset(), lambda: (X, Y), Loader(), functools.partial(train)])
+def test_what_has_no_name(tmp_path, part):
+    message = "With workers each trial .* as package.module:name. Received: train of type "
+    with pytest.raises(InputError, match=message + type(part).__name__):
+        TrialData(part, (X, Y)).named(tmp_path)
+
+
+def test_a_broken_file(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"Data must be an .npz file .* which cannot be read"):
+        TrialData(str(tmp_path / "a.npz"), None).load(0)
+
+
+def test_a_function_that_cannot_be_imported():
+    with pytest.raises(InputError, match=r"data given as package.module:name must be importable"):
+        TrialData("no_such:function", (X, Y)).load(0)

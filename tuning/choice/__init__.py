@@ -1,0 +1,1 @@
+"""Which candidate, and with what certainty. NumPy and SciPy only."""

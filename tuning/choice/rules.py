@@ -1,0 +1,306 @@
+"""Selection rules: what the scores of K candidates on n seeds show, and what they do not.
+
+A score is candidate + seed + noise. All candidates of a seed share its initial weights and data
+order, so the rules compare them within seeds. The remaining noise is pooled over all candidates and
+has (K-1)(n-1) degrees of freedom. c* is the candidate with the best mean, d_c the mean paired
+difference of a candidate from it, SE = σ·√(2/n), and q the one-sided 95 % quantile of Dunnett and
+Hsu: with that probability the loss of c is at most d_c + q·SE for all candidates at once, although
+the same scores selected c*.
+
+"Not significantly worse" never selects a candidate: it holds for any candidate with a noisy enough
+measurement. `Cheapest` requires a loss that is *shown* to be small: with the same means and noise,
+fewer seeds never lead to a cheaper candidate. Nothing here loads Keras.
+
+When `Cheapest` asks for further seeds, it keeps the noise estimate of the first seeds. In the worst
+case, where all cheaper candidates lose just above δ, simulated searches select one of them as shown
+in 5 % of cases with a fixed number of seeds. With added seeds the share is at most 5.4 % for 6 and
+15 candidates, and 4.6 to 7.9 % for two candidates on three first seeds, where both answers can be
+wrong. With a new noise estimate it is up to 10 %. (4,000 searches each, standard error 0.35 %:
+`python benchmarks/choice_rule.py --searches 4000`, and `--anew`.) The rules assume equal noise for
+all candidates: if the cheapest one is three times as noisy as the others, the share is up to 9 % on
+fixed seeds and up to 14 % with added ones (`--unequal`).
+
+A choice that is *not* shown has no such guarantee. If the noise is far above δ and `max_seeds` is
+reached, c* is the best of noisy means, and often not the best candidate. The decision then says
+"not resolved".
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tuning.choice.comparison import LEVEL, Contrast, contrast
+from tuning.choice.decision import Decision, Standing
+from tuning.choice.refusals import input_error
+from tuning.choice.scores import MIN_SEEDS, ScoreTable
+
+# Share of the tolerance that the margin should reach. A margin as wide as the tolerance could only
+# show a candidate that is equal to c*.
+AIM = 0.5
+
+
+@dataclass(frozen=True)
+class StructuralRisk:
+    """Selects the lowest J = L_val + λ·ΣC²/r and lists the candidates that are tied with it.
+
+    For a metric that is maximized, L_val is the metric with its sign changed: J is lowest where the
+    metric minus λ·ΣC²/r is highest.
+
+    Attributes:
+        weight: λ, at least 0: how much of the metric one unit of ΣC²/r (two weights) is worth.
+        metric: Name of the log that is L_val.
+        direction: `"min"` or `"max"`; `None` if Keras knows the direction of the metric.
+
+    Raises:
+        InputError: If the weight is negative or not finite.
+
+    Source: Vapnik, "The Nature of Statistical Learning Theory", chapter 4, for J; Hsu, Annals of
+    Statistics 12 (1984), for the tied set.
+
+    Example:
+        >>> table = ScoreTable(("r=2", "r=4"), [[0.30, 0.40, 0.20], [0.31, 0.42, 0.21]],
+        ...                    parameters=(300, 200), complexity=(128.0, 64.0))
+        >>> StructuralRisk(0.001).choose(table).chosen
+        'r=4'
+        >>> StructuralRisk(0.0).choose(table).chosen
+        'r=2'
+    """
+
+    weight: float
+    metric: str = field(default="val_loss", kw_only=True)
+    direction: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise input_error(
+                "The weight of StructuralRisk must be a finite number of at least 0. "
+                f"Received: weight={self.weight!r}"
+            )
+
+    def choose(self, table: ScoreTable) -> Decision:
+        """Selects the candidate with the lowest mean J.
+
+        Args:
+            table: Scores and costs of the candidates.
+
+        Returns:
+            A `Decision`, `resolved` if no other candidate is tied with the chosen one. It never
+            asks for further seeds.
+
+        Raises:
+            InputError: If no candidate has a finite score on every seed.
+        """
+        rows = _complete(table)
+        risks = table.losses[rows] + self.weight * np.array(table.complexity)[rows, None]
+        # The penalty is constant per candidate, so J has the same noise as the loss.
+        found = contrast(risks, np.array(table.parameters)[rows], table.first_losses)
+        best = table.names[rows[found.best]]
+        ties = tuple(name for name in _names(table, rows, found.tied) if name != best)
+        sentence = (
+            f"{best} has the lowest J = L + {self.weight:g}·ΣC²/r of {_measured(found, table)}"
+        )
+        if ties:
+            sentence += f"; {_listed(ties)} cannot be told from it"
+        return _decision(table, rows, found, found.best, not ties, sentence + ".")
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """Selects the candidate with the fewest parameters that is shown to lose less than a tolerance.
+
+    Shown means d_c + q·SE <= δ. While the noise is too large to show this for any candidate, the
+    rule asks for further seeds, up to `max_seeds`. After that it selects c* and the decision says
+    "not resolved". Among candidates with equally many parameters, it selects the first in the order
+    of the space.
+
+    Further seeds go to the candidates that may be the best (the tied set) and to cheaper ones whose
+    loss may still be within the tolerance. The rule asks for enough seeds at once to reduce the
+    margin to half the tolerance. It can then show any candidate that loses less than the other
+    half.
+
+    Attributes:
+        tolerance: δ, above 0, in the metric's own units, for example 0.002 of accuracy.
+        max_seeds: Maximum number of seeds per candidate, at least 3.
+        metric: Name of the log to which the tolerance applies.
+        direction: `"min"` or `"max"`; `None` if Keras knows the direction of the metric.
+
+    Raises:
+        InputError: If an argument is invalid.
+
+    Source: Hsu, Annals of Statistics 12 (1984), upper bounds of the loss against the best.
+
+    Example:
+        >>> table = ScoreTable(
+        ...     ("r=2", "r=4", "r=8"),
+        ...     [[0.910, 0.930, 0.900], [0.909, 0.931, 0.899], [0.880, 0.900, 0.869]],
+        ...     parameters=(300, 200, 150), complexity=(128.0, 64.0, 32.0), direction="max")
+        >>> print(Cheapest(0.01).choose(table).sentence)
+        r=4 is the cheapest of 3 candidates on 3 seeds that is shown to lose less than 0.01:
+        at most 0.00175 against the best (95 %).
+        >>> decision = Cheapest(0.001).choose(table)
+        >>> decision.resolved, decision.further, decision.seeds_wanted
+        (False, ('r=2', 'r=4'), 10)
+    """
+
+    tolerance: float
+    max_seeds: int = field(default=10, kw_only=True)
+    metric: str = field(default="val_loss", kw_only=True)
+    direction: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise input_error(
+                "The tolerance of Cheapest must be a finite number above 0, in the units of the "
+                f"metric. Received: tolerance={self.tolerance!r}"
+            )
+        if self.max_seeds < MIN_SEEDS:
+            raise input_error(
+                f"max_seeds must be at least {MIN_SEEDS}. Received: max_seeds={self.max_seeds!r}"
+            )
+
+    def choose(self, table: ScoreTable) -> Decision:
+        """Selects the cheapest candidate that the scores show to be good enough.
+
+        Args:
+            table: Scores and costs of the candidates. After further seeds it has more columns, with
+                NaN for the candidates that did not get these seeds (they are ruled out), and
+                `first_seeds` gives the original number of columns.
+
+        Returns:
+            A `Decision`. If `further` is not empty, train these candidates on more seeds and call
+            `choose` again.
+
+        Raises:
+            InputError: If no candidate has a finite score on every seed.
+        """
+        rows = _complete(table)
+        costs = np.array(table.parameters)[rows]
+        found = contrast(table.losses[rows], costs, table.first_losses)
+        shown = np.flatnonzero(found.upper <= self.tolerance + found.rounding)
+        if not len(shown):
+            return self._unresolved(table, rows, found, costs)
+        chosen = int(shown[np.argmin(costs[shown])])
+        # c* can be shown by its own lead while the margin is still too wide to judge a cheaper one.
+        if chosen == found.best and self._too_coarse(found) and self._open(found, costs).any():
+            return self._unresolved(table, rows, found, costs)
+        sentence = (
+            f"{table.names[rows[chosen]]} is the cheapest of {_measured(found, table)} that is "
+            f"shown to lose less than {self.tolerance:g}: at most {found.upper[chosen]:.3g} "
+            f"against the best ({100 * LEVEL:.0f} %)."
+        )
+        undecided = _names(table, rows, self._open(found, costs) & (costs < costs[chosen]))
+        if undecided:
+            sentence += f" Cheaper, and neither shown to nor not: {_listed(undecided)}."
+        return _decision(table, rows, found, chosen, True, sentence, undecided=undecided)
+
+    def _too_coarse(self, found: Contrast) -> bool:
+        """Whether the margin is too wide to show even a candidate equal to c*."""
+        return found.margin > self.tolerance + found.rounding
+
+    def _open(self, found: Contrast, costs: np.ndarray) -> np.ndarray:
+        """Marks candidates cheaper than c* whose loss may still be within the tolerance."""
+        # `differences - margin` is the smallest loss that the scores still allow.
+        possible = found.differences - found.margin <= self.tolerance + found.rounding
+        return possible & (costs < costs[found.best])
+
+    def _unresolved(
+        self, table: ScoreTable, rows: list[int], found: Contrast, costs: np.ndarray
+    ) -> Decision:
+        # The margin is proportional to 1 / sqrt(seeds).
+        needed = math.ceil(table.seeds * (found.margin / self.tolerance) ** 2)
+        aim = math.ceil(table.seeds * (found.margin / (AIM * self.tolerance)) ** 2)
+        wanted = min(aim, self.max_seeds)
+        best = table.names[rows[found.best]]
+        sentence = (
+            f"Not resolved by {_measured(found, table)}: differences up to {found.margin:.3g} "
+            f"may be noise, the tolerance is {self.tolerance:g}; "
+        )
+        undecided = _names(table, rows, self._open(found, costs))
+        if wanted <= table.seeds:
+            sentence += f"{best}, of the best mean, is taken. About {needed} seeds would be needed."
+            return _decision(table, rows, found, found.best, False, sentence, undecided=undecided)
+        further = _names(table, rows, found.tied | self._open(found, costs))
+        sentence += (
+            f"{best} is the best so far. Each of {_listed(further)} should have {wanted} seeds "
+            f"in all; about {needed} are needed before anything can be shown."
+        )
+        return _decision(
+            table, rows, found, found.best, False, sentence, further, wanted, undecided
+        )
+
+
+def _complete(table: ScoreTable) -> list[int]:
+    # Paired differences need every seed, so candidates with a missing score are dropped first.
+    if not table.complete:
+        raise input_error(
+            "At least one candidate must have a finite score on every seed. "
+            f"Received: {len(table.names)} candidates on {table.seeds} seeds, none complete"
+        )
+    return list(table.complete)
+
+
+def _names(table: ScoreTable, rows: list[int], members: np.ndarray) -> tuple[str, ...]:
+    return tuple(table.names[row] for row, member in zip(rows, members, strict=True) if member)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Joins the first five names for a sentence and counts the rest."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def _measured(found: Contrast, table: ScoreTable) -> str:
+    number = len(found.means)
+    return f"{number} candidate{'s' * (number > 1)} on {table.seeds} seeds"
+
+
+def _decision(
+    table: ScoreTable,
+    rows: list[int],
+    found: Contrast,
+    chosen: int,
+    resolved: bool,
+    sentence: str,
+    further: tuple[str, ...] = (),
+    wanted: int | None = None,
+    undecided: tuple[str, ...] = (),
+) -> Decision:
+    names = [table.names[row] for row in rows]
+    dropped = tuple(name for name in table.names if name not in names)
+    told = set(table.ruled_out)  # a rule dropped these on purpose: they did not fail
+    for why, missing in (
+        ("Dropped, since not finite on every seed", [n for n in dropped if n not in told]),
+        ("Ruled out by the first seeds", [n for n in dropped if n in told]),
+    ):
+        if missing:
+            sentence += f" {why}: {_listed(tuple(missing))}."
+    standings = tuple(
+        Standing(
+            name=table.names[row],
+            parameters=table.parameters[row],
+            complexity=table.complexity[row],
+            mean=float(np.mean(table.scores[row])),
+            # A loss (or J), while `mean` is in the metric's own units and direction.
+            objective=float(found.means[i]),
+            difference=float(found.differences[i]),
+            upper=float(found.upper[i]),
+        )
+        for i, row in enumerate(rows)
+    )
+    return Decision(
+        chosen=names[chosen],
+        best=names[found.best],
+        resolved=resolved,
+        tied=_names(table, rows, found.tied),
+        undecided=undecided,
+        further=further,
+        seeds=table.seeds,
+        seeds_wanted=wanted or table.seeds,
+        dropped=dropped,
+        noise=found.noise,
+        degrees=found.degrees,
+        margin=found.margin,
+        standings=standings,
+        sentence=sentence,
+    )

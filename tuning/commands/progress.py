@@ -1,0 +1,92 @@
+"""Progress of a search: a live table on a terminal, plain lines elsewhere."""
+
+import math
+from typing import Self
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tuning.running.stages import FRESH
+from tuning.trials.records import TrialRecord
+
+_ROWS = 8
+
+
+class SearchProgress:
+    """Shows the trials of a search as they end."""
+
+    def __init__(self, console: Console, metric: str, direction: str) -> None:
+        self._console, self._metric, self._direction = console, metric, direction
+        self._scores: dict[str, list[float]] = {}
+        self._failures: dict[str, str] = {}
+        self._done, self._total = 0, 0
+        self._bar = Progress(
+            TextColumn("trials"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("trials", total=None)
+        self._live = Live(console=console, get_renderable=self._shown, refresh_per_second=4)
+
+    def start(self, planned: int | None, on_record: int) -> None:
+        """Takes the number of planned trials, if known, and of those already on record."""
+        if on_record:
+            self._console.print(f"On record already: {on_record} trials, which are not run again")
+        self._total = 0 if planned is None else max(planned - on_record, 0)
+        self._bar.update(self._task, total=self._total or None)
+
+    def add(self, record: TrialRecord) -> None:
+        """Shows a trial that has ended."""
+        self._done += 1
+        # The rule may ask for further seeds, which the plan does not count.
+        self._total = self._total and max(self._total, self._done)
+        self._bar.update(self._task, completed=self._done, total=self._total or None)
+        if record.score is None:
+            self._failures[record.label] = record.cause
+        elif record.seed < FRESH:  # fresh seeds confirm the winner and are not compared
+            self._scores.setdefault(record.label, []).append(record.score)
+        if not self._console.is_terminal:
+            # A cause may hold brackets, which rich would read as markup.
+            self._console.print(self._line(record), soft_wrap=True, markup=False)
+
+    def _line(self, record: TrialRecord) -> str:
+        number = f"[{self._done}/{self._total}]" if self._total else f"[{self._done}]"
+        outcome = f"failed: {record.cause}"
+        if record.score is not None:
+            outcome = f"{self._metric} {record.score:.4g} ({record.seconds:.1f} s)"
+        return f"{number} {record.label}, seed {record.seed}: {outcome}"
+
+    def _shown(self) -> Group:
+        title = f"best so far, of {len(self._scores)} candidates"
+        table = Table(
+            "candidate",
+            "seeds",
+            self._metric,
+            title=title,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+        )
+        sign = -1.0 if self._direction == "max" else 1.0
+        means = {label: math.fsum(s) / len(s) for label, s in self._scores.items()}
+        for label in sorted(means, key=lambda name: sign * means[name])[:_ROWS]:
+            table.add_row(Text(label), str(len(self._scores[label])), f"{means[label]:.4g}")
+        for label, cause in list(self._failures.items())[-2:]:
+            table.add_row(Text(label), "-", Text(f"failed: {cause[:60]}"))
+        return Group(table, self._bar)
+
+    def __enter__(self) -> Self:
+        # Elsewhere `add` prints lines.
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()

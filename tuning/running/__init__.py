@@ -1,0 +1,1 @@
+"""Many trials: which next, where they run, and what the search folder holds."""

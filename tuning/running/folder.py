@@ -1,0 +1,154 @@
+"""The folder of a search: its lock, its job and its files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from keras_se.errors import InputError, import_extra
+from keras_se.files import free_name, refuse_existing
+from tuning.trials.durable import write_durably
+
+_FOLDERS = ("records", "curves", "weights", "attempts")
+_FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
+
+
+class Project:
+    """The folder of one search; use `open_project` to create it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in _FOLDERS:
+            (folder / name).mkdir(exist_ok=True)
+        # A killed process leaves these. The lock ensures that no other one writes them now.
+        for temporary in folder.rglob(".*.tmp*"):
+            if temporary.is_file():
+                temporary.unlink()
+
+    def claim(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
+        """Checks that the folder belongs to this job; returns the hash of the fingerprint."""
+        stored = _stored(self.folder)
+        changes = [] if stored is None else _differences(stored["fingerprint"], fingerprint)
+        accepted = [] if stored is None else stored["accepted"]
+        if changes and not accept_change:
+            raise InputError(
+                "A search goes on with the job that it began with: give a new directory; or accept "
+                "the change, which keeps all records, or overwrite, which renames the folder "
+                f"aside. Received: {self.folder} with {'; '.join(changes)}"
+            )
+        if changes:
+            when = datetime.now(UTC).isoformat(timespec="seconds")
+            # Records from before the change stay, so the folder notes what changed.
+            accepted = [*accepted, {"when": when, "changes": changes}]
+        if stored is None or changes:
+            content = json.dumps({"fingerprint": fingerprint, "accepted": accepted}, indent=2)
+            write_durably(self.folder / _FINGERPRINT, content.encode(), "fingerprint")
+        return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
+
+    def write_job(self, content: Mapping[str, Any]) -> None:
+        """Writes the job as a file that the command line can run."""
+        toml: Any = import_extra("tomli_w", "tuning")
+        text = toml.dumps(_without_none(content)).encode()
+        path = self.folder / _JOB
+        if not path.exists() or path.read_bytes() != text:
+            write_durably(path, text, "job")
+
+
+@contextmanager
+def open_project(folder: Path, overwrite: bool = False) -> Iterator[Project]:
+    """Opens the folder of a search, for one process at a time."""
+    filelock: Any = import_extra("filelock", "tuning")
+    # Refuses the working directory and those above it; the folder itself may exist.
+    refuse_existing(folder, overwrite=True)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise InputError(f"The directory of a search must be a folder. Received: {folder}")
+    _check_content(folder)
+    if folder.exists() and overwrite:
+        # A running search must keep its folder.
+        with _locked(filelock, folder):
+            pass
+        folder.rename(free_name(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(filelock, folder):
+        yield Project(folder)
+
+
+@contextmanager
+def _locked(filelock: Any, folder: Path) -> Iterator[None]:
+    lock = filelock.FileLock(folder / _LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"A folder is used by one search at a time. Received: {folder}, in use"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def stored_threads(folder: Path) -> int | None:
+    """Returns the number of threads that a search began with; `None` without a search."""
+    stored = _stored(folder)
+    return None if stored is None else stored["fingerprint"].get("threads")
+
+
+def _stored(folder: Path) -> dict[str, Any] | None:
+    path = folder / _FINGERPRINT
+    if not path.exists():
+        return None
+    try:
+        stored = json.loads(path.read_text())
+        if not isinstance(stored["fingerprint"], dict) or not isinstance(stored["accepted"], list):
+            raise ValueError("it holds something else")
+    # Too many nested brackets in a damaged file give a RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            "The fingerprint of a search must be a whole JSON file: move it away to take the "
+            f"folder for this job as it is. Received: {path}: {error}"
+        ) from error
+    return stored
+
+
+def _check_content(folder: Path) -> None:
+    if not folder.exists() or (folder / _FINGERPRINT).exists():
+        return
+    foreign = sorted({path.name for path in folder.iterdir()} - {_JOB, _LOCK, *_FOLDERS})
+    # A process killed before the first fingerprint leaves temporary files.
+    foreign = [name for name in foreign if not name.startswith((f".{_JOB}.", f".{_FINGERPRINT}."))]
+    if foreign:
+        raise InputError(
+            "The directory of a search must be new, empty, or that of a search. "
+            f"Received: {folder}, which holds {', '.join(foreign[:5])}"
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Returns a line for each difference: where it is, the old and the new value."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        names = [*old, *(name for name in new if name not in old)]
+        return [
+            line
+            for name in names
+            for line in _differences(old.get(name), new.get(name), f"{path}.{name}".lstrip("."))
+        ]
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _without_none(content: Any) -> Any:
+    """Drops entries that are `None`, which TOML lacks; in a list they become a string."""
+    if isinstance(content, Mapping):
+        return {name: _without_none(v) for name, v in content.items() if v is not None}
+    if isinstance(content, list):
+        return ["none" if value is None else _without_none(value) for value in content]
+    return content

@@ -1,0 +1,213 @@
+"""The keras-tuner side of a search: oracles propose trials, and its tools can read the folder."""
+
+import contextlib
+import copy
+import io
+import tempfile
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_se.errors import InputError, import_extra
+from keras_se.files import free_name
+from tuning.running.runners import Runner, Task
+from tuning.trials.candidate import Candidate, make_candidate
+from tuning.trials.durable import fault_point
+from tuning.trials.records import Records, SearchWarning, TrialRecord
+from tuning.trials.training import BUDGET, cause_of
+
+keras_tuner: Any = import_extra("keras_tuner", "tuning")
+base_tuner: Any = import_extra("keras_tuner.engine.base_tuner", "tuning")
+
+FOLDER = "keras_tuner"
+_WAIT = object()  # the oracle has no trial now, but may have one once another trial ends
+
+
+class SearchTuner(base_tuner.BaseTuner):
+    """Runs each trial that an oracle proposes on several seeds, and reuses existing records."""
+
+    def __init__(
+        self,
+        oracle: Any,
+        folder: Path,
+        records: Records,
+        report: Callable[[TrialRecord], dict[str, float]],
+    ) -> None:
+        self._records, self._report = records, report
+        self._seeds: Sequence[int] = ()
+        self._queue: deque[Task] = deque()
+        # Trials and missing seeds by candidate. An oracle may propose a candidate twice.
+        self._open: dict[str, tuple[dict[str, Any], set[int]]] = {}
+        oracle.verbose = 0
+        with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
+            super().__init__(oracle, directory=str(folder), project_name=FOLDER)
+        self.save()  # `open_tuner` takes a folder without this file for a damaged one
+
+    @property
+    def varying(self) -> list[str]:
+        """Names of the hyperparameters with more than one value, without counting the baseline."""
+        counts = {}
+        for parameter in self.oracle.hyperparameters.space:  # `get_space` would copy it
+            values = list(parameter.values)
+            is_plain = parameter.name == "se_placement" and "none" in values
+            counts[parameter.name] = len(values) - is_plain
+        return [name for name, count in counts.items() if count > 1]
+
+    def candidate(self, values: dict[str, Any]) -> Candidate:
+        """Returns the candidate for some hyperparameter values, labelled by those that vary."""
+        # Drop Hyperband's bookkeeping, except for the epochs: it does not change the training.
+        own = {k: v for k, v in values.items() if k == BUDGET or not k.startswith("tuner/")}
+        return make_candidate(own, self.varying)
+
+    def candidates(self) -> list[Candidate]:
+        """Returns the candidates with the most epochs, in the order of their trials."""
+        trials = [self.oracle.trials[key] for key in sorted(self.oracle.trials)]
+        found = {c.id: c for c in (self.candidate(t.hyperparameters.values) for t in trials)}
+        most = max((c.values.get(BUDGET, 0) for c in found.values()), default=0)
+        return [c for c in found.values() if c.values.get(BUDGET, 0) == most]
+
+    def search(self, runner: Runner, seeds: Sequence[int], on_record: Callable[..., Any]) -> None:
+        """Completes the open trials, then runs those that the oracle proposes."""
+        self._seeds = tuple(seeds)
+        reopened = deque(self.oracle.trials[key] for key in sorted(self.oracle.trials))
+
+        def next_task() -> Any:
+            while not self._queue:
+                trial = reopened.popleft() if reopened else self._proposed()
+                if trial is None or trial is _WAIT:
+                    return trial
+                self._begin(trial)
+            return self._queue.popleft()
+
+        def done(record: TrialRecord) -> None:
+            on_record(record)
+            self._executed(record)
+
+        drive(runner, next_task, done)
+
+    def _proposed(self) -> Any:
+        # An oracle gives a tuner id the trial that it already runs, so each trial needs its own id.
+        running = {tuner_id for tuner_id, _ in self.oracle.ongoing_trials.items()}
+        free = next(name for n in range(len(running) + 1) if (name := f"tuner{n}") not in running)
+        trial = self.oracle.create_trial(free)
+        fault_point("trial.opened")
+        if trial.status == "STOPPED":
+            return None
+        return _WAIT if trial.status == "IDLE" else trial
+
+    def _begin(self, trial: Any) -> None:
+        candidate = self.candidate(trial.hyperparameters.values)
+        if candidate.id in self._open:
+            self._open[candidate.id][0][trial.trial_id] = trial
+            return
+        missing = [s for s in self._seeds if self._records.get(candidate.id, s) is None]
+        self._queue.extend(Task(candidate, seed) for seed in missing)
+        if missing:
+            self._open[candidate.id] = ({trial.trial_id: trial}, set(missing))
+        elif trial.status == "RUNNING" or not self._is_settled(trial, candidate):
+            self.settle(trial, self._seeds)
+
+    def _is_settled(self, trial: Any, candidate: Candidate) -> bool:
+        """Whether keras-tuner's files already hold the results of all seeds."""
+        known = [self._records.get(candidate.id, seed) for seed in self._seeds]
+        if any(record is None or not record.completed for record in known):
+            return trial.status != "COMPLETED"
+        name = self.oracle.objective.name
+        history = trial.metrics.get_history(name) if trial.metrics.exists(name) else []
+        return bool(history) and len(history[0].value) >= len(known)
+
+    def _executed(self, record: TrialRecord) -> None:
+        trials, missing = self._open[record.candidate]
+        missing.discard(record.seed)
+        if not missing:
+            del self._open[record.candidate]
+            for trial in trials.values():
+                self.settle(trial, self._seeds)
+
+    def settle(self, trial: Any, seeds: Sequence[int]) -> None:
+        """Ends a trial, or ends it again, with the results of its records."""
+        candidate = self.candidate(trial.hyperparameters.values)
+        records = [r for seed in seeds if (r := self._records.get(candidate.id, seed)) is not None]
+        failures = [record for record in records if not record.completed]
+        trial = self.oracle.get_trial(trial.trial_id)
+        # keras-tuner appends each value, so start again from empty metrics.
+        trial.metrics, trial.score = type(trial.metrics)(), None
+        if trial.trial_id in self.oracle.end_order:
+            self.oracle.end_order.remove(trial.trial_id)
+        if not failures:
+            for record in records:
+                self.oracle.update_trial(trial.trial_id, self._report(record))
+        fault_point("trial.measured")
+        trial.status = "FAILED" if failures else "COMPLETED"
+        trial.message = failures[0].cause if failures else None
+        self.oracle.end_trial(trial)
+        self.save()
+        fault_point("trial.ended")
+
+    def resettle(self, candidate: Candidate, seeds: Sequence[int]) -> None:
+        """Updates the score of a candidate's trials after further seeds."""
+        for trial in list(self.oracle.trials.values()):
+            if self.candidate(trial.hyperparameters.values).id == candidate.id:
+                self.settle(trial, seeds)
+
+
+def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
+    """Opens the tuner of a folder, or starts anew from the records if its files are damaged."""
+    kept = folder / FOLDER
+    try:
+        # Without this file keras-tuner would start anew among the old trials.
+        if not kept.exists() or (kept / "tuner0.json").exists():
+            return _opened(oracle, folder, *arguments)
+        error: Exception | str = "it was never completed"
+    except Exception as reloading:  # keras-tuner raises many types for truncated files
+        error = reloading
+    aside = kept.rename(free_name(kept))
+    warnings.warn(
+        f"The folder of keras-tuner must be one that it can read. Received: {kept}: {error}; it is "
+        f"now {aside.name}, and is made anew from the records",
+        SearchWarning,
+        stacklevel=2,
+    )
+    return _opened(oracle, folder, *arguments)
+
+
+def _opened(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
+    # A copy: reloading a damaged folder may leave the oracle half changed.
+    tuner = SearchTuner(copy.deepcopy(oracle), folder, *arguments)
+    tuner.oracle.hyperparameters = oracle.get_space()  # not the old space from the file
+    return tuner
+
+
+def discovered_space(hypermodel: Any) -> Any:
+    """Returns the hyperparameters of a hypermodel, including conditional ones."""
+    hp = keras_tuner.HyperParameters()
+    hypermodel.declare_hyperparameters(hp)
+    if hp.space:
+        return hp
+    oracle = keras_tuner.Oracle(keras_tuner.Objective("score", "min"))
+    try:
+        # The tuner builds the model repeatedly to find hyperparameters that depend on others.
+        with tempfile.TemporaryDirectory() as folder:
+            base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
+    except Exception as error:  # the user's own code
+        raise InputError(
+            "A model with hyperparameters of its own must build, for the search to know them. "
+            f"Received: {type(hypermodel).__qualname__}, which raises {cause_of(error)}"
+        ) from error
+    return oracle.get_space()
+
+
+def drive(runner: Runner, next_task: Callable[[], Any], done: Callable[[TrialRecord], Any]) -> None:
+    """Keeps a runner busy until `next_task` returns no `Task` and nothing runs."""
+    while True:
+        while runner.free > 0:
+            task = next_task()
+            if not isinstance(task, Task):
+                break
+            runner.start(task)
+        if not runner.busy:
+            return
+        for record in runner.wait():
+            done(record)

@@ -1,0 +1,1 @@
+"""One candidate, one seed: what a trial needs, does and leaves."""

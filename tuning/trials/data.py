@@ -1,0 +1,241 @@
+"""The data of a search: arrays, datasets, functions, or names for another process."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_se.data import finite_float32, read_arrays
+from keras_se.errors import InputError
+from tuning.trials.fingerprint import described, hash_of_arrays
+from tuning.trials.references import is_reference, qualified_name, reference_to, resolve
+from tuning.trials.splits import split_arrays
+
+
+class TrialData:
+    """Training, validation and test data; functions load them again for each seed."""
+
+    def __init__(
+        self, train: Any, validation: Any, test: Any = None, data_id: str | None = None
+    ) -> None:
+        self.parts = {"train": train, "validation": validation, "test": test}
+        self.data_id = data_id
+        self._arrays: Any = None
+        for name, part in self.parts.items():
+            _check_part(name, part, whole=validation is None)
+
+    def load(self, seed: int) -> tuple[Any, Any, Any]:
+        """Returns training, validation and test data (or `None`). Set the trial's seed first."""
+        train, validation, test = self.parts.values()
+        if validation is None:
+            train, validation, own_test = self._together(train, seed)
+            test = own_test if test is None else test
+        train, validation, test = (_called(part, seed) for part in (train, validation, test))
+        for name, part in (("train", train), ("validation", validation)):
+            _check_form(name, part)
+        return train, validation, test
+
+    def check_order(self) -> None:
+        """Raises an error if the training data are a dataset that reshuffles on each pass."""
+        train = self.parts["train"]
+        if not hasattr(train, "as_numpy_iterator"):
+            return
+        # A shuffled dataset keeps its random state between trials, so candidates of one seed would
+        # see different orders.
+        first, again = (hash_of_arrays(next(train.as_numpy_iterator(), ())) for _ in range(2))
+        if first != again:
+            raise InputError(
+                "A dataset that shuffles keeps its place from one trial to the next, so that "
+                "candidates would not see the same order: give a function that returns it. "
+                "Received: train, a dataset that begins differently each time"
+            )
+
+    def _together(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
+        if isinstance(source, str) and not is_reference(source):
+            if self._arrays is None:  # read once: a file does not depend on the seed
+                self._arrays = split_arrays(source, read_arrays(source))
+            return self._arrays
+        name, parts = str(reference_to(source) or source), _called(source, seed)
+        if isinstance(parts, Mapping):
+            return split_arrays(name, parts)
+        if not isinstance(parts, tuple) or len(parts) not in (2, 3) or any(map(_is_array, parts)):
+            raise InputError(
+                "A function of data, where there is no validation, returns training, validation "
+                "and perhaps test data, each (x, y) or a tf.data.Dataset, or a dictionary with "
+                f"x_train, y_train and so on. Received: {type(parts).__name__} from {name!r}"
+            )
+        return (*parts, None) if len(parts) == 2 else parts
+
+    def describe(self) -> dict[str, Any]:
+        """Returns plain values that identify the data: hashes of arrays, files and functions."""
+        parts = {name: _described(part) for name, part in self.parts.items() if part is not None}
+        return {**parts, "data_id": self.data_id}
+
+    def named(self, folder: Path) -> dict[str, Any]:
+        """Saves arrays to `folder` and returns plain values for `from_names` in another process."""
+        parts = {name: _named(name, part, folder) for name, part in self.parts.items()}
+        return {**parts, "data_id": self.data_id}
+
+    @classmethod
+    def from_names(cls, names: Mapping[str, Any]) -> "TrialData":
+        """Creates the data from the result of `named`, with memory-mapped arrays."""
+        parts = {name: _unnamed(part) for name, part in names.items()}
+        return cls(**parts)
+
+
+def fit_arguments(data: Any) -> dict[str, Any]:
+    """Returns data as keyword arguments of `Model.fit`."""
+    if not isinstance(data, tuple):
+        return {"x": data}
+    return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+
+
+def _is_array(part: Any) -> bool:
+    return hasattr(part, "__array__") and not hasattr(part, "element_spec")
+
+
+def _called(part: Any, seed: int) -> Any:
+    function = resolve("data", part) if is_reference(part) else part
+    if not _is_function(function):
+        return function
+    return function(seed) if _takes_seed(function) else function()
+
+
+def _is_function(part: Any) -> bool:
+    return callable(part) and not hasattr(part, "element_spec") and not _is_array(part)
+
+
+def _takes_seed(function: Callable[..., Any]) -> bool:
+    # Keyword-only parameters and **kwargs do not count: the seed is a positional argument.
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in kinds for p in inspect.signature(function).parameters.values())
+
+
+def _check_part(name: str, part: Any, whole: bool) -> None:
+    # Check arrays before the first trial. Only trials run functions and datasets.
+    if whole and name == "train" and not (isinstance(part, str) or _is_function(part)):
+        raise InputError(
+            "validation must be given, unless train is a function that returns both or the name of "
+            f"an .npz file. Received: train of type {type(part).__name__}, validation=None"
+        )
+    if isinstance(part, str) and not is_reference(part):
+        if not (whole and name == "train"):
+            raise InputError(
+                f"{name} given by name is package.module:name. Received: {name}={part!r}"
+            )
+        if not Path(part).is_file():
+            raise InputError(
+                "train without validation is the name of an existing .npz file or "
+                f"package.module:name. Received: train={part!r}"
+            )
+    if part is not None or name == "train":
+        _check_form(name, part)
+    if isinstance(part, tuple):
+        _check_arrays(name, part)
+
+
+def _check_form(name: str, part: Any) -> None:
+    # `Model.fit` would take a list or an array as inputs without targets, and an iterator could be
+    # read only once.
+    is_once = isinstance(part, Iterator)
+    if part is None or is_once or isinstance(part, list | Mapping) or _is_array(part):
+        raise InputError(
+            f"{name} must be a tuple of arrays (x, y) or (x, y, sample_weight), a dataset, or a "
+            f"function that returns one of these. Received: {type(part).__qualname__}"
+        )
+
+
+def _check_arrays(name: str, part: tuple[Any, ...]) -> None:
+    arrays = [array for array in keras.tree.flatten(part) if array is not None]
+    lengths = [np.shape(array)[0] if np.ndim(array) else None for array in arrays]
+    if len(part) not in (2, 3) or len(set(lengths)) != 1 or lengths[0] in (0, None):
+        raise InputError(
+            f"{name} must be a dataset, or arrays (x, y) of one length, above 0. "
+            f"Received: lengths {lengths}"
+        )
+    for what, values in zip(("x", "y", "sample_weight"), part, strict=False):
+        for array in keras.tree.flatten(values):
+            if array is not None and not _is_mapped(array):
+                _check_values(f"{what} of {name}", array)
+
+
+def _check_values(name: str, array: Any) -> None:
+    kind = np.asarray(array).dtype.kind
+    if kind == "O":
+        raise InputError(f"{name} must hold numbers or text. Received: an array of objects")
+    if kind in "fiu":
+        finite_float32(name, array)
+
+
+def _is_mapped(array: Any) -> bool:
+    """Whether `named` wrote the array."""
+    # The parent has checked these arrays. Another check would read the whole file into memory.
+    return isinstance(array, np.memmap) and not array.flags.writeable
+
+
+def _described(part: Any) -> dict[str, Any]:
+    if isinstance(part, str) and not is_reference(part):
+        digest = hashlib.sha256(Path(part).read_bytes()).hexdigest()
+        return {"file": Path(part).name, "sha256": digest}
+    if isinstance(part, tuple):
+        shapes = [list(np.shape(array)) for array in keras.tree.flatten(part)]
+        return {"arrays": shapes, "sha256": hash_of_arrays(part)}
+    if hasattr(part, "element_spec"):
+        return {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
+    if isinstance(part, str) or _is_function(part):
+        return {"function": _name(part), "content": described(part)}
+    return {"type": type(part).__qualname__}
+
+
+def _name(function: Any) -> str:
+    return reference_to(function) or qualified_name(function)
+
+
+def _named(name: str, part: Any, folder: Path) -> Any:
+    # Absolute paths: the other process may have another working directory.
+    if part is None or (isinstance(part, str) and not is_reference(part)):
+        return part if part is None else str(Path(part).resolve())
+    if isinstance(part, tuple):
+        return _saved(name, part, folder)
+    reference = reference_to(part)
+    if reference is None:
+        raise InputError(
+            "With workers each trial has a process of its own, which finds its data by name: "
+            "arrays (x, y), an .npz file, or a function of a module, as package.module:name. "
+            f"Received: {name} of type {type(part).__name__}"
+        )
+    return reference
+
+
+def _saved(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
+    """Writes the arrays of a structure to files and returns the structure with their paths."""
+    # The kind is a key of its own: JSON turns tuples into lists, but Keras tells them apart.
+    if part is None:
+        return None
+    if isinstance(part, Mapping):
+        parts = {
+            str(key): _saved(f"{stem}_{number}", value, folder)
+            for number, (key, value) in enumerate(part.items())
+        }
+        return {"dict": parts}
+    if isinstance(part, tuple | list):
+        listed = [_saved(f"{stem}_{number}", value, folder) for number, value in enumerate(part)]
+        return {"tuple" if isinstance(part, tuple) else "list": listed}
+    path = folder / f"{stem}.npy"
+    np.save(path, np.asarray(part), allow_pickle=False)
+    return {"array": str(path)}
+
+
+def _unnamed(part: Any) -> Any:
+    if not isinstance(part, Mapping):
+        return part
+    ((kind, content),) = part.items()
+    if kind == "array":
+        return np.load(content, mmap_mode="r", allow_pickle=False)
+    if kind == "dict":
+        return {key: _unnamed(value) for key, value in content.items()}
+    return (tuple if kind == "tuple" else list)(map(_unnamed, content))

@@ -1,0 +1,182 @@
+"""Records of trials: one file for each candidate and seed, written once."""
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from keras_se.files import free_name
+from tuning.trials.durable import write_durably
+
+COMPLETED, FAILED = "completed", "failed"
+# These are all fields of `TrialRecord`; `from_dict` refuses any others.
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("candidate", "label", "status", "cause", "curve", "fingerprint"), (str,)),
+    **dict.fromkeys(("values", "metrics", "test"), (dict,)),
+    **dict.fromkeys(("seed", "epoch", "parameters"), (int,)),
+    **dict.fromkeys(("complexity", "seconds"), (int, float)),
+    "score": (int, float, type(None)),
+}
+
+
+class SearchWarning(UserWarning):
+    """Warns that something in the folder of a search was damaged and has been set aside."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One candidate, trained from one seed and measured.
+
+    Attributes:
+        candidate: ID of the candidate, a hash of its hyperparameters.
+        label: Readable name of the candidate.
+        values: Its hyperparameters.
+        seed: Seed of the training.
+        status: `"completed"` or `"failed"`.
+        score: The metric of the search at the best epoch, in the units of the metric; `None` if the
+            trial failed. `val_loss` excludes the penalties of weight regularizers.
+        epoch: The epoch with the best score, from 1; its weights are kept.
+        metrics: Logs of Keras at that epoch; empty if the trial failed.
+        parameters: Exact number of parameters of the model; 0 if it could not be built.
+        complexity: ΣC²/r over its SE blocks.
+        seconds: Wall time.
+        cause: Why the trial failed; empty if it did not.
+        curve: File with the metrics of every epoch, one JSON line each, in the folder of the
+            search.
+        fingerprint: Hash of the job of the trial.
+        test: Result of `Model.evaluate` on the test data, only for the fresh seeds of the winner.
+    """
+
+    candidate: str
+    label: str
+    values: Mapping[str, Any]
+    seed: int
+    status: str
+    score: float | None = None
+    epoch: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    parameters: int = 0
+    complexity: float = 0.0
+    seconds: float = 0.0
+    cause: str = ""
+    curve: str = ""
+    fingerprint: str = ""
+    test: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> bool:
+        """Whether there is a score."""
+        return self.status == COMPLETED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON; NaN and infinite metrics become `None`."""
+        content = dataclasses.asdict(self)
+        for name in ("metrics", "test"):
+            content[name] = {k: _finite(v) for k, v in content[name].items()}
+        return content
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "TrialRecord":
+        """Returns the record that `to_dict` described.
+
+        Args:
+            content: The dictionary that `to_dict` returned.
+
+        Returns:
+            The record; metrics that were `None` are NaN.
+
+        Raises:
+            ValueError: If the content is not that of a record.
+        """
+        if not isinstance(content, Mapping) or set(content) != set(_TYPES):
+            raise ValueError("it does not hold what a record holds")
+        content = dict(content)
+        for name, types in _TYPES.items():
+            # bool is a subclass of int.
+            if not isinstance(content[name], types) or isinstance(content[name], bool):
+                raise ValueError(f"{name} is not what it is in a record")
+        for name in ("metrics", "test"):
+            content[name] = {k: _number(k, v) for k, v in content[name].items()}
+        if content["status"] not in (COMPLETED, FAILED):
+            raise ValueError(f"its status is neither {COMPLETED!r} nor {FAILED!r}")
+        record = cls(**content)
+        has_score = record.score is not None and math.isfinite(record.score)
+        # A damaged file can be valid JSON with fields that contradict each other.
+        if record.completed != has_score:
+            raise ValueError("a completed trial, and no other, has a score")
+        return record
+
+
+def run_key(candidate: str, seed: int) -> str:
+    """Returns the base name of the files of one candidate and seed."""
+    return f"{candidate}-s{seed}"
+
+
+class Records:
+    """The records in the folder of a search. A trial with a record never runs again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self._known: dict[str, TrialRecord] = {}
+        for path in sorted(folder.glob("*.json")):
+            self._read(path)
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        return iter(list(self._known.values()))
+
+    def get(self, candidate: str, seed: int) -> TrialRecord | None:
+        """Returns the record of a candidate and seed, or `None`."""
+        key = run_key(candidate, seed)
+        # A child process may have written it after this one read the folder.
+        if key not in self._known and self._path(key).exists():
+            self._read(self._path(key))
+        return self._known.get(key)
+
+    def put(self, record: TrialRecord) -> None:
+        """Writes the record of a trial that has none yet, durably."""
+        self._known[write_record(self.folder, record)] = record
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _read(self, path: Path) -> None:
+        try:
+            record = TrialRecord.from_dict(json.loads(path.read_text("utf-8")))
+            # A renamed copy must not pass for the result of another trial.
+            if run_key(record.candidate, record.seed) != path.stem:
+                raise ValueError("its name is that of another record")
+        # A full disk can cut a file off; the other records are still good.
+        except (ValueError, RecursionError, IsADirectoryError) as error:
+            aside = path.rename(free_name(path.with_suffix(".damaged")))
+            warnings.warn(
+                f"A record of a search must be a whole JSON file. Received: {path}: {error}; it is "
+                f"now {aside.name}, and its trial will be run again",
+                SearchWarning,
+                stacklevel=2,
+            )
+        else:
+            self._known[path.stem] = record
+
+
+def write_record(folder: Path, record: TrialRecord) -> str:
+    """Writes a record durably and returns its key."""
+    key = run_key(record.candidate, record.seed)
+    # NaN is not JSON, so `to_dict` has replaced it.
+    content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
+    write_durably(folder / f"{key}.json", content.encode(), "record")
+    return key
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(name: str, value: Any) -> float:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name} is no number")
+    return math.nan if value is None else value

@@ -1,0 +1,197 @@
+"""One trial: trains a candidate from one seed. Its record holds the result or the error."""
+
+import copy
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_se import SEBlock
+from tuning.seeding import reseed, trial_seed
+from tuning.trials.best_epoch import BestEpoch
+from tuning.trials.candidate import Candidate
+from tuning.trials.data import fit_arguments
+from tuning.trials.durable import fault_point, settle
+from tuning.trials.job import Job
+from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
+
+BUDGET = "tuner/epochs"  # the hyperparameter in which keras-tuner's Hyperband passes the epochs
+
+
+class OverBudgetError(Exception):
+    """Raised for a model with more parameters than the search allows."""
+
+
+def run_trial(
+    job: Job,
+    candidate: Candidate,
+    seed: int,
+    folder: Path,
+    *,
+    fingerprint: str = "",
+    tested: bool = False,
+    seconds: float | None = None,
+) -> TrialRecord:
+    """Trains a candidate from a seed and returns its record, not yet written to disk."""
+    started, key = time.monotonic(), run_key(candidate.id, seed)
+    record = TrialRecord(
+        candidate=candidate.id,
+        label=candidate.label,
+        values=dict(candidate.values),
+        seed=seed,
+        status=FAILED,
+        curve=f"curves/{key}.jsonl",
+        fingerprint=fingerprint,
+    )
+    watch = BestEpoch(job.metric, job.direction, folder / record.curve, seconds)
+    found: dict[str, Any] = {}
+    try:
+        with trial_seed(seed):
+            found.update(_train(job, candidate, seed, watch, found, tested))
+            _keep_weights(found.pop("model"), folder, key)
+        found.update(status=COMPLETED)
+    except (Exception, SystemExit) as error:
+        # Any error, also `exit()` in a callback, fails only this trial: the user's code runs in it.
+        found = {name: found[name] for name in ("parameters", "complexity") if name in found}
+        found.update(cause=cause_of(error))
+    seconds_taken = round(time.monotonic() - started, 3)
+    return dataclasses.replace(record, **found, seconds=seconds_taken)
+
+
+def _train(
+    job: Job, candidate: Candidate, seed: int, watch: BestEpoch, found: dict[str, Any], tested: bool
+) -> dict[str, Any]:
+    """Trains a candidate, adds the model's size to `found` early, and returns the results."""
+
+    def built(model: keras.Model) -> None:
+        if model.built:
+            found.update(_sizes(model))
+        if job.max_parameters is not None and found.get("parameters", 0) > job.max_parameters:
+            raise OverBudgetError(
+                f"{found['parameters']:,} parameters, at most {job.max_parameters:,} are allowed"
+            )
+
+    model, returned, test = fit_candidate(job, candidate, seed, [watch], built)
+    score = _score(returned, watch)
+    if watch.weights:  # empty if the user's own `fit` ran no callbacks
+        model.set_weights(watch.weights)
+    found.update(_sizes(model))  # again: the model may not have been built before training
+    evaluated = _evaluated(model, test, job.batch_size) if tested and test is not None else {}
+    return {
+        "score": score,
+        "epoch": watch.epoch,
+        "metrics": watch.logs,
+        "test": evaluated,
+        "model": model,
+    }
+
+
+def fit_candidate(
+    job: Job,
+    candidate: Candidate,
+    seed: int,
+    callbacks: Sequence[Any] = (),
+    built: Callable[[keras.Model], Any] = lambda model: None,
+) -> tuple[keras.Model, Any, Any]:
+    """Builds and fits a candidate; returns the model, the result of `fit` and the test data."""
+    hp = candidate.hyperparameters
+    model = job.hypermodel.build(hp)
+    # Building may draw more random numbers for one candidate than for another. Reset the generators
+    # so that all of them load the same data and, below, see the same order and Dropout masks.
+    reseed()
+    train, validation, test = job.data.load(seed)
+    ensure_built(model, train)
+    built(model)
+    reseed()
+    arguments = {**fit_arguments(train), **job.fit_arguments(), "validation_data": validation}
+    # Before all other callbacks: one that averages weights swaps them back after validation.
+    first = [c.evaluated for c in callbacks if isinstance(c, BestEpoch)]
+    arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
+    if job.batch_size is not None:
+        arguments["batch_size"] = job.batch_size
+    if hasattr(train, "element_spec"):
+        arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
+    epochs = int(candidate.values.get(BUDGET, job.epochs))
+    return model, job.hypermodel.fit(hp, model, epochs=epochs, **arguments), test
+
+
+def ensure_built(model: keras.Model, data: Any) -> None:
+    """Builds a model without an input shape on the first example of its data."""
+    if model.built:
+        return
+    if hasattr(data, "element_spec"):
+        data = next(iter(data))
+    if isinstance(data, tuple):
+        model(keras.tree.map_structure(lambda part: part[:1], data[0]), training=False)
+
+
+def _score(returned: Any, watch: BestEpoch) -> float:
+    """Returns the best score of the epochs, or the one that a user's `HyperModel.fit` returned."""
+    if not watch.names and isinstance(returned, int | float):
+        returned = {watch.metric: float(returned)}
+    if not watch.names and isinstance(returned, Mapping):
+        watch.logs = {name: float(value) for name, value in returned.items()}
+        score = watch.logs.get(watch.metric, math.nan)
+        watch.names, watch.score = set(watch.logs), score if math.isfinite(score) else None
+    return watch.outcome()
+
+
+def _callbacks(given: Any) -> list[Any]:
+    # Callbacks have state, so each trial needs its own.
+    callbacks = given() if callable(given) else copy.deepcopy(given)
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] * bool(callbacks)
+
+
+def _evaluated(model: keras.Model, data: Any, batch_size: int | None) -> dict[str, float]:
+    logs = model.evaluate(**fit_arguments(data), batch_size=batch_size, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def _sizes(model: keras.Model) -> dict[str, Any]:
+    return {"parameters": model.count_params(), "complexity": complexity(model)}
+
+
+def complexity(model: keras.Model) -> float:
+    """Sums C²/r over the SE blocks of a built model, or C·width for blocks with a set width."""
+    # By identity: a shared block occurs several times, but its weights exist once.
+    blocks = {id(block): block for block in _blocks(model)}.values()
+    return float(sum(_complexity(block) for block in blocks))
+
+
+def _complexity(block: SEBlock) -> float:
+    channels = int(block.w1.shape[0])
+    return channels * block.width if block.width is not None else channels**2 / block.ratio
+
+
+def _blocks(layer: Any) -> Iterator[SEBlock]:
+    for part in getattr(layer, "layers", ()):
+        if isinstance(part, SEBlock):
+            yield part
+        yield from _blocks(part)
+
+
+def _keep_weights(model: keras.Model, folder: Path, key: str) -> None:
+    path = weights_path(folder, key)
+    # Rename after writing: a killed process must not leave incomplete weights under the final name.
+    temporary = path.with_name(f".{key}.{os.getpid()}.tmp.weights.h5")
+    fault_point("weights.before")
+    model.save_weights(temporary)
+    settle(temporary, path, "weights")
+
+
+def weights_path(folder: Path, key: str) -> Path:
+    """Returns the path of a trial's weights."""
+    return folder / "weights" / f"{key}.weights.h5"
+
+
+def cause_of(error: BaseException) -> str:
+    """Returns the type of an error and the last informative line of its message."""
+    # TensorFlow's messages also list graph nodes, which tell the user nothing.
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and "{{node" not in line and "Detected at" not in line]
+    return ": ".join([type(error).__name__, *said[-1:]]) if said else type(error).__name__
