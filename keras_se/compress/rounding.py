@@ -59,8 +59,8 @@ _FIXED: dict[str, Range] = {  # TFLite prescribes these ranges
     "softmax": (0.0, 255 / 256),
     "tanh": (-1.0, 127 / 128),
 }
-# At these inputs the output is half a step from 1, the last one that 8 bits tell apart. A wider
-# range would waste its steps.
+# Here the output is half a step above its largest 8-bit value. Larger inputs give the same value,
+# so a wider range would waste steps.
 _LIMITS = {
     "sigmoid": math.log(511),
     "tanh": math.atanh(255 / 256),
@@ -78,6 +78,7 @@ class RoundingPlan:
     """
 
     def __init__(self, model: Any) -> None:
+        # translated(quantizable=True) puts an entry before each BatchNormalization.
         self._layers = {layer.name: layer for layer in model.layers}
         self._outputs = {id(tensor) for tensor in model.outputs}
         for layer in self._layers.values():
