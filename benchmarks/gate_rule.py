@@ -1,4 +1,4 @@
-"""How often the rule of `keras_se.verification.rule` is wrong: false alarms and misses, and intervals.
+"""How often `keras_se.verification.rule` is wrong: false alarms, misses, and their intervals.
 
 Small SE networks are trained on scikit-learn's digits and on another data set (`FILE.npz` as for
 `keras-se demo --data`), several seeds and gates, and converted to every format. A *false alarm* is

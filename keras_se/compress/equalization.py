@@ -40,19 +40,21 @@ _LARGEST = 1e4  # bound on the factor of a channel, up or down
 def equalize(model: keras.Model, calibration: Any) -> keras.Model:
     """Rescales the channels of feature maps to similar ranges without changing the function.
 
-    int8 has one range for all channels of a tensor. If a few channels are much larger than the rest,
-    few steps remain for the others and for the gates that are squeezed from them. After a
+    int8 has one range for all channels of a tensor. If a few channels are much larger than the
+    rest, few steps remain for the others and for the gates that are squeezed from them. After a
     BatchNormalization and a ReLU, the scale of a channel is free: a factor that multiplies the
     channel there divides the kernels that use it next, including the first one of an SE block.
 
     Args:
-        model: A built functional or Sequential model, channels last. The function does not change it.
+        model: A built functional or Sequential model, channels last. The function does not change
+            it.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
             of them.
 
     Returns:
         A new uncompiled model with the same layers, gates and outputs up to rounding, and other
-        weights. Channels whose scale would affect the outputs, such as inputs of a sum, are unchanged.
+        weights. Channels whose scale would affect the outputs, such as inputs of a sum, are
+        unchanged.
 
     Raises:
         InputError: If the model is not a built graph of layers, or the data do not match it.

@@ -19,9 +19,9 @@ def strip(model: Any) -> keras.Model:
         model: The compressed model, trained or not. The function does not change it.
 
     Returns:
-        An uncompiled model with the layers of the original, including its `SEBlock`s, and the trained
-        weights. Pruned weights are zero and clustered kernels have few distinct values. Quantization
-        ranges are dropped.
+        An uncompiled model with the layers of the original, including its `SEBlock`s, and the
+        trained weights. Pruned weights are zero and clustered kernels have few distinct values.
+        Quantization ranges are dropped.
 
     Raises:
         InputError: If `model` is not such a model.

@@ -1,9 +1,9 @@
 """Verdicts on the SE sites of a TFLite file: do its gates still adapt to the input?
 
 The gates that the file computes on held-out samples are compared with those of the Keras model, by
-the rule in `keras_se.verification.rule`. A site whose gates spread less than 1.5 steps of the file's format
-is *not adaptive*, and only its level is judged. The file passes if no site fails and at least one
-is adaptive.
+the rule in `keras_se.verification.rule`. A site whose gates spread less than 1.5 steps of the
+file's format is *not adaptive*, and only its level is judged. The file passes if no site fails and
+at least one is adaptive.
 """
 
 import hashlib

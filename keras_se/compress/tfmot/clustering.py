@@ -26,12 +26,12 @@ def cluster(
     """Wraps a model so that each kernel has few distinct values, which stay trainable.
 
     Args:
-        model: A built functional or Sequential Keras 3 model, with or without SE, that `to_tf_keras`
-            accepts. The function does not change it.
-        clusters: Number of distinct values in a kernel, 2 or more. Kernels with no more weights than
-            this stay as they are, and so do depthwise kernels, biases and statistics.
-        initialization: How the values are initialized: `"kmeans++"`, `"linear"` between the smallest
-            and the largest weight, `"random"`, or by the `"density"` of the weights.
+        model: A built functional or Sequential Keras 3 model, with or without SE, that
+            `to_tf_keras` accepts. The function does not change it.
+        clusters: Number of distinct values in a kernel, 2 or more. Kernels with no more weights
+            than this stay as they are, and so do depthwise kernels, biases and statistics.
+        initialization: How the values are initialized: `"kmeans++"`, `"linear"` between the
+            smallest and the largest weight, `"random"`, or by the `"density"` of the weights.
         preserve_sparsity: Whether zero weights of a pruned model stay zero.
         scope: Which kernels to cluster: `"all"`, those of the `"trunk"`, or those of `"se"`.
 
@@ -53,7 +53,6 @@ def cluster(
         4
     """
     check_scope("cluster", scope)
-    # bool is a subclass of int: without its own check, True would pass as a number.
     if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 2:
         raise InputError(f"clusters is a number of values, 2 or more. Received: {clusters!r}")
     if initialization not in INITIALIZATIONS:

@@ -27,12 +27,12 @@ def prune(
     """Wraps a model so that training sets the smallest weights of each kernel to zero.
 
     Args:
-        model: A built functional or Sequential Keras 3 model, with or without SE, that `to_tf_keras`
-            accepts. The function does not change it.
+        model: A built functional or Sequential Keras 3 model, with or without SE, that
+            `to_tf_keras` accepts. The function does not change it.
         sparsity: The share of each kernel that becomes zero, in [0, 1). Biases, statistics and
             depthwise kernels are not pruned.
-        schedule: `"constant"`: full sparsity from `begin_step` on. `"polynomial"`: sparsity grows from
-            zero, fast at first, until `end_step`.
+        schedule: `"constant"`: full sparsity from `begin_step` on. `"polynomial"`: sparsity grows
+            from zero, fast at first, until `end_step`.
         begin_step: Training step at which pruning begins.
         end_step: Training step at which pruning ends; with `"constant"` it never ends by default.
             Early stopping that restores an earlier epoch restores the zeros of that epoch, too.
@@ -99,7 +99,7 @@ def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency
         raise InputError("schedule='polynomial' needs end_step. Received: end_step=None")
     _check_step("begin_step", begin_step, 0)
     if end_step is not None:
-        # tfmot gets begin_step + 1 as its first step, and must end after it.
+        # PolynomialDecay divides by end_step - (begin_step + 1).
         _check_step("end_step", end_step, begin_step + 2)
     _check_step("frequency", frequency, 1)
 

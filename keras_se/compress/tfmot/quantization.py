@@ -49,10 +49,10 @@ def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None)
 
 def _parted(layer: Any) -> Any:
     """Copy a layer, with distinct values for the offsets of its channels."""
-    # The converter applies the scale of the first channel to a bias of equal values.
     is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
     if not is_shift:
         return copied(layer)
+    # The converter applies the scale of the first channel to a bias of equal values.
     offsets = keras.ops.convert_to_numpy(
         uneven(layer.offset, layer.get_output_shape_at(0)[-1])
     ).tolist()
@@ -61,8 +61,8 @@ def _parted(layer: Any) -> Any:
 
 def _ones(entry: Any) -> Any:
     """Build a depthwise convolution with a kernel of ones that replaces an entry."""
+    # Not trainable: the kernel must stay at ones.
     ones = load_tf_keras().layers.DepthwiseConv2D(
-        # Not trainable: the kernel must stay at ones.
         1,
         depthwise_initializer="ones",
         use_bias=False,

@@ -63,7 +63,8 @@ def _classes() -> _Classes:
     class MovingRange(quantizers.Quantizer):
         """A range that starts at a given one, widens at once and narrows slowly."""
 
-        # The range of tfmot starts at ±6 and adapts over a thousand steps. It clips gates until then.
+        # The range of tfmot starts at ±6, takes a thousand steps to adapt, and clips gates until
+        # then.
         def __init__(self, output: Output) -> None:
             self._output = output
 

@@ -1,7 +1,7 @@
 """Keras 3 activations as tf_keras layers that compute the same values.
 
-The libraries differ in hard_sigmoid: Keras 3 computes relu6(x + 3) / 6, tf_keras clips
-0.2 x + 0.5 to [0, 1]. The results differ by up to 0.083.
+The libraries differ in hard_sigmoid: Keras 3 computes relu6(x + 3) / 6, tf_keras clips 0.2 x + 0.5
+to [0, 1]. The results differ by up to 0.083.
 """
 
 import inspect

@@ -15,8 +15,8 @@ class Carried:
 
     Attributes:
         layer: Name of the layer.
-        variables: The Keras 3 variables in the order of the layer's weights. Sizes are equal, shapes
-            may differ.
+        variables: The Keras 3 variables in the order of the layer's weights. Sizes are equal,
+            shapes may differ.
         is_se: Whether the layer is part of an `SEBlock`.
     """
 

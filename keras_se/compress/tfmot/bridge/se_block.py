@@ -26,7 +26,7 @@ class Unfolded:
 
 
 def unfold(make: Maker, block: SEBlock, name: str, rank: int) -> Unfolded | None:
-    """Build a block from built-in layers, or return `None` if one of its settings has no counterpart."""
+    """Build a block from built-in layers, or return `None` if a setting has no counterpart."""
     channels = int(block.w2.shape[-1])
     squeeze = _squeeze(make, block, name, rank)
     middle = activation(make, block.activation, f"{name}_activation")

@@ -32,9 +32,9 @@ _UNKNOWN_SIZE = 96  # InceptionV3 rejects images smaller than 75
 def to_tf_keras(model: keras.Model) -> Any:
     """Converts a Keras 3 model to a tf_keras model that computes the same outputs.
 
-    `SEBlock`s become built-in layers and nested models are flattened. Raw operations, and activations
-    that the two libraries define differently, become layers. Before it returns, the function runs
-    both models on the same input and compares the outputs.
+    `SEBlock`s become built-in layers and nested models are flattened. Raw operations, and
+    activations that the two libraries define differently, become layers. Before it returns, the
+    function runs both models on the same input and compares the outputs.
 
     Args:
         model: A built functional or Sequential model that computes in float32, channels last. The
@@ -44,8 +44,8 @@ def to_tf_keras(model: keras.Model) -> Any:
         An uncompiled functional `tf_keras.Model` with the same weights.
 
     Raises:
-        InputError: If tf_keras has no counterpart for a layer, an operation, a gate or a squeeze, or
-            if the two models differ by more than 1e-5 of the largest output.
+        InputError: If tf_keras has no counterpart for a layer, an operation, a gate or a squeeze,
+            or if the two models differ by more than 1e-5 of the largest output.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
     Source: model-optimization issues 1119 and 1270.

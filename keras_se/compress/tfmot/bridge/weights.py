@@ -17,7 +17,8 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
 
     Args:
         tf_keras_model: The model that `to_tf_keras(like)` returned, with or without training.
-            tensorflow-model-optimization may have wrapped its layers. The function does not change it.
+            tensorflow-model-optimization may have wrapped its layers. The function does not change
+            it.
         like: The Keras 3 model from which it was made. The weights of `like` are not used. The
             function does not change it.
 
@@ -26,8 +27,8 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
         ranges are not weights and are not copied.
 
     Raises:
-        InputError: If `tf_keras_model` is not a tf_keras model, does not have the layers of `like`, or
-            has no wrapped layers and computes other outputs.
+        InputError: If `tf_keras_model` is not a tf_keras model, does not have the layers of `like`,
+            or has no wrapped layers and computes other outputs.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
     Example:
