@@ -22,10 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tuning.choice.comparison import contrast
-from tuning.choice.decision import Decision
+from tuning.choice.comparison import compare_with_best
 from tuning.choice.rules import Cheapest
-from tuning.choice.scores import ScoreTable
+from tuning.choice.scores import Decision, ScoreTable
 
 EDGE = 1.0001
 SEEDS = ((3, 3), (3, 10), (3, 30), (10, 10), (30, 30))  # first, most
@@ -67,7 +66,7 @@ def search(
 
 def naive(scores: np.ndarray) -> int:
     """The cheapest candidate that is not significantly worse than the best."""
-    found = contrast(scores, np.arange(len(scores), 0, -1), scores)
+    found = compare_with_best(scores, np.arange(len(scores), 0, -1), scores)
     return int(np.flatnonzero(found.tied).max())
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 import keras_se
 from keras_se import SEBlock
 from keras_se.compress import cluster, equalize, prune, quantize_aware, strip
-from keras_se.data import Data, load_data
+from keras_se.data import Pair, load_images
 from keras_se.graph.models import sublayers
 from keras_se.layers import FakeQuantize
 from keras_se.litert.runtime import predict
@@ -45,13 +45,14 @@ class Images:
     y_test: np.ndarray
 
     @classmethod
-    def of(cls, data: Data) -> "Images":
+    def of(cls, train: Pair, test: Pair | None) -> "Images":
         """The first of each part."""
+        held_out = train if test is None else test
         return cls(
-            data.x_train[:TRAIN] / np.float32(255.0),
-            data.y_train[:TRAIN],
-            data.x_held_out[:TEST] / np.float32(255.0),
-            data.y_held_out[:TEST],
+            train[0][:TRAIN] / np.float32(255.0),
+            train[1][:TRAIN],
+            held_out[0][:TEST] / np.float32(255.0),
+            held_out[1][:TEST],
         )
 
     @property
@@ -281,7 +282,7 @@ def shown(title: str, rows: dict[str, Figures]) -> Table:
 @click.option("--seeds", default=3, show_default=True)
 def main(data: str, seeds: int) -> None:
     """Prints both tables, and each file as it is measured."""
-    images = Images.of(load_data(data))
+    images = Images.of(*load_images(data))
     console = Console(width=170)
     tables: dict[str, dict[str, Figures]] = {"sound": {}, "two outlier channels": {}}
     for seed in range(seeds):

@@ -20,10 +20,10 @@ from sklearn.datasets import load_digits
 
 import keras_se
 from keras_se import SEBlock
-from keras_se.data import load_data
+from keras_se.data import load_images
 from keras_se.errors import InputError
 from keras_se.litert.formats import FORMATS
-from keras_se.litert.runtime import file_gates
+from keras_se.litert.gates import file_gates
 
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
 Split = tuple[np.ndarray, np.ndarray, np.ndarray]  # training images and labels, held-out images
@@ -38,9 +38,9 @@ def digits() -> Split:
 
 def other(path: str) -> Split:
     """3,000 images of a file to train, 200 of its test images to judge on."""
-    data = load_data(path)
-    held_out = data.x_held_out[-200:] / 255
-    return data.x_train[:3000] / 255, data.y_train[:3000], held_out
+    train, test = load_images(path)
+    held_out = (train if test is None else test)[0]
+    return train[0][:3000] / 255, train[1][:3000], held_out[-200:] / 255
 
 
 def network(split: Split, gate: str, seed: int, epochs: int) -> keras.Model:

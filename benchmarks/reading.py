@@ -11,7 +11,8 @@ from rich.table import Table
 
 import keras_se
 from keras_se import SEBlock
-from keras_se.litert.runtime import file_gates, predict
+from keras_se.litert.gates import file_gates
+from keras_se.litert.runtime import predict
 
 RUNS = 5
 SAMPLES = 300

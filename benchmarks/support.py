@@ -106,7 +106,7 @@ def page(rows: list[Support]) -> str:
         "# What each format makes of an SE block",
         "",
         "Measured by `python benchmarks/support.py` on LiteRT's default CPU delegate (XNNPACK),",
-        "and again by the tests; as data: `keras_se.litert.support.support_table()`. Operations",
+        "and in part by the tests; as data: `keras_se.litert.support.support_table()`. Operations",
         "from the pooling to the product; **bold** ones are not delegated, *n* is the number of",
         "delegate partitions of the site. Step and ceiling are those that the format pins;",
         "elsewhere they come from calibration, or there are none.",

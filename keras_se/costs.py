@@ -106,8 +106,7 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
 
     Args:
         model: A built functional or Sequential model with `SEBlock`s or inline SE.
-        input_shape: Shape of an example, needed if the model has unknown sizes. Only for models
-            with one input.
+        input_shape: Shape of an example, needed for unknown sizes. Only for models with one input.
 
     Returns:
         A `CostReport`.
@@ -144,8 +143,6 @@ def _share(part: int, whole: int) -> float:
 
 
 class _Count:
-    """Accumulates the cost of the calls of a model and of its nested models."""
-
     def __init__(self, sites: dict[int, GatedSite]) -> None:
         self.sites: list[SiteCost] = []
         self.flops = 0
@@ -165,21 +162,18 @@ class _Count:
             self.flops += cost.flops
             self.macs += cost.macs
             return outputs
-        self._layer(visit, inputs, sizes)
-        if site is not None and isinstance(site.source, InlineSE):
-            # The layers of an inline site are in the totals already, as what they are.
-            self._add(site, [site.source.first, site.source.second], sizes[0], 2)
-        return outputs
-
-    def _layer(self, visit: Visit, inputs: list[_Shape], outputs: list[_Shape]) -> None:
-        macs = _macs(visit.layer, inputs, outputs)
-        flops = _element_flops(visit.layer, inputs, outputs) if macs is None else 2 * macs
+        macs = _macs(visit.layer, inputs, sizes)
+        flops = _element_flops(visit.layer, inputs, sizes) if macs is None else 2 * macs
         if flops is None:
             # Named rather than counted as 0, so that the total does not look complete.
             self.uncounted.append(f"{visit.path}{visit.layer.name}")
         else:
             self.flops += flops
             self.macs += macs or 0
+        if site is not None and isinstance(site.source, InlineSE):
+            # The layers of an inline site are in the totals already, as what they are.
+            self._add(site, [site.source.first, site.source.second], sizes[0], 2)
+        return outputs
 
     def _add(self, found: GatedSite, layers: list[Any], shape: _Shape, matrices: int) -> SiteCost:
         site = found.site
@@ -192,7 +186,6 @@ class _Count:
 
 
 def _size(model: keras.Model, tensor: Any) -> _Shape:
-    """Returns the shape of a tensor without its batch axis."""
     shape = tuple(tensor.shape[1:])
     if None in shape:
         raise InputError(
@@ -247,10 +240,8 @@ _MOVES = {
     "Squeeze",
     "StochasticDepth",
     "Transpose",
-    *(f"Cropping{n}D" for n in (1, 2, 3)),
+    *(f"{kind}{n}D" for kind in ("Cropping", "UpSampling", "ZeroPadding") for n in (1, 2, 3)),
     *(f"SpatialDropout{n}D" for n in (1, 2, 3)),
-    *(f"UpSampling{n}D" for n in (1, 2, 3)),
-    *(f"ZeroPadding{n}D" for n in (1, 2, 3)),
 }
 
 

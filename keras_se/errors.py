@@ -4,6 +4,8 @@ The command line prints their message and exits with 2. Any other exception is a
 """
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -30,5 +32,16 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, or the name of its type."""
+    """Returns the first line of what an exception says, or the name of its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def user_code(rule: str, received: object) -> Iterator[None]:
+    """Turns whatever the user's code raises into an `InputError`."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # the code may also exit
+        raise InputError(
+            f"{rule}. Received: {received!r}, which raises {type(error).__name__}: {error}"
+        ) from error

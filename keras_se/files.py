@@ -1,11 +1,15 @@
-"""Files and folders that appear complete or not at all, and `.keras` files in and out."""
+"""Files and folders that appear complete or not at all, and `.keras` files in and out.
 
+A file has its name only once its content is on the disk, to survive a kill or a power failure.
+"""
+
+import itertools
 import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import keras
@@ -14,7 +18,7 @@ from keras_se.errors import InputError, first_line
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse an output path that exists, before any work starts."""
+    """Raises if an output path exists, before any work starts."""
     working = Path.cwd()
     # With overwrite, the user's working directory would be renamed.
     if Path(path).resolve() in (working, *working.parents):
@@ -31,7 +35,7 @@ def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
 
 @contextmanager
 def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success rename it to `path`."""
+    """Yields a temporary folder to fill; on success renames it to `path`."""
     target = Path(path)
     refuse_existing(target, overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -49,78 +53,98 @@ def output_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iter
         raise
 
 
-def write_file(
-    path: str | os.PathLike[str], content: bytes, overwrite: bool = False
-) -> Path | None:
-    """Write a file completely or not at all, and return the new name of the old one."""
-    return write_files({path: content}, overwrite)[0]
-
-
 def write_files(
     contents: Mapping[str | os.PathLike[str], bytes], overwrite: bool = False
 ) -> list[Path | None]:
-    """Write all of several files or none, and return the new names of the old ones."""
+    """Writes all of several new files or none; returns the new names of old ones."""
     targets = [Path(path) for path in contents]
     for target in targets:
         check_file_name(target)
         refuse_existing(target, overwrite)
         target.parent.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    moved: list[tuple[Path, Path]] = []  # (from, to), to undo after a failure
-    try:
+    with ExitStack() as undo:  # after a failure, from the last step to the first
         for target, content in zip(targets, contents.values(), strict=True):
-            descriptor, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-            written.append(Path(name))
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            os.chmod(name, 0o644)
+            undo.callback(_temporary(target).unlink, missing_ok=True)
+            _temporary(target).write_bytes(content)
         # Rename after all files are written: a full disk then changes nothing.
-        asides: list[Path | None] = []
-        for target, temporary in zip(targets, list(written), strict=True):
+        asides = []
+        for target in targets:
             asides.append(_set_aside(target, overwrite))
             if asides[-1] is not None:
-                moved.append((target, asides[-1]))
-            os.rename(temporary, target)
-            moved.append((temporary, target))
-    except BaseException:
-        # Last first: the new file leaves the name before the old one returns.
-        for before, after in reversed(moved):
-            os.replace(after, before)
-        for temporary in written:
-            temporary.unlink(missing_ok=True)
-        raise
+                undo.callback(os.replace, asides[-1], target)
+            _move(_temporary(target), target)
+            undo.callback(target.unlink)
+        undo.pop_all()
     return asides
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes or replaces a file completely or not at all."""
+    with replacement(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacement(path: Path, suffix: str = "") -> Iterator[Path]:
+    """Yields the name of a temporary file to write; then moves it to `path`."""
+    temporary = _temporary(path, suffix)
+    try:
+        yield temporary
+        _move(temporary, path)
+    except BaseException:  # also on Ctrl-C
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path, suffix: str = "") -> Path:
+    # In the same folder: `os.replace` is atomic only within a file system. The dot and ".tmp" keep
+    # the file out of globs for records; the process id keeps two writers apart.
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+
+
+def _move(temporary: Path, path: Path) -> None:
+    # Content before name, or a power failure may leave half a file.
+    _synchronize(temporary)
+    os.replace(temporary, path)
+    _synchronize(path.parent)
+
+
+def _synchronize(path: Path) -> None:
+    # Windows opens no folders, and does not sync a file that is open for reading.
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_file_name(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that cannot be the name of a new file."""
+    """Raises if a path cannot be the name of a new file."""
     # On a null byte `os` functions raise ValueError, not OSError.
     valid = isinstance(path, str | os.PathLike) and "\0" not in os.fspath(path)
     if not valid or Path(path).name in ("", ".", "..") or Path(path).is_dir():
         raise InputError(f"The output must be the name of a file. Received: {path!r}")
     above = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     if not above.is_dir():
-        raise InputError(f"The output must lie in a folder. Received: {path}; {above} is none")
+        raise InputError(f"The output must lie in a folder. Received: {path}; {above} is a file")
 
 
 def _set_aside(target: Path, overwrite: bool) -> Path | None:
     # Check again: another process may have taken the name since.
     refuse_existing(target, overwrite)
-    if not os.path.lexists(target):
-        return None
-    return target.rename(free_name(target))
+    return target.rename(free_name(target)) if os.path.lexists(target) else None
 
 
 def free_name(target: Path) -> Path:
-    """Return the first of `NAME.1`, `NAME.2`, ... that does not exist."""
-    number = 1
-    while os.path.lexists(target.with_name(f"{target.name}.{number}")):
-        number += 1
-    return target.with_name(f"{target.name}.{number}")
+    """Returns the first of `NAME.1`, `NAME.2`, ... that does not exist."""
+    names = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def load_model(path: str) -> keras.Model:
-    """Load a `.keras` file in safe mode."""
+    """Loads a `.keras` file in safe mode."""
     if not Path(path).is_file():
         raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
     # `load_model` of Keras also takes HDF5 files, by their suffix.
@@ -140,7 +164,7 @@ def load_model(path: str) -> keras.Model:
 
 
 def model_bytes(model: keras.Model) -> bytes:
-    """Serialize a model to the bytes of a `.keras` file."""
+    """Returns a model as the bytes of a `.keras` file."""
     # `Model.save` writes to a path only, and takes the format from its suffix.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")

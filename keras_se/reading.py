@@ -9,9 +9,10 @@ import numpy as np
 from keras_se.compress.stripping import strip
 from keras_se.compress.tfmot.gates import quantized_gates
 from keras_se.errors import InputError
-from keras_se.litert.compressed import QUANTIZED, keras_model, origin_of
-from keras_se.litert.graph.sites import TFLite, file_sites
-from keras_se.litert.runtime import file_gates
+from keras_se.graph.compressed import QUANTIZED, compression_of, keras_model
+from keras_se.litert.gates import file_gates
+from keras_se.litert.graph.flatbuffer import TFLite
+from keras_se.litert.graph.sites import file_sites
 from keras_se.sites.reading import model_gates, model_sites
 from keras_se.sites.site import Site
 
@@ -28,7 +29,7 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
         One `Site` per gated feature map; empty if there is none.
 
     Raises:
-        InputError: If the argument is neither, or cannot be read.
+        InputError: If the argument is neither, or the file cannot be read.
         MissingExtraError: If a file is given and LiteRT is not installed.
 
     Example:
@@ -52,9 +53,8 @@ def read_gates(
     Args:
         model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, a result of
             `keras_se.compress`, or the bytes or the path of a TFLite file with batch size one.
-        x: Inputs of the model: arrays of shape (samples, *input shape), a `tf.data.Dataset` of
-            batches, or a generator of them. For a file, an array, also in the units of the float
-            model.
+        x: Inputs of the model: arrays of shape (samples, *input shape), or a `tf.data.Dataset` or
+            generator of batches. For a file, an array, also in the units of the float model.
         batch_size: Samples per batch of a Keras model.
 
     Returns:
@@ -70,12 +70,12 @@ def read_gates(
         >>> read_gates(model, np.zeros((3, 8, 8, 16), "float32"))["se_1"].shape
         (3, 16)
     """
-    origin = origin_of(model_or_tflite)
+    compression = compression_of(model_or_tflite)
     # A quantize-aware model has rounded gates; those of the stripped model are in float.
-    if origin is not None and origin.technique == QUANTIZED:
+    if compression is not None and compression.technique == QUANTIZED:
         return quantized_gates(model_or_tflite, x, batch_size)
     # Other compressed models are of tf_keras, which only `strip` turns into Keras 3.
-    model = model_or_tflite if origin is None else strip(model_or_tflite)
+    model = model_or_tflite if compression is None else strip(model_or_tflite)
     if isinstance(model, keras.Model):
         return model_gates(model, x, batch_size)
     return file_gates(_checked(model_or_tflite), x)
@@ -84,7 +84,7 @@ def read_gates(
 def _checked(tflite: Any) -> TFLite:
     if not isinstance(tflite, bytes | bytearray | str | os.PathLike):
         raise InputError(
-            "A Keras model, or the bytes or the path of a TFLite file, is needed. "
+            "The argument must be a Keras model, or the bytes or the path of a TFLite file. "
             f"Received: {type(tflite).__name__}"
         )
     return tflite

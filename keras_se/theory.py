@@ -12,8 +12,6 @@ import numpy as np
 from keras_se.errors import InputError
 from keras_se.layers.bottleneck import bottleneck_width
 
-# --- Cost -----------------------------------------------------------------------------------------
-
 
 def parameters(channels: int, ratio: float = 16, *, use_bias: bool = False) -> int:
     """Number of parameters of an SE block.
@@ -41,9 +39,9 @@ def parameters(channels: int, ratio: float = 16, *, use_bias: bool = False) -> i
 def flops(channels: int, height: int, width: int, ratio: float = 16) -> float:
     """Floating-point operations of an SE block on one example: F = 2·C·H·W + 4·C²/r.
 
-    The squeeze adds H·W numbers per channel, the recalibration multiplies H·W numbers per channel:
-    2·C·H·W. Each of the two matrices multiplies and adds C·d pairs: 2 · 2·C·d = 4·C²/r. Biases,
-    activation and gate, O(C), are left out, as is common.
+    Per channel, the squeeze adds H·W numbers, the recalibration multiplies as many: 2·C·H·W. Each
+    matrix multiplies and adds C·d pairs: 2 · 2·C·d = 4·C²/r. Biases, activation and gate, O(C), are
+    left out.
 
     Args:
         channels: C.
@@ -66,8 +64,7 @@ def flops(channels: int, height: int, width: int, ratio: float = 16) -> float:
 def excitation_dominates(channels: int, size: int, ratio: float = 16) -> bool:
     """Whether the excitation is at least half of the cost of a block on an S×S map.
 
-    4C²/r >= 2·C·S² is C >= r·S²/2: in late stages, where maps are small and channels are many, the
-    matrices are what costs.
+    4C²/r >= 2·C·S² is C >= r·S²/2: in late stages, with small maps of many channels.
 
     Args:
         channels: C.
@@ -84,9 +81,6 @@ def excitation_dominates(channels: int, size: int, ratio: float = 16) -> bool:
         (True, False)
     """
     return channels >= ratio * size**2 / 2
-
-
-# --- The choice of r ------------------------------------------------------------------------------
 
 
 def structural_risk(
@@ -141,7 +135,7 @@ def fit_loss(ratios: np.ndarray, losses: np.ndarray, power: float = 2.0) -> tupl
     x, y = np.asarray(ratios, "float64") ** power / power, np.asarray(losses, "float64")
     if x.shape != y.shape or x.ndim != 1 or np.unique(x).size < 2:
         raise InputError(
-            "fit_loss needs as many losses as ratios, of which two differ. "
+            "fit_loss needs one loss for each ratio and at least two different ratios. "
             f"Received: shapes {x.shape} and {y.shape}"
         )
     kappa, l0 = np.polyfit(x, y, 1)
@@ -151,8 +145,8 @@ def fit_loss(ratios: np.ndarray, losses: np.ndarray, power: float = 2.0) -> tupl
 def optimal_ratio(channels: float, penalty: float, curvature: float, power: float = 2.0) -> float:
     """The r that minimizes the structural risk L0 + κ·r^p / p + λ·C²/r.
 
-    The derivative κ·r^(p-1) - λ·C²/r² vanishes at r* = (λ·C²/κ)^(1/(p+1)), and grows from there on:
-    a minimum. With p = 2, r* = (λ·C²/κ)^(1/3).
+    The derivative κ·r^(p-1) - λ·C²/r² grows with r and vanishes at r* = (λ·C²/κ)^(1/(p+1)), a
+    minimum. With p = 2, r* = (λ·C²/κ)^(1/3).
 
     Args:
         channels: C; for several blocks the root of the sum of their C².
@@ -180,16 +174,12 @@ def optimal_ratio(channels: float, penalty: float, curvature: float, power: floa
     return float((penalty * channels**2 / curvature) ** (1.0 / (power + 1.0)))
 
 
-# --- What a gate is good for ----------------------------------------------------------------------
-
-
 def noise_gate(noise_variance: np.ndarray | float, signal_power: float) -> np.ndarray:
     """The gate g = 1 / (1 + γσ²) that denoises a channel best, with γ = 1 / E[x²].
 
-    A channel carries y = x + n, the noise n of variance σ² and mean 0, independent of x. Gated by
-    g, the error E[(g·y - x)²] = (1 - g)²·E[x²] + g²·σ² is a squared bias, which closing the gate
-    adds, and a variance, which it removes. Its derivative vanishes at g* = E[x²] / (E[x²] + σ²),
-    which is 1 / (1 + σ²/E[x²]).
+    A channel carries y = x + n, the noise n of variance σ² and mean 0, independent of x. The error
+    E[(g·y - x)²] = (1 - g)²·E[x²] + g²·σ² is a squared bias, which closing the gate adds, and a
+    variance, which it removes. Its derivative vanishes at g* = E[x²] / (E[x²] + σ²).
 
     Args:
         noise_variance: σ² of each channel.
@@ -231,9 +221,6 @@ def ridge_gate(slope: float, signal_variance: float, penalty: float) -> float:
     return slope * signal_variance / (signal_variance + penalty)
 
 
-# --- Gradients ------------------------------------------------------------------------------------
-
-
 def excitation_jacobian(
     squeezed: np.ndarray,
     w1: np.ndarray,
@@ -244,10 +231,9 @@ def excitation_jacobian(
 ) -> np.ndarray:
     """How the gates of one example react to its squeezed features: ds/dg.
 
-    With v = W2ᵀ·h + b2, h = relu(W1ᵀ·g + b1), the chain rule gives ds/dg = diag(gate'(v)) · W2ᵀ ·
-    diag(h > 0) · W1ᵀ. Its norm is at most max|gate'| · |W2| · |W1|: 1/4 of the product for sigmoid,
-    1/6 for hard_sigmoid, 1 for tanh and one_plus_tanh. The same factor scales the gradient that
-    reaches W1 and W2 through the gate.
+    With v = W2ᵀ·h + b2, h = relu(W1ᵀ·g + b1), ds/dg = diag(gate'(v)) · W2ᵀ · diag(h > 0) · W1ᵀ. Its
+    norm is at most max|gate'| · |W2| · |W1|, with max|gate'| 1/4 for sigmoid, 1/6 for hard_sigmoid,
+    1 for tanh and one_plus_tanh. It also scales the gradients of W1 and W2 through the gate.
 
     Args:
         squeezed: g, shape (C,).
@@ -273,15 +259,11 @@ def excitation_jacobian(
     return gate_slope(v)[:, None] * ((w2.T * (before > 0)) @ w1.T)
 
 
-# --- Squeezes and activations ---------------------------------------------------------------------
-
-
 def squeezes_of_peaks(height: int, width: int, peaks: int, value: float) -> tuple[float, float]:
     """Average and maximum squeeze of a channel with `peaks` positions at `value`, others at 0.
 
-    The average is peaks·value / (H·W), the maximum is value: on sparse local peaks the maximum is
-    high where the average is not, like hard attention to the strongest position; on an even map
-    (peaks = H·W) they agree.
+    The average is peaks·value / (H·W), the maximum is value: on sparse peaks only the maximum is
+    high, like hard attention to the strongest position; on an even map (peaks = H·W) they agree.
 
     Args:
         height: H.
@@ -306,8 +288,8 @@ def active_excitation(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The part of the bottleneck that an example uses: ReLU as a hard gate.
 
-    relu(z) = [z > 0]·z: a unit whose combination W1ᵀ·g + b1 is negative is dropped with its row of
-    W2, for this example. Without these rows and columns the excitation is affine, and the same.
+    relu(z) = [z > 0]·z: a unit whose W1ᵀ·g + b1 is negative is dropped with its row of W2, for this
+    example. Without these rows and columns the excitation is affine, and the same.
 
     Args:
         squeezed: g, shape (C,).
@@ -333,10 +315,9 @@ def active_excitation(
 def relu_then_gate(x: np.ndarray, gates: np.ndarray) -> np.ndarray:
     """s·relu(x): the block after the activation.
 
-    For s >= 0, relu(s·x) = s·relu(x), since a factor that is not negative changes no sign: with the
-    *same* gate the block may stand before or after a ReLU. With a negative gate (`tanh`) it may
-    not. Nor is it the same block where the gate is *computed* from the map before the ReLU or after
-    it: the squeezed features differ.
+    For s >= 0, relu(s·x) = s·relu(x), since such a factor changes no sign: with the *same* gate the
+    block may stand before or after a ReLU, but not with a negative gate (`tanh`). Nor is it the
+    same where the gate is *computed* from the map before or after the ReLU: the squeezes differ.
 
     Args:
         x: Feature maps, channels on the last axis.
@@ -373,9 +354,6 @@ def gate_then_relu(x: np.ndarray, gates: np.ndarray) -> np.ndarray:
     return np.maximum(gates * x, 0.0)
 
 
-# --- Relatives of the block -----------------------------------------------------------------------
-
-
 def pointwise_excitation(
     x: np.ndarray,
     w1: np.ndarray,
@@ -387,9 +365,8 @@ def pointwise_excitation(
     """The excitation as two 1×1 convolutions over whatever map it is given.
 
     A 1×1 convolution is the same affine map at every position. On the pooled map, of one position,
-    this is the excitation of SE: two fully connected layers. On the map itself, without pooling, it
-    is another mechanism: the gate at a position depends on that position alone, it is local
-    attention without any view of the whole, and it costs H·W times as much.
+    this is the excitation of SE: two fully connected layers. On the map itself it is local
+    attention: a gate depends on its position alone, and the cost is H·W times as high.
 
     Args:
         x: Map of shape (height, width, C), 1×1 where it is pooled.

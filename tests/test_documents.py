@@ -5,8 +5,6 @@ import importlib
 import pkgutil
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,12 @@ import keras_se
 import tuning
 
 ROOT = Path(__file__).parents[1]
+# A search of fewer trials: those of the documents take half a minute.
+SHORTER = {
+    "seeds=3": "seeds=2",
+    "fresh_seeds=2": "fresh_seeds=1",
+    "ratios=(2, 8)": "ratios=(2,)",
+}
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = sorted(
     info.name
@@ -30,6 +34,14 @@ def test_docstrings(name, tmp_path, monkeypatch):
     assert outcome.failed == 0
 
 
+def run(source, folder):
+    for long, short in SHORTER.items():
+        source = source.replace(long, short)
+    script = folder / "script.py"
+    script.write_text(source)
+    runpy.run_path(str(script), run_name="__main__")
+
+
 def blocks(text):
     return re.findall(r"^```python\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
@@ -39,18 +51,14 @@ def test_readme(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks((ROOT / "README.md").read_text())
     assert len(found) >= 5
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(found))
-    runpy.run_path(str(script))
+    run("\n".join(found), tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("examples/*.py")))
-def test_examples(name, tmp_path):
-    process = subprocess.run(
-        [sys.executable, ROOT / "examples" / name], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    assert process.stdout
+def test_examples(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run((ROOT / "examples" / name).read_text(), tmp_path)
+    assert capsys.readouterr().out
 
 
 def test_the_two_commands_of_the_readme_and_the_one_of_ci():
@@ -58,3 +66,8 @@ def test_the_two_commands_of_the_readme_and_the_one_of_ci():
     assert 'pip install -e ".[all]" && keras-se demo' in readme
     assert 'pip install -e ".[all,test]" && pytest' in readme
     assert 'pip install -e ".[all,test]" && pytest' in ci
+
+
+def test_the_shortened_search_is_in_the_documents():
+    texts = [(ROOT / "README.md").read_text(), (ROOT / "examples" / "03_search.py").read_text()]
+    assert all(any(long in text for text in texts) for long in SHORTER)

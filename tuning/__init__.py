@@ -7,9 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuning.choice.decision import Decision
     from tuning.choice.rules import Cheapest, StructuralRisk
-    from tuning.choice.scores import ScoreTable
+    from tuning.choice.scores import Decision, ScoreTable
     from tuning.hypermodel import SEHyperModel
     from tuning.result import SearchResult
     from tuning.running.main_effects import MainEffects
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Cheapest": "tuning.choice.rules",
-    "Decision": "tuning.choice.decision",
+    "Decision": "tuning.choice.scores",
     "MainEffects": "tuning.running.main_effects",
     "NoCandidateError": "tuning.running.stages",
     "SEHyperModel": "tuning.hypermodel",
@@ -32,6 +31,9 @@ _LAZY = {
     "TrialRecord": "tuning.trials.records",
     "search": "tuning.searching",
 }
+
+# Packages of the extra that modules import at their top.
+_EXTRA = ("filelock", "keras_tuner", "scipy", "tomli_w")
 
 __all__ = [
     "Cheapest",
@@ -49,10 +51,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+if not TYPE_CHECKING:  # a type checker would pass any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(_LAZY[name])
+        except ModuleNotFoundError as error:
+            from keras_se.errors import import_extra  # late: keras_se loads Keras
+
+            # The only check of this extra: it names what to install.
+            if error.name is not None and error.name.split(".")[0] in _EXTRA:
+                import_extra(error.name, "tuning")
+            raise
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:

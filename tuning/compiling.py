@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, first_line
 
 Compile = Callable[[keras.Model], Any] | Mapping[str, Any] | None
 
@@ -38,8 +38,8 @@ def compile_like(model: keras.Model, base: keras.Model, compile: Compile = None)
 def _compile_as(model: keras.Model, base: keras.Model) -> None:
     if not base.compiled:
         raise InputError(
-            "Without compile= candidates are compiled as the base model is. "
-            f"Received: model {base.name!r}, which is not compiled; give compile="
+            "Without compile= the base model must be compiled. "
+            f"Received: model {base.name!r}, which is not compiled"
         )
     try:
         config = base.get_compile_config()
@@ -50,32 +50,32 @@ def _compile_as(model: keras.Model, base: keras.Model) -> None:
         model.compile(**arguments)
     except Exception as error:  # the user's own optimizer or metric may raise anything
         raise InputError(
-            "Without compile= the base model is compiled by what Keras knows or has registered; "
-            f"else give compile=. Received: model {base.name!r}, which gives: {_line(error)}"
+            "Without compile= the base model must be compiled with what Keras knows or has "
+            f"registered. Received: model {base.name!r}, which gives: {first_line(error)}"
         ) from error
 
 
 def _unwrapped(loss: Any) -> Any:
-    """Returns a loss with plain lists and dicts, without Keras's tracking wrappers."""
+    # Without the lists and dicts by which Keras tracks losses.
     if isinstance(loss, dict):
         return {output: _unwrapped(part) for output, part in loss.items()}
     return [_unwrapped(part) for part in loss] if isinstance(loss, list | tuple) else loss
 
 
 def _arguments(compile: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of `Model.compile`, with new objects."""
     # A shared optimizer or metric would carry its state from one candidate to the next.
     _check_plain(compile)
     arguments = dict(compile)
     rate = arguments.pop("learning_rate", None)
-    arguments["optimizer"] = _optimizer(arguments.get("optimizer", "rmsprop"), rate)
-    getters = {
-        "loss": keras.losses.get,
-        "metrics": keras.metrics.get,
-        "weighted_metrics": keras.metrics.get,
-    }
-    for name in getters.keys() & arguments.keys():
-        arguments[name] = _resolved(name, arguments[name], getters[name])
+    optimizer = arguments.get("optimizer", "rmsprop")
+    config: dict[str, Any] = {"class_name": str(optimizer), "config": {}}
+    if isinstance(optimizer, Mapping):
+        config = dict(optimizer)
+    if rate is not None:
+        config["config"] = {**config.get("config", {}), "learning_rate": rate}
+    arguments["optimizer"] = _found("optimizer", config)
+    for name in {"loss", "metrics", "weighted_metrics"} & arguments.keys():
+        arguments[name] = _resolved(name, arguments[name])
     return arguments
 
 
@@ -84,12 +84,12 @@ def _check_plain(compile: Mapping[str, Any]) -> None:
     known.append("learning_rate")
     unknown = [key for key in compile if key not in known]
     if unknown:
-        raise InputError(f"compile holds arguments among {known}. Received: {unknown}")
+        raise InputError(f"compile must hold arguments among {known}. Received: {unknown}")
     for name, value in compile.items():
-        if not _is_plain(value):
+        if not is_plain(value):
             raise InputError(
-                "A mapping compile holds names, numbers, lists and dictionaries, since models must "
-                "not share an object; for objects give a function of the model. "
+                "A mapping compile must hold names, numbers, lists and dictionaries, since models "
+                "share no object; for objects give a function of the model. "
                 f"Received: {name}={value!r}"
             )
         # `metrics.get` takes a plain string, but `Model.compile` does not.
@@ -97,46 +97,36 @@ def _check_plain(compile: Mapping[str, Any]) -> None:
             raise InputError(f"{name} must be a list of names. Received: {name}={value!r}")
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Returns whether a value holds only what JSON can, with texts as keys."""
     if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and is_plain(v) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float)
 
 
-def _optimizer(identifier: Any, rate: Any) -> Any:
-    config: dict[str, Any] = {"class_name": str(identifier), "config": {}}
-    if isinstance(identifier, Mapping):
-        config = dict(identifier)
-    if rate is not None:
-        config["config"] = {**config.get("config", {}), "learning_rate": rate}
-    return _found("optimizer", config, keras.optimizers.get)
-
-
-def _resolved(name: str, value: Any, get: Callable[[Any], Any]) -> Any:
+def _resolved(name: str, value: Any) -> Any:
     """Replaces configurations by objects; keeps names."""
     if isinstance(value, Mapping) and "class_name" in value:
-        return _found(name, dict(value), get)
+        return _found(name, dict(value))
     if isinstance(value, Mapping):
-        return {output: _resolved(name, part, get) for output, part in value.items()}
+        return {output: _resolved(name, part) for output, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_resolved(name, part, get) for part in value]
+        return [_resolved(name, part) for part in value]
     if value is not None and (name == "loss" or value not in _BY_KERAS):
         # Only a check. The name stays, because Keras logs the metric under the name as given.
-        _found(name, value, get)
+        _found(name, value)
     return value
 
 
-def _found(name: str, identifier: Any, get: Callable[[Any], Any]) -> Any:
+def _found(name: str, identifier: Any) -> Any:
+    getters = {"optimizer": keras.optimizers.get, "loss": keras.losses.get}
+    get: Callable[[Any], Any] = getters.get(name, keras.metrics.get)
     try:
         return get(identifier)
     except Exception as error:  # Keras raises several types for an unknown name
         raise InputError(
-            f"compile names what Keras knows. Received: {name}={identifier!r}, "
-            f"which gives: {_line(error)}"
+            f"compile must name what Keras knows. Received: {name}={identifier!r}, "
+            f"which gives: {first_line(error)}"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

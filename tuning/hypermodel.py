@@ -1,4 +1,4 @@
-"""Hypermodel that inserts SE blocks into a base model."""
+"""Hypermodels: one that inserts SE blocks into a base model, one for a user's `build(hp)`."""
 
 import itertools
 from collections.abc import Callable
@@ -6,34 +6,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import keras_tuner
 
-from keras_se.errors import InputError, import_extra
+from keras_se.errors import InputError
 from keras_se.graph.trace import trace
 from keras_se.layers import gates
-from keras_se.surgery.doubling import rest_value, scalable_layer
+from keras_se.surgery.doubling import scalable_layer
 from keras_se.surgery.insertion import insert
-from keras_se.surgery.placements import Candidate, Where, find_places
+from keras_se.surgery.placements import Candidate, Placement, Where, find_places
 from tuning.compiling import Compile, check_compile, compile_like
 from tuning.seeding import reseed, site_initializer
 from tuning.space import SESpace
-
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
 
 class SEHyperModel(keras_tuner.HyperModel):
     """A `HyperModel` that inserts SE blocks into a base model, or leaves it unchanged.
 
-    Within `trial_seed`, all candidates of a builder share the initial weights of the base and the
-    seeds of its Dropout layers. Each block is seeded from the seed of the trial and the name of its
-    site. A model that is passed as such keeps its weights, whatever the seed.
+    Within `trial_seed`, all candidates of a builder share the initial weights of the base and its
+    Dropout seeds. Each block is seeded from the seed of the trial and the name of its site. A model
+    that is passed as such keeps its weights.
 
     Args:
-        model_or_builder: A built model without SE blocks, or a function without arguments that
-            returns one.
+        model_or_builder: A built model without SE blocks, or a function that returns one.
         space: The `SESpace` to search.
-        compile: Function that compiles the model passed to it, or a mapping of arguments of
-            `Model.compile`; see `compile_like`. By default, candidates are compiled like the base
-            model.
+        compile: Function that compiles the model passed to it, or arguments of `Model.compile`. By
+            default, candidates are compiled like the base model.
         where: As for `candidates`.
 
     Raises:
@@ -75,14 +72,17 @@ class SEHyperModel(keras_tuner.HyperModel):
             A compiled model, with SE blocks or without.
 
         Raises:
-            InputError: If the base has no site for a block or cannot be rebuilt, or if `compile` is
-                `None` and the base is not compiled.
+            InputError: If the base has no site, cannot be rebuilt, or needs `compile`.
         """
         reseed()
         base = self.base()
         # Finds the sites on this base; otherwise `plan` calls the builder once more.
         self._sites(base)
-        plan = {name: _seeded(name, settings) for name, settings in self.plan(hp).items()}
+        # Seeded by name: a block must not shift the random numbers of the layers after it.
+        plan = {
+            name: {**settings, "kernel_initializer": site_initializer(name)}
+            for name, settings in self.plan(hp).items()
+        }
         # The network without SE also goes through `insert`, so that its layers are copies, too.
         placement = self.placement(hp) or self.space.placements[0]
         # Copies of layers draw seeds when they are created; all candidates must draw the same.
@@ -97,8 +97,7 @@ class SEHyperModel(keras_tuner.HyperModel):
         """Checks that candidates can be built from the base model.
 
         Raises:
-            InputError: If the base has SE blocks, has no site for one or cannot be rebuilt, or if
-                `compile` is `None` and the base is not compiled.
+            InputError: If the base has SE blocks or no site, cannot be rebuilt, or needs `compile`.
         """
         base = self.base()
         self._sites(base)
@@ -113,7 +112,7 @@ class SEHyperModel(keras_tuner.HyperModel):
             return self.model_or_builder
         return self.model_or_builder()
 
-    def placement(self, hp: Any) -> str | None:
+    def placement(self, hp: Any) -> Placement | None:
         """Returns the placement that these hyperparameters select.
 
         Args:
@@ -127,15 +126,14 @@ class SEHyperModel(keras_tuner.HyperModel):
     def plan(self, hp: Any) -> dict[str, dict[str, Any]]:
         """Returns the settings of each site, in the form that `insert` takes as `plan`.
 
-        A block starts as the identity where its gate and site allow it. Elsewhere it starts from
-        random weights, and its settings contain `"identity_init": False`.
+        A block starts as the identity where its gate and site allow it, elsewhere from random
+        weights, with `"identity_init": False`.
 
         Args:
             hp: `keras_tuner.HyperParameters`.
 
         Returns:
-            `{"se_1": {"ratio": ..., "gate": ..., "squeeze": ...}, ...}`; `{}` for the network
-            without SE.
+            `{"se_1": {"ratio": ..., "gate": ..., "squeeze": ...}, ...}`; `{}` without SE.
         """
         self.declare_hyperparameters(hp)
         placement = self.placement(hp)
@@ -143,7 +141,7 @@ class SEHyperModel(keras_tuner.HyperModel):
             return {}
         sites = self._sites()[placement]
         return {
-            site.name: site.settings(self.space.settings(hp, scope))
+            site.candidate.name: site.settings(self.space.settings(hp, scope))
             for site, scope in zip(sites, self._scopes(sites), strict=True)
         }
 
@@ -159,25 +157,21 @@ class SEHyperModel(keras_tuner.HyperModel):
     def scopes(self) -> tuple[str, ...]:
         """The parts with their own settings: `("se",)`, `("stage_1", ...)` or site names.
 
-        A stage is a run of sites with the same spatial size or, where that is unknown, with the
-        same number of channels.
+        A stage is a run of sites of one spatial size or, if unknown, of one number of channels.
 
         Raises:
             InputError: If the placements of the space have different scopes.
         """
         if self.space.per == "model":
             return ("se",)
-        by_placement = {
-            placement: tuple(dict.fromkeys(self._scopes(sites)))
-            for placement, sites in self._sites().items()
-        }
-        if len(set(by_placement.values())) > 1:
-            numbers = {placement: len(scopes) for placement, scopes in by_placement.items()}
+        scopes = {name: tuple(dict.fromkeys(self._scopes(s))) for name, s in self._sites().items()}
+        if len(set(scopes.values())) > 1:
+            numbers = {placement: len(names) for placement, names in scopes.items()}
             raise InputError(
-                f"With settings per {self.space.per} all placements must have the same ones. "
-                f"Received: {numbers}; search each placement by itself"
+                f"With per={self.space.per!r} all placements need the same number of "
+                f"{self.space.per}s; search each placement by itself. Received: {numbers}"
             )
-        return by_placement[self.space.placements[0]]
+        return scopes[self.space.placements[0]]
 
     @property
     def size(self) -> int:
@@ -185,39 +179,57 @@ class SEHyperModel(keras_tuner.HyperModel):
         return self.space.size_for(len(self.scopes))
 
     def _scopes(self, sites: list["_Site"]) -> list[str]:
-        """Returns the scope of each site."""
         if self.space.per == "model":
             return ["se"] * len(sites)
         if self.space.per == "site":
-            return [site.name for site in sites]
+            return [site.candidate.name for site in sites]
         # Not a set of sizes: the same size later in the network is another stage.
         stages = itertools.groupby(sites, key=lambda site: site.resolution)
         return [f"stage_{n}" for n, (_, group) in enumerate(stages, 1) for _ in group]
 
     def _sites(self, base: keras.Model | None = None) -> dict[str, list["_Site"]]:
-        """Returns the sites of each placement, found on the first call."""
         if not self._found:
             graph = trace(self.base() if base is None else base)
-            self._found = {
-                placement: [
-                    _Site(place.candidate, scalable_layer(graph, *_location(place)) is not None)
-                    for place in find_places(graph, placement, self.where)
-                ]
-                for placement in self.space.placements
-            }
+            found: dict[str, list[_Site]] = {}
+            for placement in self.space.placements:
+                sites = found[placement] = []
+                for place in find_places(graph, placement, self.where):
+                    layer = scalable_layer(graph, place.graph, place.producer, place.edges)
+                    sites.append(_Site(place.candidate, is_scalable=layer is not None))
+            self._found = found
         return self._found
+
+
+class UserHyperModel(keras_tuner.HyperModel):
+    """Wraps a user's function of hyperparameters and compiles its model."""
+
+    def __init__(self, builder: Callable[[Any], keras.Model], compile: Compile = None) -> None:
+        super().__init__()
+        self.builder = builder
+        self.compile = compile
+
+    def build(self, hp: Any) -> keras.Model:
+        """Builds the compiled model for the given hyperparameters."""
+        model = self.builder(hp)
+        if not isinstance(model, keras.Model):
+            raise InputError(
+                f"A builder must return a keras.Model. Received: {type(model).__qualname__}"
+            )
+        if self.compile is not None:
+            compile_like(model, model, self.compile)
+        # Checked after `compile`, which may be a function that forgets to compile.
+        if not model.compiled:
+            raise InputError(
+                "The builder of a search must return a compiled model, or compile= must be given. "
+                f"Received: model {model.name!r}, which is not compiled"
+            )
+        return model
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A candidate, and whether the layer before it can compensate for a gate of ½."""
-
     candidate: Candidate
-    is_scalable: bool
-
-    @property
-    def name(self) -> str:
-        return self.candidate.name
+    is_scalable: bool  # whether the layer before it can compensate for a gate of ½
 
     @property
     def resolution(self) -> tuple[int | None, ...]:
@@ -227,18 +239,8 @@ class _Site:
         return spatial if None not in spatial else (*spatial, self.candidate.channels)
 
     def settings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        gate = settings["gate"]
-        is_half = rest_value(gate) is not None
+        gate = gates.get(settings["gate"])
         # A gate that rests at ½ keeps the function only if the layer before is doubled;
         # any other gate must be able to start at 1.
-        keeps = self.is_scalable if is_half else gates.get(gate).one_at is not None
+        keeps = gate.one_at is not None if gate.at_rest is None else self.is_scalable
         return settings if keeps else {**settings, "identity_init": False}
-
-
-def _location(place: Any) -> tuple[Any, ...]:
-    return place.graph, place.producer, place.edges
-
-
-def _seeded(site: str, settings: dict[str, Any]) -> dict[str, Any]:
-    # Seeded by name: a block must not shift the random numbers of the layers after it.
-    return {**settings, "kernel_initializer": site_initializer(site)}

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from keras_se.errors import InputError, import_extra
-from tuning.choice.rules import Cheapest, StructuralRisk
+from keras_tuner.engine import metrics_tracking
 
-Rule = Cheapest | StructuralRisk
+from keras_se.errors import InputError
+from tuning.choice.rules import Cheapest, Rule, StructuralRisk
+from tuning.choice.scores import Direction
 
 TOLERANCE = 0.002
 # keras-tuner infers "min" for these, as for all metrics that it does not know.
@@ -30,17 +31,18 @@ _HIGH = {
 # Names in `keras.metrics` that tell no direction, though keras-tuner infers one.
 _UNKNOWN = ("mean", "sum", "metric", "mean_metric_wrapper", "get", "serialize", "deserialize")
 _RULES: dict[str, Any] = {"cheapest": Cheapest, "risk": StructuralRisk}
-_FORM = (
-    "cheapest:TOLERANCE[:METRIC[:min|max]], risk:WEIGHT[:METRIC[:min|max]], or the name of a metric"
-)
 
 
 def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
     """Returns a rule of choice, from the rule itself or from its name."""
     if isinstance(objective, Rule):
         return objective
+    expected = (
+        "An objective must be a rule of choice, cheapest:TOLERANCE[:METRIC[:min|max]], "
+        f"risk:WEIGHT[:METRIC[:min|max]], or the name of a metric. Received: {objective!r}"
+    )
     if not isinstance(objective, str) or not objective:
-        raise InputError(f"An objective is a rule of choice or {_FORM}. Received: {objective!r}")
+        raise InputError(expected)
     kind, *rest = objective.split(":")
     if kind not in _RULES:
         # Not a rule, so the text is the name of a metric.
@@ -51,24 +53,13 @@ def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
     try:
         number = float(rest[0])
     except (IndexError, ValueError) as error:
-        raise InputError(f"An objective is {_FORM}. Received: {objective!r}") from error
+        raise InputError(expected) from error
     if len(rest) > 3 or "" in rest or further.get("direction") not in (None, "min", "max"):
-        raise InputError(f"An objective is {_FORM}. Received: {objective!r}")
+        raise InputError(expected)
     return _RULES[kind](number, **further)
 
 
-def objective_name(rule: Rule) -> str:
-    """Returns the name of a rule, as `get_objective` takes it."""
-    if isinstance(rule, Cheapest):
-        kind, number = "cheapest", rule.tolerance
-    else:
-        kind, number = "risk", rule.weight
-    direction = [rule.direction] if rule.direction else []
-    # `repr` keeps all digits, so that the name gives the same rule again.
-    return ":".join([kind, f"{float(number)!r}", rule.metric, *direction])
-
-
-def metric_direction(rule: Rule) -> str:
+def metric_direction(rule: Rule) -> Direction:
     """Returns `"min"` or `"max"`, from the rule or from what Keras knows of its metric."""
     words = rule.metric.removeprefix("val_").split("_")
     # With several outputs Keras puts the name of the output before that of the metric.
@@ -76,26 +67,17 @@ def metric_direction(rule: Rule) -> str:
     direction = rule.direction or next((d for d in map(_known_direction, names) if d), None)
     if direction is None:
         raise InputError(
-            "The direction of a metric that Keras does not know must be given, as direction='min' "
-            f"or 'max', or behind its name in an objective. Received: metric={rule.metric!r}"
+            "Keras does not know the direction of this metric: give direction='min' or 'max', or "
+            f"add it to the name, as in NAME:max. Received: metric={rule.metric!r}"
         )
     return direction
 
 
-def _known_direction(name: str) -> str | None:
-    """Returns the direction of a metric, or `None` if keras-tuner would only guess."""
+def _known_direction(name: str) -> Direction | None:
+    # `None` if keras-tuner would only guess.
     if name in _HIGH:
         return "max"
     if name in _UNKNOWN:
         return None
-    tracking = import_extra("keras_tuner.engine.metrics_tracking", "tuning")
-    direction: str | None = tracking.infer_metric_direction(name)
+    direction: Direction | None = metrics_tracking.infer_metric_direction(name)
     return direction
-
-
-def objective_value(rule: Rule, direction: str, score: float, complexity: float) -> float:
-    """Returns J of `StructuralRisk`, of which low is good, or else the score itself."""
-    if isinstance(rule, Cheapest):
-        return score
-    loss = -score if direction == "max" else score
-    return round(loss + rule.weight * complexity, 12)

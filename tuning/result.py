@@ -12,11 +12,11 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from tuning.choice.decision import Decision, Standing
 from tuning.choice.ratio_fit import RatioFit
+from tuning.choice.scores import Decision, Direction, Standing, as_loss
 from tuning.seeding import trial_seed
 from tuning.trials.best_epoch import BestEpoch
-from tuning.trials.candidate import Candidate
+from tuning.trials.combination import Combination
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord, run_key
@@ -31,8 +31,7 @@ class Confirmation:
         seeds: The fresh seeds, without those that failed.
         mean: Mean score.
         deviation: Standard deviation of the scores over seeds; `None` with one seed.
-        chosen_mean: Mean score on the seeds that decided the choice, for comparison. As the best of
-            many scores it is too good.
+        chosen_mean: Mean score on the seeds that decided the choice: the best of many, so too good.
         test: Mean of each metric on the test data, which the search never saw, by name.
     """
 
@@ -56,19 +55,18 @@ class SearchResult:
         records: Every `TrialRecord`, in the order of candidates and seeds.
         chosen: Readable name of the winner.
         values: Its hyperparameters.
-        plan: Its settings per site, as `keras_se.insert` takes them; empty for the network without
-            SE; `None` if the model places its blocks itself.
+        plan: Its settings per site, for `keras_se.insert`; empty for the network without SE; `None`
+            if the model places its blocks itself.
         placement: Placement of its blocks in residual units, for `insert`; `None` without blocks.
         decision: The `Decision` of the rule; `None` for a screening, with fewer than three seeds.
         sentence: The decision as a sentence.
         confirmation: The winner on fresh seeds; `None` if there were none, or if all failed.
-        ratio_fit: Fit of the optimal ratio, a diagnostic of `StructuralRisk`; `None` where it does
-            not apply.
+        ratio_fit: Fit of the optimal ratio, for `StructuralRisk`; `None` where it does not apply.
     """
 
     objective: str
     metric: str
-    direction: str
+    direction: Direction
     epochs: int
     seeds: tuple[int, ...]
     records: tuple[TrialRecord, ...]
@@ -100,7 +98,7 @@ class SearchResult:
         plans = list((self.plan or {}).values())
         if self.plan is None or any(plan != plans[0] for plan in plans):
             raise InputError(
-                "settings are those of a plan that is the same for all sites; see plan and values. "
+                "settings needs a plan that is the same for all sites; else use plan or values. "
                 f"Received: the candidate {self.chosen!r}"
             )
         return plans[0] if plans else {}
@@ -108,8 +106,8 @@ class SearchResult:
     def model(self) -> keras.Model:
         """Returns the trained winner.
 
-        It is the model of the first fresh seed, which is an unbiased sample, or, without fresh
-        seeds, of the best seed. It is trained again if its weights were not kept.
+        It is that of the first fresh seed, an unbiased sample, or, without fresh seeds, of the best
+        seed. It is trained again if its weights were not kept.
 
         Returns:
             A compiled model with the weights of its best epoch.
@@ -118,16 +116,26 @@ class SearchResult:
             InputError: If the result was read from JSON.
         """
         job, candidate = self._origin()
-        kept = [r for r in self._of_winner() if self._weights(r).exists()]
-        if not kept:
-            return self._best_epoch_of(self._of_winner()[0].seed)
-        with trial_seed(kept[0].seed):
+        files = {
+            record.seed: weights_path(self.folder or Path(), run_key(candidate.id, record.seed))
+            for record in self._of_winner()
+        }
+        seed = next((seed for seed, file in files.items() if file.exists()), None)
+        if seed is None:
+            seed = next(iter(files))
+            with tempfile.TemporaryDirectory() as folder, trial_seed(seed):
+                watch = BestEpoch(job.metric, job.direction, Path(folder, "curve"))
+                model = fit_candidate(job, candidate, seed, [watch])[0]
+            if watch.weights:
+                model.set_weights(watch.weights)
+            return model
+        with trial_seed(seed):
             model = job.hypermodel.build(candidate.hyperparameters)
-            ensure_built(model, job.data.load(kept[0].seed)[0] if not model.built else None)
+            ensure_built(model, job.data.load(seed)[0] if not model.built else None)
         if model.compiled:
             # The file also holds the optimizer's variables, which exist only once it is built.
             model.optimizer.build(model.trainable_variables)
-        model.load_weights(self._weights(kept[0]))
+        model.load_weights(files[seed])
         return model
 
     def retrain(
@@ -165,24 +173,11 @@ class SearchResult:
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]
 
-    def _best_epoch_of(self, seed: int) -> keras.Model:
-        """Trains a model again whose weights were not kept, and restores its best epoch."""
-        job, candidate = self._origin()
-        with tempfile.TemporaryDirectory() as folder, trial_seed(seed):
-            watch = BestEpoch(job.metric, job.direction, Path(folder, "curve"))
-            model = fit_candidate(job, candidate, seed, [watch])[0]
-        if watch.weights:
-            model.set_weights(watch.weights)
-        return model
-
     def to_json(self) -> str:
         """Returns the result as JSON text, which `from_json` reads."""
         # Not `asdict(self)`, which would copy the job with its model and data.
-        content = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if f.name not in ("job", "folder")
-        }
+        content = dict(vars(self))
+        del content["job"], content["folder"]
         content["records"] = [record.to_dict() for record in self.records]
         for name in ("decision", "confirmation", "ratio_fit"):
             if content[name] is not None:
@@ -203,42 +198,48 @@ class SearchResult:
             InputError: If the text is not such a result.
         """
         try:
-            content = json.loads(text, object_hook=_infinite)
-            content["records"] = tuple(map(TrialRecord.from_dict, content["records"]))
-            content["seeds"] = tuple(content["seeds"])
-            for name, kind in _PARTS.items():
-                if content[name] is not None:
-                    content[name] = kind(content[name])
-            return cls(**content)
+            content = json.loads(
+                text, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d
+            )
+            content["records"] = [TrialRecord.from_dict(record) for record in content["records"]]
+            if (decision := content["decision"]) is not None:
+                decision["standings"] = [Standing(**one) for one in decision["standings"]]
+                content["decision"] = Decision(**_with_tuples(decision))
+            if (confirmation := content["confirmation"]) is not None:
+                test = confirmation["test"]  # `_jsonable` writes NaN as null
+                test.update({name: math.nan for name in test if test[name] is None})
+                content["confirmation"] = Confirmation(**_with_tuples(confirmation))
+            if (ratio_fit := content["ratio_fit"]) is not None:
+                content["ratio_fit"] = RatioFit(**_with_tuples(ratio_fit))
+            return cls(**_with_tuples(content))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
-                f"The result of a search is JSON that to_json wrote. Received: {error}"
+                f"from_json needs JSON text that to_json wrote. Received: {error}"
             ) from error
 
-    def _origin(self) -> tuple[Job, Candidate]:
+    def _origin(self) -> tuple[Job, Combination]:
         if self.job is None:
             raise InputError(
-                "Models come from the result that a search returns; run the same search again, "
-                "which takes its records. Received: a result that was read from JSON"
+                "Only the result that a search returns has models. Run the same search again: it "
+                "reuses its records. Received: a result that was read from JSON"
             )
         winner = self._of_winner()[0]
-        return self.job, Candidate(winner.candidate, winner.label, winner.values)
+        return self.job, Combination(winner.candidate, winner.label, winner.values)
 
     def _of_winner(self) -> list[TrialRecord]:
-        """Returns completed records of the winner: fresh seeds first, then by score."""
-        sign = -1.0 if self.direction == "max" else 1.0
         fresh = () if self.confirmation is None else self.confirmation.seeds
         found = [r for r in self.records if r.completed and r.values == self.values]
-        # The best score is too good; fresh seeds had no part in the choice.
-        return sorted(found, key=lambda r: (r.seed not in fresh, _order(r, sign, fresh)))
 
-    def _weights(self, record: TrialRecord) -> Path:
-        return weights_path(self.folder or Path(), run_key(record.candidate, record.seed))
+        def order(record: TrialRecord) -> tuple[bool, float]:
+            if record.seed in fresh:
+                return False, record.seed
+            return True, as_loss(float(record.score or 0.0), self.direction)
+
+        # Fresh seeds first: they had no part in the choice, and the best score is too good.
+        return sorted(found, key=order)
 
 
 class _Given(TrialData):
-    """Data for one training run, with or without validation."""
-
     def __init__(self, train: Any, validation: Any) -> None:
         # `TrialData` without validation expects `train` to be a source of all parts.
         super().__init__(train, train if validation is None else validation)
@@ -247,36 +248,6 @@ class _Given(TrialData):
     def load(self, seed: int) -> tuple[Any, Any, Any]:
         train, validation, test = super().load(seed)
         return train, validation if self._validates else None, test
-
-
-def _order(record: TrialRecord, sign: float, fresh: tuple[int, ...]) -> float:
-    if record.seed in fresh:
-        return float(record.seed)
-    return sign * (record.score if record.score is not None else math.inf)
-
-
-def _decision(content: dict[str, Any]) -> Decision:
-    tuples = {name: tuple(v) for name, v in content.items() if isinstance(v, list)}
-    standings = tuple(Standing(**standing) for standing in content["standings"])
-    return Decision(**{**content, **tuples, "standings": standings})
-
-
-def _confirmation(content: dict[str, Any]) -> Confirmation:
-    # `_jsonable` writes NaN as null.
-    test = {name: math.nan if v is None else v for name, v in content["test"].items()}
-    return Confirmation(**{**content, "seeds": tuple(content["seeds"]), "test": test})
-
-
-def _ratio_fit(content: dict[str, Any]) -> RatioFit:
-    intervals = ("curvature_interval", "ratio_interval")
-    return RatioFit(**{**content, **{name: tuple(content[name]) for name in intervals}})
-
-
-_PARTS: dict[str, Any] = {
-    "decision": _decision,
-    "confirmation": _confirmation,
-    "ratio_fit": _ratio_fit,
-}
 
 
 def _jsonable(value: Any) -> Any:
@@ -291,5 +262,5 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def _infinite(content: dict[str, Any]) -> Any:
-    return float(content["float"]) if set(content) == {"float"} else content
+def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}

@@ -1,8 +1,8 @@
 """The seed that all candidates share, so that they differ only in their SE blocks.
 
-Keras draws the seed of each initializer and Dropout layer without one from Python's `random`. An
-SE block that drew from it would shift the seeds of all later layers. SE blocks therefore derive
-their seeds from the seed of the trial and the name of their site.
+Keras draws missing seeds of initializers and Dropout layers from Python's `random`. An SE block
+that drew from it would shift the seeds of all later layers. The seed of a block therefore derives
+from the seed of the trial and the name of its site.
 """
 
 import hashlib
@@ -34,22 +34,15 @@ def trial_seed(seed: int) -> Iterator[None]:
         _SEED.reset(token)
 
 
-def current_seed() -> int | None:
-    """Returns the seed of the trial, or `None` outside of `trial_seed`."""
-    return _SEED.get()
-
-
 def reseed() -> None:
     """Resets all random number generators to the seed of the trial, if there is one."""
-    seed = current_seed()
-    if seed is not None:
+    if (seed := _SEED.get()) is not None:
         keras.utils.set_random_seed(seed)
 
 
 def site_seed(name: str) -> int | None:
     """Returns the seed of the SE block at a site, or `None` outside of `trial_seed`."""
-    seed = current_seed()
-    if seed is None:
+    if (seed := _SEED.get()) is None:
         return None
     # Not `hash`, which differs between processes.
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()

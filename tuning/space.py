@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import keras
 
@@ -11,12 +11,14 @@ from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.layers import gates, squeezes
 from keras_se.layers.bottleneck import standardize_ratio, validate_width_arguments
-from keras_se.surgery.placements import PLACEMENTS
+from keras_se.layers.gates import GateName
+from keras_se.layers.squeezes import SqueezeName
+from keras_se.surgery.placements import PLACEMENTS, Placement
 from tuning.seeding import site_initializer
 
-PER = ("model", "stage", "site")
+Scope = Literal["model", "stage", "site"]
 BASELINE = "none"
-_SWITCH = "se_placement"
+SWITCH = "se_placement"
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,18 @@ class SESpace:
     The first hyperparameter, `se_placement`, is a placement or `"none"`, the network without SE.
     The others are active only if it is not `"none"`, so the baseline is a single candidate:
     `se_ratio`, `se_gate` and `se_squeeze`; per stage `stage_1_ratio` ..., per site `se_1_ratio` ...
-    The space declares each hyperparameter even if it has only one value, so the name of a candidate
-    does not depend on the rest of the space.
+    Those of one value are declared, too: the name of a candidate does not depend on the others.
 
     Attributes:
         ratios: Reduction ratios r, each at least 1.
         gates: Names of gates.
         squeezes: Names of squeezes.
         placements: Places in a residual unit, as for `candidates`.
-        per: Scope of the settings: the `"model"`, each `"stage"` (sites of one resolution), or each
-            `"site"`.
+        per: Scope of the settings: `"model"`, `"stage"` (sites of one resolution), or `"site"`.
         baseline: Whether the network without SE is a candidate.
 
     Raises:
-        InputError: If a list is empty, has duplicates, or holds a value that `SEBlock` or `insert`
-            rejects.
+        InputError: If a list is empty or repeats a value, or if `SEBlock` or `insert` rejects one.
 
     Source: Hu et al., arXiv 1709.01507v4, section 6 (the choices).
 
@@ -50,10 +49,10 @@ class SESpace:
     """
 
     ratios: tuple[float, ...] = (2, 4, 8, 16, 32)
-    gates: tuple[str, ...] = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
-    squeezes: tuple[str, ...] = ("avg",)
-    placements: tuple[str, ...] = ("standard",)
-    per: str = "model"
+    gates: tuple[GateName, ...] = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
+    squeezes: tuple[SqueezeName, ...] = ("avg",)
+    placements: tuple[Placement, ...] = ("standard",)
+    per: Scope = "model"
     baseline: bool = True
 
     def __post_init__(self) -> None:
@@ -63,13 +62,23 @@ class SESpace:
             ("squeezes", squeezes.standardize),
             ("placements", _placement),
         ):
-            values = _listed(name, getattr(self, name))
-            # Again, after `_listed`: a gate's function and its name mean the same setting.
-            _check_different(name, values, [standardize(value) for value in values])
-            object.__setattr__(self, name, tuple(standardize(value) for value in values))
-        _check_names(self.gates, self.squeezes)
-        if self.per not in PER:
-            raise InputError(f"per must be one of {list(PER)}. Received: per={self.per!r}")
+            given = getattr(self, name)
+            # Without the test for `str`, gates="sigmoid" would become a list of characters.
+            values = [] if isinstance(given, str) or not isinstance(given, Iterable) else [*given]
+            _check_different(name, given, values)
+            standardized = tuple(standardize(value) for value in values)
+            # Again: a gate's function and its name mean the same setting.
+            _check_different(name, values, standardized)
+            object.__setattr__(self, name, standardized)
+        for value in (*self.gates, *self.squeezes):
+            # `SEBlock` accepts callables, but a keras-tuner hyperparameter cannot hold one.
+            if not isinstance(value, str):
+                raise InputError(
+                    f"A space must hold gates and squeezes by name. Received: {value!r}"
+                )
+        scopes = list(get_args(Scope))
+        if self.per not in scopes:
+            raise InputError(f"per must be one of {scopes}. Received: per={self.per!r}")
         if not isinstance(self.baseline, bool):
             raise InputError(
                 f"baseline must be True or False. Received: baseline={self.baseline!r}"
@@ -80,8 +89,7 @@ class SESpace:
         """Number of candidates, for one setting per model.
 
         Raises:
-            InputError: If each stage or site has its own settings: the size then depends on the
-                model.
+            InputError: If each stage or site has its own settings: the model decides the size.
         """
         if self.per != "model":
             raise InputError(
@@ -124,7 +132,7 @@ class SESpace:
         for scope in scopes:
             self.settings(hp, scope)
 
-    def placement(self, hp: Any) -> str | None:
+    def placement(self, hp: Any) -> Placement | None:
         """Returns the placement that the hyperparameters select.
 
         Args:
@@ -133,7 +141,7 @@ class SESpace:
         Returns:
             A placement, or `None` for the network without SE.
         """
-        chosen = hp.Choice(_SWITCH, [*self.placements, *([BASELINE] if self.baseline else [])])
+        chosen = hp.Choice(SWITCH, [*self.placements, *([BASELINE] if self.baseline else [])])
         return None if chosen == BASELINE else chosen
 
     def settings(self, hp: Any, scope: str = "se") -> dict[str, Any]:
@@ -149,7 +157,7 @@ class SESpace:
         # Declare everything, even for the baseline: `declare` uses this to register the space.
         placement = self.placement(hp)
         number = float if any(int(ratio) != ratio for ratio in self.ratios) else int
-        with hp.conditional_scope(_SWITCH, list(self.placements)):
+        with hp.conditional_scope(SWITCH, list(self.placements)):
             # keras-tuner requires all values of a Choice to have the same type.
             ratio = hp.Choice(f"{scope}_ratio", [number(ratio) for ratio in self.ratios])
             gate = hp.Choice(f"{scope}_gate", list(self.gates))
@@ -161,15 +169,13 @@ class SESpace:
     def block(self, hp: Any, name: str) -> keras.layers.Layer:
         """Creates an SE block with its own hyperparameters, for use inside a `build(hp)` function.
 
-        In a search, the block does not change the initial weights of the layers after it.
-
         Args:
             hp: `keras_tuner.HyperParameters`. All blocks share its `se_placement`.
             name: Name of the block and prefix of its hyperparameters, unique for each block.
 
         Returns:
-            An `SEBlock` named `name`, or an `Identity` layer of that name for the network without
-            SE.
+            An `SEBlock` named `name`, which does not change the initial weights of later layers in
+            a search, or, without SE, an `Identity` layer of that name.
 
         Raises:
             InputError: If the space has several placements: a block cannot move to another one.
@@ -181,7 +187,7 @@ class SESpace:
         """
         if len(self.placements) > 1:
             raise InputError(
-                "A block stays where build(hp) puts it, so that its space must have one placement. "
+                "block needs a space with one placement: a block stays where build(hp) puts it. "
                 f"Received: placements={self.placements!r}"
             )
         settings = self.settings(hp, name)
@@ -200,8 +206,7 @@ class SESpace:
             >>> SESpace(ratios=(2, 4)).to_dict()["ratios"]
             [2, 4]
         """
-        values = dataclasses.asdict(self)
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -222,18 +227,13 @@ class SESpace:
         """
         known = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or not set(values) <= set(known):
-            raise InputError(f"A space is a mapping with keys among {known}. Received: {values!r}")
+            raise InputError(
+                f"A space must be a mapping with keys among {known}. Received: {values!r}"
+            )
         return cls(**values)
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    # Without the test for `str`, gates="sigmoid" would become a list of characters.
-    listed = [] if isinstance(values, str) or not isinstance(values, Iterable) else [*values]
-    _check_different(name, values, listed)
-    return listed
-
-
-def _check_different(name: str, values: Any, listed: list[Any]) -> None:
+def _check_different(name: str, values: Any, listed: Sequence[Any]) -> None:
     if not listed or any(value in listed[:n] for n, value in enumerate(listed)):
         raise InputError(
             f"{name} must be a sequence of different values, at least one. "
@@ -252,11 +252,3 @@ def _placement(placement: Any) -> Any:
             f"placements must be among {list(PLACEMENTS)}. Received: {placement!r} in placements"
         )
     return placement
-
-
-def _check_names(*lists: tuple[Any, ...]) -> None:
-    """Raises an error if a gate or squeeze is not given by name."""
-    # `SEBlock` accepts callables, but a keras-tuner hyperparameter cannot hold one.
-    for value in (value for values in lists for value in values):
-        if not isinstance(value, str):
-            raise InputError(f"A space holds gates and squeezes by name. Received: {value!r}")

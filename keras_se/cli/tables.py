@@ -68,9 +68,8 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
 
 def report_table(title: str, report: GateReport) -> Group:
     """Build a table of the verdict on each SE site, with remarks below it."""
-    columns = ("site", "gate", "C", "spread/step", "R²", "slope", "verdict")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in columns:
+    for column in ("site", "gate", "C", "spread/step", "R²", "slope", "verdict"):
         # In a narrow terminal rich would break a number over two lines.
         table.add_column(column, no_wrap=True)
     for site in report.sites.values():

@@ -1,7 +1,8 @@
 """Compression of SE models in training: quantization-aware training, pruning and clustering.
 
-tensorflow-model-optimization takes models of tf_keras only, and no SE block. Here a Keras 3 model
-is carried to tf_keras, compressed there, and its trained weights are carried back.
+`quantize_aware` with `engine="keras"` needs Keras alone. tensorflow-model-optimization takes models
+of tf_keras only, and no SE block: a Keras 3 model is converted to tf_keras, compressed there, and
+its trained weights are copied back.
 """
 
 from keras_se.compress.equalization import equalize

@@ -74,9 +74,9 @@ def equalize(model: keras.Model, calibration: Any) -> keras.Model:
     new_model = Rebuilding({}).model(model)
     samples = list(input_arrays(input_specs(model), calibration, "calibration").values())
     places = [place for part in trace(new_model).family() for place in _places(part)]
-    largest = _largest(new_model, places, samples) if places else {}
-    for place in places:
-        _equalize(place, largest[id(place.layer)])
+    if places:
+        for place, magnitudes in zip(places, _magnitudes(new_model, places, samples), strict=True):
+            _equalize(place, magnitudes)
     return new_model
 
 
@@ -97,17 +97,17 @@ class _Place:
 
 def _places(graph: Graph) -> Iterator[_Place]:
     layers = [call.layer for call in graph.calls]
-    for n, call in enumerate(graph.calls):
-        # A factor per channel needs gamma and beta, both on the axis of the channels.
-        is_last = isinstance(call.layer, keras.layers.BatchNormalization) and call.layer.axis in (
-            -1,
-            len(call.outputs[0].shape) - 1,
-        )
-        if not is_last or call.layer.gamma is None or call.layer.beta is None:
+    for n, layer in enumerate(layers):
+        if not isinstance(layer, keras.layers.BatchNormalization) or layers.count(layer) != 1:
             continue
-        consumers = [layers[c] for c, _ in graph.consumers.get(id(call.outputs[0]), [])]
-        place = _Place(call.layer, bool(consumers) and all(map(_rectifies, consumers)))
-        if layers.count(call.layer) == 1 and _follow(graph, n, layers, place):
+        # A factor per channel needs gamma and beta, both on the axis of the channels.
+        (output,) = graph.calls[n].outputs
+        is_last = layer.axis in (-1, len(output.shape) - 1)
+        if not is_last or layer.gamma is None or layer.beta is None:
+            continue
+        consumers = [layers[c] for c, _ in graph.consumers.get(id(output), [])]
+        place = _Place(layer, bool(consumers) and all(map(_rectifies, consumers)))
+        if _follow(graph, n, layers, place):
             yield place
 
 
@@ -122,14 +122,15 @@ def _follow(graph: Graph, n: int, layers: list[Any], place: _Place) -> bool:
         # A shared layer also receives tensors that keep the old scale.
         if position != 0 or layers.count(layer) != 1 or len(graph.calls[consumer].outputs) != 1:
             return False
+        # A grouped kernel has only the channels of one group on axis -2.
+        if isinstance(layer, _KERNELS) and getattr(layer, "groups", 1) == 1:
+            is_separable = isinstance(layer, keras.layers.SeparableConv2D)
+            place.kernels.append((layer.depthwise_kernel if is_separable else layer.kernel, -2))
+            continue
         # w1 absorbs the factor, so the gates stay the same and the output keeps the new scale:
         # follow it on. A shift would be added without the factor.
         if isinstance(layer, SEBlock) and not layer.shift and layer.data_format == "channels_last":
             place.kernels.append((layer.w1, 0))
-        # A grouped kernel has only the channels of one group on axis -2.
-        elif isinstance(layer, _KERNELS) and getattr(layer, "groups", 1) == 1:
-            place.kernels.append((_kernel(layer), -2))
-            continue
         elif not _passes(layer):
             return False
         if not _follow(graph, consumer, layers, place):
@@ -143,11 +144,6 @@ def _rectifies(layer: Any) -> bool:
     return isinstance(layer, keras.layers.ReLU) and layer.negative_slope == 0
 
 
-def _kernel(layer: Any) -> Any:
-    is_separable = isinstance(layer, keras.layers.SeparableConv2D)
-    return layer.depthwise_kernel if is_separable else layer.kernel
-
-
 def _passes(layer: Any) -> bool:
     """Return whether the layer commutes with a positive factor per channel."""
     if isinstance(layer, keras.layers.ReLU):
@@ -158,10 +154,10 @@ def _passes(layer: Any) -> bool:
     return isinstance(layer, _PASSING) and getattr(layer, "data_format", None) != "channels_first"
 
 
-def _largest(
+def _magnitudes(
     model: keras.Model, places: list[_Place], samples: list[np.ndarray]
-) -> dict[int, np.ndarray]:
-    """Measure the largest magnitude of each channel, by id of the layer."""
+) -> list[np.ndarray]:
+    """Measure the magnitude that counts for each channel of each place."""
     inputs, tensors = fresh_inputs(model), {}
 
     def keep(visit: Visit) -> Any:
@@ -170,28 +166,21 @@ def _largest(
 
     walk(trace(model), inputs, keep)
     reader = keras.Model(inputs, [tensors[id(place.layer)] for place in places])
-    found: dict[int, list[np.ndarray]] = {id(place.layer): [] for place in places}
+    # The maximum and the negated minimum of each channel, batch by batch.
+    extremes: list[list[np.ndarray]] = [[] for _ in places]
     for batch in batches(samples):
         outputs = keras.tree.flatten(reader(packed_inputs(model, batch), training=False))
-        for place, output in zip(places, outputs, strict=True):
-            values = keras.ops.convert_to_numpy(output)
-            found[id(place.layer)].append(_extremes(values.reshape(-1, values.shape[-1])))
-    return {
-        id(place.layer): _used(place, np.max(found[id(place.layer)], axis=0)) for place in places
-    }
-
-
-def _extremes(values: np.ndarray) -> np.ndarray:
-    """Return the maximum and the negated minimum of each channel."""
-    return np.stack([values.max(axis=0), -values.min(axis=0)])
-
-
-def _used(place: _Place, extremes: np.ndarray) -> np.ndarray:
-    """Select the magnitude that counts for each channel of a place."""
-    # A ReLU cuts off the negative part. A channel that is never positive keeps its magnitude,
-    # or its range would be zero.
-    is_alive = place.is_rectified & (extremes[0] > 0.0)
-    return np.where(is_alive, extremes[0], np.abs(extremes).max(axis=0))
+        for found, output in zip(extremes, outputs, strict=True):
+            values = keras.ops.convert_to_numpy(output).reshape(-1, output.shape[-1])
+            found.append(np.stack([values.max(axis=0), -values.min(axis=0)]))
+    magnitudes = []
+    for place, found in zip(places, extremes, strict=True):
+        high, low = np.max(found, axis=0)
+        # A ReLU cuts off the negative part. A channel that is never positive keeps its magnitude,
+        # or its range would be zero.
+        is_cut = place.is_rectified & (high > 0.0)
+        magnitudes.append(np.where(is_cut, high, np.maximum(np.abs(high), np.abs(low))))
+    return magnitudes
 
 
 def _equalize(place: _Place, activations: np.ndarray) -> None:

@@ -1,20 +1,36 @@
-"""Quantization-aware training of SE models with calibrated ranges."""
+"""Quantization-aware training of SE models with calibrated ranges; the engine of Keras itself."""
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
 
-from keras_se.compress.keras_engine import quantize_natively
-from keras_se.compress.tfmot.quantization import SCHEMES, quantize_bridged
+from keras_se.compress.rounding import Rounding
+from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
 from keras_se.errors import InputError
-from keras_se.graph.models import check_graph
-from keras_se.litert.compressed import check_plain
+from keras_se.graph.compressed import check_plain
+from keras_se.graph.inputs import packed_inputs
+from keras_se.graph.models import check_graph, free_name, sublayers
+from keras_se.graph.rebuilding import Rebuilding
+from keras_se.graph.trace import Graph, trace
+from keras_se.graph.visits import Visit
+from keras_se.layers import FakeQuantize
+from keras_se.litert.calibration import calibration_samples
+from keras_se.litert.inputs import batches
+from keras_se.sites.finding import find_inline
+from keras_se.surgery.adoption import adopt
 
-ENGINES = ("tfmot", "keras")
+Engine = Literal["tfmot", "keras"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def quantize_aware(
-    model: keras.Model, calibration: Any, *, preserve: str | None = None, engine: str = "tfmot"
+    model: keras.Model,
+    calibration: Any,
+    *,
+    preserve: Preserved | None = None,
+    engine: Engine = "tfmot",
 ) -> Any:
     """Makes a trainable model that computes with the rounding of its int8 file.
 
@@ -63,13 +79,135 @@ def quantize_aware(
     check_plain(model)
     check_graph("quantize_aware", model)
     if engine not in ENGINES:
-        raise InputError(f"engine is one of {list(ENGINES)}. Received: engine={engine!r}")
-    if preserve not in (None, *SCHEMES):
-        raise InputError(f"preserve is one of {list(SCHEMES)}. Received: preserve={preserve!r}")
+        raise InputError(f"engine must be one of {list(ENGINES)}. Received: engine={engine!r}")
+    if preserve not in (None, *PRESERVED):
+        raise InputError(
+            f"preserve must be one of {list(PRESERVED)} or None. Received: preserve={preserve!r}"
+        )
     if engine == "tfmot":
-        return quantize_bridged(model, calibration, preserve)
+        return quantize_in_tf_keras(model, calibration, preserve)
     if preserve is not None:
         raise InputError(
             f"preserve needs engine='tfmot'. Received: preserve={preserve!r}, engine={engine!r}"
         )
-    return quantize_natively(model, calibration)
+    return _quantize_in_keras(model, calibration)
+
+
+def _quantize_in_keras(model: keras.Model, calibration: Any) -> keras.Model:
+    graph = Graph(model)
+    # Only SEBlock has a quantize-aware layer, so inline SE becomes SEBlocks first.
+    if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
+        graph = trace(adopt(model))
+    shared: dict[int, Any] = {}  # by id: a layer with weights has one replacement in all graphs
+    edits = [_rounded(part, part is graph, shared) for part in graph.family()]
+    samples = calibration_samples(model, calibration)
+    new_model = rebuild(graph, edits)
+    # Losses in a dictionary are assigned by these names.
+    if not isinstance(model, keras.Sequential):
+        new_model.output_names = list(model.output_names)
+    _observe(new_model, samples)
+    return new_model
+
+
+def _rounded(graph: Graph, is_outermost: bool, shared: dict[int, Any]) -> "GraphEdit":
+    """Return the edit that makes one graph round as its int8 file does."""
+    rounding, calls = Rounding(graph, is_outermost), range(len(graph.calls))
+    replacements = {n: rounding.replacement(n, shared) for n in calls}
+    return GraphEdit(
+        graph,
+        {n: layer for n, layer in replacements.items() if layer is not None},
+        rounded=frozenset(filter(rounding.is_rounded, calls)),
+        rounds_inputs=is_outermost,
+    )
+
+
+@dataclass
+class GraphEdit:
+    """Calls the layers of one graph again, some replaced, rounded or dropped.
+
+    Attributes:
+        graph: The graph.
+        replacements: Replacement layers by index of the call.
+        rounded: Indices of the calls whose output is rounded.
+        rounds_inputs: Whether the inputs of the graph are rounded.
+        dropped: Indices of the calls to remove; their input replaces their output.
+        inputs: The rounded inputs so far, by id of the input.
+        names: The names of the ranges so far.
+    """
+
+    graph: Graph
+    replacements: dict[int, Any]
+    rounded: frozenset[int] = frozenset()
+    rounds_inputs: bool = False
+    dropped: frozenset[int] = frozenset()
+    inputs: dict[int, Any] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    def __call__(self, visit: Visit) -> Any:
+        """Return the outputs of a call in the new graph."""
+        if visit.index in self.dropped:
+            return visit.args[0]
+        flat = [
+            self._input(visit, own, value)
+            for own, value in zip(visit.recorded.inputs, visit.arguments, strict=True)
+        ]
+        args, kwargs = keras.tree.pack_sequence_as((visit.args, visit.kwargs), flat)
+        # Replacements do not take a mask, and `mask=None` is part of the traced call.
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        outputs = self.replacements.get(visit.index, visit.stand_in)(*args, **given)
+        return self._range(visit.layer.name)(outputs) if visit.index in self.rounded else outputs
+
+    def _input(self, visit: Visit, own: int, value: Any) -> Any:
+        """Round an input of the model. All its uses share one range."""
+        inputs = keras.tree.flatten(visit.graph.inputs)
+        if not self.rounds_inputs or all(own != id(tensor) for tensor in inputs):
+            return value
+        if own not in self.inputs:
+            name = "input" if len(inputs) == 1 else value.name
+            self.inputs[own] = self._range(name)(value)
+        return self.inputs[own]
+
+    def _range(self, name: str) -> FakeQuantize:
+        # A model needs unique layer names, but a shared layer can have several ranges.
+        self.names.append(free_name(f"{name}_range", self.names, first=2))
+        return FakeQuantize(name=self.names[-1])
+
+
+def rebuild(graph: Graph, edits: list[GraphEdit]) -> keras.Model:
+    """Rebuild a model with edits and copy the state of replaced layers."""
+    new_model = Rebuilding({id(edit.graph.model): edit for edit in edits}).model(graph.model)
+    for edit in edits:
+        for n, replacement in edit.replacements.items():
+            _copy_state(edit.graph.calls[n].layer, replacement)
+    return new_model
+
+
+def _copy_state(old: Any, new: Any) -> None:
+    """Copy the weights and flags of a layer."""
+    # A quantize-aware layer holds the weights of the plain one first and its ranges after them, so
+    # zip stops at the right place in both directions.
+    for variable, value in zip(new.weights, old.weights, strict=False):
+        variable.assign(np.array(value.numpy()))  # JAX: without a copy, buffers are shared
+    for part in (new, *sublayers(new)):
+        # Normalization derives its mean and variance from the assigned weights only here.
+        if hasattr(part, "finalize_state"):
+            part.finalize_state()
+    new.trainable = old.trainable
+
+
+def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
+    """Set the ranges of a model from its activations on samples."""
+    ranges = [layer for layer in sublayers(model) if isinstance(layer, FakeQuantize)]
+    for layer in ranges:
+        layer.observe()
+    for batch in batches(samples.values()):
+        model(packed_inputs(model, batch), training=False)
+    for layer in ranges:
+        layer.observing = False
+    # A range of zero width would have a scale of zero.
+    dead = [r.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
+    if dead:
+        raise InputError(
+            "Calibration data must make every activation nonzero somewhere. "
+            f"Received: data that leave these ranges empty: {dead}"
+        )

@@ -4,12 +4,27 @@ from typing import Any
 
 import keras
 
-from keras_se.compress.keras_engine import strip_natively
+from keras_se.compress.quantization import GraphEdit, rebuild
 from keras_se.compress.tfmot.bridge.environment import load_tfmot
 from keras_se.compress.tfmot.bridge.weights import from_tf_keras
 from keras_se.errors import InputError
+from keras_se.graph.compressed import CLUSTERED, compression_of
+from keras_se.graph.trace import trace
+from keras_se.layers import (
+    FakeQuantize,
+    QuantizeAware,
+    QuantizeAwareActivation,
+    QuantizeAwareAffine,
+    QuantizeAwareSEBlock,
+)
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
-from keras_se.litert.compressed import CLUSTERED, origin_of
+
+_QUANTIZE_AWARE = (
+    QuantizeAware,
+    QuantizeAwareActivation,
+    QuantizeAwareAffine,
+    QuantizeAwareSEBlock,
+)
 
 
 def strip(model: Any) -> keras.Model:
@@ -33,15 +48,32 @@ def strip(model: Any) -> keras.Model:
         >>> [layer.name for layer in strip(prune(model)).layers]
         ['se']
     """
-    origin = origin_of(model)
     if isinstance(model, keras.Model) and is_quantize_aware(model):
-        return strip_natively(model)
-    if origin is None:
+        return _without_ranges(model)
+    compression = compression_of(model)
+    if compression is None:
         raise InputError(
-            "strip takes what quantize_aware, prune or cluster returned. "
+            "strip needs a model that quantize_aware, prune or cluster returned. "
             f"Received: {type(model).__name__}"
         )
     # The clustering wrapper trains centroids. Only tfmot can write them into the kernels.
-    if origin.technique == CLUSTERED:
+    if compression.technique == CLUSTERED:
         model = load_tfmot().clustering.keras.strip_clustering(model)
-    return from_tf_keras(model, origin.model)
+    return from_tf_keras(model, compression.model)
+
+
+def _without_ranges(model: keras.Model) -> keras.Model:
+    """Return the plain model of a quantize-aware Keras 3 model, with its weights."""
+    graph = trace(model, purpose="strip")
+    plain: dict[int, Any] = {}  # by id, common to all graphs so that shared layers stay shared
+    edits = []
+    for part in graph.family():
+        layers = dict(enumerate(call.layer for call in part.calls))
+        replacements = {
+            n: plain.setdefault(id(layer), layer.plain())
+            for n, layer in layers.items()
+            if isinstance(layer, _QUANTIZE_AWARE)
+        }
+        dropped = frozenset(n for n, layer in layers.items() if isinstance(layer, FakeQuantize))
+        edits.append(GraphEdit(part, replacements, dropped=dropped))
+    return rebuild(graph, edits)

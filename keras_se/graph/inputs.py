@@ -10,19 +10,18 @@ from keras_se.errors import InputError
 from keras_se.graph.models import check_graph
 
 
-def input_structure(model: keras.Model) -> Any:
-    """The inputs of a built model in the structure that it takes."""
+def _input_structure(model: keras.Model) -> Any:
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
 def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
     """One tensor for each of `model.inputs`, packed into the structure that the model takes."""
-    return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
+    return keras.tree.pack_sequence_as(_input_structure(model), list(tensors))
 
 
 def named_inputs(model: keras.Model) -> dict[str, Any]:
     """The inputs by the keys of a dictionary of inputs, else by the names of the tensors."""
-    structure = input_structure(model)
+    structure = _input_structure(model)
     if isinstance(structure, dict):
         return dict(structure)
     return {tensor.name: tensor for tensor in model.inputs}
@@ -34,7 +33,7 @@ def input_shapes(model: keras.Model) -> dict[str, Shape]:
     named = named_inputs(model)
     if not all(isinstance(tensor, keras.KerasTensor) for tensor in named.values()):
         raise InputError(
-            "Inputs come from files by their names, so that a model must not nest them. "
+            "A model that takes data from a file must have inputs with names, not nested ones. "
             f"Received: model {model.name!r} with inputs {list(named)}"
         )
     return {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
@@ -59,7 +58,7 @@ def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = 
             optional=getattr(layer, "optional", False),
         )
 
-    return keras.tree.map_structure(fresh, input_structure(model))
+    return keras.tree.map_structure(fresh, _input_structure(model))
 
 
 def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -1,6 +1,7 @@
-"""Which models and layers have a graph that can be read."""
+"""Which models and layers have a graph that can be read, the layers inside, and free names."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -31,12 +32,12 @@ def check_graph(purpose: str, model: Any) -> None:
     """Raises `InputError` for anything but a built functional or Sequential model."""
     if not is_graph(model):
         raise InputError(
-            f"{purpose} takes functional and Sequential Keras models; of a subclassed model pass "
+            f"{purpose} needs a functional or Sequential Keras model; of a subclassed model, pass "
             f"the functional part that holds the layers. Received: {type(model).__name__}"
         )
     if not model.built or not model.inputs:
         raise InputError(
-            f"{purpose} takes built models: call the model once, or give it an Input. "
+            f"{purpose} needs a built model: call it once, or give it an Input. "
             f"Received: model {model.name!r}, not built"
         )
 
@@ -56,6 +57,12 @@ def sublayers(layer: Any) -> Iterator[Any]:
                     seen.add(id(part))
                     to_visit.append(part)
                     yield part
+
+
+def free_name(name: str, taken: Collection[str], first: int = 1) -> str:
+    """Returns `name`, with a number from `first` on appended if it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(first))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 def _layers_of(value: Any) -> Iterator[Any]:

@@ -49,8 +49,8 @@ class Rebuilding:
     def _built(self, layer: Any) -> Any:
         if isinstance(layer, keras.Sequential) and not getattr(layer, "inputs", None):
             raise InputError(
-                "A model is rebuilt from layers that are built; Keras does not build a Sequential "
-                f"model on several tensors. Received: {layer.name!r}"
+                "Each nested model must be built, and Keras does not build a Sequential model on "
+                f"several tensors. Received: {layer.name!r}"
             )
         return self._opened_copy(layer) if self._opens(layer) else _from_config(layer)
 
@@ -80,17 +80,15 @@ class Rebuilding:
         return id(layer) in self._edits or any(map(self._opens_edit, inside))
 
     def _check_shared(self) -> None:
-        """Refuses a layer inside of another that is also copied elsewhere."""
         # The configurations of the two would make two layers, and the shared weights would part.
         met = {id(old) for old, _ in self._copies.values()}
-        for old, _ in list(self._copies.values()):
+        for old, _ in self._copies.values():
             if isinstance(old, keras.layers.Layer) and id(old) not in self._opened:
                 for part in sublayers(old):
                     if id(part) in met:
                         raise InputError(
-                            "A model is rebuilt layer by layer, so that a layer inside of another "
-                            "must not be used elsewhere. "
-                            f"Received: {part.name!r} inside of {old.name!r}"
+                            "A layer inside another one must not be used elsewhere in the model. "
+                            f"Received: {part.name!r} inside {old.name!r}"
                         )
                     met.add(id(part))
 
@@ -100,16 +98,14 @@ def _from_config(layer: Any) -> Any:
         return type(layer).from_config(layer.get_config())
     except Exception as error:  # the code of a custom layer may raise anything
         raise InputError(
-            "A model is rebuilt from the configurations of its layers. "
-            f"Received: layer {layer.name!r} ({type(layer).__name__}), which gives: {error}"
+            "Each layer must be rebuilt from its configuration. "
+            f"Received: layer {layer.name!r} ({type(layer).__name__}), which raises: {error}"
         ) from error
 
 
 def _copy_state(layer: Any, copy: Any) -> None:
-    """Copies weights, adapted statistics and trainable flags, also of inner layers."""
     copy.set_weights(layer.get_weights())
-    pairs = [(layer, copy), *zip(sublayers(layer), sublayers(copy), strict=False)]
-    for old, new in pairs:
+    for old, new in [(layer, copy), *zip(sublayers(layer), sublayers(copy), strict=False)]:
         # `Normalization` derives its constants from the weights only here.
         if hasattr(new, "finalize_state"):
             new.finalize_state()

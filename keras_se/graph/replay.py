@@ -16,11 +16,14 @@ class _Shared(keras.layers.Layer):
         self.built = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer; keyword arguments without tensors are bound to a copy first."""
         # Keras does not take tensors and constants together among the keyword arguments.
         if self.constants is not None:
             return super().__call__(*args, **kwargs)
-        tensors = {name: value for name, value in kwargs.items() if _holds_tensors(value)}
+        tensors = {
+            name: value
+            for name, value in kwargs.items()
+            if any(isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(value))
+        }
         constants = {name: value for name, value in kwargs.items() if name not in tensors}
         return _Shared(self.layer, constants)(*args, **tensors)
 
@@ -54,23 +57,6 @@ class _Outline(keras.Operation):
         return keras.KerasTensor(value.shape, dtype=dtype, sparse=value.sparse)
 
 
-class _Masked(keras.layers.Layer):
-    """Hands on its first input under a mask, its second."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.supports_masking = True
-
-    def call(self, inputs: Any) -> Any:
-        return inputs[0]
-
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        return inputs[1]
-
-    def compute_output_spec(self, inputs: Any) -> Any:
-        return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
-
-
 def shared(operation: Any) -> Any:
     """What to call for a layer or raw operation in a second graph that computes values."""
     return _Shared(operation) if isinstance(operation, keras.layers.Layer) else operation
@@ -82,12 +68,3 @@ def outlined(operation: Any) -> Any:
     is_known = type(operation).__module__.startswith(("keras.", "keras_se."))
     is_layer = isinstance(operation, keras.layers.Layer)
     return _Outline(operation) if is_layer and is_known else shared(operation)
-
-
-def masked(tensor: Any, mask: Any) -> Any:
-    """A symbolic tensor under a mask."""
-    return _Masked()([tensor, mask])
-
-
-def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(value))

@@ -44,8 +44,7 @@ class Graph:
 
     Attributes:
         model: The model.
-        path: Names of the models that this one is nested in and its own, each with a slash after
-            it; empty for the outermost.
+        path: Names of the models around it and its own, each with a slash; empty for the outermost.
         inputs: Its symbolic inputs in this recording, in their structure. They have shapes only.
         outputs: Its symbolic outputs, in their structure.
         calls: The calls.
@@ -104,10 +103,9 @@ class Graph:
     def nested(self) -> "dict[int, Graph]":
         """By index of a call, the graph of the model nested there; each model once."""
         graphs: dict[int, Graph] = {}
-        for n in range(len(self.calls)):
-            known = id(self.calls[n].layer) in self._family
-            graph = None if known else self.inside(n)
-            if graph is not None:
+        for n, call in enumerate(self.calls):
+            is_known = id(call.layer) in self._family
+            if not is_known and (graph := self.inside(n)) is not None:
                 graphs[n] = graph
         return graphs
 

@@ -2,6 +2,7 @@
 
 import collections
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.graph.replay import masked, shared
+from keras_se.graph.replay import shared
 from keras_se.graph.trace import Call, Graph
 
 
@@ -69,38 +70,16 @@ def walk(
 ) -> Any:
     """Visits every call of a model in topological order, nested models call by call.
 
-    Args:
-        graph: The graph of the model.
-        inputs: Its inputs on this walk, in their structure: tensors of any kind.
-        visit: Returns the outputs of a call, normally `Visit.outputs()`.
-        stand_in: Gives what is called in place of a layer or raw operation.
-        enter: Returns the inputs that a nested model takes from its call; by default those of the
-            call, in the precision and rank, and under the mask, that Keras would give them.
-        is_deep: Whether to enter nested models, rather than visit them as single calls.
-
-    Returns:
-        The outputs, in the structure of the model's.
+    `inputs` are tensors of any kind, in the structure of the model's; so are the returned outputs.
+    `visit` returns the outputs of a call, normally `Visit.outputs()`, and `stand_in` what is called
+    in place of a layer or raw operation. `enter` returns the inputs that a nested model takes from
+    its call; by default those of the call, in the precision and rank, and under the mask, that
+    Keras would give them. Without `is_deep`, nested models are visited as single calls.
     """
-    steps = _Walk(visit, stand_in, enter or entered, is_deep)
-    return steps.level(graph, inputs, "", None)
+    numbers = itertools.count()
+    stand_ins: dict[int, Any] = {}  # by id of the layer: shared layers stay shared
 
-
-class _Walk:
-    def __init__(
-        self,
-        visit: Callable[[Visit], Any],
-        stand_in: Callable[[Any], Any],
-        enter: Callable[[Visit], Any],
-        is_deep: bool,
-    ) -> None:
-        self._visit = visit
-        self._stand_in = stand_in
-        self._enter = enter
-        self._is_deep = is_deep
-        self._stand_ins: dict[int, Any] = {}  # by id of the layer: shared layers stay shared
-        self._number = 0
-
-    def level(self, graph: Graph, inputs: Any, path: str, training: Any) -> Any:
+    def level(graph: Graph, inputs: Any, path: str, training: Any) -> Any:
         values = _paired(graph.inputs, inputs)
 
         def value(part: Any) -> Any:
@@ -108,26 +87,22 @@ class _Walk:
 
         for index, call in enumerate(graph.calls):
             args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
-            if training is not None and kwargs.get("training") is None and _is_moded(call.layer):
+            if training is not None and _takes_training(call):
                 kwargs = {**kwargs, "training": training}
-            inside = graph.inside(index) if self._is_deep else None
-            stand_in = None if inside is not None else self._made(call.layer)
-            visit = Visit(
-                call.layer, args, kwargs, path, graph, index, self._number, values, stand_in
-            )
-            self._number += 1
-            outputs = self._visit(visit) if inside is None else self._inside(inside, visit)
+            layer, inside = call.layer, graph.inside(index) if is_deep else None
+            if inside is None and id(layer) not in stand_ins:
+                stand_ins[id(layer)] = stand_in(layer)
+            called = stand_ins.get(id(layer))
+            met = Visit(layer, args, kwargs, path, graph, index, next(numbers), values, called)
+            if inside is None:
+                outputs = visit(met)
+            else:
+                mode = nested_arguments(args, kwargs)["training"]
+                outputs = level(inside, (enter or entered)(met), f"{path}{layer.name}/", mode)
             values |= _paired(call.returned, outputs)
         return keras.tree.map_structure(value, graph.outputs)
 
-    def _made(self, layer: Any) -> Any:
-        if id(layer) not in self._stand_ins:
-            self._stand_ins[id(layer)] = self._stand_in(layer)
-        return self._stand_ins[id(layer)]
-
-    def _inside(self, graph: Graph, visit: Visit) -> Any:
-        path, training = f"{visit.path}{visit.layer.name}/", visit.kwargs.get("training")
-        return self.level(graph, self._enter(visit), path, training)
+    return level(graph, inputs, "", None)
 
 
 def _paired(own: Any, given: Any) -> dict[int, Any]:
@@ -135,28 +110,30 @@ def _paired(own: Any, given: Any) -> dict[int, Any]:
     return {id(tensor): counterpart for tensor, counterpart in pairs}
 
 
-def _is_moded(layer: Any) -> bool:
-    """Whether a call of a layer takes `training`."""
-    is_layer = isinstance(layer, keras.layers.Layer)
-    return is_layer and "training" in inspect.signature(layer.call).parameters
+def _takes_training(call: Call) -> bool:
+    """Whether a call takes `training`, and was not given it."""
+    if not isinstance(call.layer, keras.layers.Layer) or call.kwargs.get("training") is not None:
+        return False
+    return "training" in list(inspect.signature(call.layer.call).parameters)[len(call.args) :]
 
 
-def nested_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The inputs and the mask of a call of a nested model, however they were given."""
+def nested_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a nested model by name, however they were given."""
     given = {**dict(zip(("inputs", "training", "mask"), args, strict=False)), **kwargs}
     # The first argument of a subclass may have another name.
-    inputs = given.get("inputs", next(iter(given.values()), None))
-    return inputs, given.get("mask")
+    first = next(iter(given.values()), None)
+    return {"inputs": first, "training": None, "mask": None, **given}
 
 
 def entered(visit: Visit) -> list[Any]:
     """The inputs of a nested model as Keras makes them of the arguments of its call."""
-    inputs, mask = nested_arguments(visit.args, visit.kwargs)
-    given, own = keras.tree.flatten(inputs), visit.layer.inputs
+    arguments = nested_arguments(visit.args, visit.kwargs)
+    given, own = keras.tree.flatten(arguments["inputs"]), visit.layer.inputs
+    mask = arguments["mask"]
     masks = [None] * len(given) if mask is None else keras.tree.flatten(mask)
     if not len(given) == len(own) == len(masks):
         raise InputError(
-            "A nested model is called with one tensor for each of its inputs. "
+            "A nested model needs one tensor for each of its inputs. "
             f"Received: {len(given)} tensors for the {len(own)} inputs of {visit.layer.name!r}"
         )
     return [_adapted(*parts) for parts in zip(given, own, masks, strict=True)]
@@ -169,12 +146,29 @@ def _adapted(tensor: Any, own: Any, mask: Any) -> Any:
         tensor = keras.ops.expand_dims(tensor, axis=-1)
     if tensor.dtype != own.dtype:
         tensor = keras.ops.cast(tensor, own.dtype)
-    return tensor if mask is None else masked(tensor, mask)
+    return tensor if mask is None else _Masked()([tensor, mask])
+
+
+class _Masked(keras.layers.Layer):
+    """Hands on its first input under a mask, its second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        return inputs[0]
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return inputs[1]
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
 
 def changes_inputs(visit: Visit) -> bool:
     """Whether Keras changes the number, rank or dtype of what a nested model is called with."""
-    inputs, _ = nested_arguments(visit.recorded.args, visit.recorded.kwargs)
+    inputs = nested_arguments(visit.recorded.args, visit.recorded.kwargs)["inputs"]
     given, own = keras.tree.flatten(inputs), visit.layer.inputs
     return len(given) != len(own) or any(
         len(a.shape) != len(b.shape) or a.dtype != b.dtype for a, b in zip(given, own, strict=True)

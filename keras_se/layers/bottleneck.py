@@ -1,16 +1,21 @@
-"""The width of the bottleneck of an SE block.
+"""The bottleneck of an SE block: its width, and the layouts in which libraries store its matrices.
 
 Source: Hu et al., arXiv 1709.01507v4, section 3.2 (r); Sandler et al., "MobileNetV2", arXiv
-1801.04381, released code (multiples of a divisor).
+1801.04381, released code (multiples of a divisor); documentation of `keras.layers.Dense` and
+`Conv2D`, `torch.nn.Linear` and `Conv2d` (layouts).
 """
 
 import math
 import numbers
 from fractions import Fraction
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from keras_se.errors import InputError
+
+Layout = Literal["dense", "torch"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def bottleneck_width(
@@ -40,10 +45,10 @@ def validate_width_arguments(ratio: float, width: int | None, divisor: int) -> N
         raise InputError(f"ratio must be a finite number of at least 1. Received: ratio={ratio!r}")
     if ratio < 1:
         # A ratio below 1 is probably the width as a fraction of C, the reciprocal.
-        hint = f"; for the fraction {ratio} say ratio={1 / ratio:g}" if ratio > 0 else ""
+        hint = f"; for the fraction {ratio} use ratio={1 / ratio:g}" if ratio > 0 else ""
         raise InputError(
-            "ratio is a divisor (width = channels / ratio) and must be at least 1. "
-            f"Received: ratio={ratio!r}{hint}"
+            f"ratio is a divisor (width = channels / ratio) and must be at least 1{hint}. "
+            f"Received: ratio={ratio!r}"
         )
     if width is not None and (not _is_integer(width) or width < 1):
         raise InputError(
@@ -57,6 +62,38 @@ def standardize_ratio(ratio: float) -> float:
     """Converts a ratio to a Python number that a configuration can hold."""
     # `float(np.float32(1.1))` is 1.10000002; its decimal form is 1.1.
     return int(ratio) if _is_integer(ratio) else float(str(ratio))
+
+
+def to_dense(name: str, kernel: Any, shape: tuple[int, int], layout: Layout | None) -> np.ndarray:
+    """Converts a kernel in any stored layout to a matrix of shape (inputs, outputs)."""
+    if layout not in (None, *LAYOUTS):
+        raise InputError(f"layout must be None, 'dense' or 'torch'. Received: layout={layout!r}")
+    array = np.asarray(kernel)
+    shapes = _stored_shapes(shape)
+    fitting = [known for known in LAYOUTS if array.shape in shapes[known]]
+    if layout is not None:
+        fitting = [known for known in fitting if known == layout]
+    if not fitting:
+        allowed = [s for known in LAYOUTS if layout in (None, known) for s in shapes[known]]
+        raise InputError(f"{name} must have one of the shapes {allowed}. Received: {array.shape}")
+    # A square kernel fits both layouts, and a wrong guess would transpose it silently. A single
+    # number is the same in both.
+    if len(fitting) > 1 and array.size > 1:
+        raise InputError(
+            f"layout must be 'dense' or 'torch' if {name} is square. "
+            f"Received: layout=None and shape {array.shape}"
+        )
+    if fitting[0] == "dense":
+        return array.reshape(shape)
+    return array.reshape(shape[::-1]).T
+
+
+def _stored_shapes(shape: tuple[int, int]) -> dict[str, list[tuple[int, ...]]]:
+    inputs, outputs = shape
+    return {
+        "dense": [(inputs, outputs), (1, 1, inputs, outputs)],
+        "torch": [(outputs, inputs), (outputs, inputs, 1, 1)],
+    }
 
 
 def _is_integer(value: object) -> bool:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_se.errors import InputError
+from keras_se.layers.precision import in_float32
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -51,13 +52,12 @@ class DivisiveNormalization:
 
     def __call__(self, v: Any) -> Any:
         """Returns gates of the shape of `v`, with the channels on the last axis."""
-        dtype = keras.backend.standardize_dtype(v.dtype)
-        # In half precision the power of the drive can overflow although the gate is bounded.
-        if dtype in ("float16", "bfloat16"):
-            v = ops.cast(v, "float32")
+        return in_float32(self._normalized, v)
+
+    def _normalized(self, v: Any) -> Any:
         drive = ops.softplus(v) ** self.n
         pool = ops.mean(drive, axis=-1, keepdims=True)
-        return ops.cast(self.gamma * drive / (self.sigma**self.n + pool), dtype)
+        return self.gamma * drive / (self.sigma**self.n + pool)
 
     def get_config(self) -> dict[str, float]:
         """Returns the constants."""

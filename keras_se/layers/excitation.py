@@ -1,6 +1,7 @@
 """The base class of `SEBlock` and `GraphSEBlock`."""
 
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -8,10 +9,44 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.layers import gates as gates_module
-from keras_se.layers import registration
-from keras_se.layers import squeezes as squeezes_module
-from keras_se.layers.bottleneck import bottleneck_width, standardize_ratio, validate_width_arguments
-from keras_se.layers.layouts import to_dense
+from keras_se.layers import registration, squeezes
+from keras_se.layers.bottleneck import (
+    Layout,
+    bottleneck_width,
+    standardize_ratio,
+    to_dense,
+    validate_width_arguments,
+)
+from keras_se.layers.gates import GateName
+from keras_se.layers.squeezes import SqueezeName
+
+
+class LayerArguments(TypedDict, total=False):
+    """The arguments of `keras.layers.Layer`."""
+
+    name: str | None
+    dtype: Any
+    trainable: bool
+    autocast: bool
+    activity_regularizer: Any
+
+
+class ExcitationArguments(LayerArguments, total=False):
+    """The arguments that all SE blocks take alike, but `ratio`."""
+
+    width: int | None
+    divisor: int
+    activation: Any
+    gate: GateName | Callable[..., Any]
+    shift: bool
+    use_bias: bool
+    identity_init: bool
+    kernel_initializer: Any
+    bias_initializer: Any
+    kernel_regularizer: Any
+    bias_regularizer: Any
+    kernel_constraint: Any
+    bias_constraint: Any
 
 
 class Excitation(keras.layers.Layer):
@@ -23,9 +58,9 @@ class Excitation(keras.layers.Layer):
         *,
         width: int | None = None,
         divisor: int = 1,
-        squeeze: Any = "avg",
+        squeeze: SqueezeName | Callable[..., Any] = "avg",
         activation: Any = "relu",
-        gate: Any = "sigmoid",
+        gate: GateName | Callable[..., Any] = "sigmoid",
         shift: bool = False,
         use_bias: bool = True,
         identity_init: bool = False,
@@ -35,10 +70,10 @@ class Excitation(keras.layers.Layer):
         bias_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerArguments],
     ) -> None:
         validate_width_arguments(ratio, width, divisor)
-        squeeze, gate = squeezes_module.standardize(squeeze), gates_module.standardize(gate)
+        squeeze, gate = squeezes.standardize(squeeze), gates_module.standardize(gate)
         if identity_init:
             _check_identity(gate, use_bias)
         super().__init__(**kwargs)
@@ -68,9 +103,7 @@ class Excitation(keras.layers.Layer):
     def build_excitation(self, channels: int) -> None:
         """Creates the variables for `channels` channels."""
         if self.gate == "softmax" and channels == 1:
-            raise InputError(
-                "gate='softmax' makes channels compete and needs two or more. Received: 1 channel"
-            )
+            raise InputError("gate='softmax' needs at least two channels. Received: channels=1")
         width = bottleneck_width(channels, self.ratio, width=self.width, divisor=self.divisor)
         kernel_2, bias_2 = _decorrelated(self.kernel_initializer), self.bias_initializer
         if self.identity_init:
@@ -146,7 +179,7 @@ class Excitation(keras.layers.Layer):
         w_shift: Any = None,
         b_shift: Any = None,
         *,
-        layout: str | None = None,
+        layout: Layout | None = None,
     ) -> Self:
         """Sets the matrices and biases, such as those of a block of another library.
 
@@ -219,8 +252,8 @@ class Excitation(keras.layers.Layer):
     def _check_built(self) -> None:
         if self.w1 is None:
             raise InputError(
-                "A block has its matrices once it is built: call it, or its build, first. "
-                f"Received: {type(self).__name__} {self.name!r}, not built"
+                "A block has no matrices until it is built: call it or its build method first. "
+                f"Received: {type(self).__name__} {self.name!r}, which is not built"
             )
 
     def _add_kernel(self, name: str, shape: tuple[int, int], initializer: Any) -> Any:
@@ -249,13 +282,13 @@ def _check_identity(gate: Any, use_bias: bool) -> None:
     # A gate that is 1 only where it is flat gives no gradient: the block could not learn.
     if one_at is None:
         raise InputError(
-            "identity_init=True needs a gate that is known to reach 1 with a slope that is not "
-            f"zero, such as 'one_plus_tanh'. Received: gate={gate!r}"
+            "identity_init=True needs a gate that is known to reach 1 with a nonzero slope, such "
+            f"as 'one_plus_tanh'. Received: gate={gate!r}"
         )
     if one_at != 0.0 and not use_bias:
         raise InputError(
-            f"identity_init=True with gate={gate!r}, which is 1 at {one_at:g}, needs the bias. "
-            "Received: use_bias=False"
+            f"identity_init=True with gate={gate!r} needs use_bias=True, since this gate is 1 at "
+            f"{one_at:g}. Received: use_bias=False"
         )
 
 
@@ -275,15 +308,15 @@ def _decorrelated(initializer: Any) -> Any:
 
 
 def _fitted(
-    name: str, variable: Any, value: Any, shape: tuple[int, ...], layout: str | None
+    name: str, variable: Any, value: Any, shape: tuple[int, ...], layout: Layout | None
 ) -> np.ndarray | None:
     """Returns `value` in the shape of its variable, or `None` if there is neither."""
     if variable is None:
         # Zeros are fine: a block without this variable computes the same.
         if value is not None and np.any(np.asarray(value)):
             raise InputError(
-                f"{name} needs a block with use_bias=True, and shift=True for a shift. "
-                f"Received: {name} for a block without it"
+                "set_excitation needs a block with shift=True for a shift and with use_bias=True "
+                f"for a bias. Received: {name} for a block without it"
             )
         return None
     if len(shape) == 2:

@@ -5,26 +5,28 @@
 function or an object registered with `keras.saving.register_keras_serializable`. It takes pre-gate
 values with the channels on the last axis and returns gates of the same shape.
 
-| gate | range | largest slope | 1 at | step of its int8 code |
-|---|---|---|---|---|
-| sigmoid | (0, 1) | 1/4 | - | 1/256, pinned by LiteRT |
-| hard_sigmoid | [0, 1] | 1/6 | its knee only | calibrated, nominally 1/256 |
-| one_plus_tanh | (0, 2) | 1 | 0 | 1/128, pinned by LiteRT |
-| tanh | (-1, 1) | 1 | - | 1/128, pinned by LiteRT |
-| relu | [0, ∞) | 1 | 1 | calibrated |
-| softmax | (0, C) | C/4 | equal inputs | calibrated |
+| gate | range | largest slope | at 0 | 1 at | step of its int8 code |
+|---|---|---|---|---|---|
+| sigmoid | (0, 1) | 1/4 | 1/2 | - | 1/256, pinned by LiteRT |
+| hard_sigmoid | [0, 1] | 1/6 | 1/2 | its knee only | calibrated, nominally 1/256 |
+| one_plus_tanh | (0, 2) | 1 | 1 | 0 | 1/128, pinned by LiteRT |
+| tanh | (-1, 1) | 1 | 0 | - | 1/128, pinned by LiteRT |
+| relu | [0, ∞) | 1 | 0 | 1 | calibrated |
+| softmax | (0, C) | C/4 | 1 | equal inputs | calibrated |
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_se.layers import registration
+
+GateName = Literal["sigmoid", "hard_sigmoid", "one_plus_tanh", "tanh", "relu", "softmax"]
 
 _registered = keras.saving.register_keras_serializable(package="keras_se")
 
@@ -81,6 +83,8 @@ class Gate:
         high: Smallest upper bound of the gate; softmax has none here, since its bound is C.
         slope: Largest slope of the function; `None` if it is unknown or depends on C.
         one_at: The input at which the gate is exactly 1 and its slope is not zero, or `None`.
+        at_rest: The gate at 0 where the layer before can make up for it, or `None`: no factor can
+            undo a gate of 0, and a gate of 1 needs none.
         step: Nominal step of the gate in an int8 file; `None` if the range of the gate is
             calibrated.
         ceiling: Largest value of the gate in an int8 file.
@@ -93,6 +97,7 @@ class Gate:
     high: float = math.inf
     slope: float | None = None
     one_at: float | None = None
+    at_rest: float | None = None
     step: float | None = None
     ceiling: float = math.inf
 
@@ -107,6 +112,7 @@ GATES: dict[str, Gate] = {
             low=0.0,
             high=1.0,
             slope=1 / 4,
+            at_rest=1 / 2,
             # LiteRT pins the int8 output of LOGISTIC to scale 1/256 and zero point -128.
             step=1 / 256,
             ceiling=255 / 256,
@@ -119,6 +125,7 @@ GATES: dict[str, Gate] = {
             high=1.0,
             # No `one_at`: it reaches 1 only at its knee, where the slope becomes 0.
             slope=1 / 6,
+            at_rest=1 / 2,
             step=1 / 256,  # nominal: the scale in the file is calibrated
             ceiling=1.0,
         ),

@@ -1,14 +1,16 @@
 """Squeeze-and-Excitation for graph data."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.layers.excitation import Excitation
-from keras_se.layers.squeezes import MIN_VARIANCE
+from keras_se.layers.excitation import Excitation, ExcitationArguments
+from keras_se.layers.precision import in_float32
+from keras_se.layers.squeezes import MIN_VARIANCE, SqueezeName
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -57,11 +59,17 @@ class GraphSEBlock(Excitation):
         (2, 8)
     """
 
-    def __init__(self, ratio: float = 16, *, squeeze: str = "avg", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        ratio: float = 16,
+        *,
+        squeeze: SqueezeName = "avg",
+        **kwargs: Unpack[ExcitationArguments],
+    ) -> None:
         super().__init__(ratio, squeeze=squeeze, **kwargs)
         if self.squeeze not in _SEGMENT_SQUEEZES:
             raise InputError(
-                f"GraphSEBlock takes squeezes by name, one of {sorted(_SEGMENT_SQUEEZES)}. "
+                f"GraphSEBlock supports the squeezes {sorted(_SEGMENT_SQUEEZES)} only. "
                 f"Received: squeeze={self.squeeze!r}"
             )
 
@@ -70,8 +78,8 @@ class GraphSEBlock(Excitation):
         nodes_shape, ids_shape = input_shape
         if len(nodes_shape) != 2 or len(ids_shape) != 1 or nodes_shape[-1] is None:
             raise InputError(
-                "GraphSEBlock takes (nodes, segment_ids) of shapes (nodes, channels), with a known "
-                "number of channels, and (nodes,). "
+                "GraphSEBlock needs (nodes, segment_ids) of shapes (nodes, channels) and (nodes,), "
+                "with a known number of channels. "
                 f"Received: {tuple(nodes_shape)} and {tuple(ids_shape)}"
             )
         self.build_excitation(nodes_shape[-1])
@@ -86,7 +94,9 @@ class GraphSEBlock(Excitation):
             segment_ids = ops.cast(segment_ids, "int32")
         count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
         _check_static(count)
-        gates, shift = self.excite(self._squeeze(nodes, segment_ids, count))
+        squeeze = _SEGMENT_SQUEEZES[self.squeeze]
+        pooled = in_float32(lambda features: squeeze(features, segment_ids, count), nodes)
+        gates, shift = self.excite(pooled)
         outputs = nodes * ops.take(gates, segment_ids, axis=0)
         if shift is not None:
             outputs = outputs + ops.take(shift, segment_ids, axis=0)
@@ -114,7 +124,7 @@ class GraphSEBlock(Excitation):
         """
         if isinstance(nodes, keras.KerasTensor) or isinstance(segment_ids, keras.KerasTensor):
             raise InputError(
-                "GraphSEBlock.gates takes arrays; in a graph call the block with "
+                "GraphSEBlock.gates needs arrays; for symbolic tensors call the block with "
                 f"return_gates=True. Received: {nodes!r} and {segment_ids!r}"
             )
         ids = np.asarray(segment_ids)
@@ -126,15 +136,6 @@ class GraphSEBlock(Excitation):
             )
         _, gates = self((nodes, segment_ids), num_graphs=num_graphs, return_gates=True)
         return ops.convert_to_numpy(gates)
-
-    def _squeeze(self, nodes: Any, segment_ids: Any, num_graphs: Any) -> Any:
-        """Pools node features to (graphs, channels)."""
-        dtype = keras.backend.standardize_dtype(nodes.dtype)
-        # A sum over many nodes can overflow float16 although the mean does not.
-        if dtype in ("float16", "bfloat16"):
-            nodes = ops.cast(nodes, "float32")
-        pooled = _SEGMENT_SQUEEZES[self.squeeze](nodes, segment_ids, num_graphs)
-        return ops.cast(pooled, dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         """Returns the shape of the node features."""
@@ -161,7 +162,7 @@ def _check_static(count: Any) -> None:
         int(count)
     except TypeError as error:
         raise InputError(
-            "GraphSEBlock needs num_graphs=... where JAX compiles it. Received: num_graphs=None"
+            "GraphSEBlock needs num_graphs when JAX compiles it. Received: num_graphs=None"
         ) from error
 
 
@@ -205,4 +206,9 @@ def _zero_where_empty(pooled: Any, nodes: Any, segment_ids: Any, num_graphs: Any
     return ops.where(empty, ops.zeros_like(pooled), pooled)
 
 
-_SEGMENT_SQUEEZES = {"avg": _avg, "max": _max, "avg_max": _avg_max, "std": _std}
+_SEGMENT_SQUEEZES: dict[Any, Callable[..., Any]] = {
+    "avg": _avg,
+    "max": _max,
+    "avg_max": _avg_max,
+    "std": _std,
+}

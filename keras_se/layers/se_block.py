@@ -1,14 +1,27 @@
 """The Squeeze-and-Excitation block as a Keras layer."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, Unpack, get_args
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.layers import squeezes as squeezes_module
-from keras_se.layers.excitation import Excitation
+from keras_se.layers import squeezes
+from keras_se.layers.excitation import Excitation, ExcitationArguments, LayerArguments
+from keras_se.layers.gates import GateName
+from keras_se.layers.precision import in_float32
+from keras_se.layers.squeezes import SqueezeName
+
+DataFormat = Literal["channels_last", "channels_first"]
+
+
+class BlockArguments(ExcitationArguments, total=False):
+    """The arguments of `SEBlock` but `ratio`."""
+
+    squeeze: SqueezeName | Callable[..., Any]
+    data_format: DataFormat | None
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -85,20 +98,20 @@ class SEBlock(Excitation):
         *,
         width: int | None = None,
         divisor: int = 1,
-        squeeze: Any = "avg",
+        squeeze: SqueezeName | Callable[..., Any] = "avg",
         activation: Any = "relu",
-        gate: Any = "sigmoid",
+        gate: GateName | Callable[..., Any] = "sigmoid",
         shift: bool = False,
         use_bias: bool = True,
         identity_init: bool = False,
-        data_format: str | None = None,
+        data_format: DataFormat | None = None,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(
             ratio,
@@ -129,7 +142,9 @@ class SEBlock(Excitation):
         """Recalibrates `inputs`; see the class."""
         gates, shift = self.excite(self.squeezed(inputs, mask))
         channels = gates.shape[-1]
-        shape = self._per_channel_shape(len(inputs.shape), channels)
+        sizes = [1] * len(inputs.shape)
+        sizes[self._channel_axis] = channels
+        shape = tuple(sizes[1:])
         outputs = inputs * _reshaped(gates, shape)
         if shift is not None:
             outputs = outputs + _reshaped(shift, shape)
@@ -155,8 +170,8 @@ class SEBlock(Excitation):
         """
         if isinstance(x, keras.KerasTensor):
             raise InputError(
-                "SEBlock.gates takes arrays; in a graph call the block with return_gates=True. "
-                f"Received: x={x!r}"
+                "SEBlock.gates needs arrays; for symbolic tensors call the block with "
+                f"return_gates=True. Received: x={x!r}"
             )
         _, gates = self(x, mask=mask, return_gates=True)
         return ops.convert_to_numpy(gates)
@@ -164,7 +179,7 @@ class SEBlock(Excitation):
     def _channels(self, input_shape: tuple[int | None, ...]) -> int:
         if len(input_shape) not in (3, 4, 5):
             raise InputError(
-                "SEBlock takes feature maps of rank 3, 4 or 5: a batch axis, one to three spatial "
+                "SEBlock needs feature maps of rank 3, 4 or 5: a batch axis, one to three spatial "
                 f"axes and a channel axis. Received: input_shape={tuple(input_shape)}"
             )
         channels = input_shape[self._channel_axis]
@@ -181,25 +196,23 @@ class SEBlock(Excitation):
 
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
         """Squeezes feature maps to shape (batch, 1, 1, channels)."""
+        pooled = in_float32(lambda x: self._pooled(x, mask), inputs)
+        return _reshaped(pooled, (1, 1, inputs.shape[self._channel_axis]))
+
+    def _pooled(self, inputs: Any, mask: Any) -> Any:
         rank = len(inputs.shape)
         spatial = tuple(range(1, rank - 1) if self._channel_axis == -1 else range(2, rank))
-        dtype = keras.backend.standardize_dtype(inputs.dtype)
-        # A sum over many positions can overflow float16 although the mean does not.
-        if dtype in ("float16", "bfloat16"):
-            inputs = ops.cast(inputs, "float32")
-        squeeze = squeezes_module.get(self.squeeze)
+        squeeze = squeezes.get(self.squeeze)
         # Without an example or a position there is no maximum, and the mean is 0 / 0.
         if 0 in inputs.shape:
-            pooled = ops.sum(inputs, axis=spatial, keepdims=True)
-        elif mask is None:
-            pooled = squeeze(inputs, spatial)
-        else:
-            pooled = squeeze(inputs, spatial, mask=self._broadcast_mask(mask, rank))
-        return _reshaped(ops.cast(pooled, dtype), (1, 1, inputs.shape[self._channel_axis]))
+            return ops.sum(inputs, axis=spatial, keepdims=True)
+        if mask is None:
+            return squeeze(inputs, spatial)
+        return squeeze(inputs, spatial, mask=self._broadcast_mask(mask, rank))
 
     def _broadcast_mask(self, mask: Any, rank: int) -> Any:
         """Adds axes of size 1 to a mask, so that it broadcasts to the input."""
-        if not squeezes_module.takes_mask(squeezes_module.get(self.squeeze)):
+        if not squeezes.takes_mask(squeezes.get(self.squeeze)):
             raise InputError(
                 "Masked inputs need a squeeze with an argument `mask`. "
                 f"Received: squeeze={self.squeeze!r}"
@@ -207,17 +220,12 @@ class SEBlock(Excitation):
         mask = ops.cast(mask, "bool")
         if not 2 <= len(mask.shape) < rank:
             raise InputError(
-                f"A mask has the shape (batch, *leading spatial axes) of inputs of rank {rank}. "
-                f"Received: mask of shape {tuple(mask.shape)}"
+                "A mask must have the shape (batch, *leading spatial axes), with fewer axes than "
+                f"the input of rank {rank}. Received: mask of shape {tuple(mask.shape)}"
             )
-        if self.data_format == "channels_first":
+        if self._channel_axis == 1:
             mask = ops.expand_dims(mask, 1)
         return ops.expand_dims(mask, tuple(range(len(mask.shape), rank)))
-
-    def _per_channel_shape(self, rank: int, channels: int) -> tuple[int, ...]:
-        shape = [1] * (rank - 1)
-        shape[-1 if self.data_format == "channels_last" else 0] = channels
-        return tuple(shape)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the input."""
@@ -239,10 +247,10 @@ class SEBlock(Excitation):
         return {**super().get_config(), "data_format": self.data_format}
 
 
-def _standardize_data_format(data_format: str | None) -> str:
+def _standardize_data_format(data_format: DataFormat | None) -> DataFormat:
     if data_format is None:
         return keras.config.image_data_format()
-    if data_format not in ("channels_first", "channels_last"):
+    if data_format not in get_args(DataFormat):
         raise InputError(
             "data_format must be 'channels_last' or 'channels_first'. "
             f"Received: data_format={data_format!r}"

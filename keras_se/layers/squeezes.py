@@ -11,7 +11,7 @@ arXiv 1903.10829, section 3.1 (standard deviation).
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import ops
@@ -19,6 +19,7 @@ from keras import ops
 from keras_se.layers import registration
 
 Squeeze = Callable[..., Any]
+SqueezeName = Literal["avg", "max", "avg_max", "std"]
 _Axes = tuple[int, ...]
 
 MIN_VARIANCE = 1e-14  # the slope of the square root is infinite at 0

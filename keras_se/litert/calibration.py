@@ -20,10 +20,10 @@ from keras_se.layers import SEBlock
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.finding import InlineSites
 
-MIN_SAMPLES = 100
+_MIN_SAMPLES = 100
 # The median ratio is near 1 on sound data, and between .01 and .18 on data ten times too dark.
-MIN_RATIO, MAX_RATIO = 1 / 3, 3.0
-FLOAT16_MAX = 65504.0
+_MIN_RATIO, _MAX_RATIO = 1 / 3, 3.0
+_FLOAT16_MAX = 65504.0
 _SQUEEZES = (
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalAveragePooling2D,
@@ -59,7 +59,7 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     observer = _Observer()
     inputs = fresh_inputs(model)
     outputs = keras.tree.flatten(walk(trace(model), inputs, observer.visit))
-    observer.outputs["finite"] = _look(_all_finite, "finite", outputs)
+    finite = observer.add(outputs, _all_finite)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass
     read = [reader.predict_on_batch(batch) for batch in batches(samples)]
@@ -69,7 +69,7 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
         np.concatenate([np.zeros(0), *ratios]),
         {name: float(values[key].max()) for name, key in observer.bottlenecks.items()},
         {name: float(values[key].max()) for name, key in observer.sums.items()},
-        bool(values["finite"].all()),
+        bool(values[finite].all()),
     )
 
 
@@ -92,35 +92,28 @@ class _Observer:
         self._inline = InlineSites()
 
     def visit(self, visit: Visit) -> Any:
-        self._look(visit.layer, *visit.args)
-        outputs, site = visit.outputs(), self._inline.at(visit)
-        if site is not None:
-            self.bottlenecks[site.first.name] = self._add(visit.value(site.hidden), _largest)
-        return outputs
-
-    def _look(self, layer: Any, *args: Any) -> None:
+        layer, args = visit.layer, visit.args
         if isinstance(layer, keras.layers.BatchNormalization) and _is_trained(layer):
-            self.normalizations[self._add(args[0], _moments(layer.axis))] = layer
+            self.normalizations[self.add(args[0], _moments(layer.axis))] = layer
         elif isinstance(layer, SEBlock):
-            self.bottlenecks[layer.name] = self._add(args[0], _bottleneck(layer))
+            self.bottlenecks[layer.name] = self.add(args[0], _bottleneck(layer))
             # A maximum sums nothing up, so it cannot overflow.
             if layer.squeeze != "max":
-                self.sums[layer.name] = self._add(args[0], _sums(layer.data_format))
+                self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
         elif isinstance(layer, _SQUEEZES):
-            self.sums[layer.name] = self._add(args[0], _sums(layer.data_format))
+            self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
+        outputs, site = visit.outputs(), self._inline.at(visit)
+        if site is not None:
+            self.bottlenecks[site.first.name] = self.add(visit.value(site.hidden), _largest)
+        return outputs
 
-    def _add(self, tensor: Any, function: Callable[..., Any]) -> str:
+    def add(self, tensors: Any, function: Callable[..., Any]) -> str:
         key = f"output_{len(self.outputs)}"
-        self.outputs[key] = _look(function, key, tensor)
+        layer = keras.layers.Lambda(function, name=key)
+        # Without this Keras warns that the layer drops the mask.
+        layer.supports_masking = True
+        self.outputs[key] = layer(tensors)
         return key
-
-
-def _look(function: Callable[..., Any], name: str, tensors: Any) -> Any:
-    """Applies `function` as a layer that accepts masks."""
-    layer = keras.layers.Lambda(function, name=name)
-    # Without this Keras warns that the layer drops the mask.
-    layer.supports_masking = True
-    return layer(tensors)
 
 
 def _is_trained(layer: Any) -> bool:
@@ -143,10 +136,8 @@ def _largest(x: Any, mask: Any = None) -> Any:
 
 
 def _moments(axis: Any) -> Callable[..., Any]:
-    channel = axis if isinstance(axis, int) else axis[0]
-
     def moments(x: Any, mask: Any = None) -> Any:
-        x = ops.moveaxis(x, channel, -1)
+        x = ops.moveaxis(x, axis if isinstance(axis, int) else axis[0], -1)
         x = ops.reshape(x, (ops.shape(x)[0], -1, x.shape[-1]))
         return ops.stack([ops.mean(x, axis=1), ops.var(x, axis=1)], axis=1)
 
@@ -154,10 +145,7 @@ def _moments(axis: Any) -> Callable[..., Any]:
 
 
 def _bottleneck(block: SEBlock) -> Callable[..., Any]:
-    def bottleneck(x: Any, mask: Any = None) -> Any:
-        return _largest(block.bottleneck(block.squeezed(x, mask)))
-
-    return bottleneck
+    return lambda x, mask=None: _largest(block.bottleneck(block.squeezed(x, mask)))
 
 
 def _sums(data_format: str) -> Callable[..., Any]:
@@ -169,70 +157,61 @@ def _sums(data_format: str) -> Callable[..., Any]:
     return sums
 
 
-def check_finite(observed: Observations) -> None:
-    """Raises `InputError` if the model overflows on the data."""
+def check_activations(observed: Observations) -> None:
+    """Raises `InputError` if an output is not finite, or the bottleneck of a site always zero."""
     if not observed.finite:
         raise InputError(
-            "Calibration needs data on which the model computes finite outputs. "
-            "Received: data on which an output is NaN or infinite"
+            "Calibration data must give finite outputs. Received: an output of NaN or infinity"
         )
-
-
-def check_bottlenecks(observed: Observations) -> None:
-    """Raises `InputError` if the bottleneck of an SE site is zero on all data."""
     # The converter gives such a tensor a scale so small that the file does not load.
     dead = [name for name, largest in observed.bottlenecks.items() if largest == 0.0]
     if dead:
         raise InputError(
-            "Calibration needs data on which the bottleneck of each SE site is somewhere not zero: "
-            "with a dead one the file would not load; train the model further or remove the site. "
-            f"Received: data on which these are zero throughout: {dead}"
+            "Calibration data must activate the bottleneck of each SE site: a file with a dead one "
+            "does not load; train the model further or remove the site. "
+            f"Received: only zeros in {dead}"
         )
 
 
 def check_range(observed: Observations) -> None:
     """Raises `InputError` if the data has another range than the training data."""
     ratio = observed.variance_ratio
-    if ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO:
+    if ratio is not None and not _MIN_RATIO <= ratio <= _MAX_RATIO:
         raise InputError(
-            "Calibration needs data in the range that the model was trained with: the variance "
-            "before its BatchNormalization layers must be within 1/3 and 3 of the one that they "
-            "remember, median over channels; check_range=False takes the data as they are. "
-            f"Received: a median ratio of {ratio:.3g}"
+            "Calibration data must have the range of the training data: before BatchNormalization, "
+            "the variance divided by the moving variance must be 1/3 to 3, median over channels; "
+            f"check_range=False skips this check. Received: a median ratio of {ratio:.3g}"
         )
 
 
 def calibration_warnings(observed: Observations, samples: int, is_integer: bool) -> Iterator[str]:
     """Yields warnings about data that is not refused."""
-    if is_integer and samples < MIN_SAMPLES:
+    if is_integer and samples < _MIN_SAMPLES:
         yield (
-            f"Calibration on fewer than {MIN_SAMPLES} samples gives ranges that other data exceed. "
-            f"Received: {samples}"
+            f"Calibration should use at least {_MIN_SAMPLES} samples: other data exceed the ranges "
+            f"of fewer. Received: {samples}"
         )
-    large = {name: f"{value:.3g}" for name, value in observed.sums.items() if value > FLOAT16_MAX}
+    large = {name: f"{value:.3g}" for name, value in observed.sums.items() if value > _FLOAT16_MAX}
     if large and not is_integer:
         yield (
-            f"A sum over a feature map exceeds the largest float16, {FLOAT16_MAX:.0f}: a GPU that "
+            f"A sum over a feature map exceeds the largest float16, {_FLOAT16_MAX:.0f}: a GPU that "
             f"computes in float16 may give NaN. Received: sums of {large}"
         )
 
 
 def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.ndarray]:
-    """Return calibration arrays by input name, or raise `InputError` if they are unusable."""
+    """Returns calibration arrays by input name; raises `InputError` if they are unusable."""
     if calibration is None:
         raise InputError(
-            "Quantization-aware training starts from calibration data: representative inputs, as "
-            "for to_tflite. Received: calibration=None"
+            "quantize_aware needs calibration data: representative inputs, as for to_tflite. "
+            "Received: calibration=None"
         )
     specs = input_specs(model)
     if any(spec.dtype != "float32" for spec in specs):
         raise InputError(
-            "Quantization-aware training takes models with inputs of float32. "
-            f"Received: {[spec.dtype for spec in specs]}"
+            f"quantize_aware needs inputs of float32. Received: {[spec.dtype for spec in specs]}"
         )
     samples = input_arrays(specs, calibration, "calibration")
     # Check before any model is built. Infinite outputs or a dead bottleneck give no valid range.
-    observed = observe(model, list(samples.values()))
-    check_finite(observed)
-    check_bottlenecks(observed)
+    check_activations(observe(model, list(samples.values())))
     return samples

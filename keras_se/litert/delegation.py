@@ -1,11 +1,11 @@
 """What the CPU delegate (XNNPACK) takes of a TFLite file, and in how many partitions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from keras_se.litert.graph.sites import GateNode, TFLite, main_nodes, operator_names, read_bytes
+from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
+from keras_se.litert.graph.sites import main_nodes, operator_names
 from keras_se.litert.runtime import load
 
 
@@ -17,7 +17,6 @@ class SiteDelegation:
         name: Name of the site.
         operators: Names of its operations, from the pooling to the product.
         delegated: Whether the delegate takes each operation.
-        partitions: Number of delegated runs in the site; 1 is best.
     """
 
     name: str
@@ -32,7 +31,7 @@ class SiteDelegation:
 
     @property
     def partitions(self) -> int:
-        """Number of delegated runs among the operations."""
+        """Number of delegated runs among the operations; 1 is best."""
         return sum(taken for taken, _ in groupby(self.delegated))
 
 
@@ -64,13 +63,11 @@ def delegation(tflite: TFLite) -> Delegation:
     delegated = tuple(bool(made & set(node)) for node in nodes[: len(names)])
     # The real partitions show only in an interpreter that preserves nothing.
     partitions = len(_operations(load(content))) - len(names)
-    sites = {node.site.name: _site(node, delegated) for node in main_nodes(content)}
-    return Delegation(names, delegated, partitions, sites)
-
-
-def _site(node: GateNode, delegated: Sequence[bool]) -> SiteDelegation:
-    taken = tuple(delegated[position] for position in node.positions)
-    return SiteDelegation(node.site.name, node.operators, taken)
+    sites = [
+        SiteDelegation(node.site.name, node.operators, tuple(delegated[n] for n in node.positions))
+        for node in main_nodes(content)
+    ]
+    return Delegation(names, delegated, partitions, {site.name: site for site in sites})
 
 
 def _operations(interpreter: Any) -> list[list[int]]:

@@ -10,7 +10,9 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError
-from keras_se.graph.inputs import input_structure, named_inputs
+from keras_se.graph.inputs import named_inputs
+
+Samples = dict[str, np.ndarray]  # by the name of the input in the file
 
 # Keras makes these names up; their numbers depend on what the process built before.
 _AUTOMATIC = re.compile(r"(keras_tensor|input_layer)(_\d+)?")
@@ -37,12 +39,12 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
     """Returns the inputs of a built model, in the order of `model.inputs`."""
     if not isinstance(model, keras.Model) or not model.built:
         raise InputError(
-            "to_tflite takes a built keras.Model: call it once, or give it an Input. "
+            "to_tflite needs a built keras.Model: call it once, or give it an Input. "
             f"Received: {type(model).__name__}"
         )
     if not getattr(model, "inputs", None):
         raise InputError(
-            "to_tflite takes models with known inputs: wrap a subclassed model as "
+            "to_tflite needs a model with known inputs: wrap a subclassed one as "
             "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape). "
             f"Received: model {model.name!r} ({type(model).__name__})"
         )
@@ -56,30 +58,32 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
         shape = tuple(tensor.shape[1:])
         if tensor.dtype in ("float16", "bfloat16", "float64"):
             raise InputError(
-                "to_tflite takes models with inputs of float32, integers or truth values. "
+                "to_tflite supports inputs of float32, integers or booleans. "
                 f"Received: model {model.name!r} with an input of {tensor.dtype}"
             )
         if None in shape:
             raise InputError(
-                "to_tflite needs an input of known size: rebuild the model with a fixed Input. "
+                "to_tflite needs inputs of fixed size: rebuild the model with a fixed Input. "
                 f"Received: model {model.name!r} with input shape {(None, *shape)}"
             )
         specs.append(InputSpec(name if len(tensors) > 1 else "inputs", key, shape, tensor.dtype))
     if len({spec.name for spec in specs}) < len(specs):
         raise InputError(
-            "to_tflite needs inputs of different names, of letters, digits and underscores. "
+            "to_tflite needs input names that differ in letters, digits and underscores. "
             f"Received: {[spec.key for spec in specs]}"
         )
     return specs
 
 
-def input_arrays(specs: list[InputSpec], x: Any, what: str) -> dict[str, np.ndarray]:
+def input_arrays(specs: list[InputSpec], x: Any, what: str) -> Samples:
     """Returns samples as arrays of the model's dtypes, by their names in the signature."""
     given = _by_name(specs, x, what)
     arrays = {spec.name: _fitted(spec, given[spec.name], what, len(specs)) for spec in specs}
     samples = {name: len(array) for name, array in arrays.items()}
     if len(set(samples.values())) != 1:
-        raise InputError(f"{what} must have one number of samples. Received: {samples}")
+        raise InputError(
+            f"{what} must have the same number of samples for each input. Received: {samples}"
+        )
     return arrays
 
 
@@ -90,15 +94,10 @@ def batches(samples: Iterable[np.ndarray], size: int = 32) -> Iterator[list[np.n
         yield [array[start : start + size] for array in arrays]
 
 
-def packed_inputs(model: keras.Model, tensors: Iterable[Any]) -> Any:
-    """Packs tensors, in the order of `model.inputs`, to the structure of `model.input`."""
-    return keras.tree.pack_sequence_as(input_structure(model), list(tensors))
-
-
 def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
     if (hasattr(x, "__iter__") and not hasattr(x, "__len__")) or hasattr(x, "element_spec"):
         raise InputError(
-            f"{what} must be arrays; of a generator or a dataset collect the samples first, with "
+            f"{what} must be arrays: collect the samples of a generator or a dataset first, with "
             f"np.concatenate. Received: {type(x).__name__}"
         )
     if isinstance(x, Mapping):

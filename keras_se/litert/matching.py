@@ -1,135 +1,124 @@
-"""Matches the SE sites of a Keras model to those of its float32 conversion, by value.
+"""Matches the SE sites of a Keras model to those of a TFLite file.
 
-Keras and the converter may order parallel branches differently, so names do not identify a site.
+Names do not identify a site: Keras and the converter may order parallel branches differently. So
+sites are matched by value with a float32 conversion of the model. Their places in that graph then
+lead to any other file of the model, whose gates may be wrong.
 """
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.runtime import read_sites
-from keras_se.sites.reading import model_means
-from keras_se.sites.site import Site
+from keras_se.graph.inputs import packed_inputs
+from keras_se.litert.gates import Reading, read_sites
+from keras_se.litert.graph.sites import GateNode, main_nodes
+from keras_se.sites.reading import gates_and_means
 
-MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
-MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
-
-
-@dataclass(frozen=True)
-class Matching:
-    """Positions of the sites of a model in its float32 conversion.
-
-    Attributes:
-        positions: By site name, its position among the sites of the conversion.
-        error: The largest distance at a site: RMS difference of the gates, plus that of the feature
-            means relative to the RMS of the features.
-    """
-
-    positions: dict[str, int]
-    error: float
+_MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
+_MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
+_SAMPLES = 32  # one batch of `read_sites`
 
 
 def match_sites(
     model: keras.Model,
-    sites: list[Site],
-    gates: Mapping[str, np.ndarray],
-    x: Any,
-    arrays: Mapping[str, np.ndarray],
+    samples: Mapping[str, np.ndarray],
     converted: bytes,
-) -> Matching:
-    """Matches the sites of a model to those of its float32 conversion."""
-    read = _conversion(converted, arrays)
-    distances = _distances(sites, gates, model_means(model, x), read)
-    rows, columns = _pairs(distances)
-    order = dict(zip(rows, columns, strict=True))
-    _check(sites, distances, order)
-    positions = {site.name: order[n] for n, site in enumerate(sites)}
-    return Matching(positions, float(max(distances[n, order[n]] for n in order)))
+    content: bytes | None = None,
+) -> tuple[dict[str, str], float]:
+    """Matches the sites of a model to those of its float32 conversion, or of another file of it.
 
-
-def _conversion(
-    converted: bytes, arrays: Mapping[str, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Returns the gates, feature means and feature RMS of each site of the conversion."""
-    rows: dict[str, list[Any]] = {}
-    for readings in read_sites(converted, dict(arrays), features=True):
-        for name, reading in readings.items():
-            channels = reading.gates.shape[1]
-            # Squares of large float32 features overflow float32.
-            scale = float(np.sqrt((np.asarray(reading.features, "float64") ** 2).mean()))
-            means = _means(reading.features, channels)
-            rows.setdefault(name, []).append((reading.gates, means, scale))
-    return [
-        (
-            np.concatenate([g for g, *_ in part]),
-            np.concatenate([m for _, m, _ in part]),
-            max(scale for *_, scale in part),
-        )
-        for part in rows.values()
-    ]
-
-
-def _means(features: Any, channels: int) -> np.ndarray:
-    """Averages features over all axes except samples and channels."""
-    last = features.shape[-1] == channels
-    axes = range(1, features.ndim - 1) if last else range(2, features.ndim)
-    values: np.ndarray = features.mean(axis=tuple(axes))
-    return values
-
-
-def _distances(
-    sites: list[Site],
-    gates: Mapping[str, np.ndarray],
-    means: Mapping[str, np.ndarray],
-    read: list[tuple[np.ndarray, np.ndarray, float]],
-) -> np.ndarray:
-    """Returns the distance of each model site to each converted site."""
-    # Gates alone can be equal at several sites, as with `identity_init`; the means differ.
-    distances = np.full((len(sites), len(read)), np.inf)
-    for i, site in enumerate(sites):
-        for j, (found, found_means, size) in enumerate(read):
-            wanted, wanted_means = gates[site.name], means[site.name]
-            if wanted.shape == found.shape and wanted_means.shape == found_means.shape:
-                scale = max(size, 1e-12) if np.isfinite(size) else 1.0
-                distances[i, j] = _rms(wanted - found) + _rms(wanted_means - found_means) / scale
-    return distances
-
-
-def _rms(values: np.ndarray) -> float:
-    mean = float((values.astype("float64") ** 2).mean())
-    return float(np.sqrt(mean)) if np.isfinite(mean) else np.inf
-
-
-def _pairs(distances: np.ndarray) -> tuple[list[int], list[int]]:
-    """Returns the assignment with the smallest total distance."""
+    Returns the names in that file by those in the model, without sites that it lacks, and the
+    largest distance at a site between model and conversion: the RMS difference of the gates, plus
+    that of the feature means relative to the RMS of the features.
+    """
+    few = {name: array[:_SAMPLES] for name, array in samples.items()}
+    wanted = gates_and_means(model, packed_inputs(model, few.values()))
+    (readings,) = read_sites(converted, few, features=True)
+    found = [_features(reading) for reading in readings.values()]
+    distances = np.full((len(wanted), len(found)), np.inf)
+    for i, (gates, means) in enumerate(wanted.values()):
+        for j, reading in enumerate(readings.values()):
+            distances[i, j] = _distance(gates, means, reading.gates, *found[j])
     optimize: Any = import_extra("scipy.optimize", "litert")
     # SciPy raises on an assignment of infinite cost.
     finite = np.where(np.isfinite(distances), distances, 1e9)
     rows, columns = optimize.linear_sum_assignment(finite)
-    return rows.tolist(), columns.tolist()
+    matched = np.full(len(wanted), np.inf)
+    matched[rows] = distances[rows, columns]
+    _check(list(wanted), distances, matched, columns)
+    names = {name: [*readings][n] for name, n in zip(wanted, columns, strict=True)}
+    error = float(matched.max())
+    if content is None:
+        return names, error
+    places = _places(main_nodes(converted), main_nodes(content))
+    return {name: places[at] for name, at in names.items() if at in places}, error
 
 
-def _check(sites: list[Site], distances: np.ndarray, order: dict[int, int]) -> None:
-    missing = [
-        site.name
-        for n, site in enumerate(sites)
-        if n not in order or distances[n, order[n]] > MAX_DISTANCE
-    ]
+def _features(reading: Reading) -> tuple[np.ndarray, float]:
+    """Returns the means of the features over positions, and the RMS of the features."""
+    features, channels = np.asarray(reading.features), reading.gates.shape[1]
+    last = features.shape[-1] == channels
+    axes = range(1, features.ndim - 1) if last else range(2, features.ndim)
+    return features.mean(axis=tuple(axes)), _rms(features)
+
+
+def _distance(
+    gates: np.ndarray, means: np.ndarray, found: np.ndarray, found_means: np.ndarray, size: float
+) -> float:
+    if gates.shape != found.shape or means.shape != found_means.shape:
+        return np.inf
+    # Gates alone can be equal at several sites, as with `identity_init`; the means differ.
+    scale = max(size, 1e-12) if np.isfinite(size) else 1.0
+    return _rms(gates - found) + _rms(means - found_means) / scale
+
+
+def _rms(values: np.ndarray) -> float:
+    # Squares of large float32 values overflow float32.
+    mean = float((values.astype("float64") ** 2).mean())
+    return float(np.sqrt(mean)) if np.isfinite(mean) else np.inf
+
+
+def _check(
+    names: list[str], distances: np.ndarray, matched: np.ndarray, columns: np.ndarray
+) -> None:
+    missing = [name for name, far in zip(names, matched > _MAX_DISTANCE, strict=True) if far]
     if missing:
         raise InputError(
-            "Each site of a model is found in its float32 conversion, by its gate values. "
-            f"Received: no such gates for {missing}, {distances.shape[1]} sites in the conversion; "
-            "a site under a mask, or with values beyond float32, is not found"
+            "The float32 conversion must have the gates of each site of a model; masks and values "
+            f"beyond float32 prevent this. Received: no such gates for {missing}, "
+            f"{distances.shape[1]} sites in the conversion"
         )
-    for n, site in enumerate(sites):
+    for n, name in enumerate(names):
         # The floor keeps two exact matches, both at distance 0, from passing as distinct.
-        others = np.delete(distances[n], order[n])
-        if others.size and others.min() < MIN_RATIO * max(distances[n, order[n]], 1e-9):
+        others = np.delete(distances[n], columns[n])
+        if others.size and others.min() < _MIN_RATIO * max(matched[n], 1e-9):
             raise InputError(
-                "The sites of a model are told apart by their values on samples. "
-                f"Received: two places in the conversion that may be {site.name}; use other samples"
+                "The sites of a model must differ in their values on the samples; use other "
+                f"samples. Received: two sites of the conversion that match {name}"
             )
+
+
+def _places(reference: list[GateNode], judged: list[GateNode]) -> dict[str, str]:
+    """Maps the names of the sites of a conversion to those at the same places in another file."""
+    wanted, found = (
+        [(node.site.channels, node.site.width) for node in nodes] for nodes in (reference, judged)
+    )
+    # Without autojunk=False, difflib ignores frequent elements of long sequences.
+    matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
+    pairs = {
+        start + k: other + k
+        for start, other, size in matcher.get_matching_blocks()
+        for k in range(size)
+    }
+    # An alignment is ambiguous if a missing site looks like one that is present.
+    absent = {size for n, size in enumerate(wanted) if n not in pairs}
+    if len(pairs) < len(judged) or any(wanted[n] in absent for n in pairs):
+        raise InputError(
+            "verify needs a file with the sites of the model. Received: "
+            f"{len(reference)} sites in the model, {len(judged)} in the file, which do not match"
+        )
+    return {reference[n].site.name: judged[other].site.name for n, other in pairs.items()}

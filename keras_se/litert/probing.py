@@ -1,7 +1,6 @@
 """Gates recorded on a device, with a twin of a TFLite file that outputs them.
 
-The delegate of a phone does not run on this machine. So the twin runs on the device, and its saved
-outputs are read back here.
+The delegate of a phone does not run here, so the twin runs there, and its outputs are read here.
 """
 
 import os
@@ -13,23 +12,27 @@ import numpy as np
 
 from keras_se.data import npz_arrays
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph.sites import GateNode, TFLite, gate_nodes, read_bytes
-
-_OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
-_ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer
+from keras_se.litert.graph.flatbuffer import (
+    SubGraph,
+    TFLite,
+    dequantized,
+    packed,
+    read_bytes,
+    read_graphs,
+    unpacked,
+)
+from keras_se.litert.graph.sites import GateNode, gate_nodes
 
 
 def probe(tflite: TFLite) -> bytes:
     """Returns a twin of a TFLite file that also outputs the gates of its SE sites.
 
-    The twin has the same operators and weights. The gate tensors follow the outputs of the file, in
-    the order of the sites; a signature names them `gate_se_1`, `gate_se_2`, ... The twin outputs
-    quantized gates as codes.
+    The operators and weights are the same. The gates follow the outputs of the file, in the order
+    of the sites, as `gate_se_1`, `gate_se_2`, ... in a signature; quantized gates are codes.
 
-    A delegate must write each extra output. This can prevent fusion and change the partitions of
-    the file, and with them the rounding on a GPU. So the recorded gates are evidence about the twin
-    on that device; say so when you report a verdict. On the CPU (XNNPACK) both files have equal
-    outputs, bit for bit.
+    A delegate must write each extra output. This can prevent fusion, and change the partitions and,
+    on a GPU, the rounding. So recorded gates are evidence about the twin on that device; say so
+    with a verdict. On the CPU (XNNPACK) both files have equal outputs, bit for bit.
 
     Args:
         tflite: The bytes of the file, or its path.
@@ -52,16 +55,15 @@ def probe(tflite: TFLite) -> bytes:
         ['gate_se_1', 'output_0']
     """
     content = read_bytes(tflite)
-    nodes = _nodes(content, "probe")
+    nodes = _nodes(content)
     model = unpacked(content)
     for index in sorted({node.subgraph for node in nodes}):
-        gates = {output_name(n.site.name): n.gate_tensor for n in nodes if n.subgraph == index}
+        gates = {_output_name(n.site.name): n.gate_tensor for n in nodes if n.subgraph == index}
         signatures = [s for s in model.signatureDefs or () if s.subgraphIndex == index]
         if index > 0 and not signatures:
             raise InputError(
-                "probe takes a file whose sites are in its main sub-graph or in that of a "
-                f"signature. Received: {sorted(gates)} in sub-graph {index}, which has no outputs "
-                "of its own"
+                "probe needs each site in the main sub-graph or in the sub-graph of a signature. "
+                f"Received: {sorted(gates)} in sub-graph {index}, which has no outputs of its own"
             )
         for signature in signatures:
             _add_to_signature(signature, gates)
@@ -71,8 +73,7 @@ def probe(tflite: TFLite) -> bytes:
     return packed(model)
 
 
-def output_name(site: str) -> str:
-    """Returns the name of the output that holds the gates of a site."""
+def _output_name(site: str) -> str:
     return f"gate_{site.replace('/', '_')}"
 
 
@@ -82,77 +83,30 @@ def recorded_gates(
     """Returns recorded gates by site name, dequantized, as (samples, channels) arrays."""
     if not isinstance(source, str | os.PathLike | Mapping):
         raise InputError(
-            "Recorded gates are an .npz file or a dictionary of arrays. "
+            "Recorded gates must be an .npz file or a dictionary of arrays. "
             f"Received: {type(source).__name__}"
         )
     content = read_bytes(tflite)
-    nodes = _nodes(content, "recorded_gates")
+    nodes = _nodes(content)
     arrays = source if isinstance(source, Mapping) else _read_npz(Path(source))
-    graphs = unpacked(content).subgraphs
-    gates = {
-        node.site.name: _recorded(node, graphs[node.subgraph].tensors[node.gate_tensor], arrays)
-        for node in nodes
-    }
+    graphs = read_graphs(content, lambda graph: [graph])
+    gates = {node.site.name: _recorded(node, graphs[node.subgraph], arrays) for node in nodes}
     samples = {name: len(values) for name, values in gates.items()}
     if len(set(samples.values())) > 1:
-        raise InputError(f"Recorded gates must be of the same samples. Received: {samples}")
+        raise InputError(
+            f"Recorded gates must have one number of samples at all sites. Received: {samples}"
+        )
     return gates
 
 
-def unpacked(content: bytes) -> Any:
-    """Unpacks a TFLite file to a `ModelT` that can be changed."""
-    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
-    try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        outside = _outside(model)
-    except Exception as error:  # the generated reader raises anything on a malformed table
-        raise InputError(
-            "A TFLite file must follow the schema to be changed. "
-            f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
-        ) from error
-    # Packing would lose data outside the flatbuffer.
-    if outside:
-        raise InputError(
-            "A TFLite file can be changed only if all of its data is inside of the flatbuffer "
-            f"(files above 2 GB keep it outside). Received: a file with {outside} outside"
-        )
-    return model
-
-
-def packed(model: Any) -> bytes:
-    """Packs a `ModelT` to the bytes of a TFLite file."""
-    flatbuffers: Any = import_extra("flatbuffers", "litert")
-
-    class Builder(flatbuffers.Builder):
-        """Aligns vectors of bytes, which the generated `Pack` does not."""
-
-        def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803
-            # Vectors of bytes hold the data of buffers.
-            alignment = _ALIGNMENT if elemSize == 1 else alignment
-            return super().StartVector(elemSize, numElems, alignment)
-
-    builder = Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _nodes(content: bytes, what: str) -> list[GateNode]:
+def _nodes(content: bytes) -> list[GateNode]:
     nodes = gate_nodes(content)
     if not nodes:
         raise InputError(
-            f"{what} takes a TFLite file with SE sites. Received: {len(content)} bytes without one"
+            "probe and recorded gates need a TFLite file with SE sites. "
+            f"Received: {len(content)} bytes without one"
         )
     return nodes
-
-
-def _outside(model: Any) -> str:
-    """Names the data outside the flatbuffer; empty if there is none."""
-    operators = [operator for graph in model.subgraphs for operator in graph.operators]
-    if any(buffer.offset > _OUTSIDE for buffer in model.buffers):
-        return "buffers"
-    if any(operator.largeCustomOptionsOffset > _OUTSIDE for operator in operators):
-        return "custom options"
-    return "external buffers" if model.externalBuffers else ""
 
 
 def _add_to_signature(signature: Any, gates: Mapping[str, int]) -> None:
@@ -161,7 +115,7 @@ def _add_to_signature(signature: Any, gates: Mapping[str, int]) -> None:
     taken = sorted(known & set(gates))
     if taken:
         raise InputError(
-            "probe takes a file whose outputs are not called like gates, so no twin. "
+            "probe needs a file without gates among its outputs, so no twin. "
             f"Received: a file with the outputs {taken}"
         )
     for name, tensor in gates.items():
@@ -182,7 +136,7 @@ def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
         ) from error
 
 
-def _recorded(node: GateNode, tensor: Any, arrays: Mapping[str, Any]) -> np.ndarray:
+def _recorded(node: GateNode, graph: SubGraph, arrays: Mapping[str, Any]) -> np.ndarray:
     """Returns the gates of one site, of shape (samples, channels)."""
     name = _name_in(arrays, node.site.name)
     try:
@@ -201,36 +155,31 @@ def _recorded(node: GateNode, tensor: Any, arrays: Mapping[str, Any]) -> np.ndar
     if len(values) == 0:
         raise InputError(f"{name} must hold samples. Received: shape {values.shape}")
     if values.dtype.kind != "f":
-        values = _decoded(name, values, tensor)
+        values = _decoded(name, values, graph, node.gate_tensor)
     # NaN and infinity pass: the verdict reports them.
     return values.astype("float32").reshape(len(values), channels)
 
 
 def _name_in(arrays: Mapping[str, Any], site: str) -> str:
-    names = [name for name in (output_name(site), site) if name in arrays]
+    names = [name for name in (_output_name(site), site) if name in arrays]
     if len(names) != 1:
         raise InputError(
             f"Recorded gates must hold each site of the file once: {site} as "
-            f"{output_name(site)!r} or {site!r}. Received: {sorted(map(str, arrays))}"
+            f"{_output_name(site)!r} or {site!r}. Received: {sorted(map(str, arrays))}"
         )
     return names[0]
 
 
-def _decoded(name: str, codes: np.ndarray, tensor: Any) -> np.ndarray:
-    """Dequantizes the codes of a tensor."""
-    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
-    types = schema.TensorType
-    dtypes = {types.INT8: "int8", types.UINT8: "uint8", types.INT16: "int16"}
-    if tensor.type not in dtypes:
+def _decoded(name: str, codes: np.ndarray, graph: SubGraph, tensor: int) -> np.ndarray:
+    if graph.scale(tensor) == 0.0:
         raise InputError(
             f"{name} must be floats: the gates of this file are not quantized. "
             f"Received: dtype {codes.dtype}"
         )
-    limits = np.iinfo(dtypes[tensor.type])
+    limits = np.iinfo(graph.type(tensor).lower())
     if codes.min() < limits.min or codes.max() > limits.max:
         raise InputError(
             f"{name} must hold codes of {limits.dtype}, as the gates of this file are. "
             f"Received: {codes.min()} to {codes.max()}"
         )
-    scale, zero_point = tensor.quantization.scale[0], int(tensor.quantization.zeroPoint[0])
-    return (codes.astype("float32") - zero_point) * np.float32(scale)
+    return dequantized(codes, graph.scale(tensor), graph.zero_point(tensor))

@@ -1,5 +1,6 @@
 """The recipe of a TFLite file: a JSON record of how it was converted."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -18,8 +19,8 @@ from keras_se.graph.models import is_graph
 from keras_se.graph.trace import trace
 from keras_se.layers import SEBlock
 from keras_se.litert.calibration import Observations
-from keras_se.litert.formats import Format
-from keras_se.litert.graph.sites import TFLite
+from keras_se.litert.formats import Options
+from keras_se.litert.graph.flatbuffer import TFLite
 from keras_se.litert.support import support_row
 from keras_se.sites.gated import gated_sites
 
@@ -41,8 +42,7 @@ _SETTINGS = (
 def recipe_path(path: str | os.PathLike[str]) -> Path:
     """Returns the path of a recipe, with `.recipe.json` in place of `.tflite`."""
     path = Path(path)
-    name = path.name.removesuffix(".tflite")
-    return path.with_name(f"{name}.recipe.json")
+    return path.with_name(f"{path.name.removesuffix('.tflite')}.recipe.json")
 
 
 def row_hashes(samples: Mapping[str, np.ndarray]) -> list[str]:
@@ -56,8 +56,7 @@ def row_hashes(samples: Mapping[str, np.ndarray]) -> list[str]:
 def make_recipe(
     model: keras.Model,
     tflite: bytes,
-    spec: Format,
-    options: Mapping[str, Any],
+    options: Options,
     samples: Mapping[str, np.ndarray] | None,
     observed: Observations | None,
     output_error: float | None,
@@ -65,8 +64,13 @@ def make_recipe(
     """Returns the recipe of a converted file as JSON text."""
     sites = _sites(model)
     content = {
-        "format": spec.name,
-        "options": dict(options),
+        "format": options.format,
+        "options": {
+            "input_type": options.io_types[0],
+            "output_type": options.io_types[1],
+            "keep_float": list(options.keep_float),
+            "check_range": options.check_range,
+        },
         "model": model.name,
         "bytes": len(tflite),
         "sha256": _digest(tflite),
@@ -74,7 +78,7 @@ def make_recipe(
         "calibration": None if samples is None else _calibration(samples, observed),
         "output_error": output_error,
         "sites": sites,
-        "support": {name: _support(site, spec) for name, site in sites.items()},
+        "support": {name: _support(site, options.format) for name, site in sites.items()},
     }
     return json.dumps(content, indent=2) + "\n"
 
@@ -87,13 +91,13 @@ def calibration_rows(tflite: TFLite, content: bytes, recipe: Any = None) -> set[
             return None
         path = recipe_path(tflite)
     try:
-        text = recipe if isinstance(recipe, str) and recipe.lstrip().startswith("{") else None
-        known = json.loads(Path(path).read_text() if text is None else text)
+        is_text = isinstance(recipe, str) and recipe.lstrip().startswith("{")
+        known = json.loads(recipe if is_text else Path(path).read_text())
         digest, calibration = known["sha256"], known["calibration"]
         rows = set() if calibration is None else set(map(str, calibration["rows"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
-            "A recipe is the JSON file that lies beside a converted TFLite file. "
+            "A recipe must be the JSON file that to_tflite writes beside a TFLite file. "
             f"Received: {str(path)[:200]!r}, which gives {type(error).__name__}: {error}"
         ) from error
     if digest == _digest(content):
@@ -102,8 +106,8 @@ def calibration_rows(tflite: TFLite, content: bytes, recipe: Any = None) -> set[
     if recipe is None:
         return None
     raise InputError(
-        "A recipe must be of the very bytes that are judged. "
-        f"Received: one of SHA-256 {digest}, and a file of {_digest(content)}"
+        "A recipe must belong to the judged file. "
+        f"Received: a recipe of SHA-256 {digest}, a file of {_digest(content)}"
     )
 
 
@@ -120,15 +124,12 @@ def _calibration(samples: Mapping[str, np.ndarray], observed: Observations | Non
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def _sites(model: keras.Model) -> dict[str, Any]:
-    """Returns the settings of each site, by name."""
     found: dict[str, Any] = {}
     if not is_graph(model):
         return found  # a subclassed model has no graph to find sites in
@@ -144,8 +145,8 @@ def _sites(model: keras.Model) -> dict[str, Any]:
     return found
 
 
-def _support(site: Mapping[str, Any], spec: Format) -> Any:
-    row = support_row(site["gate"], site["squeeze"], site["rank"], spec.name)
+def _support(site: Mapping[str, Any], file_format: str) -> Any:
+    row = support_row(site["gate"], site["squeeze"], site["rank"], file_format)
     return None if row is None else dataclasses.asdict(row)
 
 

@@ -1,28 +1,14 @@
 """The operators, delegation and gate codes of an SE block in each TFLite format.
 
-Every row is measured on LiteRT's default CPU delegate; the tests measure it again.
+Every row is measured on LiteRT's default CPU delegate; the tests measure a part of them again.
 `benchmarks/support.py` rewrites the table.
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from typing import Any
-
-# The columns of support.csv, in their order.
-FIELDS = (
-    "gate",
-    "squeeze",
-    "rank",
-    "format",
-    "operators",
-    "undelegated",
-    "partitions",
-    "step",
-    "ceiling",
-    "refused",
-)
 
 
 @dataclass(frozen=True)
@@ -55,6 +41,9 @@ class Support:
     refused: str
 
 
+FIELDS = tuple(field.name for field in fields(Support))  # the columns of support.csv, in order
+
+
 @cache
 def support_table() -> tuple[Support, ...]:
     """Returns the whole table: every gate, squeeze, rank and format.
@@ -68,7 +57,21 @@ def support_table() -> tuple[Support, ...]:
         (('MEAN', 'RESHAPE', 'CONV_2D', 'CONV_2D', 'LOGISTIC', 'RESHAPE', 'MUL'), 0.00390625)
     """
     text = resources.files("keras_se.litert").joinpath("support.csv").read_text("utf-8")
-    return tuple(_row(fields) for fields in csv.DictReader(text.splitlines()))
+    return tuple(
+        Support(
+            gate=row["gate"],
+            squeeze=row["squeeze"],
+            rank=int(row["rank"]),
+            format=row["format"],
+            operators=tuple(row["operators"].split()),
+            undelegated=tuple(row["undelegated"].split()),
+            partitions=int(row["partitions"]),
+            step=float(row["step"]) if row["step"] else None,
+            ceiling=float(row["ceiling"]) if row["ceiling"] else None,
+            refused=row["refused"],
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
 
 
 def support_row(gate: str, squeeze: Any, rank: int, format: str) -> Support | None:
@@ -76,19 +79,3 @@ def support_row(gate: str, squeeze: Any, rank: int, format: str) -> Support | No
     wanted = (gate, squeeze, rank, format)
     rows = support_table()
     return next((r for r in rows if (r.gate, r.squeeze, r.rank, r.format) == wanted), None)
-
-
-def _row(fields: dict[str, str]) -> Support:
-    return Support(
-        gate=fields["gate"],
-        squeeze=fields["squeeze"],
-        rank=int(fields["rank"]),
-        format=fields["format"],
-        operators=tuple(fields["operators"].split()),
-        undelegated=tuple(fields["undelegated"].split()),
-        partitions=int(fields["partitions"]),
-        # Step and ceiling are empty unless the format fixes them.
-        step=float(fields["step"]) if fields["step"] else None,
-        ceiling=float(fields["ceiling"]) if fields["ceiling"] else None,
-        refused=fields["refused"],
-    )

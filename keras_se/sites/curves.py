@@ -11,7 +11,7 @@ from keras_se.errors import InputError, import_extra
 from keras_se.sites.statistics import GateStatistics
 
 FORMATS = ("png", "svg", "pdf")
-MAX_CLASSES = 10  # matplotlib's default cycle has ten colours
+_MAX_CLASSES = 10  # matplotlib's default cycle has ten colours
 _COLUMNS = 2
 
 
@@ -19,7 +19,7 @@ def draw_gate_curves(statistics: Sequence[GateStatistics], format: str = "svg") 
     """Draws the mean gate of each channel by class, one panel per site."""
     if format not in FORMATS:
         raise InputError(
-            f"A figure is one of {list(FORMATS)}, by the end of its name. Received: {format!r}"
+            f"The suffix of a figure must be one of {list(FORMATS)}. Received: {format!r}"
         )
     if not statistics or not all(site.by_class for site in statistics):
         raise InputError(
@@ -46,7 +46,7 @@ def draw_gate_curves(statistics: Sequence[GateStatistics], format: str = "svg") 
 def _draw(panel: Any, site: GateStatistics) -> None:
     classes = sorted(site.by_class)
     channels = np.arange(site.channels)
-    for label in classes[:MAX_CLASSES]:
+    for label in classes[:_MAX_CLASSES]:
         panel.plot(channels, site.by_class[label], linewidth=0.9, label=f"class {label}")
     mean = np.mean(list(site.by_class.values()), axis=0)
     name = f"mean of {len(classes)} classes"

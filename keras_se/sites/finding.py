@@ -11,24 +11,21 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from keras_se.graph.trace import Call, Graph
 from keras_se.graph.visits import Visit
 from keras_se.layers.gates import GATES
+from keras_se.layers.se_block import DataFormat
+from keras_se.layers.squeezes import SqueezeName
 
-_SQUEEZES = {
+_SQUEEZES: dict[str, SqueezeName] = {
     **dict.fromkeys((f"GlobalAveragePooling{n}D" for n in (1, 2, 3)), "avg"),
     **dict.fromkeys((f"GlobalMaxPooling{n}D" for n in (1, 2, 3)), "max"),
 }
-_RESHAPES = (keras.layers.Reshape, keras.layers.Flatten)
-_ELEMENTWISE = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.ReLU,
-    keras.layers.Rescaling,
-)
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+_RESHAPES = (layers.Reshape, layers.Flatten)
+_ELEMENTWISE = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.ReLU, layers.Rescaling)
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ACTIVATIONS = (
     "relu",
     "linear",
@@ -46,7 +43,6 @@ _ACTIVATIONS = (
     "selu",
 )
 _GRID = np.linspace(-8.0, 8.0, 161, dtype="float32")
-_TOLERANCE = 1e-5
 _TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}  # for rounding near the end of the grid, 8
 
 
@@ -73,10 +69,10 @@ class InlineSE:
     hidden: Any
     first: Any
     second: Any
-    squeeze: str
+    squeeze: SqueezeName
     activation: str | None
     gate: str | None
-    data_format: str
+    data_format: DataFormat
 
     @property
     def channels(self) -> int:
@@ -97,10 +93,10 @@ class InlineSites:
 
     def at(self, visit: Visit) -> InlineSE | None:
         """The site whose product a visit is, if it is one."""
-        if id(visit.graph) not in self._found:
-            sites = find_inline(visit.graph)
-            self._found[id(visit.graph)] = {site.call: site for site in sites}
-        return self._found[id(visit.graph)].get(visit.index)
+        graph = visit.graph
+        if id(graph) not in self._found:
+            self._found[id(graph)] = {site.call: site for site in find_inline(graph)}
+        return self._found[id(graph)].get(visit.index)
 
 
 def find_inline(graph: Graph) -> list[InlineSE]:
@@ -133,6 +129,9 @@ def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> Inlin
     if any(size != 1 for size in spatial) or _units(second.layer) != channels:
         return None
     between = rest[rest.index(second) - 1].outputs[0]
+    activations = {name: keras.activations.get(name) for name in _ACTIVATIONS}
+    # A softmax mixes channels, so a grid of single values cannot recognize it.
+    functions = {name: facts.function for name, facts in GATES.items() if name != "softmax"}
     return InlineSE(
         call=n,
         position=position,
@@ -141,8 +140,8 @@ def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> Inlin
         first=first.layer,
         second=second.layer,
         squeeze=_SQUEEZES[type(pooling.layer).__name__],
-        activation=_recognized(first, between, _activation_functions()),
-        gate=_recognized(second, gates, _gate_functions()),
+        activation=_recognized(first, between, activations),
+        gate=_recognized(second, gates, functions),
         data_format=data_format,
     )
 
@@ -160,7 +159,7 @@ def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
             # A pooling of another map is cross-excitation, not SE.
             return chain if inputs == [feature] and matrices == 2 else None
         # Raw operations pass, since gates are often written as relu6(x + 3) / 6.
-        is_operation = not isinstance(call.layer, keras.layers.Layer)
+        is_operation = not isinstance(call.layer, layers.Layer)
         passes = is_operation or isinstance(call.layer, _RESHAPES + _ELEMENTWISE)
         if len(inputs) != 1 or not (passes or _is_matrix(call.layer)):
             return None
@@ -171,16 +170,14 @@ def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
 def _is_matrix(layer: Any) -> bool:
     if isinstance(layer, _CONVOLUTIONS):
         return set(layer.kernel_size) == {1} and layer.groups == 1 and set(layer.strides) == {1}
-    return isinstance(layer, keras.layers.Dense)
+    return isinstance(layer, layers.Dense)
 
 
 def _units(layer: Any) -> int:
-    units: int = layer.units if isinstance(layer, keras.layers.Dense) else layer.filters
-    return units
+    return layer.units if isinstance(layer, layers.Dense) else layer.filters
 
 
 def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]) -> str | None:
-    """Returns the name of the function between a matrix's linear output and a tensor."""
     # Compare values on a grid: the same function has many spellings as layers and operations.
     shape = (1, *start.outputs[0].shape[1:])
     grid = np.broadcast_to(_GRID.reshape(-1, *[1] * (len(shape) - 1)), (len(_GRID), *shape[1:]))
@@ -188,24 +185,12 @@ def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]
     values = start.layer.activation(keras.ops.convert_to_tensor(grid))
     if end is not start.outputs[0]:
         values = keras.Model(start.outputs[0], end)(values)
-    computed = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32")).reshape(
-        len(_GRID), -1
-    )[:, 0]
-    errors = {
-        name: np.abs(
-            computed - keras.ops.convert_to_numpy(function(keras.ops.convert_to_tensor(_GRID)))
-        ).max()
-        for name, function in known.items()
-    }
+    values = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32"))
+    computed = values.reshape(len(_GRID), -1)[:, 0]
+    errors = {}
+    for name, function in known.items():
+        expected = function(keras.ops.convert_to_tensor(_GRID))
+        errors[name] = np.abs(computed - keras.ops.convert_to_numpy(expected)).max()
     nearest = min(errors, key=lambda name: errors[name])
-    tolerance = _TOLERANCES.get(start.layer.compute_dtype, _TOLERANCE)
+    tolerance = _TOLERANCES.get(start.layer.compute_dtype, 1e-5)
     return nearest if errors[nearest] <= tolerance else None
-
-
-def _activation_functions() -> dict[str, Callable[[Any], Any]]:
-    return {name: keras.activations.get(name) for name in _ACTIVATIONS}
-
-
-def _gate_functions() -> dict[str, Callable[[Any], Any]]:
-    # A softmax mixes channels, so a grid of single values cannot recognize it.
-    return {name: gate.function for name, gate in GATES.items() if name != "softmax"}

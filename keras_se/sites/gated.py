@@ -4,17 +4,19 @@ A site is one call of an `SEBlock`, or SE built from other layers in the graph (
 ordinals in topological order: automatic names of Keras layers differ between processes.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_se.graph.models import is_nested_graph
+from keras_se.errors import InputError
+from keras_se.graph.models import is_nested_graph, sublayers
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit, nested_arguments, site_names, walk
 from keras_se.layers import SEBlock, gates
-from keras_se.sites.blocks import call_arguments, check_hidden
+from keras_se.layers.se_block import DataFormat
 from keras_se.sites.finding import InlineSE, InlineSites
 from keras_se.sites.site import Site
 
@@ -38,20 +40,17 @@ class GatedSite:
     gates: Any
 
     @property
-    def data_format(self) -> str:
+    def data_format(self) -> DataFormat:
         """Data format of the feature map."""
-        data_format: str = self.source.data_format
-        return data_format
+        return self.source.data_format
 
     def replay(self, features: np.ndarray) -> np.ndarray:
         """Computes the float gates for feature maps of shape (samples, *map shape)."""
         if isinstance(self.source, SEBlock):
             return self.source.gates(features)
         # The features are an inner tensor: Keras cuts the graph there.
-        values: np.ndarray = keras.ops.convert_to_numpy(
-            keras.Model(self.features, self.gates)(features)
-        )
-        return values.reshape(-1, self.site.channels)
+        values = keras.Model(self.features, self.gates)(features)
+        return keras.ops.convert_to_numpy(values).reshape(-1, self.site.channels)
 
     def observe(self, visit: Visit) -> tuple[Any, Any, Any]:
         """Returns the outputs of a visit of this site, the features and the (batch, C) gates."""
@@ -87,7 +86,7 @@ def gated_sites(graph: Graph) -> list[GatedSite]:
 
 
 def _given(visit: Visit) -> Any:
-    return nested_arguments(visit.args, visit.kwargs)[0]
+    return nested_arguments(visit.args, visit.kwargs)["inputs"]
 
 
 def _gated_site(name: str, visit: Visit, source: Any) -> GatedSite:
@@ -109,3 +108,20 @@ def _gated_site(name: str, visit: Visit, source: Any) -> GatedSite:
         source="inline" if isinstance(source, InlineSE) else "SEBlock",
     )
     return GatedSite(site, source, visit.number, graph.tensors[features], tensor)
+
+
+def call_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Returns the arguments of a call of an `SEBlock` by name."""
+    arguments = inspect.signature(SEBlock.call).bind(None, *args, **kwargs).arguments
+    return {name: value for name, value in arguments.items() if name != "self"}
+
+
+def check_hidden(layer: Any) -> None:
+    """Refuses a layer that contains an `SEBlock` which the graph does not show."""
+    inside = sublayers(layer) if isinstance(layer, keras.layers.Layer) else ()
+    hidden = next((part for part in inside if isinstance(part, SEBlock)), None)
+    if hidden is not None:
+        raise InputError(
+            "Each SEBlock must be a layer of a functional or Sequential model. "
+            f"Received: {hidden.name!r} inside the layer {layer.name!r} ({type(layer).__name__})"
+        )

@@ -39,12 +39,13 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     return {part.site.name: values[part.site.name] for part in found}
 
 
-def model_means(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
-    """Computes the means over positions of each gated feature map, by site name."""
+def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Computes by site name the gates and the means of each gated feature map over positions."""
     graph = _trace(model)
-    reader = _reader(graph, gated_sites(graph), lambda site, x, gates: _means(x, site.data_format))
-    means: dict[str, np.ndarray] = reader.predict(x, verbose=0)
-    return means
+    found = gated_sites(graph)
+    reader = _reader(graph, found, lambda site, x, gates: (gates, _means(x, site.data_format)))
+    values = reader.predict(x, verbose=0)
+    return {part.site.name: values[part.site.name] for part in found}
 
 
 def _trace(model: keras.Model) -> Graph:
@@ -82,7 +83,6 @@ def _means(features: Any, data_format: str) -> Any:
 def _gates_of_batches(
     model: keras.Model, reader: keras.Model, batches: Iterator[Any]
 ) -> dict[str, np.ndarray]:
-    """Computes the gates for an iterator of batches."""
     rows: dict[str, list[np.ndarray]] = {}
     # Hold one batch at a time: memory stays bounded.
     for batch in batches:
@@ -106,13 +106,12 @@ def _computable(model: keras.Model) -> Iterator[None]:
         raise
     except Exception as error:  # Keras and its backends have exceptions of many types for it
         raise InputError(
-            f"x must be inputs that model {model.name!r} takes. Received: x of type or values of "
-            f"which the backend says: {first_line(error)}"
+            f"x must be inputs of model {model.name!r}. Received: x, for which Keras raises: "
+            f"{first_line(error)}"
         ) from error
 
 
 def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
-    """Checks the shape of a single input, and that arrays and tensors are finite."""
     leaves = keras.tree.flatten(x) if isinstance(x, list | tuple | dict) else [x]
     arrays = [a for a in leaves if isinstance(a, np.ndarray) or keras.ops.is_tensor(a)]
     if len(arrays) == len(reader.inputs) == 1:

@@ -17,8 +17,7 @@ class Site:
         layer: Name of the `SEBlock` (for inline SE: of the product; in a TFLite file: of the tensor
             that holds the gates).
         source: `"SEBlock"`, `"inline"` for SE built from other layers, or `"tflite"`.
-        kind: `"self"`, or `"cross"` if the squeezed map is not the gated one, as in the heads of
-            LR-ASPP and in decoders.
+        kind: `"self"`, or `"cross"` if another map is squeezed, as in LR-ASPP and in decoders.
     """
 
     name: str

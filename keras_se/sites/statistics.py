@@ -26,12 +26,9 @@ class GateStatistics:
         mean: Mean over samples and channels.
         spread: Standard deviation over samples, root mean square over channels.
         suppressed: Number of channels whose mean gate is below tau.
-        saturated: Share of values within 1 % of the upper end of the gate's range; `None` if the
-            range is unbounded.
-        between_classes: Standard deviation of the class means, rms over channels; `None` without
-            labels.
-        by_class: By label, the mean gate of each channel, as in arXiv 1709.01507v4, section 7.2;
-            empty without labels.
+        saturated: Share of values within 1 % of the top of the gate's range; `None` without a top.
+        between_classes: Standard deviation of class means, rms over channels; `None` if no labels.
+        by_class: By label, if any, the mean gate of each channel (arXiv 1709.01507v4, section 7.2).
     """
 
     name: str
@@ -50,32 +47,29 @@ def gate_statistics(
 ) -> GateStatistics:
     """Computes the statistics of (samples, channels) gates of a site."""
     facts = GATES.get(site.gate)  # `None` if the gate was not recognized
-    bounded = facts is not None and np.isfinite(facts.high)
     saturated = None
-    if facts is not None and bounded:
+    if facts is not None and np.isfinite(facts.high):
         saturated = float((gates >= facts.high - _NEAR * (facts.high - facts.low)).mean())
     names: Any = [] if labels is None else np.unique(labels)
     by_class = {int(n): gates[labels == n].mean(axis=0) for n in names}
-    between = _rms(np.stack(list(by_class.values()))) if by_class else None
     return GateStatistics(
         name=site.name,
         gate=site.gate,
         channels=gates.shape[1],
         mean=float(gates.mean()),
-        spread=_rms(gates),
+        spread=spread(gates),
         suppressed=int((gates.mean(axis=0) < tau).sum()),
         saturated=saturated,
-        between_classes=between,
+        between_classes=spread(np.stack(list(by_class.values()))) if by_class else None,
         by_class={n: tuple(map(float, means)) for n, means in by_class.items()},
     )
 
 
 def to_json(statistics: list[GateStatistics]) -> str:
     """Returns the statistics of several sites as JSON text."""
-    content: list[Any] = [dataclasses.asdict(site) for site in statistics]
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps([dataclasses.asdict(site) for site in statistics], indent=2) + "\n"
 
 
-def _rms(values: np.ndarray) -> float:
-    """Returns the standard deviation over rows, root mean square over columns."""
+def spread(values: np.ndarray) -> float:
+    """Returns the standard deviation over samples, root mean square over all other axes."""
     return float(np.sqrt(values.astype("float64").var(axis=0).mean()))

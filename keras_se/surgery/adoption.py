@@ -2,17 +2,18 @@
 
 import itertools
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import keras
 
 from keras_se.errors import InputError
+from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit, site_names
 from keras_se.layers import SEBlock
+from keras_se.layers.gates import GateName
 from keras_se.sites.finding import InlineSE, find_inline
-from keras_se.surgery.insertion import free_name
 
 
 def adopt(model: keras.Model) -> keras.Model:
@@ -23,12 +24,10 @@ def adopt(model: keras.Model) -> keras.Model:
     activation and a gate, and the product with the pooled feature map.
 
     Args:
-        model: A built functional or Sequential model. Sites may be in nested models. The model is
-            not changed.
+        model: A built functional or Sequential model, also with nested models. It is not changed.
 
     Returns:
-        A new, uncompiled model with the same outputs. Every function that accepts `SEBlock`s
-        accepts it: `remove`, `cost`, `verify`.
+        A new, uncompiled model with the same outputs, also for `remove`, `cost` and `verify`.
 
     Raises:
         InputError: If the model cannot be rebuilt, or there is no site to adopt. A site with an
@@ -47,14 +46,14 @@ def adopt(model: keras.Model) -> keras.Model:
     sites = [site for adoption in adoptions.values() for site in adoption.found]
     if not any(adoption.sites for adoption in adoptions.values()):
         raise InputError(
-            "adopt takes a model with SE that is written out, with a known activation and gate. "
-            f"Received: model {model.name!r} with {len(sites)} such sites, none of them known"
+            "adopt needs a model with inline SE, with a known activation and gate. "
+            f"Received: model {model.name!r} with {len(sites)} inline sites, none of them known"
         )
     for site in sites:
         if not _is_known(site):
             warnings.warn(
-                f"Not adopted: the site at {site.second.name!r}, whose activation or gate is none "
-                "of the known.",
+                f"adopt leaves the site at {site.second.name!r} as it is: its activation or gate "
+                "is unknown.",
                 stacklevel=2,
             )
     rebuilding = Rebuilding(adoptions)
@@ -78,22 +77,22 @@ class _Adoption:
         self.found = find_inline(graph)
         self.sites = {site.call: site for site in self.found if _is_known(site)}
         self.blocks: list[tuple[InlineSE, SEBlock]] = []
-        self._model = graph.model
         self._names = site_names(itertools.repeat(""))
 
     def __call__(self, visit: Visit) -> Any:
         site = self.sites.get(visit.index)
         if site is None:  # also pooling and matrices: unused, they drop out of the new model
             return visit.outputs()
+        taken = {layer.name for layer in visit.graph.model.layers}
         block = SEBlock(
             width=site.width,
             squeeze=site.squeeze,
             activation=site.activation,
-            gate=site.gate,
+            gate=cast(GateName, site.gate),  # known, or the site is left alone
             use_bias=site.first.use_bias or site.second.use_bias,
             data_format=site.data_format,
             dtype=site.first.dtype_policy,
-            name=free_name(self._model, next(self._names)),
+            name=free_name(next(self._names), taken),
         )
         self.blocks.append((site, block))
         return block(visit.arguments[site.position])
@@ -104,6 +103,5 @@ def _matrices(site: InlineSE) -> list[Any]:
     parts: list[Any] = []
     for layer in (site.first, site.second):
         kernel = layer.kernel.numpy()  # of a convolution of size 1: (1, ..., inputs, outputs)
-        parts += [kernel.reshape(kernel.shape[-2:])]
-        parts += [layer.bias.numpy() if layer.use_bias else None]
+        parts += [kernel.reshape(kernel.shape[-2:]), layer.bias.numpy() if layer.use_bias else None]
     return parts

@@ -1,45 +1,45 @@
 """SE blocks inserted into and removed from existing models, which stay unchanged."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
 
 from keras_se.errors import InputError
-from keras_se.graph.rebuilding import Edit, Rebuilding
+from keras_se.graph.models import free_name
+from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit
-from keras_se.layers import SEBlock
-from keras_se.sites.blocks import call_arguments, check_hidden
-from keras_se.surgery.doubling import rest_value, scalable_layer, scale
-from keras_se.surgery.placements import Place, Where, find_places
+from keras_se.layers import SEBlock, gates
+from keras_se.layers.se_block import BlockArguments
+from keras_se.sites.gated import call_arguments, check_hidden
+from keras_se.surgery.doubling import scalable_layer, scale
+from keras_se.surgery.placements import Place, Placement, Where, find_places
 
 
 def insert(
     model: keras.Model,
     ratio: float = 16,
     *,
-    placement: str = "standard",
+    placement: Placement = "standard",
     where: Where = None,
     plan: Mapping[str, Mapping[str, Any]] | None = None,
-    **block: Any,
+    **block: Unpack[BlockArguments],
 ) -> keras.Model:
     """Builds a new model with SE blocks that computes the same function as the old one.
 
     In eager calls the outputs equal the old ones to the last bit. Blocks with the default gate,
-    `one_plus_tanh`, start as the identity. The fresh gate of `sigmoid` and `hard_sigmoid` is ½, so
-    `insert` doubles the weights of the layer before, provided that only the site consumes its
-    output. It refuses other gates, unless `identity_init=False` is given: then blocks start at
-    random and change the function.
+    `one_plus_tanh`, start as the identity. A fresh `sigmoid` or `hard_sigmoid` is ½, so `insert`
+    doubles the weights of the layer before, if only the site consumes its output. It refuses other
+    gates, except with `identity_init=False`: then blocks start at random and change the function.
 
     Args:
         model: A built functional or Sequential model without SE blocks. It is not changed.
         ratio: Reduction ratio of every block.
         placement: `"standard"`, `"pre"`, `"post"` or `"identity"`; see `candidates`.
-        where: `"residual"`, `"concat"`, `"conv"`, a list of layer names, or a function that takes a
-            layer; see `candidates`. By default the first of the three kinds that the model has.
+        where: `"residual"`, `"concat"`, `"conv"` (by default the first of them that the model has),
+            a list of layer names, or a function that takes a layer; see `candidates`.
         plan: Settings per site, `{"se_1": {"ratio": 4}, ...}`, which override the other arguments.
             If given, only the sites in it get a block.
         **block: Further arguments of `SEBlock`. By default `gate="one_plus_tanh"` and
@@ -68,17 +68,17 @@ def insert(
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
     if "name" in block:
         raise InputError(
-            "insert names the blocks by their sites; in a plan each may have a name. "
+            "insert names the blocks after their sites; a plan can name each one. "
             f"Received: name={block['name']!r}"
         )
-    shared = {"ratio": ratio, **block}
     sites = [
-        _Site(graph, place, {**shared, **plan[place.candidate.name]})
+        _PlacedBlock(graph, place, {"ratio": ratio, **block, **plan[place.candidate.name]})
         for place in places
         if place.candidate.name in plan
     ]
     _check_names(sites)
-    rebuilding = Rebuilding(_insertions(sites))
+    insertion = _Insertion(sites)
+    rebuilding = Rebuilding({id(site.place.graph.model): insertion for site in sites})
     new_model = rebuilding.model(model)
     for site in sites:
         if site.doubled is not None:
@@ -115,7 +115,7 @@ def remove(model: keras.Model) -> keras.Model:
     graph = trace(model, purpose="remove")
     if not any(isinstance(call.layer, SEBlock) for part in graph.family() for call in part.calls):
         raise InputError(
-            f"remove takes a model with SE blocks. Received: model {model.name!r}, without any"
+            f"remove needs a model with SE blocks. Received: model {model.name!r}, which has none"
         )
     rebuilding = Rebuilding({id(part.model): _without_block for part in graph.family()})
     new_model = rebuilding.model(model)
@@ -124,80 +124,73 @@ def remove(model: keras.Model) -> keras.Model:
     return new_model
 
 
-class _Site:
+class _PlacedBlock:
     """A block to insert, and the layer to double for it."""
 
     def __init__(self, graph: Graph, place: Place, arguments: dict[str, Any]) -> None:
         self.place = place
         self.doubled: Any = None
-        defaults = {
+        arguments = {
             "gate": "one_plus_tanh",
             "data_format": place.candidate.data_format,
             "dtype": place.dtype_policy,
             "name": place.candidate.name.rpartition("/")[-1],
+            **arguments,
         }
-        arguments = {**defaults, **arguments}
         if "/" in str(arguments["name"]):
             raise InputError(
                 f"The name of a block must not hold a slash. Received: name={arguments['name']!r}"
             )
         # A Keras model refuses two layers of the same name.
-        arguments["name"] = free_name(place.graph.model, arguments["name"])
+        taken = {layer.name for layer in place.graph.model.layers}
+        arguments["name"] = free_name(arguments["name"], taken)
         keeps = arguments.pop("identity_init", True)
-        if keeps and rest_value(arguments["gate"]) is not None:
-            self.doubled = _doubled(graph, place, arguments["gate"])
+        if keeps and gates.get(arguments["gate"]).at_rest is not None:
+            self.doubled = scalable_layer(graph, place.graph, place.producer, place.edges)
+            if self.doubled is None:
+                raise InputError(
+                    f"With gate={arguments['gate']!r}, insert keeps the function only if it can "
+                    "double the layer before the site; else use gate='one_plus_tanh', or "
+                    "identity_init=False to let the function change. "
+                    f"Received: site {place.candidate.name} after {place.candidate.after!r}"
+                )
             # `SEBlock(identity_init=True)` refuses these gates.
             keeps = False
         self.block = SEBlock(**arguments, identity_init=keeps)
         self._gated: Any = None
 
     def __call__(self, tensor: Any) -> Any:
-        """Return the gated tensor."""
         # One block gates all edges of its place, so call it only once.
         if self._gated is None:
             self._gated = self.block(tensor)
         return self._gated
 
 
-def free_name(model: keras.Model, name: str) -> str:
-    """Return `name`, with a number appended if a layer of the model has that name."""
-    taken = {layer.name for layer in model.layers}
-    numbered = (f"{name}_{number}" for number in itertools.count(1))
-    return next(free for free in itertools.chain([name], numbered) if free not in taken)
-
-
 class _Insertion:
-    """Calls the operations of a model again, and SE blocks at their places."""
+    """Calls the operations of the models again, and SE blocks at their places."""
 
-    def __init__(self, sites: Iterable[_Site]) -> None:
-        self._after: dict[int, list[_Site]] = {}
-        self._edges: dict[tuple[int, int], list[_Site]] = {}
+    def __init__(self, sites: Iterable[_PlacedBlock]) -> None:
+        # By id of the model first, since indices of calls count within one model.
+        self._after: dict[tuple[int, int], list[_PlacedBlock]] = {}
+        self._edges: dict[tuple[int, int, int], list[_PlacedBlock]] = {}
         for site in sites:
-            if site.place.edges is None:
-                self._after.setdefault(site.place.producer, []).append(site)
-            for edge in site.place.edges or ():
-                self._edges.setdefault(edge, []).append(site)
+            place, model = site.place, id(site.place.graph.model)
+            if place.edges is None:
+                self._after.setdefault((model, place.producer), []).append(site)
+            for n, position in place.edges or ():
+                self._edges.setdefault((model, n, position), []).append(site)
 
     def __call__(self, visit: Visit) -> Any:
-        flat = visit.arguments
+        flat, model = visit.arguments, id(visit.graph.model)
         for position, argument in enumerate(flat):
-            for site in self._edges.get((visit.index, position), ()):
+            for site in self._edges.get((model, visit.index, position), ()):
                 flat[position] = site(argument)
         args, kwargs = keras.tree.pack_sequence_as((visit.args, visit.kwargs), flat)
         outputs = visit.stand_in(*args, **kwargs)
-        for site in self._after.get(visit.index, ()):
+        for site in self._after.get((model, visit.index), ()):
             gated = [site(output) for output in keras.tree.flatten(outputs)]
             outputs = keras.tree.pack_sequence_as(outputs, gated)
         return outputs
-
-
-def _insertions(sites: list[_Site]) -> dict[int, Edit]:
-    """Return the edit of each model that gets blocks, by the model's id."""
-    # Indices of calls count within one model, so each model needs an insertion of its own.
-    by_model: dict[int, list[_Site]] = {}
-    for site in sites:
-        by_model.setdefault(id(site.place.graph.model), []).append(site)
-    return {key: _Insertion(part) for key, part in by_model.items()}
 
 
 def _check_plain(graph: Graph) -> None:
@@ -205,54 +198,40 @@ def _check_plain(graph: Graph) -> None:
         for call in part.calls:
             if isinstance(call.layer, SEBlock):
                 raise InputError(
-                    "insert takes a model without SE blocks. "
-                    f"Received: model {graph.model.name!r}, which has them already"
+                    "insert needs a model without SE blocks. "
+                    f"Received: model {graph.model.name!r}, which has some"
                 )
             # A block inside another layer is also an SE block of the model.
             check_hidden(call.layer)
 
 
-def _check_names(sites: list[_Site]) -> None:
-    """Refuse a plan that gives two blocks of a model the same name."""
+def _check_names(sites: list[_PlacedBlock]) -> None:
     names = [(id(site.place.graph.model), site.block.name) for site in sites]
     for name in names:
         if names.count(name) > 1:
             raise InputError(
-                f"A plan gives the blocks of a model different names. Received: name={name[1]!r}"
+                f"A plan must give each block of a model its own name. Received: name={name[1]!r}"
             )
 
 
 def _checked_plan(plan: Any, names: list[str]) -> dict[str, Mapping[str, Any]]:
     if not isinstance(plan, Mapping) or not all(isinstance(v, Mapping) for v in plan.values()):
         raise InputError(
-            "A plan is a dictionary of dictionaries, such as {'se_1': {'ratio': 4}}. "
+            "A plan must be a dictionary of dictionaries, such as {'se_1': {'ratio': 4}}. "
             f"Received: {plan!r}"
         )
     unknown = sorted(set(plan) - set(names))
     if unknown:
-        raise InputError(f"A plan names sites among {names}. Received: {unknown}")
+        raise InputError(f"A plan must name sites of {names}. Received: {unknown}")
     return dict(plan)
-
-
-def _doubled(graph: Graph, place: Place, gate: Any) -> Any:
-    layer = scalable_layer(graph, place.graph, place.producer, place.edges)
-    if layer is None:
-        raise InputError(
-            f"insert keeps the function with gate={gate!r} where it can double the layer before "
-            "for the site alone; elsewhere use gate='one_plus_tanh', or identity_init=False to let "
-            f"the function change. Received: site {place.candidate.name} after "
-            f"{place.candidate.after!r}"
-        )
-    return layer
 
 
 def _halved(graph: Graph) -> Iterator[Any]:
     """Yield the layers that absorb the gate ½ of the blocks after them."""
     for part in graph.family():
         for n, call in enumerate(part.calls):
-            producer = part.producers.get(call.inputs[0], -1) if call.inputs else -1
-            halves = isinstance(call.layer, SEBlock) and rest_value(call.layer.gate) is not None
-            if halves and producer >= 0:
+            if isinstance(call.layer, SEBlock) and gates.get(call.layer.gate).at_rest:
+                producer = part.producers.get(call.inputs[0], -1)
                 layer = scalable_layer(graph, part, producer, ((n, 0),))
                 if layer is not None:
                     yield layer
@@ -264,7 +243,7 @@ def _without_block(visit: Visit) -> Any:
     arguments = call_arguments(*visit.args, **visit.kwargs)
     if arguments.get("return_gates"):
         raise InputError(
-            "remove takes models that do not use the gates of a block. "
+            "remove needs a model that does not use the gates of a block. "
             f"Received: {visit.layer.name!r}, called with return_gates=True"
         )
     return arguments["inputs"]

@@ -4,43 +4,39 @@ Source: Hu et al., "Squeeze-and-Excitation Networks", arXiv 1709.01507v4, sectio
 (placements in a residual unit).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
+from keras import layers
 
 from keras_se.errors import InputError
 from keras_se.graph.models import is_nested_graph
 from keras_se.graph.trace import Call, Graph, trace
 from keras_se.graph.visits import site_names
+from keras_se.layers.se_block import DataFormat
 
-PLACEMENTS = ("standard", "pre", "post", "identity")
-WHERE = ("residual", "concat", "conv")
+Placement = Literal["standard", "pre", "post", "identity"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+WhereName = Literal["residual", "concat", "conv"]
+WHERE: tuple[WhereName, ...] = get_args(WhereName)
+# Not Iterable[str]: a str is one itself, so a type checker would pass a misspelt kind.
+Where = WhereName | list[str] | tuple[str, ...] | Callable[[Any], bool] | None
 Edges = tuple[tuple[int, int], ...]
-Where = str | Iterable[str] | Callable[[Any], bool] | None
 
 _CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
 )
-_NORMALIZATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
-_ACTIVATIONS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-)
+_NORMALIZATIONS = (layers.BatchNormalization, layers.GroupNormalization, layers.LayerNormalization)
+_ACTIVATIONS = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU)
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Candidate:
     after: str
     channels: int
     shape: tuple[int | None, ...]
-    data_format: str
+    data_format: DataFormat
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Place:
 
 
 def candidates(
-    model: keras.Model, placement: str = "standard", where: Where = None
+    model: keras.Model, placement: Placement = "standard", where: Where = None
 ) -> list[Candidate]:
     """Lists the places where `insert` would put an SE block, in topological order.
 
@@ -118,7 +114,7 @@ def candidates(
     return [place.candidate for place in find_places(trace(model), placement, where)]
 
 
-def find_places(graph: Graph, placement: str, where: Where) -> list[Place]:
+def find_places(graph: Graph, placement: Placement, where: Where) -> list[Place]:
     """Find the places in a traced model; see `candidates`."""
     if placement not in PLACEMENTS:
         raise InputError(
@@ -127,7 +123,7 @@ def find_places(graph: Graph, placement: str, where: Where) -> list[Place]:
     found = _find(graph, placement, where)
     if placement != "standard" and (where not in (None, "residual") or not found):
         raise InputError(
-            f"placement={placement!r} is a place in a residual unit. "
+            f"placement={placement!r} needs residual units. "
             f"Received: where={where!r} and model {graph.model.name!r}"
         )
     if not found:
@@ -143,17 +139,23 @@ _Point = tuple[int, Edges | None]  # producer and edges, as in Place
 _Finder = Callable[[Graph, int], Iterator[_Point]]  # the points at one call of a graph
 
 
-def _find(graph: Graph, placement: str, where: Where) -> list[tuple[Graph, _Point]]:
+def _find(graph: Graph, placement: Placement, where: Where) -> list[tuple[Graph, _Point]]:
     if where is None:
         # Other placements exist only in residual units.
-        order = ("residual",) if placement != "standard" else WHERE
+        order: tuple[WhereName, ...] = ("residual",) if placement != "standard" else WHERE
         return next((points for kind in order if (points := _find(graph, placement, kind))), [])
+    if not isinstance(where, str) and not callable(where):
+        names = set(where)
+        known = {call.layer.name for part in graph.family() for call in part.calls}
+        if names - known:
+            raise InputError(
+                f"where must name layers of the model. Received: unknown {sorted(names - known)}"
+            )
+        return _find(graph, placement, lambda layer: layer.name in names)
     if callable(where):
-        return list(_points(graph, _chosen(where)))
-    if not isinstance(where, str):
-        return list(_points(graph, _named(graph, list(where))))
+        return list(_points(graph, functools.partial(_chosen, where)))
     finders: dict[str, _Finder] = {
-        "residual": _residual(placement),
+        "residual": functools.partial(_residual, placement),
         "concat": _concatenation,
         "conv": _convolution,
     }
@@ -173,20 +175,9 @@ def _points(graph: Graph, find: _Finder) -> Iterator[tuple[Graph, _Point]]:
         yield from ((graph, point) for point in find(graph, n))
 
 
-def _chosen(choose: Callable[[Any], bool]) -> _Finder:
-    def find(graph: Graph, n: int) -> Iterator[_Point]:
-        if choose(graph.calls[n].layer):
-            yield n, None
-
-    return find
-
-
-def _named(graph: Graph, names: list[str]) -> _Finder:
-    known = {call.layer.name for part in graph.family() for call in part.calls}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise InputError(f"where names layers of the model. Received: {unknown}, not among them")
-    return _chosen(lambda layer: layer.name in names)
+def _chosen(choose: Callable[[Any], bool], graph: Graph, n: int) -> Iterator[_Point]:
+    if choose(graph.calls[n].layer):
+        yield n, None
 
 
 def _convolution(graph: Graph, n: int) -> Iterator[_Point]:
@@ -208,33 +199,28 @@ def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
 def _concatenation(graph: Graph, n: int) -> Iterator[_Point]:
     call = graph.calls[n]
     # Rank 2 is a concatenation of vectors, which have no positions to squeeze.
-    if isinstance(call.layer, keras.layers.Concatenate) and len(call.outputs[0].shape) > 2:
+    if isinstance(call.layer, layers.Concatenate) and len(call.outputs[0].shape) > 2:
         edges = graph.consumers.get(id(call.outputs[0]), [])
         # In a DenseNet block each concatenation feeds the next one; the last ends the block.
-        layers = [graph.calls[consumer].layer for consumer, _ in edges]
-        if not any(isinstance(layer, keras.layers.Concatenate) for layer in layers):
+        following = [graph.calls[consumer].layer for consumer, _ in edges]
+        if not any(isinstance(layer, layers.Concatenate) for layer in following):
             yield n, None
 
 
-def _residual(placement: str) -> _Finder:
-    def find(graph: Graph, n: int) -> Iterator[_Point]:
-        unit = _unit(graph, n) if _is_addition(graph, graph.calls[n]) else None
-        if unit is not None:
-            yield _in_unit(graph, n, placement, *unit)
-
-    return find
-
-
-def _in_unit(graph: Graph, n: int, placement: str, fork: int, branch: int, shortcut: int) -> _Point:
-    """Return the point in the residual unit that ends in the addition `n`."""
-    inputs = graph.calls[n].inputs
+def _residual(placement: Placement, graph: Graph, n: int) -> Iterator[_Point]:
+    unit = _unit(graph, n) if _is_addition(graph, graph.calls[n]) else None
+    if unit is None:
+        return
+    fork, branch = unit
+    producers = [graph.producers.get(tensor, -1) for tensor in graph.calls[n].inputs]
     if placement == "standard":
-        return graph.producers[inputs[branch]], ((n, branch),)
-    if placement == "post":
-        return _extended(graph, n, _ACTIVATIONS), None
-    if placement == "identity":
-        return graph.producers.get(inputs[shortcut], -1), ((n, shortcut),)
-    return fork, _into_branch(graph, fork, graph.producers[inputs[branch]], n)
+        yield producers[branch], ((n, branch),)
+    elif placement == "post":
+        yield _extended(graph, n, _ACTIVATIONS), None
+    elif placement == "identity":
+        yield producers[1 - branch], ((n, 1 - branch),)
+    else:
+        yield fork, _into_branch(graph, fork, producers[branch], n)
 
 
 def _is_addition(graph: Graph, call: Call) -> bool:
@@ -242,36 +228,32 @@ def _is_addition(graph: Graph, call: Call) -> bool:
     # A constant is not a tensor of the graph: the hard-swish of MobileNetV3 adds 3.
     if not all(i in graph.tensors for i in call.inputs):
         return False
-    is_add = isinstance(call.layer, keras.layers.Add) or (
+    is_add = isinstance(call.layer, layers.Add) or (
         # Keras does not export the operation class behind `a + b`.
-        not isinstance(call.layer, keras.layers.Layer) and type(call.layer).__name__ == "Add"
+        not isinstance(call.layer, layers.Layer) and type(call.layer).__name__ == "Add"
     )
     return is_add and len(call.inputs) == 2 and len(call.outputs[0].shape) > 2
 
 
-def _unit(graph: Graph, n: int) -> tuple[int, int, int] | None:
-    """Return the fork of the two paths into an addition, and which one is branch and shortcut."""
+def _unit(graph: Graph, n: int) -> tuple[int, int] | None:
+    """Return the fork of the two paths into an addition, and which of them is the branch."""
     paths = [
         graph.ancestors[graph.producers[t]] if t in graph.producers else frozenset()
         for t in graph.calls[n].inputs
     ]
     # Indices are in topological order: the largest common ancestor is where the paths part.
     fork = max(paths[0] & paths[1], default=-1)
-    weights = [sum(i > fork and _has_weights(graph.calls[i].layer) for i in path) for path in paths]
+    passed = [[graph.calls[i].layer for i in path if i > fork] for path in paths]
+    # Raw operations have no weights.
+    weights = [sum(bool(getattr(layer, "weights", ())) for layer in path) for path in passed]
     # The branch holds more layers with weights (a projection shortcut holds one). Equal paths are
     # parallel branches, not a residual unit.
     if weights[0] == weights[1]:
         return None
-    branch = 0 if weights[0] > weights[1] else 1
-    return fork, branch, 1 - branch
-
-
-def _has_weights(layer: Any) -> bool:
-    return isinstance(layer, keras.layers.Layer) and len(layer.weights) > 0
+    return fork, 0 if weights[0] > weights[1] else 1
 
 
 def _into_branch(graph: Graph, fork: int, branch_end: int, addition: int) -> Edges:
-    """Return the edges from the fork into the branch."""
     if fork >= 0:
         tensors = {id(t) for t in graph.calls[fork].outputs}
     else:
@@ -290,7 +272,7 @@ def _place(graph: Graph, name: str, producer: int, edges: Edges | None) -> Place
     after = "" if layer is None else layer.name
     if len(outputs) != 1 or len(outputs[0].shape) not in (3, 4, 5):
         raise InputError(
-            "An SE block goes on one feature map of rank 3, 4 or 5. "
+            "An SE block needs one feature map of rank 3, 4 or 5. "
             f"Received: {[tuple(t.shape) for t in outputs]} after {after!r}"
         )
     data_format = _data_format(graph, producer)
@@ -317,17 +299,17 @@ def _dtype_policy(layer: Any, tensor: Any) -> Any:
     return policy
 
 
-def _data_format(graph: Graph, producer: int) -> str:
+def _data_format(graph: Graph, producer: int) -> DataFormat:
     """Return the data format of the nearest layer before a point, else of one after it."""
     # Only some layers have a data format; an SE block must use the one of its neighbours.
     before = sorted(graph.ancestors[producer], reverse=True) if producer >= 0 else []
     after = [n for n in range(len(graph.calls)) if n not in before]
-    layers = (graph.calls[n].layer for n in (*before, *after))
-    formats = (format for layer in layers for format in _data_formats(layer))
+    nearest = (graph.calls[n].layer for n in (*before, *after))
+    formats = (format for layer in nearest for format in _data_formats(layer))
     return next(formats, keras.config.image_data_format())
 
 
-def _data_formats(layer: Any) -> Iterator[str]:
+def _data_formats(layer: Any) -> Iterator[DataFormat]:
     """Yield the data formats of a layer, for a nested model those of its layers, last first."""
     for part in reversed(layer.layers) if is_nested_graph(layer) else ():
         yield from _data_formats(part)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from keras_se.verification.effect import Effect
 
 NOTHING_TO_SURVIVE = "nothing to survive"
-SURVIVE, LOST = "the gates survive", "gates are lost"
+_SURVIVE, _LOST = "the gates survive", "gates are lost"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SiteVerdict:
     """The measures and the verdict for one site.
 
-    The figures up to `rms_error` decide; those from `p99_error` on are only reported. A figure is
-    `None` if it does not exist: without variation, or if shipped gates are not finite.
+    The figures up to `rms_error` decide, the others are only reported. A figure is `None` without
+    variation, or if shipped gates are not finite.
 
     Attributes:
         name: Name of the site in the Keras model.
@@ -24,9 +24,8 @@ class SiteVerdict:
         channels: Number of channels.
         verdict: `"survives"`, `"fails"` or `"not adaptive"`.
         reason: The deciding test, in words.
-        blame: For a site that fails, the part that lost the gates: `"trunk"` (the layers before, or
-            their calibration), `"SE"`, `"training"` (with compression, against a reference), or
-            `"unknown"` if the feature maps are not available.
+        blame: What lost the gates of a site that fails: `"trunk"` (layers before, or calibration),
+            `"SE"`, `"training"` (with a reference), or `"unknown"` without the feature maps.
         step: Nominal step of the gate in the file's format.
         spread: Standard deviation of the float gates over samples, rms over channels, in steps.
         r2: Pooled R² of shipped against float gates.
@@ -54,17 +53,17 @@ class SiteVerdict:
     reason: str
     blame: str
     step: float
-    spread: float | None
-    r2: float | None
-    slope: float | None
-    rms_error: float | None
-    p99_error: float | None
-    max_error: float | None
-    cosine: float | None
-    rank_correlation: float | None
-    sample_correlation: float | None
-    saturated: float | None
-    clipped: float | None
+    spread: float | None = None
+    r2: float | None = None
+    slope: float | None = None
+    rms_error: float | None = None
+    p99_error: float | None = None
+    max_error: float | None = None
+    cosine: float | None = None
+    rank_correlation: float | None = None
+    sample_correlation: float | None = None
+    saturated: float | None = None
+    clipped: float | None = None
     trunk_r2: float | None
     suppressed: tuple[int, ...]
     suppressed_shipped: tuple[int, ...]
@@ -115,7 +114,7 @@ class GateReport:
     @property
     def passed(self) -> bool:
         """Whether no site fails and at least one adaptive site survives."""
-        return self.verdict == SURVIVE
+        return self.verdict == _SURVIVE
 
     @property
     def verdict(self) -> str:
@@ -133,5 +132,5 @@ def verdict_of(verdicts: Sequence[str]) -> str:
     """Returns the verdict on a file, given those on its sites."""
     # One lost site loses the file. Sites that do not adapt prove nothing.
     if "fails" in verdicts:
-        return LOST
-    return SURVIVE if "survives" in verdicts else NOTHING_TO_SURVIVE
+        return _LOST
+    return _SURVIVE if "survives" in verdicts else NOTHING_TO_SURVIVE

@@ -27,34 +27,24 @@ from typing import Any
 import numpy as np
 
 from keras_se.errors import import_extra
-from keras_se.layers import gates as gates_module
+from keras_se.layers.gates import GATES, Gate
+from keras_se.sites.statistics import spread
 
 ADAPTIVE_STEPS = 1.5  # attainable R² is 1 - (ν·step/sd)², ν = .3-.8 measured: .9 needs this much
 MIN_R2 = 0.9  # sound int8 files reached .958 and more, half-frozen ones .75 and less
-SLOPE_TOLERANCE = 0.1  # a hard_sigmoid of slope 0.2 in place of 1/6 passes R², but is off by .2
-CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
-MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
-MAX_RMS_STEPS = 1.0  # for gates that do not adapt, in widened steps
-MAX_BIAS_STEPS = 2.0  # for steady channels, in widened steps: sound files stay below 1
+_SLOPE_TOLERANCE = 0.1  # a hard_sigmoid of slope 0.2 in place of 1/6 passes R², but is off by .2
+_CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
+_MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
+_MAX_RMS_STEPS = 1.0  # for gates that do not adapt, in widened steps
+_MAX_BIAS_STEPS = 2.0  # for steady channels, in widened steps: sound files stay below 1
 MIN_SPREAD_KEPT = 0.5  # of the original's spread, after training with compression
 FLOAT32_STEP = 1e-5  # two float32 runtimes agree to about this after a trunk of layers
-FLOAT16_STEPS = 8  # float16 has 11 significant bits, 8 steps for each step of 8 bits
-
-_JUDGED = ("spread", "r2", "slope", "rms_error")
-_REPORTED = (
-    "p99_error",
-    "max_error",
-    "cosine",
-    "rank_correlation",
-    "sample_correlation",
-    "saturated",
-    "clipped",
-)
+_FLOAT16_STEPS = 8  # float16 has 11 significant bits, 8 steps for each step of 8 bits
 
 
 @dataclass(frozen=True)
-class Code:
-    """The resolution of the gates of a site in a file.
+class Resolution:
+    """How finely the gates of a site are coded in a file.
 
     Attributes:
         step: Nominal step of the gates.
@@ -67,23 +57,25 @@ class Code:
     level: np.ndarray
 
 
-def gate_code(gate: str, gates: np.ndarray, precision: str, ceiling: float | None = None) -> Code:
-    """Returns the code of a gate in a file whose coarsest type is `precision`."""
+def resolution_of(
+    gate: str, gates: np.ndarray, precision: str, ceiling: float | None = None
+) -> Resolution:
+    """Returns the resolution of a gate in a file whose coarsest type is `precision`."""
     top, channels = math.inf if ceiling is None else ceiling, gates.shape[1]
     if precision == "float32":
-        return Code(FLOAT32_STEP, top, np.full(channels, FLOAT32_STEP))
-    facts = gates_module.GATES.get(gate)
+        return Resolution(FLOAT32_STEP, top, np.full(channels, FLOAT32_STEP))
+    facts = GATES.get(gate)
     if facts is None or facts.step is None:
         # No format pins the range of this gate; a calibrated range includes 0.
         step = max(float(np.ptp(np.append(gates, 0.0))) / 255, FLOAT32_STEP)
     else:
         step = facts.step
     rounding = np.zeros(channels) if facts is None else _pre_gate_rounding(facts, gates)
-    finer = FLOAT16_STEPS if precision == "float16" else 1
-    return Code(step / finer, top, np.hypot(step, rounding) / finer)
+    finer = _FLOAT16_STEPS if precision == "float16" else 1
+    return Resolution(step / finer, top, np.hypot(step, rounding) / finer)
 
 
-def _pre_gate_rounding(facts: gates_module.Gate, gates: np.ndarray) -> np.ndarray:
+def _pre_gate_rounding(facts: Gate, gates: np.ndarray) -> np.ndarray:
     """Returns, by channel, the gate error of one of 255 steps of the pre-gate range."""
     if facts.inverse is None:
         return np.zeros(gates.shape[1])
@@ -102,7 +94,7 @@ class Judgement:
     Attributes:
         verdict: `"survives"`, `"fails"` or `"not adaptive"`.
         reason: The deciding test, in words.
-        figures: The measures, by name; see `SiteVerdict`.
+        figures: The measures, by name, as in `SiteVerdict`; empty without finite shipped gates.
     """
 
     verdict: str
@@ -110,29 +102,23 @@ class Judgement:
     figures: dict[str, Any]
 
 
-def judge(gates: np.ndarray, shipped: np.ndarray, code: Code) -> Judgement:
-    """Judges shipped gates against float gates on the same samples."""
+def judge(gates: np.ndarray, shipped: np.ndarray | None, resolution: Resolution) -> Judgement:
+    """Judges the shipped gates of a site, if the file has it, against float gates."""
+    if shipped is None:
+        return Judgement("fails", "the file has no such site", {})
     # Values above the ceiling do not exist in the file, so they are no fault of it.
-    f, q = np.minimum(gates, code.ceiling).astype("float64"), shipped.astype("float64")
-    if not np.isfinite(q).all():  # the figures would be NaN, which JSON cannot hold
-        return Judgement("fails", "shipped gates are NaN or infinite", nothing_measured())
-    figures = measures(f, q, code)
+    f, q = np.minimum(gates, resolution.ceiling).astype("float64"), shipped.astype("float64")
+    # The figures would be NaN, which JSON cannot hold.
+    if not np.isfinite(q).all():
+        return Judgement("fails", "shipped gates are NaN or infinite", {})
+    figures = measures(f, q, resolution)
     if figures["spread"] < ADAPTIVE_STEPS:
-        fault, good = _level_fault(f, q, code), "not adaptive"
-    else:
-        fault, good = _adaptivity_fault(f, q, code, figures), "survives"
-    return Judgement("fails" if fault else good, fault or _GOOD_REASONS[good], figures)
-
-
-_GOOD_REASONS = {
-    "survives": "follows the float gates sample by sample",
-    "not adaptive": "the float gates vary less than the format can show; the level is kept",
-}
-
-
-def nothing_measured() -> dict[str, Any]:
-    """Returns `None` for each figure, for a site that cannot be measured."""
-    return dict.fromkeys(_JUDGED + _REPORTED)
+        fault = _level_fault(f, q, resolution)
+        reason = "the float gates vary less than the format can show; the level is kept"
+        return Judgement("fails" if fault else "not adaptive", fault or reason, figures)
+    fault = _adaptivity_fault(f, q, resolution, figures)
+    reason = "follows the float gates sample by sample"
+    return Judgement("fails" if fault else "survives", fault or reason, figures)
 
 
 def r_squared(f: np.ndarray, q: np.ndarray) -> float | None:
@@ -141,40 +127,27 @@ def r_squared(f: np.ndarray, q: np.ndarray) -> float | None:
     return 1.0 - float(((q - f) ** 2).sum()) / total if total > 0 else None
 
 
-def spread(gates: np.ndarray) -> float:
-    """Returns the standard deviation over samples, root mean square over channels."""
-    return float(np.sqrt(gates.astype("float64").var(axis=0).mean()))
-
-
-def measures(f: np.ndarray, q: np.ndarray, code: Code) -> dict[str, Any]:
+def measures(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> dict[str, Any]:
     """Returns the figures of a site, named as the attributes of `SiteVerdict`."""
+    statistics: Any = import_extra("scipy.stats", "litert")
     centred, error = f - f.mean(axis=0), np.abs(q - f)
-    total = float((centred**2).sum())
-    low, high = f.min(), f.max()
+    total, norms = float((centred**2).sum()), float(np.linalg.norm(f) * np.linalg.norm(q))
+    low, high = f.min() - 2 * resolution.step, f.max() + 2 * resolution.step
     return {
-        "spread": spread(f) / code.step,
+        "spread": spread(f) / resolution.step,
         "r2": r_squared(f, q),
         "slope": float((centred * q).sum()) / total if total > 0 else None,
         "rms_error": float(np.sqrt((error**2).mean())),
         "p99_error": float(np.quantile(error, 0.99)),
         "max_error": float(error.max()),
-        "cosine": _cosine(f, q),
-        "rank_correlation": _mean_correlation(_rows_ranked(f), _rows_ranked(q)),
+        "cosine": float((f * q).sum()) / norms if norms > 0 else None,
+        "rank_correlation": _mean_correlation(
+            statistics.rankdata(f, axis=1), statistics.rankdata(q, axis=1)
+        ),
         "sample_correlation": _mean_correlation(f.T, q.T),
-        "saturated": float((q >= code.ceiling - code.step / 2).mean()),
-        "clipped": float(((q > high + 2 * code.step) | (q < low - 2 * code.step)).mean()),
+        "saturated": float((q >= resolution.ceiling - resolution.step / 2).mean()),
+        "clipped": float(((q > high) | (q < low)).mean()),
     }
-
-
-def _cosine(f: np.ndarray, q: np.ndarray) -> float | None:
-    norms = float(np.linalg.norm(f) * np.linalg.norm(q))
-    return float((f * q).sum()) / norms if norms > 0 else None
-
-
-def _rows_ranked(x: np.ndarray) -> np.ndarray:
-    statistics: Any = import_extra("scipy.stats", "litert")
-    ranks: np.ndarray = statistics.rankdata(x, axis=1)
-    return ranks
 
 
 def _mean_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -185,57 +158,53 @@ def _mean_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(((a * b).sum(axis=1)[varies] / norms[varies]).mean()) if varies.any() else None
 
 
-def _level_fault(f: np.ndarray, q: np.ndarray, code: Code) -> str:
-    """Describes the fault in the level of gates that do not adapt, if any."""
-    fault = _dead_fault(f, q, code.step) or _bias_fault(f, q, code, np.arange(f.shape[1]))
+def _level_fault(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> str:
+    channels = np.arange(f.shape[1])
+    fault = _dead_fault(f, q, resolution.step) or _bias_fault(f, q, resolution, channels)
     # R² means nothing for gates that hardly vary, so only their level is tested.
-    rms = float(np.sqrt((((q - f) / code.level) ** 2).mean()))
-    if fault or rms <= MAX_RMS_STEPS:
+    rms = float(np.sqrt((((q - f) / resolution.level) ** 2).mean()))
+    if fault or rms <= _MAX_RMS_STEPS:
         return fault
-    return f"level: rms error of {rms:.2f} widened steps, above {MAX_RMS_STEPS:g}"
+    return f"level: rms error of {rms:.2f} widened steps, above {_MAX_RMS_STEPS:g}"
 
 
-def _adaptivity_fault(f: np.ndarray, q: np.ndarray, code: Code, figures: dict[str, Any]) -> str:
-    """Describes the first test that adaptive gates fail, if any."""
+def _adaptivity_fault(
+    f: np.ndarray, q: np.ndarray, resolution: Resolution, figures: dict[str, Any]
+) -> str:
     if figures["r2"] < MIN_R2:
         return f"R² of {figures['r2']:.3f} is below {MIN_R2:g}"
-    if abs(figures["slope"] - 1.0) > SLOPE_TOLERANCE:
-        return f"slope of {figures['slope']:.3f} is not within 1 ± {SLOPE_TOLERANCE:g}"
+    if abs(figures["slope"] - 1.0) > _SLOPE_TOLERANCE:
+        return f"slope of {figures['slope']:.3f} is not within 1 ± {_SLOPE_TOLERANCE:g}"
     # The pooled tests hide single channels: wide ones need an R² of their own, others a level.
-    is_wide = f.std(axis=0) >= CHANNEL_STEPS * code.step
+    is_wide = f.std(axis=0) >= _CHANNEL_STEPS * resolution.step
     return (
         _channel_fault(f, q, np.flatnonzero(is_wide))
-        or _dead_fault(f, q, code.step)
-        or _bias_fault(f, q, code, np.flatnonzero(~is_wide))
+        or _dead_fault(f, q, resolution.step)
+        or _bias_fault(f, q, resolution, np.flatnonzero(~is_wide))
     )
 
 
 def _channel_fault(f: np.ndarray, q: np.ndarray, wide: np.ndarray) -> str:
-    """Describes the channel with the lowest R² of its own, if that is too low."""
     if not wide.size:
         return ""
     centred = (f - f.mean(axis=0))[:, wide]
     own = 1.0 - ((q - f)[:, wide] ** 2).sum(axis=0) / (centred**2).sum(axis=0)
-    if own.min() >= MIN_CHANNEL_R2:
+    if own.min() >= _MIN_CHANNEL_R2:
         return ""
-    return f"channel {wide[own.argmin()]}: R² of {own.min():.3f} is below {MIN_CHANNEL_R2:g}"
+    return f"channel {wide[own.argmin()]}: R² of {own.min():.3f} is below {_MIN_CHANNEL_R2:g}"
 
 
-def _bias_fault(f: np.ndarray, q: np.ndarray, code: Code, steady: np.ndarray) -> str:
-    """Describes the steady channel with the largest bias, if that is too large."""
+def _bias_fault(f: np.ndarray, q: np.ndarray, resolution: Resolution, steady: np.ndarray) -> str:
     if not steady.size:
         return ""
-    bias = np.abs((q - f).mean(axis=0) / code.level)[steady]
-    if bias.max() <= MAX_BIAS_STEPS:
+    bias = np.abs((q - f).mean(axis=0) / resolution.level)[steady]
+    if bias.max() <= _MAX_BIAS_STEPS:
         return ""
-    channel = steady[bias.argmax()]
-    return f"channel {channel}: its level is {bias.max():.1f} widened steps off, above " + (
-        f"{MAX_BIAS_STEPS:g}"
-    )
+    off = f"{bias.max():.1f} widened steps, above {_MAX_BIAS_STEPS:g}"
+    return f"channel {steady[bias.argmax()]}: its level is off by {off}"
 
 
 def _dead_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
-    """Describes a channel that is always 0 in the file but not in the model, if any."""
     # A gate below one step in the model may round to 0 in a sound file.
     dead = np.flatnonzero((np.abs(q).max(axis=0) < step / 2) & (np.abs(f).max(axis=0) >= step))
     return f"channel {int(dead[0])} is dead in the file only" if dead.size else ""

@@ -143,7 +143,7 @@ def test_a_subclassed_model_is_refused():
     class Subclassed(keras.Model):
         pass
 
-    with pytest.raises(InputError, match="cost takes functional and Sequential Keras models"):
+    with pytest.raises(InputError, match="cost needs a functional or Sequential Keras model"):
         cost(Subclassed())
 
 
@@ -156,5 +156,5 @@ def test_nested_models_with_two_inputs_count_and_hidden_blocks_are_refused():
     assert report.se_parameters == 22
     inputs = keras.Input((3, 8, 8, 4))
     hidden = keras.Model(inputs, keras.layers.TimeDistributed(SEBlock(2))(inputs))
-    with pytest.raises(InputError, match="SE sites are found where an SEBlock is a layer"):
+    with pytest.raises(InputError, match="Each SEBlock must be a layer"):
         cost(hidden)

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from keras_se.errors import InputError, MissingExtraError, import_extra
+from keras_se.errors import InputError, MissingExtraError, first_line, import_extra, user_code
 
 
 def test_input_error_is_a_value_error():
@@ -27,3 +27,21 @@ def test_import_extra_does_not_hide_a_package_that_lacks_another(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_dependency'"):
         import_extra("half_installed", "tuning")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("no"), SystemExit(3)])
+def test_errors_of_the_users_code_are_errors_of_input(error):
+    message = rf"The rule\. Received: 'a:b', which raises {type(error).__name__}: {error}"
+    with pytest.raises(InputError, match=message) as caught, user_code("The rule", "a:b"):
+        raise error
+    assert caught.value.__cause__ is error
+
+
+def test_an_interruption_is_no_error_of_the_users_code():
+    with pytest.raises(KeyboardInterrupt), user_code("The rule", "a:b"):
+        raise KeyboardInterrupt
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"

@@ -1,6 +1,8 @@
-"""The console script: its first second, its exit codes, and what it does with a fault of ours."""
+"""The console script: what it loads, its exit codes, and what it does with a fault of ours."""
 
+import os
 import subprocess
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -8,39 +10,170 @@ from pathlib import Path
 import click
 import pytest
 
+import keras_se
 from tuning import cli
 
 SCRIPT = str(Path(sysconfig.get_path("scripts"), "keras-se"))
+HEAVY = {"keras", "keras_se", "keras_tuner", "numpy", "rich", "tensorflow"}
 
 
-def test_a_message_within_a_second_and_exit_code_2(tmp_path):
-    started = time.monotonic()
-    with subprocess.Popen(
-        [SCRIPT, "gates", "no.keras", "--data", "no.npz"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        first_line = process.stderr.readline()
-        first_after = time.monotonic() - started
-        out, rest = process.communicate()
-    assert first_line == "keras-se: loading Keras and TensorFlow ...\n"
-    assert first_after < 1.0
-    assert process.returncode == 2
-    assert rest == "Error: A model must be an existing .keras file. Received: 'no.keras'\n"
-    assert out == ""
+# Without -P the working directory would be first on the path, unlike for the console script.
+COMMAND_LINE = (
+    sys.executable,
+    "-P",
+    "-c",
+    "import sys, tuning.cli\ntry:\n    tuning.cli.main()\n"
+    "finally:\n    print(*{name.split('.')[0] for name in sys.modules})",
+)
 
 
-def test_modules_of_the_working_directory_are_found(tmp_path):
+def heavy(loaded):
+    return set(loaded.split()) & HEAVY
+
+
+def started(*words):
+    """Returns the exit code, what was printed, and which heavy packages were loaded."""
+    process = subprocess.run([*COMMAND_LINE, *words], capture_output=True, text=True)
+    *printed, loaded = process.stdout.splitlines()
+    return process.returncode, "\n".join(printed), process.stderr, heavy(loaded)
+
+
+def test_help_and_version_load_nothing_heavy():
+    code, printed, errors, loaded = started("--help")
+    assert (code, errors, loaded) == (0, "", set())
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in printed
+    version = f"keras-se, version {keras_se.__version__}"
+    assert started("--version") == (0, version, "", set())
+
+
+def test_wrong_use_loads_nothing_heavy():
+    code, printed, errors, loaded = started()
+    assert (code, printed, loaded) == (2, "", set())
+    assert "Usage: keras-se" in errors
+    code, printed, errors, loaded = started("gate")
+    assert (code, printed, loaded) == (2, "", set())
+    assert "No such command 'gate'" in errors
+
+
+def test_help_is_fast():
+    """In half a second on an idle machine; the best of three, for busy ones."""
+
+    def seconds(*words):
+        start = time.monotonic()
+        subprocess.run(words, capture_output=True, check=True)
+        return time.monotonic() - start
+
+    python = min(seconds(sys.executable, "-c", "pass") for _ in range(3))
+    assert min(seconds(SCRIPT, "--help") for _ in range(3)) < 0.4 + 3 * python
+
+
+def test_the_first_second_of_a_command_and_what_it_loads(tmp_path):
+    """Python finds the user's module `mine`, but not one named `tuning`: this package hides it."""
     (tmp_path / "mine.py").write_text("import numpy as np\ndef f():\n    return np.ones(3), 1, 2\n")
-    process = subprocess.run(
-        [SCRIPT, "demo", "--data", "mine:f"], cwd=tmp_path, capture_output=True, text=True
+    (tmp_path / "tuning.py").write_text("")
+    start = time.monotonic()
+    with subprocess.Popen(
+        [*COMMAND_LINE, "demo", "--data", "mine:f"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        first_line = process.stderr.readline()
+        first_after = time.monotonic() - start
+        loaded, rest = process.communicate()
+    assert (process.returncode, first_line) == (2, "keras-se: loading Keras and TensorFlow ...\n")
+    assert first_after < 1.0
+    warning, error = rest.splitlines()
+    assert warning.startswith(f"Warning: {tmp_path / 'tuning.py'} has the name of this package")
+    assert error.startswith("Error: ")
+    assert error.endswith("Received: 3 values from 'mine:f'")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "tuning.py"]
+    assert heavy(loaded) == HEAVY  # the tests above can fail
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_a_command(name, capsys):
+    assert cli.run([name, "--help"]) == 0
+    assert f"Usage: keras-se {name} " in capsys.readouterr().out
+
+
+def exit_code(monkeypatch, function):
+    """Returns the exit code of the console script for a command that calls a function."""
+    command = click.Command("x", callback=function)
+    monkeypatch.setattr(cli._LazyGroup, "get_command", lambda *_: command)
+    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
+    monkeypatch.setattr("sys.path", [*sys.path])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    return exited.value.code
+
+
+@pytest.mark.parametrize(("result", "code"), [(None, 0), (True, 0), (False, 1)])
+def test_a_command_that_returns_false_has_failed(monkeypatch, result, code):
+    assert exit_code(monkeypatch, lambda: result) == code
+
+
+def raising(error):
+    def function():
+        os.write(2, b"from C++\n")
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
+        (keras_se.errors.InputError("A rule. Received: x"), 2, "Error: A rule. Received: x\n"),
+        (keras_se.errors.MissingExtraError("Install it"), 2, "Error: Install it\n"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "Error: [Errno 2] No such file: 'x'\n"),
+        (
+            ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"),
+            2,
+            "Error: The command line needs the package `tensorflow`, which is not installed. "
+            "Install it with: pip install 'keras-se[all]'\n",
+        ),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(monkeypatch, capfd, error, code, message):
+    assert exit_code(monkeypatch, raising(error)) == code
+    assert capfd.readouterr().err == message
+
+
+def test_a_fault_of_ours_is_3_and_shows_what_libraries_wrote(monkeypatch, capfd):
+    assert exit_code(monkeypatch, raising(ZeroDivisionError("a fault"))) == 3
+    printed = capfd.readouterr().err
+    assert "Traceback" in printed
+    assert printed.endswith(
+        "ZeroDivisionError: a fault\nfrom C++\nThis is a fault of keras-se; please report it.\n"
     )
-    assert process.returncode == 2
-    assert "Received: 3 values from 'mine:f'" in process.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["mine.py"]
 
 
-def test_a_module_of_the_users_named_tuning_is_said(tmp_path, monkeypatch, capfd):
-    """It is never imported: this package is found first. A folder without __init__ is none."""
+def test_native_text_goes_to_the_file_and_python_text_to_the_terminal(capfd):
+    with cli.native_stderr_to_file() as path:
+        os.write(2, b"from C++\n")
+        sys.stderr.write("from Python\n")
+        assert path.read_text() == "from C++\n"
+    assert not path.exists()
+    assert capfd.readouterr().err == "from Python\n"
+
+
+def test_everything_is_as_before_after_an_error(capfd):
+    stderr = sys.stderr
+    with pytest.raises(KeyError), cli.native_stderr_to_file() as path:
+        raise KeyError
+    os.write(2, b"from C++ again\n")
+    assert sys.stderr is stderr
+    assert not path.exists()
+    assert capfd.readouterr().err == "from C++ again\n"
+
+
+def test_shadowed_modules(tmp_path, monkeypatch):
+    """A folder without __init__ is none."""
     for folder in ("file", "package/tuning", "folder/tuning"):
         (tmp_path / folder).mkdir(parents=True)
     others = [tmp_path / "file" / "tuning.py", tmp_path / "package" / "tuning" / "__init__.py"]
@@ -49,66 +182,4 @@ def test_a_module_of_the_users_named_tuning_is_said(tmp_path, monkeypatch, capfd
     own = Path(cli.__file__).parents[1]
     folders = [tmp_path / name for name in ("file", "package", "folder")]
     monkeypatch.setattr("sys.path", [str(own), *map(str, folders)])
-    assert cli.other_modules() == others
-    replaced(monkeypatch, lambda: 0)
-    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
-    with pytest.raises(SystemExit):
-        cli.main()
-    printed = capfd.readouterr().err
-    for path in others:
-        assert f"Warning: {path} has the name of this package, tuning" in printed
-
-
-def replaced(monkeypatch, function):
-    monkeypatch.setattr(
-        "keras_se.cli.commands.COMMANDS", {"x": click.Command("x", callback=function)}
-    )
-
-
-@pytest.mark.parametrize("code", [0, 1])
-def test_the_code_of_a_command_is_the_exit_code(monkeypatch, code):
-    replaced(monkeypatch, lambda: code)
-    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    assert exited.value.code == code
-
-
-def test_an_interrupt_is_130(monkeypatch, capfd):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    replaced(monkeypatch, interrupted)
-    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    assert exited.value.code == 130
-    assert "Traceback" not in capfd.readouterr().err
-
-
-def test_a_fault_of_ours_is_3_and_shows_where(monkeypatch, capfd):
-    def faulty():
-        raise ZeroDivisionError("a fault")
-
-    replaced(monkeypatch, faulty)
-    monkeypatch.setattr("sys.argv", ["keras-se", "x"])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    assert exited.value.code == 3
-    printed = capfd.readouterr().err
-    assert "ZeroDivisionError: a fault" in printed
-    assert "fault of keras-se; please report it" in printed
-
-
-def test_without_the_extras_it_names_them(monkeypatch, capfd):
-    def missing(arguments):
-        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
-
-    monkeypatch.setattr(cli, "_run", missing)
-    monkeypatch.setattr("sys.argv", ["keras-se", "--help"])
-    with pytest.raises(SystemExit) as exited:
-        cli.main()
-    assert exited.value.code == 2
-    assert "`tensorflow`, which is not installed. Install it with: pip install" in (
-        capfd.readouterr().err
-    )
+    assert cli.shadowed_modules() == others

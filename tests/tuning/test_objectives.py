@@ -6,7 +6,7 @@ import pytest
 
 from keras_se.errors import InputError
 from tuning.choice.rules import Cheapest, StructuralRisk
-from tuning.objectives import get_objective, metric_direction, objective_name, objective_value
+from tuning.objectives import get_objective, metric_direction
 
 FORMS = {
     "val_loss": Cheapest(0.002),
@@ -26,20 +26,19 @@ FORMS = {
 def test_forms_and_the_way_back(name, rule):
     assert get_objective(name) == rule
     assert get_objective(rule) is rule
-    full = objective_name(rule)
-    assert get_objective(full) == rule
-    assert objective_name(get_objective(full)) == full
+    assert get_objective(rule.name) == rule
+    assert get_objective(rule.name).name == rule.name
 
 
 def test_names():
-    assert objective_name(Cheapest(0.01)) == "cheapest:0.01:val_loss"
-    assert objective_name(StructuralRisk(1e-6, metric="a", direction="max")) == "risk:1e-06:a:max"
+    assert Cheapest(0.01).name == "cheapest:0.01:val_loss"
+    assert StructuralRisk(1e-6, metric="a", direction="max").name == "risk:1e-06:a:max"
 
 
 @pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), 1])
 def test_numbers_of_other_types(number):
     for rule in (Cheapest(number), StructuralRisk(number)):
-        assert get_objective(objective_name(rule)) == rule
+        assert get_objective(rule.name) == rule
 
 
 def test_most_seeds():
@@ -53,19 +52,34 @@ def test_most_seeds():
 
 @pytest.mark.parametrize(
     "name",
-    ["cheapest", "risk", "cheapest:", "cheapest:x", "risk:", "risk:val_loss", "cheapest:0.1:",
-     "cheapest:0.1::min", "cheapest:0.1:a:up", "cheapest:0.1:a:min:b", "val_loss:", "val_loss:up",
-     "val_loss:min:max", ":", ":max", "a:b:c:d"],
-)  # fmt: skip
+    [
+        "cheapest",
+        "risk",
+        "cheapest:",
+        "cheapest:x",
+        "risk:",
+        "risk:val_loss",
+        "cheapest:0.1:",
+        "cheapest:0.1::min",
+        "cheapest:0.1:a:up",
+        "cheapest:0.1:a:min:b",
+        "val_loss:",
+        "val_loss:up",
+        "val_loss:min:max",
+        ":",
+        ":max",
+        "a:b:c:d",
+    ],
+)
 def test_no_such_name(name):
-    message = rf"An objective is cheapest:TOLERANCE\[.* name of a metric. Received: '{name}'"
+    message = rf"An objective must be .*, cheapest:TOLERANCE.* of a metric. Received: '{name}'"
     with pytest.raises(InputError, match=message):
         get_objective(name)
 
 
 @pytest.mark.parametrize("objective", ["", None, 3, ["val_loss"], Cheapest])
 def test_no_objective(objective):
-    with pytest.raises(InputError, match=r"An objective is a rule of choice or .* Received: "):
+    with pytest.raises(InputError, match=r"An objective must be a rule of choice, .* Received: "):
         get_objective(objective)
 
 
@@ -77,15 +91,42 @@ def test_numbers_that_rules_refuse(name):
         get_objective(name)
 
 
-HIGH = ["accuracy", "acc", "val_accuracy", "val_auc", "val_precision", "val_recall",
-        "val_sparse_categorical_accuracy", "val_top_k_categorical_accuracy", "val_f1_score",
-        "val_fbeta_score", "val_r2_score", "val_cosine_similarity", "val_mean_io_u",
-        "val_binary_io_u", "val_pearson_correlation", "val_precision_at_recall",
-        "val_head_accuracy",
-        "val_left_head_f1_score", "val_weighted_accuracy"]  # fmt: skip
-LOW = ["loss", "val_loss", "val_mse", "val_mae", "val_mean_absolute_error", "val_head_loss",
-       "val_ce", "val_crossentropy", "val_huber", "val_false_positives", "val_kl_divergence",
-       "val_root_mean_squared_error", "val_left_head_mae"]  # fmt: skip
+HIGH = [
+    "accuracy",
+    "acc",
+    "val_accuracy",
+    "val_auc",
+    "val_precision",
+    "val_recall",
+    "val_sparse_categorical_accuracy",
+    "val_top_k_categorical_accuracy",
+    "val_f1_score",
+    "val_fbeta_score",
+    "val_r2_score",
+    "val_cosine_similarity",
+    "val_mean_io_u",
+    "val_binary_io_u",
+    "val_pearson_correlation",
+    "val_precision_at_recall",
+    "val_head_accuracy",
+    "val_left_head_f1_score",
+    "val_weighted_accuracy",
+]
+LOW = [
+    "loss",
+    "val_loss",
+    "val_mse",
+    "val_mae",
+    "val_mean_absolute_error",
+    "val_head_loss",
+    "val_ce",
+    "val_crossentropy",
+    "val_huber",
+    "val_false_positives",
+    "val_kl_divergence",
+    "val_root_mean_squared_error",
+    "val_left_head_mae",
+]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +144,22 @@ def test_a_direction_that_is_given_holds(metric, direction):
 
 
 @pytest.mark.parametrize(
-    "metric", ["score", "val_score", "val_f1", "val_recall_1", "val_mean",
-               "val_head_sum", "val_get", "val_metric", "val_", "_"],
-)  # fmt: skip
+    "metric",
+    [
+        "score",
+        "val_score",
+        "val_f1",
+        "val_recall_1",
+        "val_mean",
+        "val_head_sum",
+        "val_get",
+        "val_metric",
+        "val_",
+        "_",
+    ],
+)
 def test_directions_that_nobody_knows(metric):
-    message = rf"as direction='min' or 'max', or behind its name .* Received: metric='{metric}'"
+    message = rf"does not know the direction of this metric: .* Received: metric='{metric}'"
     with pytest.raises(InputError, match=message):
         metric_direction(Cheapest(0.1, metric=metric))
 
@@ -124,10 +176,24 @@ def perfect(metric):
 
 
 @pytest.mark.parametrize(
-    "name", ["BinaryAccuracy", "CategoricalAccuracy", "F1Score", "FBetaScore", "R2Score", "AUC",
-             "CosineSimilarity", "PearsonCorrelation", "ConcordanceCorrelation", "Precision",
-             "MeanSquaredError", "KLDivergence", "Poisson", "CategoricalHinge"],
-)  # fmt: skip
+    "name",
+    [
+        "BinaryAccuracy",
+        "CategoricalAccuracy",
+        "F1Score",
+        "FBetaScore",
+        "R2Score",
+        "AUC",
+        "CosineSimilarity",
+        "PearsonCorrelation",
+        "ConcordanceCorrelation",
+        "Precision",
+        "MeanSquaredError",
+        "KLDivergence",
+        "Poisson",
+        "CategoricalHinge",
+    ],
+)
 def test_directions_are_those_of_the_metrics(name):
     metric = getattr(keras.metrics, name)()
     name = re.sub(r"_\d+$", "", metric.name)  # the number of those that a process has made
@@ -136,8 +202,10 @@ def test_directions_are_those_of_the_metrics(name):
 
 
 def test_values_of_rules():
-    assert objective_value(Cheapest(0.1), "max", 0.9, 20.0) == 0.9
-    assert objective_value(Cheapest(0.1), "min", 0.9, 20.0) == 0.9
-    assert objective_value(StructuralRisk(0.01), "min", 0.5, 20.0) == 0.7
-    assert objective_value(StructuralRisk(0.01), "max", 0.5, 20.0) == -0.3
-    assert objective_value(StructuralRisk(0.0), "min", 0.5, 20.0) == 0.5
+    assert Cheapest(0.1).value(0.9, 20.0, "max") == 0.9
+    assert Cheapest(0.1).value(0.9, 20.0, "min") == 0.9
+    assert StructuralRisk(0.01).value(0.5, 20.0, "min") == 0.7
+    assert StructuralRisk(0.01).value(0.5, 20.0, "max") == -0.3
+    assert StructuralRisk(0.0).value(0.5, 20.0, "min") == 0.5
+    assert Cheapest(0.1).objective("max") == ("val_loss", "max")
+    assert StructuralRisk(0.1).objective("max") == ("J", "min")

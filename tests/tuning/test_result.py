@@ -19,11 +19,20 @@ def record(label="ratio=2", seed=0, **changes):
 
 def result(**changes):
     given = {
-        "objective": "cheapest:0.1:val_loss", "metric": "val_loss", "direction": "min",
-        "epochs": 3, "seeds": (0,), "records": (record(), record("ratio=4")), "chosen": "ratio=2",
-        "values": {"se_ratio": 2}, "plan": {"se_1": SETTINGS, "se_2": SETTINGS},
-        "placement": "standard", "decision": None, "sentence": "a sentence", **changes,
-    }  # fmt: skip
+        "objective": "cheapest:0.1:val_loss",
+        "metric": "val_loss",
+        "direction": "min",
+        "epochs": 3,
+        "seeds": (0,),
+        "records": (record(), record("ratio=4")),
+        "chosen": "ratio=2",
+        "values": {"se_ratio": 2},
+        "plan": {"se_1": SETTINGS, "se_2": SETTINGS},
+        "placement": "standard",
+        "decision": None,
+        "sentence": "a sentence",
+        **changes,
+    }
     return SearchResult(**given)
 
 
@@ -31,11 +40,20 @@ def test_json_holds_everything():
     content = json.loads(result().to_json())
     records = content.pop("records")
     assert content == {
-        "objective": "cheapest:0.1:val_loss", "metric": "val_loss", "direction": "min",
-        "epochs": 3, "seeds": [0], "chosen": "ratio=2", "values": {"se_ratio": 2},
-        "plan": {"se_1": SETTINGS, "se_2": SETTINGS}, "placement": "standard", "decision": None,
-        "sentence": "a sentence", "confirmation": None, "ratio_fit": None,
-    }  # fmt: skip
+        "objective": "cheapest:0.1:val_loss",
+        "metric": "val_loss",
+        "direction": "min",
+        "epochs": 3,
+        "seeds": [0],
+        "chosen": "ratio=2",
+        "values": {"se_ratio": 2},
+        "plan": {"se_1": SETTINGS, "se_2": SETTINGS},
+        "placement": "standard",
+        "decision": None,
+        "sentence": "a sentence",
+        "confirmation": None,
+        "ratio_fit": None,
+    }
     assert [TrialRecord.from_dict(r) for r in records] == list(result().records)
 
 
@@ -75,5 +93,5 @@ def test_all_that_finished_are_tied_in_a_screening():
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"records": 3}', "null"])
 def test_what_is_no_result(text):
-    with pytest.raises(InputError, match=r"JSON that to_json wrote\. Received: "):
+    with pytest.raises(InputError, match=r"from_json needs JSON text .* Received: "):
         SearchResult.from_json(text)

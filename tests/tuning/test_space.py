@@ -65,8 +65,9 @@ def distinct(space, scopes=("se",)):
     return found
 
 
-@pytest.mark.parametrize("baseline", [True, False])
-@pytest.mark.parametrize("scopes", [("se",), ("se_1", "se_2")])
+@pytest.mark.parametrize(
+    ("baseline", "scopes"), [(True, ("se",)), (False, ("se",)), (True, ("se_1", "se_2"))]
+)
 def test_the_size_is_the_number_of_distinct_candidates(baseline, scopes):
     space = SESpace((2, 4), ("sigmoid",), ("avg", "max"), ("standard", "pre"), baseline=baseline)
     expected = baseline + 2 * (2 * 1 * 2) ** len(scopes)
@@ -180,10 +181,13 @@ def own_gate(v):
         ({"ratios": (2, 2.0)}, "different values"),
         ({"gates": "sigmoid"}, "Received: gates='sigmoid'"),
         ({"gates": ("sigmoid", gates.sigmoid)}, "gates must be a sequence of different values"),
-        ({"ratios": (0.5,)}, "say ratio=2"),
+        ({"ratios": (0.5,)}, "use ratio=2"),
         ({"ratios": ("two",)}, "ratio must be a finite number"),
         ({"gates": ("gelu",)}, "gate must be one of"),
-        ({"gates": (own_gate,)}, "holds gates and squeezes by name. Received: <function own_gate"),
+        (
+            {"gates": (own_gate,)},
+            "must hold gates and squeezes by name. Received: <function own_gate",
+        ),
         ({"squeezes": ("median",)}, "squeeze must be one of"),
         ({"squeezes": ()}, r"squeezes must be a sequence.*Received: squeezes=\(\)"),
         ({"placements": ("before",)}, "placements must be among.*Received: 'before'"),
@@ -210,5 +214,8 @@ def test_other_sizes_need_the_model():
 
 def test_a_block_knows_no_placements():
     space = SESpace(placements=("standard", "pre"))
-    with pytest.raises(InputError, match=r"one placement. Received: placements=\('standard', 'pr"):
+    with pytest.raises(
+        InputError,
+        match=r"needs a space with one placement: .* Received: placements=\('standard', 'pr",
+    ):
         space.block(keras_tuner.HyperParameters(), "a")

@@ -8,15 +8,15 @@ import numpy as np
 from scipy import stats
 
 from tuning.choice.comparison import LEVEL
-from tuning.choice.refusals import input_error
+from tuning.choice.errors import input_error
 
 
 @dataclass(frozen=True)
 class RatioFit:
     """The fit L(r) = L0 + κ·r²/2, and the ratio r* = (λS/κ)^(1/3) that it calls optimal.
 
-    The fit is a diagnostic and chooses nothing: measured losses need not follow a parabola
-    (exponents from 0.5 to 4 occur). Compare `residual` with `noise` to see whether they do.
+    It is a diagnostic and chooses nothing: measured losses need not follow a parabola (exponents
+    from 0.5 to 4 occur). Compare `residual` with `noise` to see whether they do.
 
     Attributes:
         curvature: κ, the mean over seeds of the least-squares fits.
@@ -40,46 +40,47 @@ def fit_ratio(
     ratios: Sequence[float], losses: np.ndarray, squares: float, weight: float
 ) -> RatioFit:
     """Fits the curvature of the loss in r, seed by seed, and derives r* from it."""
+    from keras_se import theory  # late: keras_se loads Keras, and the rules work without
+
     # L is linear in x = r²/2, with slope κ. Rows of `losses` are ratios, columns are seeds.
     x, y = np.asarray(ratios, "float64") ** 2 / 2, np.asarray(losses, "float64")
-    if y.ndim != 2 or x.shape != y.shape[:1] or y.shape[1] < 2 or np.unique(x).size < 2:
-        raise input_error(
-            "fit_ratio needs a row of at least two losses for each ratio, of which two differ. "
-            f"Received: ratios={ratios!r} and losses of shape {y.shape}"
-        )
-    if not np.isfinite(y).all():
-        raise input_error(
-            "The losses of fit_ratio must be finite. "
-            f"Received: {np.size(y) - np.isfinite(y).sum()} that are not"
-        )
-    if not (squares > 0 and weight > 0):
-        raise input_error(
-            "fit_ratio needs squares and a weight above 0. "
-            f"Received: squares={squares!r}, weight={weight!r}"
-        )
-    centred, seeds = x - x.mean(), y.shape[1]
-    # One slope per seed: their spread over seeds gives the interval of κ.
-    slopes = centred @ y / (centred @ centred)
+    _check(x, y, squares, weight)
+    seeds = y.shape[1]
+    # One fit per seed: the spread of κ over seeds gives its interval.
+    offsets, slopes = np.array([theory.fit_loss(np.asarray(ratios), column) for column in y.T]).T
     curvature = float(slopes.mean())
     half = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * slopes.std(ddof=1) / math.sqrt(seeds))
     interval = (curvature - half, curvature + half)
-    misfit = y - y.mean(axis=0) - np.outer(centred, slopes)
-    # L0 and κ take two degrees of freedom.
-    free = len(x) - 2
+    misfit = y - offsets - np.outer(x, slopes)
     mean_misfit = misfit.mean(axis=1)
-    around = misfit - mean_misfit[:, None]
-    noise = float((around**2).sum()) / (max(free, 1) * (seeds - 1)) / seeds
+    free = len(x) - 2  # L0 and κ take two degrees of freedom
+    around = float(((misfit - mean_misfit[:, None]) ** 2).sum())
 
     def ratio(kappa: float) -> float:
-        # The derivative κ·r - λS/r² vanishes at r*. Without curvature no ratio is too large.
-        return float(np.cbrt(weight * squares / kappa)) if kappa > 0 else math.inf
+        return theory.optimal_ratio(math.sqrt(squares), weight, kappa) if kappa > 0 else math.inf
 
     return RatioFit(
         curvature=curvature,
         curvature_interval=interval,
         residual=math.sqrt(float((mean_misfit**2).sum()) / free) if free else None,
-        noise=math.sqrt(noise),
+        noise=math.sqrt(around / (max(free, 1) * (seeds - 1)) / seeds),
         ratio=ratio(curvature),
         # r* falls as κ grows, so the bounds change places.
         ratio_interval=(ratio(interval[1]), ratio(interval[0])),
     )
+
+
+def _check(x: np.ndarray, y: np.ndarray, squares: float, weight: float) -> None:
+    if y.ndim != 2 or x.shape != y.shape[:1] or y.shape[1] < 2 or np.unique(x).size < 2:
+        raise input_error(
+            "fit_ratio needs two or more different ratios, and losses of each on two or more "
+            f"seeds. Received: {x.size} ratios and losses of shape {y.shape}"
+        )
+    if not np.isfinite(y).all():
+        number = np.sum(~np.isfinite(y))
+        raise input_error(f"fit_ratio needs finite losses. Received: {number} that are not finite")
+    if not (squares > 0 and weight > 0):
+        raise input_error(
+            "fit_ratio needs squares and a weight above 0. "
+            f"Received: squares={squares!r}, weight={weight!r}"
+        )

@@ -1,51 +1,56 @@
 """Selection rules: what the scores of K candidates on n seeds show, and what they do not.
 
 A score is candidate + seed + noise. All candidates of a seed share its initial weights and data
-order, so the rules compare them within seeds. The remaining noise is pooled over all candidates and
-has (K-1)(n-1) degrees of freedom. c* is the candidate with the best mean, d_c the mean paired
-difference of a candidate from it, SE = σ·√(2/n), and q the one-sided 95 % quantile of Dunnett and
-Hsu: with that probability the loss of c is at most d_c + q·SE for all candidates at once, although
-the same scores selected c*.
+order, so the rules compare them within seeds. The remaining noise is pooled over all candidates,
+with (K-1)(n-1) degrees of freedom. c* is the candidate with the best mean, d_c the mean paired
+difference from it, SE = σ·√(2/n), and q the one-sided 95 % quantile of Dunnett and Hsu: with that
+probability the loss of c is at most d_c + q·SE for all candidates at once, although the same scores
+selected c*.
 
-"Not significantly worse" never selects a candidate: it holds for any candidate with a noisy enough
-measurement. `Cheapest` requires a loss that is *shown* to be small: with the same means and noise,
-fewer seeds never lead to a cheaper candidate. Nothing here loads Keras.
+"Not significantly worse" selects no candidate: enough noise makes it true of any. `Cheapest`
+requires a loss that is *shown* to be small: with the same means and noise, fewer seeds never lead
+to a cheaper candidate. Nothing here loads Keras.
 
-When `Cheapest` asks for further seeds, it keeps the noise estimate of the first seeds. In the worst
-case, where all cheaper candidates lose just above δ, simulated searches select one of them as shown
-in 5 % of cases with a fixed number of seeds. With added seeds the share is at most 5.4 % for 6 and
-15 candidates, and 4.6 to 7.9 % for two candidates on three first seeds, where both answers can be
-wrong. With a new noise estimate it is up to 10 %. (4,000 searches each, standard error 0.35 %:
-`python benchmarks/choice_rule.py --searches 4000`, and `--anew`.) The rules assume equal noise for
-all candidates: if the cheapest one is three times as noisy as the others, the share is up to 9 % on
-fixed seeds and up to 14 % with added ones (`--unequal`).
+`Cheapest` keeps the noise estimate of the first seeds. In the worst case, where all cheaper
+candidates lose just above δ, simulated searches select one of them as shown in 5 % of cases on
+fixed seeds. With added seeds the share is at most 5.4 % for 6 and 15 candidates, and 4.6 to 7.9 %
+for two on three first seeds, where both answers can be wrong. With a new noise estimate it is up to
+10 %. (4,000 searches each, standard error 0.35 %: `python benchmarks/choice_rule.py --searches
+4000`, and `--anew`.) The rules assume equal noise: if the cheapest candidate is three times as
+noisy as the others, the share is up to 9 % on fixed seeds and 14 % with added ones (`--unequal`).
 
-A choice that is *not* shown has no such guarantee. If the noise is far above δ and `max_seeds` is
-reached, c* is the best of noisy means, and often not the best candidate. The decision then says
-"not resolved".
+A choice that is *not* shown has no such guarantee: if the noise is far above δ and `max_seeds` is
+reached, c* is often not the best candidate. The decision then says "not resolved".
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from tuning.choice.comparison import LEVEL, Contrast, contrast
-from tuning.choice.decision import Decision, Standing
-from tuning.choice.refusals import input_error
-from tuning.choice.scores import MIN_SEEDS, ScoreTable
+from tuning.choice.comparison import LEVEL, Comparison, compare_with_best
+from tuning.choice.errors import input_error
+from tuning.choice.scores import (
+    MIN_SEEDS,
+    Decision,
+    Direction,
+    ScoreTable,
+    Standing,
+    as_loss,
+)
 
 # Share of the tolerance that the margin should reach. A margin as wide as the tolerance could only
 # show a candidate that is equal to c*.
-AIM = 0.5
+_AIM = 0.5
 
 
 @dataclass(frozen=True)
 class StructuralRisk:
     """Selects the lowest J = L_val + λ·ΣC²/r and lists the candidates that are tied with it.
 
-    For a metric that is maximized, L_val is the metric with its sign changed: J is lowest where the
-    metric minus λ·ΣC²/r is highest.
+    For a metric that is maximized, L_val is the metric with its sign changed.
 
     Attributes:
         weight: λ, at least 0: how much of the metric one unit of ΣC²/r (two weights) is worth.
@@ -69,7 +74,7 @@ class StructuralRisk:
 
     weight: float
     metric: str = field(default="val_loss", kw_only=True)
-    direction: str | None = field(default=None, kw_only=True)
+    direction: Direction | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
@@ -85,8 +90,7 @@ class StructuralRisk:
             table: Scores and costs of the candidates.
 
         Returns:
-            A `Decision`, `resolved` if no other candidate is tied with the chosen one. It never
-            asks for further seeds.
+            A `Decision`, `resolved` if no other candidate is tied. It never asks for more seeds.
 
         Raises:
             InputError: If no candidate has a finite score on every seed.
@@ -94,15 +98,26 @@ class StructuralRisk:
         rows = _complete(table)
         risks = table.losses[rows] + self.weight * np.array(table.complexity)[rows, None]
         # The penalty is constant per candidate, so J has the same noise as the loss.
-        found = contrast(risks, np.array(table.parameters)[rows], table.first_losses)
+        found = compare_with_best(risks, np.array(table.parameters)[rows], table.first_losses)
         best = table.names[rows[found.best]]
         ties = tuple(name for name in _names(table, rows, found.tied) if name != best)
-        sentence = (
-            f"{best} has the lowest J = L + {self.weight:g}·ΣC²/r of {_measured(found, table)}"
-        )
+        sentence = f"{best} has the lowest J = L + {self.weight:g}·ΣC²/r of {_count(found, table)}"
         if ties:
             sentence += f"; {_listed(ties)} cannot be told from it"
         return _decision(table, rows, found, found.best, not ties, sentence + ".")
+
+    @property
+    def name(self) -> str:
+        """The rule as `search` takes it by name, such as `"risk:1e-06:val_loss"`."""
+        return _name("risk", self.weight, self)
+
+    def objective(self, direction: Direction) -> tuple[str, Direction]:
+        """Returns the name and the direction of the value that decides: J is a loss."""
+        return "J", "min"
+
+    def value(self, score: float, complexity: float, direction: Direction) -> float:
+        """Returns J from a score and its ΣC²/r."""
+        return round(as_loss(score, direction) + self.weight * complexity, 12)
 
 
 @dataclass(frozen=True)
@@ -110,14 +125,12 @@ class Cheapest:
     """Selects the candidate with the fewest parameters that is shown to lose less than a tolerance.
 
     Shown means d_c + q·SE <= δ. While the noise is too large to show this for any candidate, the
-    rule asks for further seeds, up to `max_seeds`. After that it selects c* and the decision says
-    "not resolved". Among candidates with equally many parameters, it selects the first in the order
-    of the space.
+    rule asks for further seeds, up to `max_seeds`. After that it selects c*, "not resolved". Among
+    candidates with equally many parameters, it selects the first in the order of the space.
 
     Further seeds go to the candidates that may be the best (the tied set) and to cheaper ones whose
-    loss may still be within the tolerance. The rule asks for enough seeds at once to reduce the
-    margin to half the tolerance. It can then show any candidate that loses less than the other
-    half.
+    loss may still be within the tolerance. They are as many as reduce the margin to half the
+    tolerance, which shows any candidate that loses less than the other half.
 
     Attributes:
         tolerance: δ, above 0, in the metric's own units, for example 0.002 of accuracy.
@@ -143,10 +156,11 @@ class Cheapest:
         (False, ('r=2', 'r=4'), 10)
     """
 
+    weight: ClassVar[float] = 0.0  # complexity has no price
     tolerance: float
     max_seeds: int = field(default=10, kw_only=True)
     metric: str = field(default="val_loss", kw_only=True)
-    direction: str | None = field(default=None, kw_only=True)
+    direction: Direction | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance) and self.tolerance > 0):
@@ -163,71 +177,83 @@ class Cheapest:
         """Selects the cheapest candidate that the scores show to be good enough.
 
         Args:
-            table: Scores and costs of the candidates. After further seeds it has more columns, with
-                NaN for the candidates that did not get these seeds (they are ruled out), and
-                `first_seeds` gives the original number of columns.
+            table: Scores and costs of the candidates. Further seeds add columns, with NaN for the
+                candidates that are ruled out; `first_seeds` is the original number of columns.
 
         Returns:
-            A `Decision`. If `further` is not empty, train these candidates on more seeds and call
-            `choose` again.
+            A `Decision`. Train the candidates in `further` on more seeds and call `choose` again.
 
         Raises:
             InputError: If no candidate has a finite score on every seed.
         """
         rows = _complete(table)
         costs = np.array(table.parameters)[rows]
-        found = contrast(table.losses[rows], costs, table.first_losses)
-        shown = np.flatnonzero(found.upper <= self.tolerance + found.rounding)
+        found = compare_with_best(table.losses[rows], costs, table.first_losses)
+        allowed = self.tolerance + found.rounding
+        # `differences - margin` is the smallest loss that the scores still allow.
+        cheaper = (found.differences - found.margin <= allowed) & (costs < costs[found.best])
+        shown = np.flatnonzero(found.upper <= allowed)
         if not len(shown):
-            return self._unresolved(table, rows, found, costs)
+            return self._unresolved(table, rows, found, cheaper)
         chosen = int(shown[np.argmin(costs[shown])])
         # c* can be shown by its own lead while the margin is still too wide to judge a cheaper one.
-        if chosen == found.best and self._too_coarse(found) and self._open(found, costs).any():
-            return self._unresolved(table, rows, found, costs)
+        if chosen == found.best and found.margin > allowed and cheaper.any():
+            return self._unresolved(table, rows, found, cheaper)
         sentence = (
-            f"{table.names[rows[chosen]]} is the cheapest of {_measured(found, table)} that is "
+            f"{table.names[rows[chosen]]} is the cheapest of {_count(found, table)} that is "
             f"shown to lose less than {self.tolerance:g}: at most {found.upper[chosen]:.3g} "
             f"against the best ({100 * LEVEL:.0f} %)."
         )
-        undecided = _names(table, rows, self._open(found, costs) & (costs < costs[chosen]))
+        undecided = _names(table, rows, cheaper & (costs < costs[chosen]))
         if undecided:
             sentence += f" Cheaper, and neither shown to nor not: {_listed(undecided)}."
-        return _decision(table, rows, found, chosen, True, sentence, undecided=undecided)
+        return _decision(table, rows, found, chosen, True, sentence, undecided)
 
-    def _too_coarse(self, found: Contrast) -> bool:
-        """Whether the margin is too wide to show even a candidate equal to c*."""
-        return found.margin > self.tolerance + found.rounding
+    @property
+    def name(self) -> str:
+        """The rule as `search` takes it by name, such as `"cheapest:0.002:val_loss"`."""
+        return _name("cheapest", self.tolerance, self)
 
-    def _open(self, found: Contrast, costs: np.ndarray) -> np.ndarray:
-        """Marks candidates cheaper than c* whose loss may still be within the tolerance."""
-        # `differences - margin` is the smallest loss that the scores still allow.
-        possible = found.differences - found.margin <= self.tolerance + found.rounding
-        return possible & (costs < costs[found.best])
+    def objective(self, direction: Direction) -> tuple[str, Direction]:
+        """Returns the name and the direction of the value that decides: the metric itself."""
+        return self.metric, direction
+
+    def value(self, score: float, complexity: float, direction: Direction) -> float:
+        """Returns the score: only parameters count as cost."""
+        return score
 
     def _unresolved(
-        self, table: ScoreTable, rows: list[int], found: Contrast, costs: np.ndarray
+        self, table: ScoreTable, rows: list[int], found: Comparison, cheaper: np.ndarray
     ) -> Decision:
         # The margin is proportional to 1 / sqrt(seeds).
         needed = math.ceil(table.seeds * (found.margin / self.tolerance) ** 2)
-        aim = math.ceil(table.seeds * (found.margin / (AIM * self.tolerance)) ** 2)
+        aim = math.ceil(table.seeds * (found.margin / (_AIM * self.tolerance)) ** 2)
         wanted = min(aim, self.max_seeds)
         best = table.names[rows[found.best]]
         sentence = (
-            f"Not resolved by {_measured(found, table)}: differences up to {found.margin:.3g} "
+            f"Not resolved by {_count(found, table)}: differences up to {found.margin:.3g} "
             f"may be noise, the tolerance is {self.tolerance:g}; "
         )
-        undecided = _names(table, rows, self._open(found, costs))
+        undecided = _names(table, rows, cheaper)
         if wanted <= table.seeds:
             sentence += f"{best}, of the best mean, is taken. About {needed} seeds would be needed."
-            return _decision(table, rows, found, found.best, False, sentence, undecided=undecided)
-        further = _names(table, rows, found.tied | self._open(found, costs))
+            return _decision(table, rows, found, found.best, False, sentence, undecided)
+        further = _names(table, rows, found.tied | cheaper)
         sentence += (
             f"{best} is the best so far. Each of {_listed(further)} should have {wanted} seeds "
             f"in all; about {needed} are needed before anything can be shown."
         )
-        return _decision(
-            table, rows, found, found.best, False, sentence, further, wanted, undecided
-        )
+        decision = _decision(table, rows, found, found.best, False, sentence, undecided)
+        return dataclasses.replace(decision, further=further, seeds_wanted=wanted)
+
+
+Rule = Cheapest | StructuralRisk
+
+
+def _name(kind: str, number: float, rule: Rule) -> str:
+    direction = [rule.direction] if rule.direction else []
+    # `repr` keeps all digits, so that the name gives the same rule again.
+    return ":".join([kind, f"{float(number)!r}", rule.metric, *direction])
 
 
 def _complete(table: ScoreTable) -> list[int]:
@@ -245,36 +271,35 @@ def _names(table: ScoreTable, rows: list[int], members: np.ndarray) -> tuple[str
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """Joins the first five names for a sentence and counts the rest."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
 
-def _measured(found: Contrast, table: ScoreTable) -> str:
-    number = len(found.means)
-    return f"{number} candidate{'s' * (number > 1)} on {table.seeds} seeds"
+def _count(found: Comparison, table: ScoreTable) -> str:
+    return f"{len(found.means)} candidate{'s' * (len(found.means) > 1)} on {table.seeds} seeds"
+
+
+def _left_out(table: ScoreTable, dropped: tuple[str, ...]) -> str:
+    failed = tuple(name for name in dropped if name not in table.ruled_out)
+    sentence = ""
+    if failed:
+        sentence += f" Dropped, since not finite on every seed: {_listed(failed)}."
+    if table.ruled_out:
+        sentence += f" Ruled out by the first seeds: {_listed(table.ruled_out)}."
+    return sentence
 
 
 def _decision(
     table: ScoreTable,
     rows: list[int],
-    found: Contrast,
+    found: Comparison,
     chosen: int,
     resolved: bool,
     sentence: str,
-    further: tuple[str, ...] = (),
-    wanted: int | None = None,
     undecided: tuple[str, ...] = (),
 ) -> Decision:
     names = [table.names[row] for row in rows]
     dropped = tuple(name for name in table.names if name not in names)
-    told = set(table.ruled_out)  # a rule dropped these on purpose: they did not fail
-    for why, missing in (
-        ("Dropped, since not finite on every seed", [n for n in dropped if n not in told]),
-        ("Ruled out by the first seeds", [n for n in dropped if n in told]),
-    ):
-        if missing:
-            sentence += f" {why}: {_listed(tuple(missing))}."
     standings = tuple(
         Standing(
             name=table.names[row],
@@ -294,13 +319,13 @@ def _decision(
         resolved=resolved,
         tied=_names(table, rows, found.tied),
         undecided=undecided,
-        further=further,
+        further=(),
         seeds=table.seeds,
-        seeds_wanted=wanted or table.seeds,
+        seeds_wanted=table.seeds,
         dropped=dropped,
         noise=found.noise,
         degrees=found.degrees,
         margin=found.margin,
         standings=standings,
-        sentence=sentence,
+        sentence=sentence + _left_out(table, dropped),
     )

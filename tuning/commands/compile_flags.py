@@ -5,44 +5,45 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import keras_tuner
 import numpy as np
 from rich.console import Console
 
 from keras_se.data import cross_entropy_of
-from keras_se.errors import InputError, import_extra
+from keras_se.errors import InputError
 from keras_se.verification.effect import takes_labels
-from tuning.hypermodel import SEHyperModel
+from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.seeding import trial_seed
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.training import cause_of
-from tuning.user_hypermodel import UserHyperModel
-
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
 
 OF_COMPILE = ("optimizer", "learning_rate", "loss", "metric")
-_PROBED = 32
 
 
 def with_compile(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Adds `compile` to the arguments of `search` if the model needs it or flags are given."""
-    hypermodel = _hypermodel(arguments, "space" in given)
+    # `Job` alone knows what kind of model it has; the other arguments are placeholders.
+    data = TrialData(arguments["train"], arguments.get("validation"), arguments.get("test"))
+    space = arguments.get("space")
+    job = Job(arguments["model_or_builder"], data, space or SESpace(), "", "min", 1)
+    _check_space(job, space, "space" in given)
     # `_loss` inspects the outputs of a fresh network: a fixed seed makes its choice repeatable.
     with trial_seed(0):
-        model = _built(hypermodel, arguments["model_or_builder"])
+        model = _build_model(job)
         flags = {name: given[name] for name in OF_COMPILE if name in given}
         if model is None and flags:
             raise InputError(
                 "A HyperModel compiles its models itself. "
-                f"Received: {', '.join(map(flag_name, flags))} for {arguments['model_or_builder']}"
+                f"Received: {', '.join(map(flag_name, flags))} for {job.model}"
             )
         if model is None or "compile" in arguments or (model.compiled and not flags):
             return arguments
         compile = {
             "optimizer": flags.get("optimizer", "adam"),
             "learning_rate": flags.get("learning_rate", 1e-3),
-            "loss": flags["loss"] if "loss" in flags else _loss(model, arguments),
+            "loss": flags["loss"] if "loss" in flags else _loss(model, data),
             "metrics": list(flags.get("metric", ("accuracy",))),
             "jit_compile": False,
         }
@@ -50,59 +51,48 @@ def with_compile(arguments: dict[str, Any], given: Mapping[str, Any]) -> dict[st
     return {**arguments, "compile": compile}
 
 
-def _hypermodel(arguments: Mapping[str, Any], byflag_name: bool) -> Any:
-    """Returns the hypermodel of the job; raises if `--space` is missing or of no use."""
-    model, space = arguments["model_or_builder"], arguments.get("space")
-    # `Job` alone knows what kind of model it has; the other arguments are placeholders.
-    job = Job(model, _data(arguments), space or SESpace(), "", "min", 1)
+def _check_space(job: Job, space: SESpace | None, is_flag: bool) -> None:
     places_blocks = isinstance(job.hypermodel, SEHyperModel)
     if places_blocks and space is None:
         raise InputError(
-            "A search needs --space, a JSON file with arguments of SESpace, or [space] in its file,"
-            f" unless the builder takes hp. Received: {model} without"
+            "A search needs --space FILE.json or [space] in its job file,"
+            f" unless the builder takes hp. Received: {job.model} without"
         )
-    if byflag_name and not places_blocks:
+    if is_flag and not places_blocks:
         raise InputError(
-            "A builder that takes hp, or a HyperModel, says itself what may be chosen. "
-            f"Received: {model} with --space"
+            "A builder that takes hp, or a HyperModel, defines its own space. "
+            f"Received: {job.model} with --space"
         )
-    return job.hypermodel
 
 
-def _built(hypermodel: Any, name: str) -> keras.Model | None:
+def _build_model(job: Job) -> keras.Model | None:
     """Builds the user's model; returns `None` for a HyperModel, which compiles its own models."""
+    rule = "A builder must return a keras.Model"
     try:
-        if isinstance(hypermodel, SEHyperModel):
-            model = hypermodel.base()
-        elif isinstance(hypermodel, UserHyperModel):
-            model = hypermodel.builder(keras_tuner.HyperParameters())
+        if isinstance(job.hypermodel, SEHyperModel):
+            model = job.hypermodel.base()
+        elif isinstance(job.hypermodel, UserHyperModel):
+            model = job.hypermodel.builder(keras_tuner.HyperParameters())
         else:
             return None
     except Exception as error:  # the user's own code
         raise InputError(
-            f"A builder must return a keras.Model. Received: {name}, which raises {cause_of(error)}"
+            f"{rule}. Received: {job.model}, which raises {cause_of(error)}"
         ) from error
     if not isinstance(model, keras.Model):
-        raise InputError(
-            f"A builder must return a keras.Model. Received: {type(model).__name__} from {name}"
-        )
+        raise InputError(f"{rule}. Received: {type(model).__name__} from {job.model}")
     return model
 
 
-def _data(arguments: Mapping[str, Any]) -> TrialData:
-    return TrialData(arguments["train"], arguments.get("validation"), arguments.get("test"))
-
-
-def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the cross entropy that fits the outputs and labels."""
+def _loss(model: keras.Model, data: TrialData) -> dict[str, Any]:
     # Sparse cross entropy takes class indices, so one-hot labels and several outputs need --loss.
-    x, y = _samples(arguments)
+    x, y = _samples(data)
     shapes = [output.shape for output in model.outputs]
     if len(shapes) != 1 or not _are_labels(y) or not takes_labels(model, np.ravel(y).astype(int)):
         kind = f"{y.dtype} of shape {y.shape}" if isinstance(y, np.ndarray) else type(y).__name__
         raise InputError(
-            "Without --loss a model has one output of classes, and data have integer labels among "
-            f"them. Received: outputs of shape {shapes}, labels of type {kind}"
+            "Without --loss the model needs one output of classes, and the data integer labels of "
+            f"these classes. Received: outputs of shape {shapes}, labels of type {kind}"
         )
     loss = cross_entropy_of(model, x)
     return {
@@ -111,10 +101,10 @@ def _loss(model: keras.Model, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Returns a few inputs and all available labels."""
+def _samples(data: TrialData) -> tuple[Any, Any]:
+    """Returns the inputs and labels to train on, of a dataset those of the first batch."""
     try:
-        train = _data(arguments).load(0)[0]
+        train = data.load(0)[0]
         if hasattr(train, "element_spec"):
             train = tuple(part.numpy() for part in next(iter(train.take(1)))[:2])
         x, y = train[:2]
@@ -122,15 +112,14 @@ def _samples(arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         raise
     except Exception as error:  # the user's own code
         raise InputError(
-            "Data of a search are (x, y). "
-            f"Received: {arguments['train']}, which gives {cause_of(error)}"
+            "The data of a search must be (x, y). "
+            f"Received: {data.parts['train']}, which gives {cause_of(error)}"
         ) from error
-    # The model predicts on the inputs, so a few must do. `takes_labels` checks every label.
-    return keras.tree.map_structure(lambda part: part[:_PROBED], x), y
+    return x, y
 
 
 def _are_labels(y: Any) -> bool:
-    """Whether the values are non-negative integers, one per sample."""
+    """Returns whether the values are non-negative integers, one per sample."""
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "buif" or y.shape[1:] not in ((), (1,)):
         return False
     return bool(np.all(y == np.round(y)) and y.min() >= 0)

@@ -10,10 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from tuning.running.stages import FRESH
+from tuning.choice.scores import as_loss
+from tuning.running.settings import FRESH
 from tuning.trials.records import TrialRecord
-
-_ROWS = 8
 
 
 class SearchProgress:
@@ -49,33 +48,23 @@ class SearchProgress:
         self._total = self._total and max(self._total, self._done)
         self._bar.update(self._task, completed=self._done, total=self._total or None)
         if record.score is None:
+            outcome = f"failed: {record.cause}"
             self._failures[record.label] = record.cause
-        elif record.seed < FRESH:  # fresh seeds confirm the winner and are not compared
-            self._scores.setdefault(record.label, []).append(record.score)
-        if not self._console.is_terminal:
-            # A cause may hold brackets, which rich would read as markup.
-            self._console.print(self._line(record), soft_wrap=True, markup=False)
-
-    def _line(self, record: TrialRecord) -> str:
-        number = f"[{self._done}/{self._total}]" if self._total else f"[{self._done}]"
-        outcome = f"failed: {record.cause}"
-        if record.score is not None:
+        else:
             outcome = f"{self._metric} {record.score:.4g} ({record.seconds:.1f} s)"
-        return f"{number} {record.label}, seed {record.seed}: {outcome}"
+            if record.seed < FRESH:  # fresh seeds confirm the winner and are not compared
+                self._scores.setdefault(record.label, []).append(record.score)
+        if not self._console.is_terminal:
+            number = f"[{self._done}/{self._total}]" if self._total else f"[{self._done}]"
+            line = f"{number} {record.label}, seed {record.seed}: {outcome}"
+            # A cause may hold brackets, which rich would read as markup.
+            self._console.print(line, soft_wrap=True, markup=False)
 
     def _shown(self) -> Group:
-        title = f"best so far, of {len(self._scores)} candidates"
-        table = Table(
-            "candidate",
-            "seeds",
-            self._metric,
-            title=title,
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-        )
-        sign = -1.0 if self._direction == "max" else 1.0
+        table = Table("candidate", "seeds", self._metric, title_justify="left", box=box.SIMPLE_HEAD)
+        table.title = f"best so far, of {len(self._scores)} candidates"
         means = {label: math.fsum(s) / len(s) for label, s in self._scores.items()}
-        for label in sorted(means, key=lambda name: sign * means[name])[:_ROWS]:
+        for label in sorted(means, key=lambda name: as_loss(means[name], self._direction))[:8]:
             table.add_row(Text(label), str(len(self._scores[label])), f"{means[label]:.4g}")
         for label, cause in list(self._failures.items())[-2:]:
             table.add_row(Text(label), "-", Text(f"failed: {cause[:60]}"))

@@ -1,10 +1,9 @@
-"""The command `keras-se search`: starts or resumes a search from a job file or from flags."""
+"""The command `search`: starts or resumes a search from a job file or from flags."""
 
 import json
 import shlex
-import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,87 +13,94 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from keras_se.cli.commands import FAILED, PASSED, import_modules
-from keras_se.errors import InputError, import_extra
-from keras_se.files import check_file_name, model_bytes, refuse_existing, write_file
-from tuning.choice.decision import Decision
+from keras_se.cli.files import check_output, write_outputs
+from keras_se.cli.options import POSITIVE, import_modules, overwrite_option
+from keras_se.errors import InputError
+from keras_se.files import model_bytes, replace_file
 from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
 from tuning.commands.job_file import job_arguments, read_job, read_space
 from tuning.commands.progress import SearchProgress
-from tuning.environment import other_modules
 from tuning.objectives import get_objective, metric_direction
-from tuning.result import SearchResult
+from tuning.result import Confirmation, SearchResult
 from tuning.running.folder import stored_threads
 from tuning.running.stages import NoCandidateError
 from tuning.running.threads import threads_here
 from tuning.searching import ORACLES, search
-from tuning.trials.durable import write_durably
-from tuning.trials.records import SearchWarning
-from tuning.trials.references import is_reference
 
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
-
-# A job file sets these. The other flags only say how to run it and may change on resuming.
-_OF_A_JOB = (
-    "model",
-    "data",
-    "space",
-    "epochs",
-    "directory",
-    "batch_size",
-    "oracle",
-    "max_parameters",
-    *OF_COMPILE,
-)
+# These flags only say how to run a job and may change on resuming. A job file sets the others.
+_OF_A_RUN = ("objective", "seeds", "fresh_seeds", "workers", "threads", "timeout")
 
 
-@click.command("search", short_help="Search over SE blocks; go on with a search.")
+@click.command("search")
 @click.argument("job", required=False)
 @click.option(
     "--model",
-    help="module:builder or MODEL.keras. A builder takes no argument, and SE is inserted, or hp.",
+    help="MODEL.keras, or package.module:builder, a function of no argument, or of hp, which "
+    "returns a model. SE blocks are inserted unless the function takes hp.",
 )
 @click.option(
     "--data",
-    help="FILE.npz with x_train, y_train and, where there are any, x_val, "
-    "y_val, x_test, y_test, or x, y; or module:function.",
+    help="FILE.npz with x_train and y_train, optionally x_val, y_val, x_test and y_test; or x and "
+    "y. Or package.module:function, which returns such arrays.",
 )
 @click.option("--space", help="JSON file with arguments of SESpace: ratios, gates, ...")
 @click.option(
     "--objective",
-    help="cheapest:TOLERANCE[:METRIC], risk:WEIGHT[:METRIC]; by default cheapest:0.002:val_loss.",
+    help="cheapest:TOLERANCE[:METRIC] or risk:WEIGHT[:METRIC]. Default: cheapest:0.002:val_loss.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Epochs per trial.")
-@click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate, 3 by default.")
-@click.option("--workers", type=click.IntRange(1), help="Processes at a time, 1 by default.")
+@click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate. Default: 3.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes. Default: 1.")
 @click.option("--directory", help="Folder of the search.")
-@click.option("--oracle", type=click.Choice(ORACLES), help="exhaustive by default.")
-@click.option("--batch-size", type=click.IntRange(1))
-@click.option("--optimizer", help="Where the model is not compiled: adam by default.")
-@click.option("--learning-rate", type=click.FloatRange(0.0, min_open=True), help="0.001.")
-@click.option("--loss", help="The cross entropy that fits the outputs by default.")
-@click.option("--metric", multiple=True, help="accuracy by default; may be repeated.")
-@click.option("--max-parameters", type=click.IntRange(1), help="Larger candidates fail, untrained.")
-@click.option("--fresh-seeds", type=click.IntRange(0), help="Of the winner at the end, 3.")
-@click.option("--threads", type=click.IntRange(1), help="Of each process: cores over workers.")
-@click.option("--timeout", type=click.FloatRange(0.0, min_open=True), help="Seconds per trial.")
-@click.option("--out", help="Also write the winner, trained, to OUT.keras.")
-@click.option("--accept-change", is_flag=True, help="Go on though the job has changed.")
-@click.option("--overwrite", is_flag=True, help="Rename the old search, and an old OUT, aside.")
+@click.option("--oracle", type=click.Choice(list(ORACLES)), help="Default: exhaustive.")
+@click.option("--batch-size", type=click.IntRange(1), help="Samples per training step.")
+@click.option("--optimizer", help="Compile the model with this optimizer. Default: adam.")
+@click.option(
+    "--learning-rate",
+    type=POSITIVE,
+    help="Compile the model with this learning rate. Default: 0.001.",
+)
+@click.option(
+    "--loss",
+    help="Compile the model with this loss. Default: the cross entropy that fits the outputs.",
+)
+@click.option(
+    "--metric",
+    multiple=True,
+    help="Compile the model with this metric; may be repeated. Default: accuracy.",
+)
+@click.option(
+    "--max-parameters",
+    type=click.IntRange(1),
+    help="Candidates with more parameters fail without training.",
+)
+@click.option(
+    "--fresh-seeds",
+    type=click.IntRange(0),
+    help="Number of new seeds to train the winner on at the end. Default: 3.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads per process. Default: the number of cores divided by --workers.",
+)
+@click.option("--timeout", type=POSITIVE, help="Seconds after which a trial fails.")
+@click.option("--out", help="Also write the trained winner to this .keras file.")
+@click.option("--accept-change", is_flag=True, help="Resume although the job has changed.")
+@overwrite_option
 def search_command(
     job: str | None, out: str | None, accept_change: bool, overwrite: bool, **flags: Any
-) -> int:
-    """Search over SE blocks as JOB.toml or the flags say; what is done already is not done again.
+) -> bool:
+    """Search over SE blocks, as JOB.toml or the options say. Finished trials are not run again.
 
-    Exit code 1 if no candidate finished.
+    A compiled model keeps its settings unless an option to compile it is given. Exit code 1 if no
+    candidate finished.
     """
-    if out is not None:  # fail now rather than after hours of training
-        _check_out(out, overwrite)
+    check_output(out, overwrite, ".keras")
     # Click passes None, or () for a repeatable option, where a flag is missing.
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
-    _check_references(arguments)
-    arguments["modules"] = _import_modules(arguments)
+    arguments["modules"] = _imported(arguments.get("modules", []))
     directory = Path(arguments["directory"])
     began_with = None if overwrite else stored_threads(directory)
     # First of all: TensorFlow fixes its number of threads at the first operation, and
@@ -104,7 +110,7 @@ def search_command(
     # No markup: candidate names and paths may contain brackets.
     console = Console(highlight=False, markup=False, emoji=False)
     rule = get_objective(arguments.get("objective", "val_loss"))
-    with SearchProgress(console, rule.metric, metric_direction(rule)) as progress, _said():
+    with SearchProgress(console, rule.metric, metric_direction(rule)) as progress:
         try:
             result = search(
                 **arguments,
@@ -115,26 +121,32 @@ def search_command(
             )
         except NoCandidateError as error:
             click.echo(f"Error: {error}", err=True)
-            return FAILED
+            return False
         except KeyboardInterrupt:
             number = len(list((directory / "records").glob("*.json")))
-            click.echo(f"The same command goes on from {number} records.", err=True)
+            click.echo(f"The same command resumes from {number} records.", err=True)
             raise
-    _show(console, result)
-    _next(console, result, directory, arguments)
+    _print_result(console, result)
+    _print_next(console, result, directory, arguments)
     if out is not None:
-        aside = write_file(out, model_bytes(result.model()), overwrite)
-        note = f"; the old one is now {aside}" if aside else ""
-        console.print(f"{out}: the winner{note}", soft_wrap=True)
-    return PASSED
+        write_outputs({out: model_bytes(result.model())}, overwrite)
+        console.print(f"{out}: the trained winner", soft_wrap=True)
+    return True
+
+
+def _imported(modules: list[str]) -> list[str]:
+    import_modules(modules, "modules of a job")
+    # The main command has already imported the modules of `--import`.
+    named = click.get_current_context().find_root().params.get("modules", ())
+    return list(dict.fromkeys([*modules, *named]))
 
 
 def _from_file(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    clash = [name for name in _OF_A_JOB if name in given]
+    clash = [name for name in given if name not in _OF_A_RUN]
     if clash:
         raise InputError(
-            "A job's file says what is searched; only how it is run can be given beside it. "
-            f"Received: {job} and {', '.join(map(flag_name, clash))}"
+            f"These options belong in the job file: {', '.join(map(flag_name, clash))}. "
+            f"Received: {job} with them"
         )
     return {**read_job(Path(job)), **given}
 
@@ -143,7 +155,7 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
     needed = [name for name in ("model", "data", "epochs", "directory") if name not in given]
     if needed:
         raise InputError(
-            "search takes a JOB.toml, or --model, --data, --epochs and --directory. "
+            "search needs a JOB.toml, or --model, --data, --epochs and --directory. "
             f"Received: no {', '.join(map(flag_name, needed))}"
         )
     content = {name: value for name, value in given.items() if name not in (*OF_COMPILE, "space")}
@@ -153,77 +165,31 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def _import_modules(arguments: Mapping[str, Any]) -> list[str]:
-    """Imports the modules of the job and returns them with those of `--import`."""
-    # The main command has already imported the modules of `--import`.
-    own, context = list(arguments.get("modules", ())), click.get_current_context().parent
-    import_modules(own, "modules of a job")
-    named = () if context is None else context.params.get("modules", ())
-    return list(dict.fromkeys([*own, *named]))
-
-
-def _check_references(arguments: Mapping[str, Any]) -> None:
-    """Raises an error if a reference means a user's own module named `tuning`."""
-    # This package hides a user's module of the same name, so Python never finds that one.
-    for value in arguments.values():
-        if is_reference(value) and value.split(":")[0].split(".")[0] == "tuning":
-            for path in other_modules():
-                raise InputError(
-                    "A module of your own must not be named tuning, as this package is: rename it. "
-                    f"Received: {value!r}, with {path}"
-                )
-
-
-def _check_out(out: str, overwrite: bool) -> None:
-    if not out.endswith(".keras"):
-        raise InputError(f"The name of a model file must end in .keras. Received: {out!r}")
-    check_file_name(out)
-    refuse_existing(out, overwrite)
-
-
-@contextmanager
-def _said() -> Iterator[None]:
-    """Prints each `SearchWarning` as one line."""
-
-    def say(message: Any, category: Any, *arguments: Any, **further: Any) -> None:
-        if issubclass(category, SearchWarning):
-            click.echo(f"Warning: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", SearchWarning)
-        warnings.showwarning = say
-        yield
-
-
-def _show(console: Console, result: SearchResult) -> None:
+def _print_result(console: Console, result: SearchResult) -> None:
     columns = ("candidate", "parameters", "ΣC²/r", result.metric, "loses at most")
     table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in _screened(result) if result.decision is None else _standings(result.decision):
+    for row in _rows(result):
         table.add_row(*row)
     console.print(table)
-    causes: dict[str, int] = {}
-    for record in result.records:
-        if record.cause:
-            causes[record.cause] = causes.get(record.cause, 0) + 1
+    causes = Counter(record.cause for record in result.records if record.cause)
     for cause, number in causes.items():
         console.print(f"{number} failed: {cause}")
     console.print(result.sentence)
     if result.decision is not None and len(result.tied) > 1:
-        console.print(f"Cannot be told from the best: {', '.join(result.tied)}")
+        console.print(f"Not distinguishable from the best: {', '.join(result.tied)}")
     if result.decision is not None and result.decision.undecided:
-        console.print(f"Cheaper, and undecided: {', '.join(result.decision.undecided)}")
+        console.print(f"Cheaper, but undecided: {', '.join(result.decision.undecided)}")
     if result.confirmation is not None:
-        console.print(_confirmed(result))
+        console.print(_confirmation_text(result.confirmation, result.metric))
 
 
-def _standings(decision: Decision) -> Iterator[tuple[str, ...]]:
-    for standing in decision.standings:
-        sizes = f"{standing.parameters:,}", f"{standing.complexity:g}"
-        yield standing.name, *sizes, f"{standing.mean:.4g}", f"{standing.upper:.3g}"
-
-
-def _screened(result: SearchResult) -> Iterator[tuple[str, ...]]:
-    """Yields table rows with mean scores, for a search with too few seeds for a rule."""
+def _rows(result: SearchResult) -> Iterator[tuple[str, ...]]:
+    if result.decision is not None:
+        for standing in result.decision.standings:
+            size = f"{standing.parameters:,}", f"{standing.complexity:g}"
+            yield standing.name, *size, f"{standing.mean:.4g}", f"{standing.upper:.3g}"
+        return
+    # Too few seeds for a rule: mean scores only.
     scores: dict[str, list[float]] = {}
     sizes = {r.label: (f"{r.parameters:,}", f"{r.complexity:g}") for r in result.records}
     for record in result.records:
@@ -233,40 +199,35 @@ def _screened(result: SearchResult) -> Iterator[tuple[str, ...]]:
         yield label, *sizes[label], f"{np.mean(found):.4g}", "-"
 
 
-def _confirmed(result: SearchResult) -> str:
-    found = result.confirmation
-    if found is None:
-        return ""
+def _confirmation_text(found: Confirmation, metric: str) -> str:
+    seeds = "1 fresh seed" if len(found.seeds) == 1 else f"{len(found.seeds)} fresh seeds"
     spread = "" if found.deviation is None else f" ± {found.deviation:.2g}"
     test = ", ".join(f"{name} {value:.4g}" for name, value in found.test.items())
-    number = len(found.seeds)
-    sentence = (
-        f"On {number} fresh seed{'s' * (number > 1)}: {result.metric} {found.mean:.4g}{spread} "
-        f"(chosen by {found.chosen_mean:.4g})"
-    )
-    return sentence + (f"; on test data {test}." if test else ".")
+    tested = f"; on test data {test}" if test else ""
+    chosen = f"(chosen by {found.chosen_mean:.4g})"
+    return f"On {seeds}: {metric} {found.mean:.4g}{spread} {chosen}{tested}."
 
 
-def _next(
+def _print_next(
     console: Console, result: SearchResult, directory: Path, arguments: Mapping[str, Any]
 ) -> None:
     # Soft wrap: Rich would otherwise break long paths and commands, which users copy.
-    console.print(f"{directory / 'result.json'}: all of it", soft_wrap=True)
+    console.print(f"{directory / 'result.json'}: the whole result", soft_wrap=True)
     if result.plan is None:
         return
     plan = directory / "plan.json"
-    write_durably(plan, json.dumps(result.plan, indent=2).encode(), "result")
+    replace_file(plan, json.dumps(result.plan, indent=2).encode())
     if not result.plan:
         console.print("There is nothing to insert.")
         return
     model, where = arguments["model_or_builder"], arguments.get("where")
+    if isinstance(where, list):  # the command has no flag for a list of names
+        console.print(f"{plan}: for keras_se.insert with where={where}", soft_wrap=True)
+        return
     source = model if model.endswith(".keras") else "MODEL.keras"
     words = ["keras-se", "insert", source, "OUT.keras", "--plan", str(plan)]
     if result.placement not in (None, "standard"):
         words += ["--placement", str(result.placement)]
-    if isinstance(where, str):
+    if where is not None:
         words += ["--where", where]
-    if isinstance(where, list):  # the command has no flag for a list of names
-        console.print(f"{plan}: for keras_se.insert, with where={where}", soft_wrap=True)
-    else:
-        console.print(shlex.join(words), soft_wrap=True)
+    console.print(shlex.join(words), soft_wrap=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuning.trials.candidate import Candidate
+from tuning.trials.combination import Combination
 from tuning.trials.job import Job
 from tuning.trials.records import write_record
 from tuning.trials.training import run_trial
@@ -19,7 +19,7 @@ def run(payload: Mapping[str, Any]) -> None:
     folder = Path(payload["folder"])
     record = run_trial(
         Job.from_names(payload["job"]),
-        Candidate(**payload["candidate"]),
+        Combination(**payload["candidate"]),
         payload["seed"],
         folder,
         fingerprint=payload["fingerprint"],

@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os import _exit as leave  # documented, in spite of its underscore
+from os import _exit as exit_at_once  # public: its name is from C
 from pathlib import Path
 from typing import IO, Any
 
 from tuning.processes.spawning import (
     TICK,
-    Ended,
+    ExitStatus,
     close_pipes,
     kill_group,
     launch,
@@ -38,7 +38,7 @@ class ForkServer:
         self._preload = tuple(preload)
         self._server: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
         self._logs: dict[str, Path] = {}
-        self._ended: list[Ended] = []
+        self._ended: list[ExitStatus] = []
 
     def start(self, request: Mapping[str, Any]) -> None:
         """Sends the server a request to fork a child."""
@@ -53,7 +53,7 @@ class ForkServer:
         self._logs[request["key"]] = Path(request["log"])
         send(process, request)
 
-    def wait(self) -> list[Ended]:
+    def wait(self) -> list[ExitStatus]:
         """Blocks until a child has ended, and returns all that have."""
         ended, self._ended = self._ended or self._next(), []
         return ended
@@ -84,7 +84,7 @@ class ForkServer:
             self._server = process, messages
         return self._server
 
-    def _next(self) -> list[Ended]:
+    def _next(self) -> list[ExitStatus]:
         stdout = self._running_server()[0].stdout
         line = stdout.readline() if stdout is not None else b""
         # A line without its end is the last one of a server that was killed.
@@ -93,7 +93,7 @@ class ForkServer:
             del self._logs[key]
         return [(key, code, timed_out) for key, code, timed_out in ended]
 
-    def _lost(self) -> list[Ended]:
+    def _lost(self) -> list[ExitStatus]:
         process, messages = self._running_server()
         code = process.wait()
         messages.seek(0)
@@ -124,7 +124,7 @@ def main(*preload: str) -> None:
             kill_group(pid)
         for pid in children:
             os.waitpid(pid, 0)
-    leave(0)
+    exit_at_once(0)
 
 
 @dataclass
@@ -135,7 +135,7 @@ class _Child:
 
 
 def _serve(children: dict[int, _Child], reports: int) -> None:
-    parent, lifeline, pending = os.getppid(), os.pipe(), b""
+    parent, parent_pipe, pending = os.getppid(), os.pipe(), b""
     # The end of the input alone does not show that the parent has died: a process that the
     # parent forked holds the other end of the pipe, too.
     while os.getppid() == parent:
@@ -146,14 +146,14 @@ def _serve(children: dict[int, _Child], reports: int) -> None:
             *lines, pending = (pending + received).split(b"\n")
             for line in lines:
                 request = json.loads(line)
-                pid = _fork(request, lifeline, reports)
+                pid = _fork(request, parent_pipe, reports)
                 deadline = time.monotonic() + (request["timeout"] or float("inf"))
                 children[pid] = _Child(request["key"], deadline)
         if ended := _ended(children):
             os.write(reports, json.dumps(ended).encode() + b"\n")
 
 
-def _fork(request: Mapping[str, Any], lifeline: tuple[int, int], reports: int) -> int:
+def _fork(request: Mapping[str, Any], parent_pipe: tuple[int, int], reports: int) -> int:
     pid = os.fork()
     if pid:
         return pid
@@ -164,13 +164,13 @@ def _fork(request: Mapping[str, Any], lifeline: tuple[int, int], reports: int) -
         redirect(os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), 1, 2)
         # The child must not hold the write end: it could then never see the server die.
         os.close(reports)
-        os.close(lifeline[1])
-        run_request(request, lifeline[0])
+        os.close(parent_pipe[1])
+        run_request(request, parent_pipe[0])
     finally:
-        leave(1)
+        exit_at_once(1)
 
 
-def _ended(children: dict[int, _Child]) -> list[Ended]:
+def _ended(children: dict[int, _Child]) -> list[ExitStatus]:
     """Kills children that are out of time, and removes and returns those that have ended."""
     ended = []
     for pid, child in list(children.items()):

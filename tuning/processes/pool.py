@@ -5,15 +5,13 @@
 function and receives its argument as JSON.
 """
 
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tuning.choice.refusals import input_error
+from tuning.choice.errors import input_error
 from tuning.processes.fork_server import ForkServer
 from tuning.processes.spawning import Spawner, search_path
 
@@ -59,10 +57,16 @@ class ProcessPool:
         # fork of the server, which has imported Keras, starts much faster.
         can_fork = hasattr(os, "fork") and not devices
         method = start_method or ("fork" if can_fork else "spawn")
-        _check_target(target)
-        _check_numbers(slots, threads, timeout)
-        _check_method(method, can_fork)
-        _check_devices(devices, slots)
+        if slots < 1 or threads < 1 or (timeout is not None and not timeout > 0):  # also for NaN
+            raise input_error(
+                "slots and threads must be at least 1, and timeout above 0. "
+                f"Received: slots={slots!r}, threads={threads!r}, timeout={timeout!r}"
+            )
+        if devices and not slots <= len(set(devices)) == len(devices):
+            raise input_error(
+                "Each slot needs its own device. "
+                f"Received: slots={slots!r}, devices={tuple(devices)!r}"
+            )
         self._slots, self._target, self._timeout = slots, target, timeout
         self._starter = (
             ForkServer(threads, preload) if method == "fork" else Spawner(threads, devices)
@@ -81,10 +85,9 @@ class ProcessPool:
 
     def start(self, key: str, payload: Mapping[str, Any], log: Path) -> None:
         """Starts a child whose standard output and error are appended to `log`."""
-        _check_payload(payload)
         if key in self._logs or not self.free:
             raise input_error(
-                "A child needs a key of its own and a free slot. "
+                "start needs a new key and a free slot. "
                 f"Received: key={key!r}, while {sorted(self._logs)} run in {self._slots} slots"
             )
         # The log can hold the output of an earlier child, which is no part of the tail.
@@ -101,7 +104,7 @@ class ProcessPool:
         """Blocks until a child ends, and returns those that ended since the last call."""
         # With no child the starter would wait forever.
         ended = self._starter.wait() if self._logs else []
-        return [Exit(*fate, _tail(*self._logs.pop(fate[0]))) for fate in ended]
+        return [Exit(*status, _tail(*self._logs.pop(status[0]))) for status in ended]
 
     def close(self) -> None:
         """Kills all children and ends the server."""
@@ -124,41 +127,3 @@ def _tail(log: Path, start: int) -> str:
         # The cut can fall inside a multibyte character.
         lines = file.read().decode(errors="replace").splitlines()
     return "\n".join(lines[-_TAIL_LINES:])
-
-
-def _check_target(target: str) -> None:
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+", target):
-        raise input_error(f"target must be 'package.module:function'. Received: target={target!r}")
-
-
-def _check_numbers(slots: int, threads: int, timeout: float | None) -> None:
-    if slots < 1 or threads < 1 or (timeout is not None and not timeout > 0):  # also for NaN
-        raise input_error(
-            "slots and threads must be at least 1, and timeout above 0. "
-            f"Received: slots={slots!r}, threads={threads!r}, timeout={timeout!r}"
-        )
-
-
-def _check_method(method: str, can_fork: bool) -> None:
-    if method != "spawn" and (method != "fork" or not can_fork):
-        raise input_error(
-            "start_method must be 'spawn', or 'fork' on POSIX without devices. "
-            f"Received: start_method={method!r}"
-        )
-
-
-def _check_devices(devices: Sequence[str], slots: int) -> None:
-    if devices and not slots <= len(set(devices)) == len(devices):
-        raise input_error(
-            "Each slot needs a device of its own. "
-            f"Received: slots={slots!r}, devices={tuple(devices)!r}"
-        )
-
-
-def _check_payload(payload: Any) -> None:
-    try:
-        json.dumps(dict(payload))
-    except (TypeError, ValueError) as error:
-        raise input_error(
-            f"payload must hold only what JSON knows. Received: {payload!r}, which gives: {error}"
-        ) from error

@@ -18,10 +18,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from os import _exit as leave  # public: its name is from C
+from os import _exit as exit_at_once  # public: its name is from C
 from typing import IO, Any, NoReturn
 
-Ended = tuple[str, int, bool]  # key, exit code, whether it ran out of time
+ExitStatus = tuple[str, int, bool]  # key, exit code, whether it ran out of time
 TICK = 0.02  # seconds between two looks at the children
 _COUNTS = (
     "TF_NUM_INTRAOP_THREADS",
@@ -52,20 +52,20 @@ class Spawner:
         self._children[request["key"]] = _Child(process, device, deadline)
         send(process, request)
 
-    def wait(self) -> list[Ended]:
+    def wait(self) -> list[ExitStatus]:
         """Blocks until at least one child has ended and returns all that have."""
         while not (ended := [key for key, child in self._children.items() if child.has_ended()]):
             time.sleep(TICK)
-        return [self._bury(key) for key in ended]
+        return [self._reap(key) for key in ended]
 
     def close(self) -> None:
         """Kills all children."""
         for child in self._children.values():
             child.kill()
         for key in tuple(self._children):
-            self._bury(key)
+            self._reap(key)
 
-    def _bury(self, key: str) -> Ended:
+    def _reap(self, key: str) -> ExitStatus:
         child = self._children.pop(key)
         code = child.process.wait()
         close_pipes(child.process)
@@ -162,16 +162,16 @@ def redirect(source: int, *descriptors: int) -> None:
 def main() -> None:
     """Reads a request from standard input and runs it, in a spawned child."""
     request = json.loads(sys.stdin.buffer.readline())
-    lifeline = os.dup(0)  # `run_request` replaces standard input by the null device
-    run_request(request, lifeline)
+    parent_pipe = os.dup(0)  # `run_request` replaces standard input by the null device
+    run_request(request, parent_pipe)
 
 
-def run_request(request: Mapping[str, Any], lifeline: int) -> NoReturn:
+def run_request(request: Mapping[str, Any], parent_pipe: int) -> NoReturn:
     """Calls the target of a request and ends this process with its exit code."""
-    code, ends = 1, (lifeline, os.getppid())
+    code, watched = 1, (parent_pipe, os.getppid())
     try:
         redirect(os.open(os.devnull, os.O_RDONLY), 0)
-        threading.Thread(target=_end_with, args=ends, daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=watched, daemon=True).start()
         os.chdir(request["directory"])
         sys.path[:] = request["path"]
         importlib.invalidate_caches()  # a forked child inherits caches older than the module
@@ -187,7 +187,7 @@ def run_request(request: Mapping[str, Any], lifeline: int) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         finally:
-            leave(code)  # skips exit handlers
+            exit_at_once(code)  # skips exit handlers
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -198,15 +198,15 @@ def _exit_code(error: SystemExit) -> int:
     return 1
 
 
-def _end_with(lifeline: int, parent: int) -> None:
+def _exit_with_parent(parent_pipe: int, parent: int) -> None:
     if sys.platform == "win32":
-        os.read(lifeline, 1)
+        os.read(parent_pipe, 1)
     else:
         # Also watch the parent's id: a process that the parent forked keeps the pipe open.
-        while os.getppid() == parent and not select.select([lifeline], [], [], 1)[0]:
+        while os.getppid() == parent and not select.select([parent_pipe], [], [], 1)[0]:
             pass
         os.killpg(0, signal.SIGKILL)
-    leave(1)
+    exit_at_once(1)
 
 
 def _visible(device: str | None) -> dict[str, str]:

@@ -1,44 +1,53 @@
 """The folder of a search: its lock, its job and its files."""
 
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keras_se.errors import InputError, import_extra
-from keras_se.files import free_name, refuse_existing
-from tuning.trials.durable import write_durably
+import filelock
+import tomli_w
+
+from keras_se.errors import InputError
+from keras_se.files import free_name, refuse_existing, replace_file
+from tuning.trials.records import Records
 
 _FOLDERS = ("records", "curves", "weights", "attempts")
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
-class Project:
-    """The folder of one search; use `open_project` to create it."""
+class SearchFolder:
+    """The folder of one search; use `open_folder` to create it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path, self.fingerprint = path, ""
         for name in _FOLDERS:
-            (folder / name).mkdir(exist_ok=True)
+            (path / name).mkdir(exist_ok=True)
         # A killed process leaves these. The lock ensures that no other one writes them now.
-        for temporary in folder.rglob(".*.tmp*"):
+        for temporary in path.rglob(".*.tmp*"):
             if temporary.is_file():
                 temporary.unlink()
 
-    def claim(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
-        """Checks that the folder belongs to this job; returns the hash of the fingerprint."""
-        stored = _stored(self.folder)
+    @functools.cached_property
+    def records(self) -> Records:
+        """The records in the folder; damaged ones are set aside now."""
+        return Records(self.path / "records")
+
+    def match_job(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
+        """Raises if the folder belongs to another job; returns the hash of the fingerprint."""
+        stored = _stored(self.path)
         changes = [] if stored is None else _differences(stored["fingerprint"], fingerprint)
         accepted = [] if stored is None else stored["accepted"]
         if changes and not accept_change:
             raise InputError(
-                "A search goes on with the job that it began with: give a new directory; or accept "
-                "the change, which keeps all records, or overwrite, which renames the folder "
-                f"aside. Received: {self.folder} with {'; '.join(changes)}"
+                "A search must resume with the job that it began with: give a new directory, or "
+                "accept_change to keep all records, or overwrite to rename the folder aside. "
+                f"Received: {self.path} with {'; '.join(changes)}"
             )
         if changes:
             when = datetime.now(UTC).isoformat(timespec="seconds")
@@ -46,50 +55,43 @@ class Project:
             accepted = [*accepted, {"when": when, "changes": changes}]
         if stored is None or changes:
             content = json.dumps({"fingerprint": fingerprint, "accepted": accepted}, indent=2)
-            write_durably(self.folder / _FINGERPRINT, content.encode(), "fingerprint")
-        return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:12]
+            replace_file(self.path / _FINGERPRINT, content.encode())
+        content = json.dumps(fingerprint, sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:12]
+        return self.fingerprint
 
     def write_job(self, content: Mapping[str, Any]) -> None:
         """Writes the job as a file that the command line can run."""
-        toml: Any = import_extra("tomli_w", "tuning")
-        text = toml.dumps(_without_none(content)).encode()
-        path = self.folder / _JOB
+        text = tomli_w.dumps(_without_none(content)).encode()
+        path = self.path / _JOB
         if not path.exists() or path.read_bytes() != text:
-            write_durably(path, text, "job")
+            replace_file(path, text)
 
 
 @contextmanager
-def open_project(folder: Path, overwrite: bool = False) -> Iterator[Project]:
+def open_folder(folder: Path, overwrite: bool = False) -> Iterator[SearchFolder]:
     """Opens the folder of a search, for one process at a time."""
-    filelock: Any = import_extra("filelock", "tuning")
     # Refuses the working directory and those above it; the folder itself may exist.
     refuse_existing(folder, overwrite=True)
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"The directory of a search must be a folder. Received: {folder}")
     _check_content(folder)
     if folder.exists() and overwrite:
-        # A running search must keep its folder.
-        with _locked(filelock, folder):
+        with _locked(folder):  # a running search must keep its folder
             pass
         folder.rename(free_name(folder))
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(filelock, folder):
-        yield Project(folder)
+    with _locked(folder):
+        yield SearchFolder(folder)
 
 
-@contextmanager
-def _locked(filelock: Any, folder: Path) -> Iterator[None]:
-    lock = filelock.FileLock(folder / _LOCK, blocking=False)
+def _locked(folder: Path) -> AbstractContextManager[Any]:
     try:
-        lock.acquire()
+        return filelock.FileLock(folder / _LOCK, blocking=False).acquire()
     except filelock.Timeout as error:
         raise InputError(
-            f"A folder is used by one search at a time. Received: {folder}, in use"
+            f"One search at a time can use a folder. Received: {folder}, which is in use"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def stored_threads(folder: Path) -> int | None:
@@ -109,8 +111,8 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     # Too many nested brackets in a damaged file give a RecursionError.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            "The fingerprint of a search must be a whole JSON file: move it away to take the "
-            f"folder for this job as it is. Received: {path}: {error}"
+            "The fingerprint of a search must be a complete JSON file. Move it away to use the "
+            f"folder for this job. Received: {path}: {error}"
         ) from error
     return stored
 
@@ -123,7 +125,7 @@ def _check_content(folder: Path) -> None:
     foreign = [name for name in foreign if not name.startswith((f".{_JOB}.", f".{_FINGERPRINT}."))]
     if foreign:
         raise InputError(
-            "The directory of a search must be new, empty, or that of a search. "
+            "The directory of a search must be new, empty, or the folder of a search. "
             f"Received: {folder}, which holds {', '.join(foreign[:5])}"
         )
 

@@ -4,22 +4,18 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras_se.errors import InputError, import_extra
-from tuning.running.combinations import check_space, listed_values
-
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
-
-_PLAIN = ("se_placement", "none")
-_SETTINGS = ("ratio", "gate", "squeeze")
+from keras_se.errors import InputError
+from tuning.choice.scores import as_loss
+from tuning.running.grid import GridOracle, check_space, listed_values
 
 
-class MainEffects(keras_tuner.Oracle):
+class MainEffects(GridOracle):
     """Varies one hyperparameter at a time around a base plan.
 
-    The oracle first tries the base plan. It then tries each other value of each hyperparameter,
-    with the others as in the base, and the uniform plans, in which all sites or stages share
-    another ratio, gate or squeeze. Last comes the predicted plan, which combines the best value of
-    each hyperparameter. This takes 1 + Σ(values - 1) trials and a few more, instead of the product.
+    The oracle tries the base plan, each other value of each hyperparameter with the others as in
+    the base, and the uniform plans, in which all sites or stages share another ratio, gate or
+    squeeze. Last comes the predicted plan, which combines the best value of each hyperparameter.
+    This takes 1 + Σ(values - 1) trials and a few more, instead of the product.
 
     A search then compares the `finalists` on fresh seeds, because the prediction combines values
     that were measured one at a time, and the best of many noisy scores is too good.
@@ -32,10 +28,10 @@ class MainEffects(keras_tuner.Oracle):
 
     Raises:
         InputError: If `base` has a name or value that the space does not have, or selects the
-            network without SE, or if a hyperparameter has no list of values or is
-            declared twice.
+            network without SE, or if a hyperparameter has no list of values or is declared twice.
 
     Example:
+        >>> import keras_tuner
         >>> hp = keras_tuner.HyperParameters()
         >>> for stage in ("stage_1_ratio", "stage_2_ratio"):
         ...     _ = hp.Choice(stage, [2, 4, 8])
@@ -50,67 +46,45 @@ class MainEffects(keras_tuner.Oracle):
         check_space(hyperparameters)
         self._choices = {p.name: list(listed_values(p)) for p in hyperparameters.space}
         for name, value in (base or {}).items():
-            if value not in self._choices.get(name, ()) or (name, value) == _PLAIN:
+            if value not in self._choices.get(name, ()) or _is_plain({name: value}):
                 raise InputError(
-                    f"base holds values of the space, {self._choices}, of a network with SE. "
+                    f"base must hold values of the space, {self._choices}, of a network with SE. "
                     f"Received: {name}={value!r}"
                 )
-        super().__init__(
-            objective=objective,
-            hyperparameters=hyperparameters,
-            max_consecutive_failed_trials=None,  # by default three failures end the search
-            seed=1,  # without one keras-tuner draws it from Python's `random`
-        )
+        super().__init__(objective, hyperparameters)
         # One copy for all plans: a copy for each would take seconds per trial.
         self._scratch = hyperparameters.copy()
-        middle = {name: _middle(name, values) for name, values in self._choices.items()}
+        middle = {
+            name: values[len(values) // 2 if name.endswith("ratio") else 0]
+            for name, values in self._choices.items()
+        }
         self.base = self._plan({**middle, **(base or {})})
 
     def plans(self) -> list[dict[str, Any]]:
         """Returns the plans to try before the predicted one, the base first."""
-        plans: list[dict[str, Any]] = []
-        for changes in ({}, *self._singles(), *self._uniform()):
-            plan = self._plan({**self.base, **changes})
-            # Inactive hyperparameters drop out, so different changes can give the same plan.
-            if plan not in plans:
-                plans.append(plan)
-        return plans
+        singles = ({name: other} for name in self.base for other in self._others(name))
+        plans = [self._plan({**self.base, **c}) for c in ({}, *singles, *self._uniform())]
+        # Inactive hyperparameters drop out, so different changes can give the same plan.
+        return [plan for i, plan in enumerate(plans) if plan not in plans[:i]]
 
     def finalists(self) -> list[dict[str, Any]]:
-        """Returns the predicted plan, the best uniform plan and, if possible, the plan without SE.
-
-        Call it after all plans were tried.
-        """
+        """Returns the predicted, the best uniform and the plain plan, after all were tried."""
         uniform = [self._plan({**self.base, **changes}) for changes in ({}, *self._uniform())]
         scored = [(s, p) for p in uniform if not _is_plain(p) and (s := self._loss(p)) is not None]
         best = [min(scored, key=lambda pair: pair[0])[1]] if scored else []
         plain = [plan for plan in self.plans() if _is_plain(plan)]
-        finalists: list[dict[str, Any]] = []
-        for plan in (self._predicted(), *best, *plain):
-            if plan not in finalists:
-                finalists.append(plan)
-        return finalists
+        finalists = [self._predicted(), *best, *plain]
+        return [plan for i, plan in enumerate(finalists) if plan not in finalists[:i]]
 
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Returns the next plan, or the predicted plan once all others have ended.
-
-        Args:
-            trial_id: ID of the new trial.
-
-        Returns:
-            A dictionary with `status` and `values`.
-        """
-        tried = [trial.hyperparameters.values for trial in self.trials.values()]
-        untried = [plan for plan in self.plans() if plan not in tried]
+    def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Returns the next plan, or the predicted plan once all others have ended."""
+        plans = [plan for plan in self.plans() if plan not in tried]
         # The prediction needs the scores of the trials that still run.
-        if not untried and not self.ongoing_trials and self._predicted() not in tried:
-            untried = [self._predicted()]
-        if untried:
-            return {"status": "RUNNING", "values": untried[0]}
-        return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
+        if not plans and not self.ongoing_trials and (last := self._predicted()) not in tried:
+            return last
+        return plans[0] if plans else None
 
     def _predicted(self) -> dict[str, Any]:
-        """Returns the plan with the best value of each hyperparameter."""
         changes = {}
         for name, value in self.base.items():
             levels = [value, *self._others(name)]
@@ -122,16 +96,14 @@ class MainEffects(keras_tuner.Oracle):
                 changes[name] = min(known, key=lambda pair: pair[0])[1]
         return self._plan({**self.base, **changes})
 
-    def _singles(self) -> Iterator[dict[str, Any]]:
-        return ({name: other} for name in self.base for other in self._others(name))
-
     def _uniform(self) -> Iterator[dict[str, Any]]:
-        """Yields changes that set one ratio, gate or squeeze in all scopes that have it."""
         kinds: dict[str, list[str]] = {}
         for name in self.base:
             # Names end in the setting, as in stage_1_ratio; others are a kind of their own.
             kind = name.rpartition("_")[-1]
-            kinds.setdefault(kind if kind in _SETTINGS else name, []).append(name)
+            kinds.setdefault(kind if kind in ("ratio", "gate", "squeeze") else name, []).append(
+                name
+            )
         for names in kinds.values():
             for value in self._choices[names[0]]:
                 yield dict.fromkeys(names, value)
@@ -141,30 +113,23 @@ class MainEffects(keras_tuner.Oracle):
 
     def _plan(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the active hyperparameters, with the wanted values where they are valid."""
-        scratch = self._scratch
-        scratch.values = {}
+        values = self._scratch.values = {}
         # Conditions look at earlier values, so the order of declaration matters.
-        for parameter in scratch.space:
+        for parameter in self._scratch.space:
             name = parameter.name
-            if scratch.is_active(parameter):
+            if self._scratch.is_active(parameter):
                 may = wanted.get(name) in self._choices[name]
-                scratch.values[name] = wanted[name] if may else parameter.default
-        return dict(scratch.values)
+                values[name] = wanted[name] if may else parameter.default
+        return values
 
     def _loss(self, plan: Mapping[str, Any]) -> float | None:
         """Returns the score of a plan as a loss; `None` if it was not tried or failed."""
-        sign = -1.0 if self.objective.direction == "max" else 1.0
         for trial in self.trials.values():
             score = trial.score
             if trial.hyperparameters.values == plan and score is not None and math.isfinite(score):
-                return sign * score
+                return as_loss(float(score), self.objective.direction)
         return None
 
 
 def _is_plain(plan: Mapping[str, Any]) -> bool:
-    name, value = _PLAIN
-    return plan.get(name) == value
-
-
-def _middle(name: str, values: list[Any]) -> Any:
-    return values[len(values) // 2] if name.endswith("ratio") else values[0]
+    return plan.get("se_placement") == "none"

@@ -1,245 +1,214 @@
-"""Rounds of a search: all candidates, further seeds for some, and the winner on fresh seeds."""
+"""Stages of a search: all candidates, further seeds for some, and the winner on fresh seeds."""
 
 import dataclasses
 import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_se.errors import InputError
-from tuning.choice.decision import Decision
 from tuning.choice.ratio_fit import RatioFit, fit_ratio
-from tuning.choice.rules import StructuralRisk
-from tuning.choice.scores import MIN_SEEDS, ScoreTable
-from tuning.objectives import Rule, objective_value
+from tuning.choice.rules import Rule
+from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
 from tuning.result import Confirmation
-from tuning.running.exhaustive import ExhaustiveOracle
+from tuning.running.folder import SearchFolder
 from tuning.running.main_effects import MainEffects
-from tuning.running.runners import Runner, Task
-from tuning.running.tuner import SearchTuner, drive
-from tuning.trials.candidate import Candidate
+from tuning.running.runners import Run, Runner, execute
+from tuning.running.settings import FINAL, FRESH, SearchSettings
+from tuning.running.tuner import SearchTuner
+from tuning.trials.combination import Combination
 from tuning.trials.job import Job
-from tuning.trials.records import Records, SearchWarning, TrialRecord, run_key
+from tuning.trials.records import SearchWarning, TrialRecord, run_key
 from tuning.trials.training import weights_path
-
-# First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
-FINAL, FRESH = 1_000_000, 2_000_000
 
 
 class NoCandidateError(InputError):
     """Raised when no candidate of a search finishes."""
 
 
-class Rounds:
-    """Runs one search, round by round. Trials with a record do not run again."""
+class Stages:
+    """Runs one search, stage by stage. Trials with a record do not run again."""
 
     def __init__(
         self,
         job: Job,
+        settings: SearchSettings,
         rule: Rule,
-        seeds: Sequence[int],
+        folder: SearchFolder,
         tuner: SearchTuner,
         runner: Runner,
-        records: Records,
-        folder: Path,
-        *,
-        keep_weights: int,
-        fingerprint: str,
         on_record: Callable[[TrialRecord], Any] | None = None,
     ) -> None:
-        self._job, self._rule, self._tuner, self._runner = job, rule, tuner, runner
-        self._records, self._folder, self._keep = records, folder, keep_weights
-        self._fingerprint, self._on_record = fingerprint, on_record
-        self._sign = -1.0 if job.direction == "max" else 1.0  # of a score as a loss
-        self.seeds = tuple(seeds)
-        self.candidates: list[Candidate] = []
-        self._chosen_on = self.seeds
+        self._job, self._settings, self._rule = job, settings, rule
+        self._folder, self._tuner, self._runner = folder, tuner, runner
+        self._records, self._on_record = folder.records, on_record
+        self._has_finalists = isinstance(tuner.oracle, MainEffects)
+        self.seeds = settings.seeds
+        self.candidates: list[Combination] = []
 
     def explore(self) -> None:
         """Trains every candidate that the oracle proposes from the first seeds."""
         self._tuner.search(self._runner, self.seeds, self._done)
-        oracle = self._tuner.oracle
         self.candidates = self._tuner.candidates()
-        if isinstance(oracle, ExhaustiveOracle):
-            # The order of the space, without trials that a kept folder holds beyond it.
-            self.candidates = list(map(self._tuner.candidate, oracle.all_values()))
-        if isinstance(oracle, MainEffects):
-            self._check_finished(self.seeds)
-            self.candidates = list(map(self._tuner.candidate, oracle.finalists()))
+        if self._has_finalists:
+            self._check_finished()
+            self.candidates = list(map(self._tuner.candidate, self._tuner.oracle.finalists()))
             # The best of many noisy scores is too good, so the finalists get new seeds.
             self.seeds = tuple(range(FINAL, FINAL + max(MIN_SEEDS, len(self.seeds))))
-            self._run(self.candidates, self.seeds)
-        self._check_finished(self.seeds)
+            self._train(self.candidates, self.seeds)
+        self._check_finished()
 
-    def decide(self) -> tuple[Candidate, Decision | None, str]:
+    def decide(self) -> tuple[Combination, Decision | None, str]:
         """Applies the rule, and trains the further seeds that it asks for, until it is done."""
         self._chosen_on = self.seeds
         if len(self.seeds) < MIN_SEEDS:
-            return self._screened()
-        first, seeds, members = len(self.seeds), list(self.seeds), self.candidates
-        while True:
-            decision = self._rule.choose(self._table(seeds, first))
-            if not decision.further:
-                break
+            return self._screen()
+        seeds = list(self.seeds)
+        while (decision := self._rule.choose(self._table(seeds))).further:
             members = [c for c in self.candidates if c.label in decision.further]
-            added = self._further(seeds, decision.seeds_wanted)
+            following = max(seeds) + 1
+            added = range(following, following + decision.seeds_wanted - len(seeds))
             seeds += added
-            self._run(members, added)
+            self._train(members, added)
             # `MainEffects` predicts from the first seeds; new scores would change its plan.
-            if not isinstance(self._tuner.oracle, MainEffects):
+            if not self._has_finalists:
                 for candidate in members:
-                    self._tuner.resettle(candidate, seeds)
+                    self._tuner.update_score(candidate, seeds)
         self._chosen_on = tuple(seeds)
         chosen = next(c for c in self.candidates if c.label == decision.chosen)
         return chosen, decision, decision.sentence
 
-    def confirm(self, chosen: Candidate, fresh: int) -> Confirmation | None:
+    def confirm(self, chosen: Combination) -> Confirmation | None:
         """Trains the winner from fresh seeds and evaluates it on the test data."""
-        seeds = range(FRESH, FRESH + fresh)
-        self._run([chosen], seeds, tested=True)
-        found = [self._records.get(chosen.id, seed) for seed in seeds]
-        records = [record for record in found if record is not None and record.completed]
+        seeds = range(FRESH, FRESH + self._settings.fresh_seeds)
+        self._train([chosen], seeds, tested=True)
+        records = [r for seed in seeds if (r := self._records.get(chosen.id, seed)) and r.completed]
         if not records:
             return None
         scores = [float(record.score or 0.0) for record in records]
         # A record of an older job may lack metrics; a mean needs them from all records.
         names = set.intersection(*(set(record.test) for record in self._tested(records)))
-        before = [self._loss(chosen, seed) for seed in self._chosen_on]
         return Confirmation(
             seeds=tuple(record.seed for record in records),
             mean=float(np.mean(scores)),
             deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-            chosen_mean=float(np.mean(before)),
+            chosen_mean=self._mean(chosen, self._chosen_on),
             test={n: float(np.mean([r.test[n] for r in records])) for n in sorted(names)},
         )
 
     def _tested(self, records: list[TrialRecord]) -> list[TrialRecord]:
         """Returns the records, without test metrics if those may come from other data."""
         has_test = self._job.data.parts["test"] is not None or any(r.test for r in records)
-        if has_test and any(record.fingerprint != self._fingerprint for record in records):
-            warnings.warn(
-                "The winner is measured on test data when it is trained from its fresh seeds. "
-                "Received: records of the job as it was before a change was accepted, so that no "
-                f"test metrics are given; remove its records of seeds from {FRESH} on to have them",
-                SearchWarning,
-                stacklevel=2,
-            )
-            return [dataclasses.replace(record, test={}) for record in records]
-        return records
-
-    def ratio_fit(self, chosen: Candidate) -> RatioFit | None:
-        """Fits the optimal ratio to the candidates that differ from the winner in it alone."""
-        # r* needs λ, the price of complexity.
-        if not isinstance(self._rule, StructuralRisk) or self._rule.weight == 0.0:
-            return None
-        family = [c for c in self.candidates if _but_ratio(c) == _but_ratio(chosen)]
-        family = [c for c in family if "se_ratio" in c.values and self._finished(c, self.seeds)]
-        if len(family) < 2 or len(self.seeds) < 2:
-            return None
-        losses = np.array([[self._sign * self._loss(c, s) for s in self.seeds] for c in family])
-        ratios = [float(candidate.values["se_ratio"]) for candidate in family]
-        complexity = self._record(family[0], self.seeds[0]).complexity
-        # Complexity is ΣC²/r, so its product with r is S = ΣC².
-        return fit_ratio(ratios, losses, complexity * ratios[0], self._rule.weight)
-
-    def _screened(self) -> tuple[Candidate, None, str]:
-        """Chooses the best mean if there are too few seeds to compare candidates."""
-        finished = [c for c in self.candidates if self._finished(c, self.seeds)]
-        chosen = min(finished, key=self._mean_objective)
-        number = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
-        return (
-            chosen,
-            None,
-            (
-                f"{chosen.label} has the best mean on {number}, a screening: it takes "
-                f"{MIN_SEEDS} or more to tell candidates apart."
-            ),
+        old = any(record.fingerprint != self._folder.fingerprint for record in records)
+        if not (has_test and old):
+            return records
+        warnings.warn(
+            "Test metrics need records of the winner that were trained with these test data. "
+            "Received: records from before a change of the job was accepted; there are no test "
+            f"metrics until you remove the winner's records of seeds from {FRESH} on",
+            SearchWarning,
+            stacklevel=2,
         )
+        return [dataclasses.replace(record, test={}) for record in records]
 
-    def _mean_objective(self, candidate: Candidate) -> tuple[float, int]:
-        """Returns a sort key: low is good, and fewer parameters break a tie."""
-        mean = float(np.mean([self._loss(candidate, seed) for seed in self.seeds]))
-        record = self._record(candidate, self.seeds[0])
-        value = objective_value(self._rule, self._job.direction, mean, record.complexity)
-        is_risk = isinstance(self._rule, StructuralRisk)  # J is a loss already
-        return value if is_risk else self._sign * value, record.parameters
+    def ratio_fit(self, chosen: Combination) -> RatioFit | None:
+        """Fits the optimal ratio to the candidates that differ from the winner in it alone."""
+        others = _without_ratio(chosen)
+        family = [
+            c
+            for c in self.candidates
+            if "se_ratio" in c.values and _without_ratio(c) == others and self._finished(c)
+        ]
+        # r* needs λ, the price of complexity.
+        if not self._rule.weight or len(family) < 2 or len(self.seeds) < 2:
+            return None
+        scores = np.array([[self._score(c, seed) for seed in self.seeds] for c in family])
+        ratios = [float(candidate.values["se_ratio"]) for candidate in family]
+        # Complexity is ΣC²/r, so its product with r is S = ΣC².
+        squares = self._sizes(family[0], self.seeds)[1] * ratios[0]
+        return fit_ratio(ratios, as_loss(scores, self._job.direction), squares, self._rule.weight)
 
-    def _table(self, seeds: Sequence[int], first: int) -> ScoreTable:
+    def _screen(self) -> tuple[Combination, None, str]:
+        chosen = min(filter(self._finished, self.candidates), key=self._mean_objective)
+        number = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        sentence = (
+            f"{chosen.label} has the best mean on {number}, a screening: it takes "
+            f"{MIN_SEEDS} or more to tell candidates apart."
+        )
+        return chosen, None, sentence
+
+    def _mean_objective(self, candidate: Combination) -> tuple[float, int]:
+        parameters, complexity = self._sizes(candidate, self.seeds)
+        direction = self._job.direction
+        value = self._rule.value(self._mean(candidate, self.seeds), complexity, direction)
+        return as_loss(value, self._rule.objective(direction)[1]), parameters
+
+    def _table(self, seeds: Sequence[int]) -> ScoreTable:
         sizes = [self._sizes(candidate, seeds) for candidate in self.candidates]
         return ScoreTable(
             names=[candidate.label for candidate in self.candidates],
-            scores=[[self._loss(c, seed) for seed in seeds] for c in self.candidates],
-            parameters=[size[0] for size in sizes],
-            complexity=[size[1] for size in sizes],
+            scores=[[self._score(c, seed) for seed in seeds] for c in self.candidates],
+            parameters=[parameters for parameters, _ in sizes],
+            complexity=[complexity for _, complexity in sizes],
             direction=self._job.direction,
-            first_seeds=first,
+            first_seeds=len(self.seeds),
         )
 
-    def _sizes(self, candidate: Candidate, seeds: Sequence[int]) -> tuple[int, float]:
-        found = [self._records.get(candidate.id, seed) for seed in seeds]
+    def _sizes(self, candidate: Combination, seeds: Sequence[int]) -> tuple[int, float]:
         # A trial that failed before its model was built counts no parameters.
-        known = [(r.parameters, r.complexity) for r in found if r is not None and r.parameters]
-        return known[0] if known else (0, 0.0)
+        for seed in seeds:
+            if (record := self._records.get(candidate.id, seed)) and record.parameters:
+                return record.parameters, record.complexity
+        return 0, 0.0
 
-    def _loss(self, candidate: Candidate, seed: int) -> float:
+    def _score(self, candidate: Combination, seed: int) -> float:
         """Returns the score; NaN if the candidate was not trained, infinity if it failed."""
         record = self._records.get(candidate.id, seed)
         if record is None:
             return math.nan
         return math.inf if record.score is None else record.score
 
-    def _record(self, candidate: Candidate, seed: int) -> TrialRecord:
-        record = self._records.get(candidate.id, seed)
-        if record is None:
-            raise KeyError(run_key(candidate.id, seed))
-        return record
+    def _mean(self, candidate: Combination, seeds: Sequence[int]) -> float:
+        return float(np.mean([self._score(candidate, seed) for seed in seeds]))
 
-    def _finished(self, candidate: Candidate, seeds: Sequence[int]) -> bool:
-        return all(math.isfinite(self._loss(candidate, seed)) for seed in seeds)
+    def _finished(self, candidate: Combination) -> bool:
+        return all(math.isfinite(self._score(candidate, seed)) for seed in self.seeds)
 
-    def _check_finished(self, seeds: Sequence[int]) -> None:
-        if any(self._finished(candidate, seeds) for candidate in self.candidates):
+    def _check_finished(self) -> None:
+        if any(map(self._finished, self.candidates)):
             return
-        found = [self._records.get(c.id, seed) for c in self.candidates for seed in seeds]
+        found = [self._records.get(c.id, seed) for c in self.candidates for seed in self.seeds]
         causes = [record.cause for record in found if record is not None and record.cause]
         raise NoCandidateError(
             "At least one candidate of a search must finish on every seed. Received: "
-            f"{len(causes)} failures, the first: {causes[0] if causes else 'none was tried'}; "
-            "their records stay: once the cause is gone, search with overwrite or a new directory"
+            f"{len(causes)} failures, the first: {causes[0] if causes else 'none was tried'}. "
+            "Their records stay: remove the cause, then search with overwrite or a new directory"
         )
 
-    def _further(self, seeds: Sequence[int], wanted: int) -> list[int]:
-        following = max(seeds) + 1
-        return list(range(following, following + wanted - len(seeds)))
-
-    def _run(
-        self, candidates: Sequence[Candidate], seeds: Sequence[int], tested: bool = False
+    def _train(
+        self, candidates: Sequence[Combination], seeds: Sequence[int], tested: bool = False
     ) -> None:
-        tasks = deque(
-            Task(candidate, seed, tested)
+        runs = deque(
+            Run(candidate, seed, tested)
             for seed in seeds
             for candidate in candidates
             if self._records.get(candidate.id, seed) is None
         )
-        drive(self._runner, lambda: tasks.popleft() if tasks else None, self._done)
+        execute(self._runner, lambda: runs.popleft() if runs else None, self._done)
 
     def _done(self, record: TrialRecord) -> None:
-        self._drop_weights()
+        # Weights stay of the best trials, and of fresh seeds for `SearchResult.model`.
+        scored = [(r.score, r) for r in self._records if r.score is not None and r.seed < FRESH]
+        scored.sort(key=lambda pair: as_loss(pair[0], self._job.direction))
+        for _, worse in scored[self._settings.keep_weights :]:
+            key = run_key(worse.candidate, worse.seed)
+            weights_path(self._folder.path, key).unlink(missing_ok=True)
         if self._on_record is not None:
             self._on_record(record)
 
-    def _drop_weights(self) -> None:
-        """Keeps the weights of the best trials and of the winner's fresh seeds."""
-        # `SearchResult.model` returns the model of a fresh seed.
-        scored = [r for r in self._records if r.score is not None and r.seed < FRESH]
-        for record in sorted(scored, key=lambda r: self._sign * (r.score or 0.0))[self._keep :]:
-            key = run_key(record.candidate, record.seed)
-            weights_path(self._folder, key).unlink(missing_ok=True)
 
-
-def _but_ratio(candidate: Candidate) -> dict[str, Any]:
+def _without_ratio(candidate: Combination) -> dict[str, Any]:
     return {name: value for name, value in candidate.values.items() if name != "se_ratio"}

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import itertools
 import tempfile
 import warnings
 from collections import deque
@@ -10,19 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_se.errors import InputError, import_extra
+import keras_tuner
+from keras_tuner.engine import base_tuner
+
+from keras_se.errors import InputError
 from keras_se.files import free_name
-from tuning.running.runners import Runner, Task
-from tuning.trials.candidate import Candidate, make_candidate
-from tuning.trials.durable import fault_point
+from tuning.running.grid import ExhaustiveOracle
+from tuning.running.runners import Run, Runner, execute
+from tuning.trials.combination import Combination, make_combination
 from tuning.trials.records import Records, SearchWarning, TrialRecord
 from tuning.trials.training import BUDGET, cause_of
 
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
-base_tuner: Any = import_extra("keras_tuner.engine.base_tuner", "tuning")
-
 FOLDER = "keras_tuner"
-_WAIT = object()  # the oracle has no trial now, but may have one once another trial ends
 
 
 class SearchTuner(base_tuner.BaseTuner):
@@ -37,7 +37,7 @@ class SearchTuner(base_tuner.BaseTuner):
     ) -> None:
         self._records, self._report = records, report
         self._seeds: Sequence[int] = ()
-        self._queue: deque[Task] = deque()
+        self._queue: deque[Run] = deque()
         # Trials and missing seeds by candidate. An oracle may propose a candidate twice.
         self._open: dict[str, tuple[dict[str, Any], set[int]]] = {}
         oracle.verbose = 0
@@ -46,7 +46,7 @@ class SearchTuner(base_tuner.BaseTuner):
         self.save()  # `open_tuner` takes a folder without this file for a damaged one
 
     @property
-    def varying(self) -> list[str]:
+    def _varying(self) -> list[str]:
         """Names of the hyperparameters with more than one value, without counting the baseline."""
         counts = {}
         for parameter in self.oracle.hyperparameters.space:  # `get_space` would copy it
@@ -55,14 +55,17 @@ class SearchTuner(base_tuner.BaseTuner):
             counts[parameter.name] = len(values) - is_plain
         return [name for name, count in counts.items() if count > 1]
 
-    def candidate(self, values: dict[str, Any]) -> Candidate:
+    def candidate(self, values: dict[str, Any]) -> Combination:
         """Returns the candidate for some hyperparameter values, labelled by those that vary."""
         # Drop Hyperband's bookkeeping, except for the epochs: it does not change the training.
         own = {k: v for k, v in values.items() if k == BUDGET or not k.startswith("tuner/")}
-        return make_candidate(own, self.varying)
+        return make_combination(own, self._varying)
 
-    def candidates(self) -> list[Candidate]:
-        """Returns the candidates with the most epochs, in the order of their trials."""
+    def candidates(self) -> list[Combination]:
+        """Returns the candidates with the most epochs, in the order of the space or the trials."""
+        if isinstance(self.oracle, ExhaustiveOracle):
+            # Not the trials: a folder may hold some that are beyond the space now.
+            return list(map(self.candidate, self.oracle.all_values()))
         trials = [self.oracle.trials[key] for key in sorted(self.oracle.trials)]
         found = {c.id: c for c in (self.candidate(t.hyperparameters.values) for t in trials)}
         most = max((c.values.get(BUDGET, 0) for c in found.values()), default=0)
@@ -73,29 +76,31 @@ class SearchTuner(base_tuner.BaseTuner):
         self._seeds = tuple(seeds)
         reopened = deque(self.oracle.trials[key] for key in sorted(self.oracle.trials))
 
-        def next_task() -> Any:
+        def next_run() -> Run | None:
             while not self._queue:
-                trial = reopened.popleft() if reopened else self._proposed()
-                if trial is None or trial is _WAIT:
-                    return trial
+                trial = reopened.popleft() if reopened else self._propose()
+                if trial is None:
+                    return None
                 self._begin(trial)
             return self._queue.popleft()
 
         def done(record: TrialRecord) -> None:
             on_record(record)
-            self._executed(record)
+            trials, missing = self._open[record.candidate]
+            missing.discard(record.seed)
+            if not missing:
+                del self._open[record.candidate]
+                for trial in trials.values():
+                    self._end_trial(trial, self._seeds)
 
-        drive(runner, next_task, done)
+        execute(runner, next_run, done)
 
-    def _proposed(self) -> Any:
+    def _propose(self) -> Any:
         # An oracle gives a tuner id the trial that it already runs, so each trial needs its own id.
-        running = {tuner_id for tuner_id, _ in self.oracle.ongoing_trials.items()}
-        free = next(name for n in range(len(running) + 1) if (name := f"tuner{n}") not in running)
+        running = self.oracle.ongoing_trials
+        free = next(name for n in itertools.count() if (name := f"tuner{n}") not in running)
         trial = self.oracle.create_trial(free)
-        fault_point("trial.opened")
-        if trial.status == "STOPPED":
-            return None
-        return _WAIT if trial.status == "IDLE" else trial
+        return None if trial.status in ("STOPPED", "IDLE") else trial
 
     def _begin(self, trial: Any) -> None:
         candidate = self.candidate(trial.hyperparameters.values)
@@ -103,14 +108,13 @@ class SearchTuner(base_tuner.BaseTuner):
             self._open[candidate.id][0][trial.trial_id] = trial
             return
         missing = [s for s in self._seeds if self._records.get(candidate.id, s) is None]
-        self._queue.extend(Task(candidate, seed) for seed in missing)
+        self._queue.extend(Run(candidate, seed) for seed in missing)
         if missing:
             self._open[candidate.id] = ({trial.trial_id: trial}, set(missing))
-        elif trial.status == "RUNNING" or not self._is_settled(trial, candidate):
-            self.settle(trial, self._seeds)
+        elif trial.status == "RUNNING" or not self._is_up_to_date(trial, candidate):
+            self._end_trial(trial, self._seeds)
 
-    def _is_settled(self, trial: Any, candidate: Candidate) -> bool:
-        """Whether keras-tuner's files already hold the results of all seeds."""
+    def _is_up_to_date(self, trial: Any, candidate: Combination) -> bool:
         known = [self._records.get(candidate.id, seed) for seed in self._seeds]
         if any(record is None or not record.completed for record in known):
             return trial.status != "COMPLETED"
@@ -118,16 +122,7 @@ class SearchTuner(base_tuner.BaseTuner):
         history = trial.metrics.get_history(name) if trial.metrics.exists(name) else []
         return bool(history) and len(history[0].value) >= len(known)
 
-    def _executed(self, record: TrialRecord) -> None:
-        trials, missing = self._open[record.candidate]
-        missing.discard(record.seed)
-        if not missing:
-            del self._open[record.candidate]
-            for trial in trials.values():
-                self.settle(trial, self._seeds)
-
-    def settle(self, trial: Any, seeds: Sequence[int]) -> None:
-        """Ends a trial, or ends it again, with the results of its records."""
+    def _end_trial(self, trial: Any, seeds: Sequence[int]) -> None:
         candidate = self.candidate(trial.hyperparameters.values)
         records = [r for seed in seeds if (r := self._records.get(candidate.id, seed)) is not None]
         failures = [record for record in records if not record.completed]
@@ -139,18 +134,16 @@ class SearchTuner(base_tuner.BaseTuner):
         if not failures:
             for record in records:
                 self.oracle.update_trial(trial.trial_id, self._report(record))
-        fault_point("trial.measured")
         trial.status = "FAILED" if failures else "COMPLETED"
         trial.message = failures[0].cause if failures else None
         self.oracle.end_trial(trial)
         self.save()
-        fault_point("trial.ended")
 
-    def resettle(self, candidate: Candidate, seeds: Sequence[int]) -> None:
+    def update_score(self, candidate: Combination, seeds: Sequence[int]) -> None:
         """Updates the score of a candidate's trials after further seeds."""
         for trial in list(self.oracle.trials.values()):
             if self.candidate(trial.hyperparameters.values).id == candidate.id:
-                self.settle(trial, seeds)
+                self._end_trial(trial, seeds)
 
 
 def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
@@ -165,8 +158,8 @@ def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
         error = reloading
     aside = kept.rename(free_name(kept))
     warnings.warn(
-        f"The folder of keras-tuner must be one that it can read. Received: {kept}: {error}; it is "
-        f"now {aside.name}, and is made anew from the records",
+        "keras-tuner must be able to read its folder, so the search makes a new one from the "
+        f"records. Received: {kept}: {error}; the old one is now {aside.name}",
         SearchWarning,
         stacklevel=2,
     )
@@ -193,21 +186,7 @@ def discovered_space(hypermodel: Any) -> Any:
             base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
     except Exception as error:  # the user's own code
         raise InputError(
-            "A model with hyperparameters of its own must build, for the search to know them. "
+            "A search must be able to build the model once, to find its hyperparameters. "
             f"Received: {type(hypermodel).__qualname__}, which raises {cause_of(error)}"
         ) from error
     return oracle.get_space()
-
-
-def drive(runner: Runner, next_task: Callable[[], Any], done: Callable[[TrialRecord], Any]) -> None:
-    """Keeps a runner busy until `next_task` returns no `Task` and nothing runs."""
-    while True:
-        while runner.free > 0:
-            task = next_task()
-            if not isinstance(task, Task):
-                break
-            runner.start(task)
-        if not runner.busy:
-            return
-        for record in runner.wait():
-            done(record)

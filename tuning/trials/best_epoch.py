@@ -11,21 +11,11 @@ import keras
 import numpy as np
 
 from keras_se.errors import InputError
-from tuning.trials.durable import fault_point
+from tuning.choice.scores import as_loss
 
 
 class BestEpoch(keras.callbacks.Callback):
-    """Writes each epoch to a file and keeps the weights of the best one.
-
-    Attributes:
-        score: The best finite score so far; `None` before there is one.
-        epoch: Its epoch, counted from 1.
-        logs: The Keras logs of that epoch.
-        weights: The weights of that epoch, as arrays.
-        names: Names of all logs so far.
-        evaluated: A callback to put before all others. It sees the weights that validation used,
-            before another callback swaps them back.
-    """
+    """Writes each epoch to a file and keeps score, logs and weights of the best one."""
 
     def __init__(
         self, metric: str, direction: str, curve: Path, seconds: float | None = None
@@ -33,18 +23,15 @@ class BestEpoch(keras.callbacks.Callback):
         super().__init__()
         self.metric, self.direction, self.curve = metric, direction, curve
         self.score: float | None = None
-        self.epoch = 0
+        self.epoch = 0  # counted from 1
         self.logs: dict[str, float] = {}
         self.weights: list[Any] = []
-        self.evaluated = EvaluatedWeights()
-        self.names: set[str] = set()
+        # Goes before all callbacks: another one may swap back the weights that validation used.
+        self.evaluated = _EvaluatedWeights()
+        self.names: set[str] = set()  # of all logs so far
         self._seconds = seconds
         self._started = time.monotonic()
         curve.write_text("")  # an earlier attempt that crashed may have left its lines
-
-    def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Stops a trial that takes too long."""
-        self.on_train_batch_end(batch)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Stops a trial that takes too long."""
@@ -52,17 +39,23 @@ class BestEpoch(keras.callbacks.Callback):
         if self._seconds is not None and time.monotonic() - self._started > self._seconds:
             raise TimeoutError(f"not done after {self._seconds:g} s")
 
+    on_test_batch_end = on_train_batch_end
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Scores the epoch and writes it to the curve."""
         values = {name: float(v) for name, v in (logs or {}).items() if np.ndim(v) == 0}
         self.names |= set(values)
         score = values.get(self.metric)
-        # Keras adds the weight penalties to both losses. They measure no error, and they
-        # depend on the size of the model, so they would bias the comparison.
+        # Keras adds the weight penalties to both losses; they grow with the model and are no error.
         if score is not None and self.metric in ("loss", "val_loss"):
             score -= weight_penalty(self.model)
-        self._append({"epoch": epoch + 1, **values, "score": score})
-        if score is not None and math.isfinite(score) and self._is_better(score):
+        line = {"epoch": epoch + 1, **values, "score": score}
+        # json would write NaN and Infinity, which are not JSON.
+        finite = {k: v if v is not None and math.isfinite(v) else None for k, v in line.items()}
+        with open(self.curve, "a") as file:
+            file.write(json.dumps(finite) + "\n")
+        best = math.inf if self.score is None else as_loss(self.score, self.direction)
+        if score is not None and math.isfinite(score) and as_loss(score, self.direction) < best:
             self.score, self.epoch, self.logs = score, epoch + 1, values
             # Callbacks such as `SwapEMAWeights` validate with averaged weights, and restore the
             # raw ones before this line.
@@ -73,39 +66,20 @@ class BestEpoch(keras.callbacks.Callback):
         """Returns the best score, or raises if the metric was not logged or never finite."""
         if self.metric not in self.names:
             raise InputError(
-                "The metric of a search is one that Model.fit logs. "
+                "The metric of a search must be one that Model.fit logs. "
                 f"Received: {self.metric!r}, with logs {sorted(self.names)}"
             )
         if self.score is None:
             raise FloatingPointError(f"{self.metric} was NaN or infinite in every epoch")
         return self.score
 
-    def _is_better(self, score: float) -> bool:
-        if self.score is None:
-            return True
-        return score < self.score if self.direction == "min" else score > self.score
 
-    def _append(self, values: Mapping[str, float | None]) -> None:
-        # json would write NaN and Infinity, which are not JSON.
-        finite = {k: v if v is not None and math.isfinite(v) else None for k, v in values.items()}
-        with open(self.curve, "a") as file:
-            file.write(json.dumps(finite) + "\n")
-        fault_point("curve.after")
-
-
-class EvaluatedWeights(keras.callbacks.Callback):
-    """Keeps the weights of the last validation.
-
-    Attributes:
-        weights: The weights; empty before the first validation.
-    """
-
+class _EvaluatedWeights(keras.callbacks.Callback):
     def __init__(self) -> None:
         super().__init__()
-        self.weights: list[Any] = []
+        self.weights: list[Any] = []  # of the last validation
 
     def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Copies the weights."""
         self.weights = self.model.get_weights()
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_se.data import finite_float32, read_arrays
 from keras_se.errors import InputError
-from tuning.trials.fingerprint import described, hash_of_arrays
-from tuning.trials.references import is_reference, qualified_name, reference_to, resolve
+from keras_se.importable import import_object, is_reference, qualified_name, reference_to
+from tuning.trials.fingerprint import describe, hash_of_arrays
 from tuning.trials.splits import split_arrays
 
 
@@ -32,7 +32,7 @@ class TrialData:
         """Returns training, validation and test data (or `None`). Set the trial's seed first."""
         train, validation, test = self.parts.values()
         if validation is None:
-            train, validation, own_test = self._together(train, seed)
+            train, validation, own_test = self._load_all(train, seed)
             test = own_test if test is None else test
         train, validation, test = (_called(part, seed) for part in (train, validation, test))
         for name, part in (("train", train), ("validation", validation)):
@@ -44,17 +44,16 @@ class TrialData:
         train = self.parts["train"]
         if not hasattr(train, "as_numpy_iterator"):
             return
-        # A shuffled dataset keeps its random state between trials, so candidates of one seed would
-        # see different orders.
+        # It keeps its random state, so candidates of one seed would see different orders.
         first, again = (hash_of_arrays(next(train.as_numpy_iterator(), ())) for _ in range(2))
         if first != again:
             raise InputError(
-                "A dataset that shuffles keeps its place from one trial to the next, so that "
-                "candidates would not see the same order: give a function that returns it. "
-                "Received: train, a dataset that begins differently each time"
+                "train must have one order for all candidates, but a dataset that shuffles goes on "
+                "from trial to trial: give a function that returns it. "
+                "Received: a dataset that begins differently each time"
             )
 
-    def _together(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
+    def _load_all(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
         if isinstance(source, str) and not is_reference(source):
             if self._arrays is None:  # read once: a file does not depend on the seed
                 self._arrays = split_arrays(source, read_arrays(source))
@@ -64,27 +63,26 @@ class TrialData:
             return split_arrays(name, parts)
         if not isinstance(parts, tuple) or len(parts) not in (2, 3) or any(map(_is_array, parts)):
             raise InputError(
-                "A function of data, where there is no validation, returns training, validation "
-                "and perhaps test data, each (x, y) or a tf.data.Dataset, or a dictionary with "
-                f"x_train, y_train and so on. Received: {type(parts).__name__} from {name!r}"
+                "A function of all data must return training, validation and perhaps test data, "
+                "each (x, y) or a tf.data.Dataset, or a dictionary with x_train, y_train and so "
+                f"on. Received: {type(parts).__name__} from {name!r}"
             )
         return (*parts, None) if len(parts) == 2 else parts
 
     def describe(self) -> dict[str, Any]:
         """Returns plain values that identify the data: hashes of arrays, files and functions."""
-        parts = {name: _described(part) for name, part in self.parts.items() if part is not None}
-        return {**parts, "data_id": self.data_id}
+        given = {name: part for name, part in self.parts.items() if part is not None}
+        return {**{n: _describe_part(part) for n, part in given.items()}, "data_id": self.data_id}
 
     def named(self, folder: Path) -> dict[str, Any]:
         """Saves arrays to `folder` and returns plain values for `from_names` in another process."""
-        parts = {name: _named(name, part, folder) for name, part in self.parts.items()}
+        parts = {name: _name_part(name, part, folder) for name, part in self.parts.items()}
         return {**parts, "data_id": self.data_id}
 
     @classmethod
     def from_names(cls, names: Mapping[str, Any]) -> "TrialData":
         """Creates the data from the result of `named`, with memory-mapped arrays."""
-        parts = {name: _unnamed(part) for name, part in names.items()}
-        return cls(**parts)
+        return cls(**{name: _load_part(part) for name, part in names.items()})
 
 
 def fit_arguments(data: Any) -> dict[str, Any]:
@@ -99,20 +97,17 @@ def _is_array(part: Any) -> bool:
 
 
 def _called(part: Any, seed: int) -> Any:
-    function = resolve("data", part) if is_reference(part) else part
+    function = import_object("data", part) if is_reference(part) else part
     if not _is_function(function):
         return function
-    return function(seed) if _takes_seed(function) else function()
+    # Keyword-only parameters and **kwargs do not count: the seed is a positional argument.
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return function(seed) if any(p.kind in kinds for p in parameters) else function()
 
 
 def _is_function(part: Any) -> bool:
     return callable(part) and not hasattr(part, "element_spec") and not _is_array(part)
-
-
-def _takes_seed(function: Callable[..., Any]) -> bool:
-    # Keyword-only parameters and **kwargs do not count: the seed is a positional argument.
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in kinds for p in inspect.signature(function).parameters.values())
 
 
 def _check_part(name: str, part: Any, whole: bool) -> None:
@@ -125,11 +120,11 @@ def _check_part(name: str, part: Any, whole: bool) -> None:
     if isinstance(part, str) and not is_reference(part):
         if not (whole and name == "train"):
             raise InputError(
-                f"{name} given by name is package.module:name. Received: {name}={part!r}"
+                f"{name} as a string must be package.module:name. Received: {name}={part!r}"
             )
         if not Path(part).is_file():
             raise InputError(
-                "train without validation is the name of an existing .npz file or "
+                "train without validation must be the name of an existing .npz file or "
                 f"package.module:name. Received: train={part!r}"
             )
     if part is not None or name == "train":
@@ -139,8 +134,7 @@ def _check_part(name: str, part: Any, whole: bool) -> None:
 
 
 def _check_form(name: str, part: Any) -> None:
-    # `Model.fit` would take a list or an array as inputs without targets, and an iterator could be
-    # read only once.
+    # `Model.fit` takes a list or an array as inputs without targets; an iterator ends.
     is_once = isinstance(part, Iterator)
     if part is None or is_once or isinstance(part, list | Mapping) or _is_array(part):
         raise InputError(
@@ -159,7 +153,9 @@ def _check_arrays(name: str, part: tuple[Any, ...]) -> None:
         )
     for what, values in zip(("x", "y", "sample_weight"), part, strict=False):
         for array in keras.tree.flatten(values):
-            if array is not None and not _is_mapped(array):
+            # Arrays of `named` were checked before; a check would read the whole file into memory.
+            is_named = isinstance(array, np.memmap) and not array.flags.writeable
+            if array is not None and not is_named:
                 _check_values(f"{what} of {name}", array)
 
 
@@ -171,13 +167,7 @@ def _check_values(name: str, array: Any) -> None:
         finite_float32(name, array)
 
 
-def _is_mapped(array: Any) -> bool:
-    """Whether `named` wrote the array."""
-    # The parent has checked these arrays. Another check would read the whole file into memory.
-    return isinstance(array, np.memmap) and not array.flags.writeable
-
-
-def _described(part: Any) -> dict[str, Any]:
+def _describe_part(part: Any) -> dict[str, Any]:
     if isinstance(part, str) and not is_reference(part):
         digest = hashlib.sha256(Path(part).read_bytes()).hexdigest()
         return {"file": Path(part).name, "sha256": digest}
@@ -187,55 +177,49 @@ def _described(part: Any) -> dict[str, Any]:
     if hasattr(part, "element_spec"):
         return {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
     if isinstance(part, str) or _is_function(part):
-        return {"function": _name(part), "content": described(part)}
+        return {"function": reference_to(part) or qualified_name(part), "content": describe(part)}
     return {"type": type(part).__qualname__}
 
 
-def _name(function: Any) -> str:
-    return reference_to(function) or qualified_name(function)
+def _name_part(name: str, part: Any, folder: Path) -> Any:
+    if part is None or isinstance(part, tuple):
+        return _save(name, part, folder)
+    if reference := reference_to(part):
+        return reference
+    if isinstance(part, str):
+        # Absolute: the other process may have another working directory.
+        return str(Path(part).resolve())
+    raise InputError(
+        "With workers each trial runs in a process of its own, so data must be arrays (x, y), an "
+        ".npz file, or a function of a module, as package.module:name. "
+        f"Received: {name} of type {type(part).__name__}"
+    )
 
 
-def _named(name: str, part: Any, folder: Path) -> Any:
-    # Absolute paths: the other process may have another working directory.
-    if part is None or (isinstance(part, str) and not is_reference(part)):
-        return part if part is None else str(Path(part).resolve())
-    if isinstance(part, tuple):
-        return _saved(name, part, folder)
-    reference = reference_to(part)
-    if reference is None:
-        raise InputError(
-            "With workers each trial has a process of its own, which finds its data by name: "
-            "arrays (x, y), an .npz file, or a function of a module, as package.module:name. "
-            f"Received: {name} of type {type(part).__name__}"
-        )
-    return reference
-
-
-def _saved(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
-    """Writes the arrays of a structure to files and returns the structure with their paths."""
+def _save(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
     # The kind is a key of its own: JSON turns tuples into lists, but Keras tells them apart.
     if part is None:
         return None
     if isinstance(part, Mapping):
         parts = {
-            str(key): _saved(f"{stem}_{number}", value, folder)
+            str(key): _save(f"{stem}_{number}", value, folder)
             for number, (key, value) in enumerate(part.items())
         }
         return {"dict": parts}
     if isinstance(part, tuple | list):
-        listed = [_saved(f"{stem}_{number}", value, folder) for number, value in enumerate(part)]
+        listed = [_save(f"{stem}_{number}", value, folder) for number, value in enumerate(part)]
         return {"tuple" if isinstance(part, tuple) else "list": listed}
     path = folder / f"{stem}.npy"
     np.save(path, np.asarray(part), allow_pickle=False)
     return {"array": str(path)}
 
 
-def _unnamed(part: Any) -> Any:
+def _load_part(part: Any) -> Any:
     if not isinstance(part, Mapping):
         return part
     ((kind, content),) = part.items()
     if kind == "array":
         return np.load(content, mmap_mode="r", allow_pickle=False)
     if kind == "dict":
-        return {key: _unnamed(value) for key, value in content.items()}
-    return (tuple if kind == "tuple" else list)(map(_unnamed, content))
+        return {key: _load_part(value) for key, value in content.items()}
+    return (tuple if kind == "tuple" else list)(map(_load_part, content))

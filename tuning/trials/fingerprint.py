@@ -6,30 +6,34 @@ import inspect
 import json
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_se.errors import InputError
-from tuning.trials.references import is_reference, qualified_name, reference_to, resolve
+from keras_se.importable import import_object, is_reference, qualified_name, reference_to
 
-_DEPTH = 6
 # Objects of these packages have too much internal state to describe.
 _OTHERS = ("tensorflow", "jax", "torch", "numpy")
 
 
-def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = None) -> Any:
+def describe(value: Any, depth: int = 6, seen: dict[int, Any] | None = None) -> Any:
     """Returns JSON values that differ if the behavior of `value` differs, as far as visible."""
     if value is None or isinstance(value, bool | int | float):
         return value
     seen = {} if seen is None else seen
     if isinstance(value, str):
-        return _described_text(value, depth)
+        with suppress(InputError):  # a plain text with a colon
+            # A function and its "module:name" must have one description.
+            if is_reference(value):
+                return describe(import_object("a job", value), depth)
+        return value
     # Objects may refer to each other in cycles: each is described once, and not too deep.
     if depth == 0 or inspect.ismodule(value) or id(value) in seen:
         return qualified_name(value)
-    inner = functools.partial(described, depth=depth - 1, seen=seen)
+    inner = functools.partial(describe, depth=depth - 1, seen=seen)
     if isinstance(value, Mapping):
         return {str(k): inner(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -42,70 +46,52 @@ def described(value: Any, depth: int = _DEPTH, seen: dict[int, Any] | None = Non
     if hasattr(value, "element_spec"):
         return {"dataset": str(value.element_spec), "cardinality": int(value.cardinality())}
     if hasattr(value, "__array__"):
-        return {"array": _array_hash(value)}
+        try:
+            return {"array": hash_of_arrays(value)}
+        except Exception:  # a tensor of strings or of other objects
+            return {"array": qualified_name(value)}
     # Keeps the object alive too: Python would give its id to another one.
     seen[id(value)] = value
     if isinstance(value, types.MethodType):
         return {"method": [inner(value.__self__), inner(value.__func__)]}
     if isinstance(value, types.FunctionType):
-        held = [inner(cell.cell_contents) for cell in value.__closure__ or () if _is_full(cell)]
-        return {
-            "function": value.__qualname__,
-            "source": source_hash(value),
-            "holds": [held, inner(value.__defaults__), inner(value.__kwdefaults__)],
-        }
-    return _described_object(value, inner)
+        held = [inner(content) for content in _closure(value)]
+        holds = [held, inner(value.__defaults__), inner(value.__kwdefaults__)]
+        return {"function": value.__qualname__, "source": source_hash(value), "holds": holds}
+    return _describe_object(value, inner)
 
 
-def _described_text(value: str, depth: int) -> Any:
-    # A function and its "module:name" must have one description.
-    try:
-        return described(resolve("a job", value), depth) if is_reference(value) else value
-    except InputError:  # a plain text with a colon
-        return value
+def _closure(function: types.FunctionType) -> list[Any]:
+    values = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # the variable is not assigned yet
+            values.append(cell.cell_contents)
+    return values
 
 
-def _described_object(value: Any, inner: Any) -> dict[str, Any]:
+def _describe_object(value: Any, inner: Any) -> dict[str, Any]:
     if inspect.isclass(value):
         return {"class": value.__qualname__, "source": source_hash(value)}
     content = {"object": qualified_name(value), "source": source_hash(value)}
     if isinstance(value, keras.Model):
         weights = hash_of_arrays(value.get_weights())
         return {**content, "graph": graph_hash(value), "weights": weights}
-    if type(value).__module__.startswith("keras.") and hasattr(value, "get_config"):
+    package = type(value).__module__.partition(".")[0]
+    if package == "keras" and hasattr(value, "get_config"):
         # Keras numbers the names of its objects: "adam", "adam_1".
         config = {k: inner(v) for k, v in value.get_config().items() if k != "name"}
         # Configs of losses omit some arguments, which they keep in a dict.
         if isinstance(value, keras.losses.Loss):
             config["holds"] = [inner(v) for v in vars(value).values() if isinstance(v, dict)]
         return {**content, "config": config}
-    is_users = type(value).__module__.partition(".")[0] not in _OTHERS and hasattr(
-        value, "__dict__"
-    )
-    attributes = vars(value) if is_users else {}
+    attributes = {} if package in _OTHERS else getattr(value, "__dict__", {})
     return {**content, "holds": {name: inner(v) for name, v in attributes.items()}}
-
-
-def _array_hash(value: Any) -> str:
-    try:
-        return hash_of_arrays(value)
-    except Exception:  # a tensor of strings or of other objects
-        return qualified_name(value)
-
-
-def _is_full(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # the variable is not assigned yet
-        return False
 
 
 def source_hash(function: Any) -> str:
     """Returns a hash of the source: of the module for a name in a module, else of the object."""
-    if isinstance(function, functools.partial):
-        return hashlib.sha256(json.dumps(described(function)).encode()).hexdigest()
     reference = reference_to(function)
-    target = resolve("source", reference) if reference else function
+    target = import_object("source", reference) if reference else function
     if not hasattr(target, "__code__") and not inspect.isclass(target):
         target = type(target)
     # A named function may call others of its module, so a change there counts.
@@ -114,8 +100,7 @@ def source_hash(function: Any) -> str:
     try:
         text = inspect.getsource(target)
     except (OSError, TypeError):  # no source: defined in an interactive session
-        code = target.__code__ if hasattr(target, "__code__") else None
-        text = qualified_name(target) + _code(code)
+        text = qualified_name(target) + _code(getattr(target, "__code__", None))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

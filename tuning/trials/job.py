@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import keras_tuner
 
-from keras_se.errors import InputError, import_extra
+from keras_se.errors import InputError
 from keras_se.files import load_model
-from tuning.compiling import compile_like
-from tuning.hypermodel import SEHyperModel
+from keras_se.importable import import_object, is_reference, qualified_name, reference_to
+from tuning.choice.scores import Direction
+from tuning.compiling import is_plain
+from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
-from tuning.trials.fingerprint import described, graph_hash, hash_of_arrays
-from tuning.trials.references import is_reference, qualified_name, reference_to, resolve
-from tuning.user_hypermodel import UserHyperModel
-
-keras_tuner: Any = import_extra("keras_tuner", "tuning")
+from tuning.trials.fingerprint import describe, graph_hash, hash_of_arrays
 
 _TAKEN = ("x", "y", "sample_weight", "validation_data", "epochs", "batch_size")
-_PACKAGES = ("keras", "tensorflow", "keras-tuner")
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,15 @@ class Job:
     """Model, data and training arguments that all trials of a search share.
 
     Attributes:
-        model: A built model without SE blocks; a function that returns one; a function of
-            hyperparameters that returns a model; a `keras_tuner.HyperModel`; the reference
-            `package.module:name` of one of these; or the name of a `.keras` file.
+        model: The `model_or_builder` of `tuning.search`.
         data: The `TrialData`.
         space: The `SESpace`; `None` if the model declares its own hyperparameters.
         metric: Name of the log that is the score of a trial.
-        direction: `"min"` or `"max"`: whether low or high scores are good.
+        direction: `"min"` or `"max"`.
         epochs: Epochs per trial.
         batch_size: As for `Model.fit`.
-        compile: Function that compiles a model, or arguments of `Model.compile` as plain values;
-            `None` if the model is already compiled.
-        fit: Further arguments of `Model.fit`. Each trial gets a copy of the `callbacks`, or new
-            ones from a function without arguments.
+        compile: Function that compiles a model, or `Model.compile` arguments; `None` if compiled.
+        fit: Further arguments of `Model.fit`, with `callbacks` to copy, or a function for new ones.
         where: As for `keras_se.candidates`.
         max_parameters: Models with more parameters fail without training.
     """
@@ -53,7 +47,7 @@ class Job:
     data: TrialData
     space: SESpace | None
     metric: str
-    direction: str
+    direction: Direction
     epochs: int
     batch_size: int | None = None
     compile: Any = None
@@ -62,45 +56,39 @@ class Job:
     max_parameters: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"epochs must be at least 1. Received: epochs={self.epochs!r}")
+        for name in ("epochs", "batch_size", "max_parameters"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise InputError(f"{name} must be at least 1. Received: {name}={number!r}")
         taken = sorted(set(self.fit) & set(_TAKEN))
         if taken:
             raise InputError(
-                f"fit holds further arguments of Model.fit, without {', '.join(_TAKEN)}. "
+                f"fit must hold further arguments of Model.fit, without {', '.join(_TAKEN)}. "
                 f"Received: {taken}"
             )
 
     @functools.cached_property
     def hypermodel(self) -> Any:
         """The `keras_tuner.HyperModel` that builds the candidates."""
-        model = self._found("model", self.model)
+        model = self._model
         if inspect.isclass(model) and issubclass(model, keras_tuner.HyperModel):
             model = model()
         if isinstance(model, keras_tuner.HyperModel):
             return model
         # A model is callable with one required argument, too, just like build(hp).
         if not isinstance(model, keras.Model) and _takes_hp(model):
-            return UserHyperModel(model, self._compile_of_builder())
+            return UserHyperModel(model, _found("compile", self.compile))
         if self.space is None:
             raise InputError(
                 "A search needs a space, an SESpace, unless the model is a function of "
                 "hyperparameters or a HyperModel. Received: space=None"
             )
-        return SEHyperModel(
-            model, self.space, self._found("compile", self.compile), where=self.where
-        )
-
-    def _compile_of_builder(self) -> Any:
-        compile = self._found("compile", self.compile)
-        if isinstance(compile, Mapping):
-            # `UserHyperModel` accepts only a function.
-            return lambda model: compile_like(model, model, compile)
-        return compile
+        compile = _found("compile", self.compile)
+        return SEHyperModel(model, self.space, compile, where=self.where)
 
     def fit_arguments(self) -> dict[str, Any]:
         """Returns further arguments of `Model.fit` for a trial; callbacks are not copied yet."""
-        arguments = {name: self._found(name, value) for name, value in self.fit.items()}
+        arguments = {name: _found(name, value) for name, value in self.fit.items()}
         # JSON and TOML turn the integer labels that Keras expects into strings.
         if isinstance(arguments.get("class_weight"), Mapping):
             weights = arguments["class_weight"]
@@ -109,38 +97,33 @@ class Job:
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns plain values, by section, that tell this job from others."""
+        plain = ("epochs", "batch_size", "metric", "direction", "max_parameters")
         training = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "metric": self.metric,
-            "direction": self.direction,
-            "compile": described(self.compile),
-            "fit": {name: described(value) for name, value in self.fit.items()},
-            "where": described(self.where),
-            "max_parameters": self.max_parameters,
+            **{name: getattr(self, name) for name in plain},
+            "compile": describe(self.compile),
+            "fit": {name: describe(value) for name, value in self.fit.items()},
+            "where": describe(self.where),
         }
         content = {
-            "model": self._described_model(),
+            "model": self._describe_model(),
             "data": self.data.describe(),
             "space": None if self.space is None else self.space.to_dict(),
             "training": training,
-            "versions": {name: _version(name) for name in _PACKAGES},
+            "versions": {name: _version(name) for name in ("keras", "tensorflow", "keras-tuner")},
         }
         # The stored fingerprint comes from JSON, so both sides must have lists for tuples.
         return json.loads(json.dumps(content, default=str))
 
-    def _described_model(self) -> dict[str, Any]:
-        model = self._found("model", self.model)
-        name = reference_to(self.model) or qualified_name(model)
+    def _describe_model(self) -> dict[str, Any]:
+        model = self._model
+        content: dict[str, Any] = {"name": reference_to(self.model) or qualified_name(model)}
         if isinstance(self.model, str) and not is_reference(self.model):
             # Without its folder: a model file that has moved still gives the same job.
-            name = Path(self.model).name
-        content: dict[str, Any] = {"name": name}
+            content["name"] = Path(self.model).name
         if not isinstance(model, keras.Model):
-            content["content"] = described(model)
+            content["content"] = describe(model)
         if isinstance(self.hypermodel, SEHyperModel):
-            base = self.hypermodel.base()
-            content["graph"] = graph_hash(base)
+            content["graph"] = graph_hash(self.hypermodel.base())
             # A builder draws new weights on each call; only a given model has fixed ones.
             if isinstance(model, keras.Model):
                 content["weights"] = hash_of_arrays(model.get_weights())
@@ -148,25 +131,27 @@ class Job:
 
     def description(self) -> dict[str, Any]:
         """Returns the content of `job.toml`, with objects by name where they have one."""
-        parts = {name: _in_words(part) for name, part in self.data.parts.items()}
+        parts = {name: _plain_or_name(part) for name, part in self.data.parts.items()}
         if parts["validation"] is None:
             parts = {"data": parts["train"], "test": parts["test"]}
         return {
-            "model": _in_words(self.model),
+            "model": _plain_or_name(self.model),
             **parts,
             "data_id": self.data.data_id,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "max_parameters": self.max_parameters,
-            "where": _in_words(self.where),
+            "where": _plain_or_name(self.where),
             "space": None if self.space is None else self.space.to_dict(),
-            "compile": _in_words(self.compile),
-            "fit": {name: _in_words(value) for name, value in self.fit.items()},
+            "compile": _plain_or_name(self.compile),
+            "fit": _plain_or_name(self.fit),
         }
 
     def named(self, folder: Path) -> dict[str, Any]:
         """Returns plain values for `from_names`; `folder` takes the arrays of the data."""
-        content = {
+        plain = ("metric", "direction", "epochs", "batch_size", "max_parameters")
+        return {
+            **{name: getattr(self, name) for name in plain},
             "model": _name("model", self.model),
             "data": self.data.named(folder),
             "space": None if self.space is None else self.space.to_dict(),
@@ -174,8 +159,6 @@ class Job:
             "fit": {name: _name(f"fit[{name!r}]", value) for name, value in self.fit.items()},
             "where": _name("where", self.where),
         }
-        plain = ("metric", "direction", "epochs", "batch_size", "max_parameters")
-        return {**content, **{name: getattr(self, name) for name in plain}}
 
     @classmethod
     def from_names(cls, names: Mapping[str, Any]) -> "Job":
@@ -183,16 +166,14 @@ class Job:
         space = None if names["space"] is None else SESpace.from_dict(names["space"])
         return cls(**{**names, "space": space, "data": TrialData.from_names(names["data"])})
 
-    def _found(self, what: str, value: Any) -> Any:
-        if is_reference(value):
-            return resolve(what, value)
-        if what == "model" and isinstance(value, str):
-            return self._loaded
-        return value
-
     @functools.cached_property
-    def _loaded(self) -> keras.Model:
-        return load_model(self.model)
+    def _model(self) -> Any:
+        is_file = isinstance(self.model, str) and not is_reference(self.model)
+        return load_model(self.model) if is_file else _found("model", self.model)
+
+
+def _found(what: str, value: Any) -> Any:
+    return import_object(what, value) if is_reference(value) else value
 
 
 def _version(package: str) -> str | None:
@@ -213,52 +194,36 @@ def _takes_hp(builder: Any) -> bool:
     return any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters)
 
 
-def _checked(what: str, value: Any, plain: Any) -> Any:
-    """Returns the plain value; raises if JSON changed more than tuples and class labels."""
-    # JSON makes strings of the labels, and `fit_arguments` restores them.
-    if what == "fit['class_weight']":
-        return plain
-    if not _has_text_keys(value):
-        raise InputError(
-            "What another process is told must be plain values, with texts as keys. "
-            f"Received: {what}={value!r}"
-        )
-    return plain
-
-
-def _has_text_keys(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _has_text_keys(v) for k, v in value.items())
-    return all(map(_has_text_keys, value)) if isinstance(value, list | tuple) else True
-
-
-def _in_words(value: Any) -> Any:
+def _plain_or_name(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _in_words(v) for name, v in value.items()}
+        return {str(name): _plain_or_name(v) for name, v in value.items()}
     if isinstance(value, list):
-        return [_in_words(v) for v in value]
+        return [_plain_or_name(v) for v in value]
     # `job_file` refuses a file with this prefix, since nothing can restore the object.
     return reference_to(value) or f"a live {qualified_name(value)}"
 
 
 def _name(what: str, value: Any) -> Any:
-    """Returns a value that JSON can hold, or the reference by which a process finds it."""
     if what == "model" and isinstance(value, str) and not is_reference(value):
         return str(Path(value).resolve())
+    if reference := reference_to(value):
+        return reference
     try:
         # NaN and infinity are not JSON.
         plain = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError):
-        reference = reference_to(value)
-    else:
-        return _checked(what, value, plain)
-    if reference is None:
+    except (TypeError, ValueError) as error:
         kind = "package.module:name" + (" or a .keras file" if what == "model" else "")
         raise InputError(
-            "With workers each trial has a process of its own, which finds what it needs by name, "
-            f"{kind}. Received: {what}, {qualified_name(value)} of a script, a notebook or another "
-            "function"
+            "With workers each trial runs in a process of its own and imports what it needs by "
+            f"name, {kind}. Received: {what}, {qualified_name(value)} of a script, a notebook or "
+            "another function"
+        ) from error
+    # JSON makes strings of class labels, and `fit_arguments` restores them.
+    if what != "fit['class_weight']" and not is_plain(value):
+        raise InputError(
+            "With workers the arguments of a search must be plain values, with strings as keys. "
+            f"Received: {what}={value!r}"
         )
-    return reference
+    return plain

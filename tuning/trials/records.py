@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_se.files import free_name
-from tuning.trials.durable import write_durably
+from keras_se.files import free_name, replace_file
 
 COMPLETED, FAILED = "completed", "failed"
-# These are all fields of `TrialRecord`; `from_dict` refuses any others.
-_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("candidate", "label", "status", "cause", "curve", "fingerprint"), (str,)),
-    **dict.fromkeys(("values", "metrics", "test"), (dict,)),
-    **dict.fromkeys(("seed", "epoch", "parameters"), (int,)),
-    **dict.fromkeys(("complexity", "seconds"), (int, float)),
-    "score": (int, float, type(None)),
+# What JSON makes of the fields of `TrialRecord`, by their type.
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    int: (int,),
+    float: (int, float),
+    float | None: (int, float, type(None)),
+    Mapping[str, Any]: (dict,),
+    Mapping[str, float]: (dict,),
 }
 
 
@@ -37,16 +37,15 @@ class TrialRecord:
         values: Its hyperparameters.
         seed: Seed of the training.
         status: `"completed"` or `"failed"`.
-        score: The metric of the search at the best epoch, in the units of the metric; `None` if the
-            trial failed. `val_loss` excludes the penalties of weight regularizers.
+        score: The metric at the best epoch, in its units; `None` if the trial failed. `val_loss` is
+            without the penalties of regularizers.
         epoch: The epoch with the best score, from 1; its weights are kept.
         metrics: Logs of Keras at that epoch; empty if the trial failed.
-        parameters: Exact number of parameters of the model; 0 if it could not be built.
+        parameters: Number of parameters of the model; 0 if it could not be built.
         complexity: ΣC²/r over its SE blocks.
         seconds: Wall time.
         cause: Why the trial failed; empty if it did not.
-        curve: File with the metrics of every epoch, one JSON line each, in the folder of the
-            search.
+        curve: File in the folder of the search with the metrics of each epoch as a JSON line.
         fingerprint: Hash of the job of the trial.
         test: Result of `Model.evaluate` on the test data, only for the fresh seeds of the winner.
     """
@@ -76,29 +75,25 @@ class TrialRecord:
         """Returns plain values for JSON; NaN and infinite metrics become `None`."""
         content = dataclasses.asdict(self)
         for name in ("metrics", "test"):
-            content[name] = {k: _finite(v) for k, v in content[name].items()}
+            content[name] = {k: v if math.isfinite(v) else None for k, v in content[name].items()}
         return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "TrialRecord":
-        """Returns the record that `to_dict` described.
-
-        Args:
-            content: The dictionary that `to_dict` returned.
-
-        Returns:
-            The record; metrics that were `None` are NaN.
+        """Returns the record that `to_dict` described; metrics that were `None` are NaN.
 
         Raises:
             ValueError: If the content is not that of a record.
         """
-        if not isinstance(content, Mapping) or set(content) != set(_TYPES):
-            raise ValueError("it does not hold what a record holds")
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        if not isinstance(content, Mapping) or set(content) != set(fields):
+            raise ValueError("it has other fields than a record")
         content = dict(content)
-        for name, types in _TYPES.items():
+        for name, kind in fields.items():
+            value = content[name]
             # bool is a subclass of int.
-            if not isinstance(content[name], types) or isinstance(content[name], bool):
-                raise ValueError(f"{name} is not what it is in a record")
+            if not isinstance(value, _JSON_TYPES[kind]) or isinstance(value, bool):
+                raise ValueError(f"{name} has another type than in a record")
         for name in ("metrics", "test"):
             content[name] = {k: _number(k, v) for k, v in content[name].items()}
         if content["status"] not in (COMPLETED, FAILED):
@@ -132,17 +127,15 @@ class Records:
     def get(self, candidate: str, seed: int) -> TrialRecord | None:
         """Returns the record of a candidate and seed, or `None`."""
         key = run_key(candidate, seed)
+        path = self.folder / f"{key}.json"
         # A child process may have written it after this one read the folder.
-        if key not in self._known and self._path(key).exists():
-            self._read(self._path(key))
+        if key not in self._known and path.exists():
+            self._read(path)
         return self._known.get(key)
 
     def put(self, record: TrialRecord) -> None:
-        """Writes the record of a trial that has none yet, durably."""
+        """Writes the record of a trial that has none yet."""
         self._known[write_record(self.folder, record)] = record
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
 
     def _read(self, path: Path) -> None:
         try:
@@ -155,7 +148,7 @@ class Records:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
             warnings.warn(
                 f"A record of a search must be a whole JSON file. Received: {path}: {error}; it is "
-                f"now {aside.name}, and its trial will be run again",
+                f"now {aside.name}, and its trial will run again",
                 SearchWarning,
                 stacklevel=2,
             )
@@ -164,16 +157,11 @@ class Records:
 
 
 def write_record(folder: Path, record: TrialRecord) -> str:
-    """Writes a record durably and returns its key."""
+    """Writes a record and returns its key."""
     key = run_key(record.candidate, record.seed)
-    # NaN is not JSON, so `to_dict` has replaced it.
     content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
-    write_durably(folder / f"{key}.json", content.encode(), "record")
+    replace_file(folder / f"{key}.json", content.encode())
     return key
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(name: str, value: Any) -> float:

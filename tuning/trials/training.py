@@ -3,20 +3,20 @@
 import copy
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_se import SEBlock
+from keras_se.files import replacement
+from keras_se.graph.models import sublayers
 from tuning.seeding import reseed, trial_seed
 from tuning.trials.best_epoch import BestEpoch
-from tuning.trials.candidate import Candidate
+from tuning.trials.combination import Combination
 from tuning.trials.data import fit_arguments
-from tuning.trials.durable import fault_point, settle
 from tuning.trials.job import Job
 from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
 
@@ -29,7 +29,7 @@ class OverBudgetError(Exception):
 
 def run_trial(
     job: Job,
-    candidate: Candidate,
+    candidate: Combination,
     seed: int,
     folder: Path,
     *,
@@ -52,22 +52,24 @@ def run_trial(
     found: dict[str, Any] = {}
     try:
         with trial_seed(seed):
-            found.update(_train(job, candidate, seed, watch, found, tested))
-            _keep_weights(found.pop("model"), folder, key)
+            model = _train(job, candidate, seed, watch, found, tested)
+            keep_weights(model, weights_path(folder, key))
         found.update(status=COMPLETED)
     except (Exception, SystemExit) as error:
         # Any error, also `exit()` in a callback, fails only this trial: the user's code runs in it.
         found = {name: found[name] for name in ("parameters", "complexity") if name in found}
         found.update(cause=cause_of(error))
-    seconds_taken = round(time.monotonic() - started, 3)
-    return dataclasses.replace(record, **found, seconds=seconds_taken)
+    return dataclasses.replace(record, **found, seconds=round(time.monotonic() - started, 3))
 
 
 def _train(
-    job: Job, candidate: Candidate, seed: int, watch: BestEpoch, found: dict[str, Any], tested: bool
-) -> dict[str, Any]:
-    """Trains a candidate, adds the model's size to `found` early, and returns the results."""
-
+    job: Job,
+    candidate: Combination,
+    seed: int,
+    watch: BestEpoch,
+    found: dict[str, Any],
+    tested: bool,
+) -> keras.Model:
     def built(model: keras.Model) -> None:
         if model.built:
             found.update(_sizes(model))
@@ -77,23 +79,21 @@ def _train(
             )
 
     model, returned, test = fit_candidate(job, candidate, seed, [watch], built)
-    score = _score(returned, watch)
+    found.update(score=_score(returned, watch), epoch=watch.epoch, metrics=watch.logs)
     if watch.weights:  # empty if the user's own `fit` ran no callbacks
         model.set_weights(watch.weights)
     found.update(_sizes(model))  # again: the model may not have been built before training
-    evaluated = _evaluated(model, test, job.batch_size) if tested and test is not None else {}
-    return {
-        "score": score,
-        "epoch": watch.epoch,
-        "metrics": watch.logs,
-        "test": evaluated,
-        "model": model,
-    }
+    if tested and test is not None:
+        logs = model.evaluate(
+            **fit_arguments(test), batch_size=job.batch_size, verbose=0, return_dict=True
+        )
+        found.update(test={name: float(value) for name, value in logs.items()})
+    return model
 
 
 def fit_candidate(
     job: Job,
-    candidate: Candidate,
+    candidate: Combination,
     seed: int,
     callbacks: Sequence[Any] = (),
     built: Callable[[keras.Model], Any] = lambda model: None,
@@ -147,41 +147,21 @@ def _callbacks(given: Any) -> list[Any]:
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] * bool(callbacks)
 
 
-def _evaluated(model: keras.Model, data: Any, batch_size: int | None) -> dict[str, float]:
-    logs = model.evaluate(**fit_arguments(data), batch_size=batch_size, verbose=0, return_dict=True)
-    return {name: float(value) for name, value in logs.items()}
-
-
 def _sizes(model: keras.Model) -> dict[str, Any]:
-    return {"parameters": model.count_params(), "complexity": complexity(model)}
+    blocks = [layer for layer in sublayers(model) if isinstance(layer, SEBlock)]
+    complexity = 0.0
+    for block in blocks:
+        channels = int(block.w1.shape[0])
+        # C²/r is C times the width, which may also be set outright.
+        scaled = channels**2 / block.ratio if block.width is None else channels * block.width
+        complexity += scaled
+    return {"parameters": model.count_params(), "complexity": complexity}
 
 
-def complexity(model: keras.Model) -> float:
-    """Sums C²/r over the SE blocks of a built model, or C·width for blocks with a set width."""
-    # By identity: a shared block occurs several times, but its weights exist once.
-    blocks = {id(block): block for block in _blocks(model)}.values()
-    return float(sum(_complexity(block) for block in blocks))
-
-
-def _complexity(block: SEBlock) -> float:
-    channels = int(block.w1.shape[0])
-    return channels * block.width if block.width is not None else channels**2 / block.ratio
-
-
-def _blocks(layer: Any) -> Iterator[SEBlock]:
-    for part in getattr(layer, "layers", ()):
-        if isinstance(part, SEBlock):
-            yield part
-        yield from _blocks(part)
-
-
-def _keep_weights(model: keras.Model, folder: Path, key: str) -> None:
-    path = weights_path(folder, key)
-    # Rename after writing: a killed process must not leave incomplete weights under the final name.
-    temporary = path.with_name(f".{key}.{os.getpid()}.tmp.weights.h5")
-    fault_point("weights.before")
-    model.save_weights(temporary)
-    settle(temporary, path, "weights")
+def keep_weights(model: keras.Model, path: Path) -> None:
+    """Writes the weights of a model completely or not at all."""
+    with replacement(path, suffix=".weights.h5") as temporary:  # Keras asks for this suffix
+        model.save_weights(temporary)
 
 
 def weights_path(folder: Path, key: str) -> Path:

@@ -1,1 +1,1 @@
-"""Compression by tensorflow-model-optimization, which takes models of tf_keras alone."""
+"""Compression by tensorflow-model-optimization, which supports models of tf_keras only."""

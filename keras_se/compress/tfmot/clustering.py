@@ -1,27 +1,26 @@
 """Weight clustering of SE models."""
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 
 from keras_se.compress.tfmot.bridge.environment import load_tfmot
-from keras_se.compress.tfmot.bridge.translation import translate
-from keras_se.compress.tfmot.scopes import check_scope, rebuilt_in_scope
-from keras_se.compress.tfmot.training import trainable_model
+from keras_se.compress.tfmot.scopes import Scope, compress_in_scope
 from keras_se.errors import InputError
-from keras_se.litert.compressed import CLUSTERED, Origin
+from keras_se.graph.compressed import CLUSTERED
 
-INITIALIZATIONS = ("kmeans++", "linear", "random", "density")
+Initialization = Literal["kmeans++", "linear", "random", "density"]
+INITIALIZATIONS: tuple[Initialization, ...] = get_args(Initialization)
 
 
 def cluster(
     model: keras.Model,
     clusters: int = 16,
     *,
-    initialization: str = "kmeans++",
+    initialization: Initialization = "kmeans++",
     preserve_sparsity: bool = False,
-    scope: str = "all",
+    scope: Scope = "all",
 ) -> Any:
     """Wraps a model so that each kernel has few distinct values, which stay trainable.
 
@@ -52,12 +51,14 @@ def cluster(
         >>> len(set(strip(cluster(model, 4)).layers[0].kernel.numpy().ravel().tolist()))
         4
     """
-    check_scope("cluster", scope)
     if isinstance(clusters, bool) or not isinstance(clusters, int) or clusters < 2:
-        raise InputError(f"clusters is a number of values, 2 or more. Received: {clusters!r}")
+        raise InputError(
+            f"clusters must be an integer of at least 2. Received: clusters={clusters!r}"
+        )
     if initialization not in INITIALIZATIONS:
         raise InputError(
-            f"initialization is one of {list(INITIALIZATIONS)}. Received: {initialization!r}"
+            f"initialization must be one of {list(INITIALIZATIONS)}. "
+            f"Received: initialization={initialization!r}"
         )
     clustering = load_tfmot().clustering.keras
     starts = clustering.CentroidInitialization
@@ -79,5 +80,4 @@ def cluster(
             preserve_sparsity=preserve_sparsity,
         )
 
-    wrapped = rebuilt_in_scope("cluster", translate(model), scope, wrap)
-    return trainable_model(wrapped, Origin(model, CLUSTERED))
+    return compress_in_scope(CLUSTERED, model, scope, wrap)

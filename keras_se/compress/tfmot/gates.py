@@ -10,7 +10,7 @@ from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import plain_name
 from keras_se.compress.tfmot.bridge.weights import inner_layer
 from keras_se.errors import InputError
-from keras_se.litert.compressed import keras_model
+from keras_se.graph.compressed import keras_model
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.reading import model_sites
 from keras_se.sites.site import Site
@@ -44,12 +44,12 @@ def _gate_tensors(model: Any, sites: list[Site]) -> dict[str, Any]:
         calls[name] = call + 1
         if name not in layers:
             raise InputError(
-                "The gates of a quantize-aware model are read at the layers of its SE sites. "
+                "read_gates needs a quantize-aware model with the layers of its SE sites. "
                 f"Received: model {model.name!r} without a layer {name!r}"
             )
         operands = layers[name].get_input_at(call)
         is_block = site.source == "SEBlock"
-        # unfold() puts the gates second. In inline SE they may come first or second.
+        # convert_block puts the gates second. In inline SE they may come first or second.
         tensors[site.name] = operands[1] if is_block else _gates_of(name, operands)
     return tensors
 
@@ -59,8 +59,8 @@ def _gates_of(name: str, operands: list[Any]) -> Any:
     gates, features = sorted(operands, key=_positions)
     if _positions(gates) == _positions(features):
         raise InputError(
-            "Gates that are written out are told from features by their one position. "
-            f"Received: {name!r}, whose features have one, too; adopt the model first"
+            "read_gates needs inline SE whose features have several positions; adopt the model "
+            f"before quantize_aware. Received: {name!r}, whose features have one"
         )
     return gates
 

@@ -1,28 +1,27 @@
 """Magnitude pruning of SE models during training."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 
 from keras_se.compress.tfmot.bridge.environment import load_tfmot
-from keras_se.compress.tfmot.bridge.translation import translate
-from keras_se.compress.tfmot.scopes import check_scope, rebuilt_in_scope
-from keras_se.compress.tfmot.training import trainable_model
+from keras_se.compress.tfmot.scopes import Scope, compress_in_scope
 from keras_se.errors import InputError
-from keras_se.litert.compressed import PRUNED, Origin
+from keras_se.graph.compressed import PRUNED
 
-SCHEDULES = ("constant", "polynomial")
+Schedule = Literal["constant", "polynomial"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
 
 
 def prune(
     model: keras.Model,
     sparsity: float = 0.5,
-    schedule: str = "constant",
+    schedule: Schedule = "constant",
     *,
     begin_step: int = 0,
     end_step: int | None = None,
     frequency: int = 10,
-    scope: str = "all",
+    scope: Scope = "all",
 ) -> Any:
     """Wraps a model so that training sets the smallest weights of each kernel to zero.
 
@@ -59,24 +58,22 @@ def prune(
         >>> int((strip(pruned).layers[0].kernel.numpy() == 0).sum())
         3
     """
-    check_scope("prune", scope)
     _check_steps(schedule, begin_step, end_step, frequency)
     # bool is a subclass of int: False would pass as a sparsity of 0.
     if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
         raise InputError(
-            f"sparsity is a share of the weights, at least 0 and below 1. Received: {sparsity!r}"
+            f"sparsity must be at least 0 and below 1. Received: sparsity={sparsity!r}"
         )
-    planned = _planned(sparsity, begin_step, end_step, frequency, schedule == "polynomial")
-    wrapped = rebuilt_in_scope(
-        "prune",
-        translate(model),
+    steps = _tfmot_schedule(sparsity, begin_step, end_step, frequency, schedule == "polynomial")
+    return compress_in_scope(
+        PRUNED,
+        model,
         scope,
-        lambda layer: load_tfmot().sparsity.keras.prune_low_magnitude(layer, planned),
+        lambda layer: load_tfmot().sparsity.keras.prune_low_magnitude(layer, steps),
     )
-    return trainable_model(wrapped, Origin(model, PRUNED))
 
 
-def _planned(
+def _tfmot_schedule(
     sparsity: float, begin_step: int, end_step: int | None, frequency: int, grows: bool
 ) -> Any:
     """Return a tfmot schedule that updates at its first step and every `frequency` steps."""
@@ -94,7 +91,9 @@ def _planned(
 
 def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency: int) -> None:
     if schedule not in SCHEDULES:
-        raise InputError(f"schedule is one of {list(SCHEDULES)}. Received: schedule={schedule!r}")
+        raise InputError(
+            f"schedule must be one of {list(SCHEDULES)}. Received: schedule={schedule!r}"
+        )
     if schedule == "polynomial" and end_step is None:
         raise InputError("schedule='polynomial' needs end_step. Received: end_step=None")
     _check_step("begin_step", begin_step, 0)
@@ -106,4 +105,6 @@ def _check_steps(schedule: str, begin_step: int, end_step: int | None, frequency
 
 def _check_step(name: str, step: Any, least: int) -> None:
     if isinstance(step, bool) or not isinstance(step, int) or step < least:
-        raise InputError(f"{name} is a number of steps from {least} on. Received: {step!r}")
+        raise InputError(
+            f"{name} must be an integer of at least {least}. Received: {name}={step!r}"
+        )

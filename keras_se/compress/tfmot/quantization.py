@@ -1,79 +1,74 @@
 """Quantization-aware training with tensorflow-model-optimization (tfmot) in tf_keras."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
-from keras_se.compress.tfmot.bridge.translation import check_same, translated
-from keras_se.compress.tfmot.quantizers import Range, wrapped
-from keras_se.compress.tfmot.rounding import RoundingPlan, kind_of, outputs_of
+from keras_se.compress.tfmot.bridge.translation import translate
+from keras_se.compress.tfmot.rounding import Range, RoundingPlan, kind_of, outputs_of
 from keras_se.compress.tfmot.scopes import copied, rebuilt
 from keras_se.compress.tfmot.training import trainable_model
 from keras_se.errors import InputError
-from keras_se.layers.quantization.activation import uneven
+from keras_se.graph.compressed import QUANTIZED, Compression
+from keras_se.layers.quantization.activation import decollapse_bias
 from keras_se.litert.calibration import calibration_samples
-from keras_se.litert.compressed import QUANTIZED, Origin
 from keras_se.litert.convert import check_backend
 from keras_se.litert.inputs import batches
 
-SCHEMES = ("sparsity", "clusters", "both")
+Preserved = Literal["sparsity", "clusters", "both"]
+PRESERVED: tuple[Preserved, ...] = get_args(Preserved)
 _FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 
-def quantize_bridged(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
+def quantize_in_tf_keras(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
     """Make a quantize-aware tf_keras model; see `quantize_aware`."""
+    from keras_se.compress.tfmot.quantizers import wrapped  # loads tfmot
+
     check_backend("quantize_aware")
-    builder, translation = translated(model, quantizable=True)
-    check_same(model, translation.model, builder)
+    translation = translate(model, quantizable=True)
     samples = calibration_samples(model, calibration)
     plan = RoundingPlan(translation.model)
-    quantizer = _preserving(model, preserve)
+    quantizer = _kernel_quantizers(model, preserve)
     ranges = _ranges(translation.model, plan.measured, list(samples.values()))
 
     def wrap(layer: Any) -> Any:
         # TFLite folds the BatchNormalization after this entry into a kernel: nothing to round.
-        if layer.name in plan.idle:
+        if layer.name in plan.folded:
             return copied(layer)
         output = plan.output(layer, ranges)
         # TFLite folds BatchNormalization into a kernel only, so this one gets a kernel of ones.
-        if layer.name in plan.lone:
-            return wrapped(_ones(layer), None, output)
-        return wrapped(_parted(layer), quantizer(layer), output)
+        if layer.name in plan.standalone:
+            return wrapped(_identity_convolution(layer), None, output)
+        return wrapped(_with_distinct_offsets(layer), quantizer(layer), output)
 
-    new_model = rebuilt(translation.model, wrap)
-    return trainable_model(new_model, Origin(model, QUANTIZED))
+    return trainable_model(rebuilt(translation.model, wrap), Compression(model, QUANTIZED))
 
 
-def _parted(layer: Any) -> Any:
+def _with_distinct_offsets(layer: Any) -> Any:
     """Copy a layer, with distinct values for the offsets of its channels."""
     is_shift = kind_of(layer) == "Rescaling" and np.ndim(layer.offset) == 0 and layer.offset != 0
     if not is_shift:
         return copied(layer)
     # The converter applies the scale of the first channel to a bias of equal values.
     offsets = keras.ops.convert_to_numpy(
-        uneven(layer.offset, layer.get_output_shape_at(0)[-1])
+        decollapse_bias(layer.offset, layer.get_output_shape_at(0)[-1])
     ).tolist()
     return type(layer)(layer.scale, offsets, name=layer.name)
 
 
-def _ones(entry: Any) -> Any:
-    """Build a depthwise convolution with a kernel of ones that replaces an entry."""
-    # Not trainable: the kernel must stay at ones.
+def _identity_convolution(entry: Any) -> Any:
+    """Build a depthwise convolution with a kernel of ones, which stay, to replace an entry."""
     ones = load_tf_keras().layers.DepthwiseConv2D(
-        1,
-        depthwise_initializer="ones",
-        use_bias=False,
-        trainable=False,
-        name=entry.name,
+        1, depthwise_initializer="ones", use_bias=False, trainable=False, name=entry.name
     )
     ones.build(entry.input_shape)
     return ones
 
 
-def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
+def _kernel_quantizers(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
     """Return a function from a layer to its tfmot kernel quantizer, or to `None`."""
     if preserve is None:
         return lambda layer: None
@@ -82,8 +77,8 @@ def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any
     is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
     if (preserve != "clusters" and not is_sparse) or (preserve != "sparsity" and not is_clustered):
         raise InputError(
-            "What is preserved must be there: train with prune or cluster first, and strip. "
-            f"Received: preserve={preserve!r} for model {model.name!r} without it"
+            "preserve needs a pruned or clustered model: train with prune or cluster, and strip. "
+            f"Received: preserve={preserve!r} for model {model.name!r}, which is not"
         )
     combine = load_tfmot().experimental.combine
     scheme = (
@@ -103,8 +98,7 @@ def _preserving(model: keras.Model, preserve: str | None) -> Callable[[Any], Any
 
 def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str, Range]:
     """Measure the smallest and largest output of each named layer, including zero."""
-    layers = [layer for layer in model.layers if layer.name in names]
-    outputs = {layer.name: outputs_of(layer) for layer in layers}
+    outputs = {layer.name: outputs_of(layer) for layer in model.layers if layer.name in names}
     reader = load_tf_keras().Model(model.input, outputs)
     # int8 represents zero exactly, so every range includes it.
     ranges = dict.fromkeys(outputs, (0.0, 0.0))

@@ -1,70 +1,61 @@
-"""Decides where an int8 file rounds the outputs of a tf_keras model."""
+"""Where an int8 file rounds the outputs of a tf_keras model."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_se.compress.tfmot.bridge.translation import ENTRY
-from keras_se.compress.tfmot.quantizers import Output, Range
 from keras_se.errors import InputError
+from keras_se.layers.quantization.activation import ACTIVATIONS
+from keras_se.layers.quantization.fake_quantize import SAME_RANGE
 
 _KERNELS = ("Conv1D", "Conv2D", "Dense", "DepthwiseConv2D")
 _ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
-# Their outputs lie in the range of their input, so TFLite gives them no range of their own.
-_SAME_VALUES = frozenset(
-    {
-        "ActivityRegularization",
-        "AveragePooling1D",
-        "AveragePooling2D",
-        "Cropping2D",
-        "Dropout",
-        "Flatten",
-        "GaussianDropout",
-        "GaussianNoise",
-        "GlobalMaxPooling1D",
-        "GlobalMaxPooling2D",
-        "MaxPooling1D",
-        "MaxPooling2D",
-        "Permute",
-        "Reshape",
-        "SpatialDropout1D",
-        "SpatialDropout2D",
-        "UpSampling2D",
-        "ZeroPadding1D",
-        "ZeroPadding2D",
-    }
-)
-_OWN_RANGE = frozenset(
-    {
-        "Activation",
-        "Add",
-        "BatchNormalization",
-        "Concatenate",
-        "GlobalAveragePooling1D",
-        "GlobalAveragePooling2D",
-        "LeakyReLU",
-        "Maximum",
-        "Minimum",
-        "Multiply",
-        "ReLU",
-        "Rescaling",
-        "Softmax",
-        "Subtract",
-    }
-)
-_TAKES_RELU = (*_KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
-_FIXED: dict[str, Range] = {  # TFLite prescribes these ranges
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "tanh": (-1.0, 127 / 128),
+# Their outputs lie in the range of their input; the Keras engine has no form for the other ones.
+_SAME_RANGE = {kind.__name__ for kind in SAME_RANGE} | {
+    "AveragePooling1D",
+    "GlobalMaxPooling1D",
+    "MaxPooling1D",
+    "SpatialDropout1D",
+    "UpSampling2D",
+    "ZeroPadding1D",
 }
+_TAKES_RELU = (*_KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
+_OWN_RANGE = {
+    *_TAKES_RELU,
+    "Activation",
+    "Concatenate",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "LeakyReLU",
+    "Maximum",
+    "Minimum",
+    "ReLU",
+    "Softmax",
+}
+Range = tuple[float, float]  # smallest and largest value that int8 represents
+# TFLite prescribes these ranges.
+_FIXED = {name: ACTIVATIONS[name].after for name in ("sigmoid", "softmax", "tanh")}
 # At these inputs the output is half a step from 1, the last one that 8 bits tell apart. A wider
 # range would waste its steps.
-_LIMITS = {
-    "sigmoid": math.log(511),
-    "tanh": math.atanh(255 / 256),
-}
+_LIMITS = {"sigmoid": math.log(511), "tanh": math.atanh(255 / 256)}
+
+
+@dataclass(frozen=True)
+class Output:
+    """The quantization of an output.
+
+    Attributes:
+        range: The initial range.
+        is_fixed: Whether the range stays constant.
+        limit: The largest magnitude that the range may reach.
+    """
+
+    range: Range
+    is_fixed: bool = False
+    limit: float = math.inf
 
 
 class RoundingPlan:
@@ -72,8 +63,8 @@ class RoundingPlan:
 
     Attributes:
         measured: Names of the layers whose output range must be measured.
-        idle: Names of the entries to a BatchNormalization that TFLite folds into a kernel.
-        lone: Names of the entries to any other BatchNormalization; a depthwise kernel of ones
+        folded: Names of the entries to a BatchNormalization that TFLite folds into a kernel.
+        standalone: Names of the entries to any other BatchNormalization; a depthwise kernel of ones
             replaces them.
     """
 
@@ -82,9 +73,13 @@ class RoundingPlan:
         self._outputs = {id(tensor) for tensor in model.outputs}
         for layer in self._layers.values():
             _check_known(layer)
-        entries = {name for name in self._layers if self._is_normalized(name)}
-        self.idle = {name for name in entries if self._folds(name)}
-        self.lone = entries - self.idle
+        entries = {
+            name
+            for name, layer in self._layers.items()
+            if name.endswith(ENTRY) and kind_of(self._sole_consumer(layer)) == "BatchNormalization"
+        }
+        self.folded = {name for name in entries if self._folds(name)}
+        self.standalone = entries - self.folded
         self.measured = {name for name, layer in self._layers.items() if self._has_range(layer)}
 
     def output(self, layer: Any, ranges: dict[str, Range]) -> Output | None:
@@ -98,10 +93,6 @@ class RoundingPlan:
         limit = math.inf if following is None else _LIMITS.get(_activation(following), math.inf)
         return Output(ranges[layer.name], limit=limit)
 
-    def _is_normalized(self, name: str) -> bool:
-        layer = self._layers[name]
-        return name.endswith(ENTRY) and kind_of(self._sole_consumer(layer)) == "BatchNormalization"
-
     def _folds(self, name: str) -> bool:
         """Return whether TFLite folds the BatchNormalization after an entry into a kernel."""
         producer = _producer(self._layers[name])
@@ -109,20 +100,18 @@ class RoundingPlan:
         if kind_of(producer) in _KERNELS and self._sole_consumer(producer) is not None:
             return True
         # The kernel of ones is a DepthwiseConv2D, which takes tensors of rank 4.
-        shape = self._layers[name].output.shape
-        if len(shape) != 4:
+        if len(self._layers[name].output.shape) != 4:
             raise InputError(
-                "quantize_aware takes BatchNormalization of maps, or of what a layer with a kernel "
-                "gives to it alone. "
-                f"Received: {_consumers(self._layers[name])[0].name!r}"
+                "quantize_aware supports BatchNormalization of maps, or right after a layer with a "
+                "kernel whose output nothing else uses. "
+                f"Received: {self._sole_consumer(self._layers[name]).name!r}"
             )
         return False
 
     def _has_range(self, layer: Any) -> bool:
-        kind = kind_of(layer)
-        if kind == "InputLayer" or kind in _SAME_VALUES or layer.name in self.idle | self.lone:
-            return False
-        return not self._is_fused(layer)
+        is_same = kind_of(layer) in _SAME_RANGE | {"InputLayer"}
+        is_entry = layer.name in self.folded | self.standalone
+        return not is_same and not is_entry and not self._is_fused(layer)
 
     def _is_fused(self, layer: Any) -> bool:
         """Return whether TFLite fuses a layer with the next one."""
@@ -134,12 +123,12 @@ class RoundingPlan:
         # An addition between a kernel and a ReLU, as in hard_sigmoid, becomes part of the bias.
         is_moved = kind_of(following) == "Rescaling" and bool(np.all(following.scale == 1))
         return kind_of(layer) in _KERNELS and (
-            following.name in self.idle or (is_moved and self._is_fused(following))
+            following.name in self.folded or (is_moved and self._is_fused(following))
         )
 
     def _sole_consumer(self, layer: Any) -> Any:
         # outbound_nodes also lists calls outside this model.
-        consumers = [c for c in _consumers(layer) if c.name in self._layers]
+        consumers = [n.layer for n in layer.outbound_nodes if n.layer.name in self._layers]
         is_output = any(id(tensor) in self._outputs for tensor in outputs_of(layer))
         return consumers[0] if len(consumers) == 1 and not is_output else None
 
@@ -148,14 +137,14 @@ def _check_known(layer: Any) -> None:
     kind = kind_of(layer)
     if kind == "BatchNormalization" and len(layer.inbound_nodes) > 1:
         raise InputError(
-            "quantize_aware takes BatchNormalization that is called once: it is folded into what "
-            f"is before it. Received: {layer.name!r}, called {len(layer.inbound_nodes)} times"
+            "quantize_aware supports BatchNormalization that is called once, since TFLite folds it "
+            f"into one kernel. Received: {layer.name!r}, called {len(layer.inbound_nodes)} times"
         )
-    is_known = kind in _SAME_VALUES | _OWN_RANGE or kind in (*_KERNELS, "InputLayer")
+    is_known = kind in _SAME_RANGE | _OWN_RANGE | {"InputLayer"}
     if not is_known or (kind == "Activation" and _activation(layer) not in _ACTIVATIONS):
         what = kind if kind != "Activation" else _activation(layer)
         raise InputError(
-            "quantize_aware takes layers and activations that TFLite computes in int8. "
+            "quantize_aware supports layers and activations that TFLite computes in int8. "
             f"Received: {layer.name!r} ({what})"
         )
 
@@ -163,10 +152,6 @@ def _check_known(layer: Any) -> None:
 def kind_of(layer: Any) -> str:
     """Return the class name of a layer."""
     return type(layer).__name__
-
-
-def _consumers(layer: Any) -> list[Any]:
-    return [node.layer for node in layer.outbound_nodes]
 
 
 def _producer(layer: Any) -> Any:
@@ -197,6 +182,5 @@ def _activation(layer: Any) -> str:
 def _is_relu(layer: Any) -> bool:
     if kind_of(layer) == "Activation":
         return _activation(layer) == "relu"
-    return kind_of(layer) == "ReLU" and (
-        (layer.max_value in (None, 6)) and layer.negative_slope == 0 and layer.threshold == 0
-    )
+    is_plain = kind_of(layer) == "ReLU" and not layer.negative_slope and not layer.threshold
+    return is_plain and layer.max_value in (None, 6)

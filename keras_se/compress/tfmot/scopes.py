@@ -1,13 +1,18 @@
-"""Rebuilds a tf_keras model with some of its layers wrapped."""
+"""Models of tf_keras in which tfmot wraps some layers: all, those of the trunk, or those of SE."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
+
+import keras
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
-from keras_se.compress.tfmot.bridge.translation import Translation
+from keras_se.compress.tfmot.bridge.translation import translate
+from keras_se.compress.tfmot.training import trainable_model
 from keras_se.errors import InputError
+from keras_se.graph.compressed import Compression
 
-SCOPES = ("all", "trunk", "se")
+Scope = Literal["all", "trunk", "se"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 # Layers to prune and cluster. Depthwise kernels have few weights, and these matter most.
 _WITH_KERNEL = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "Conv3DTranspose", "Dense")
 
@@ -27,30 +32,27 @@ def rebuilt(model: Any, wrap: Callable[[Any], Any]) -> Any:
     return load_tf_keras().models.clone_model(model, clone_function=wrap)
 
 
-def rebuilt_in_scope(
-    purpose: str, translation: Translation, scope: str, wrap: Callable[[Any], Any]
+def compress_in_scope(
+    technique: str, model: keras.Model, scope: Scope, wrap: Callable[[Any], Any]
 ) -> Any:
-    """Rebuild a model with the trainable kernel layers in a scope wrapped."""
-    wanted = {
-        carried.layer
-        for carried in translation.carried
-        if scope in ("all", "se" if carried.is_se else "trunk")
-        and type(translation.model.get_layer(carried.layer)).__name__ in _WITH_KERNEL
+    """Convert a model for training with the trainable kernel layers in a scope wrapped."""
+    if scope not in SCOPES:
+        raise InputError(f"scope must be one of {list(SCOPES)}. Received: scope={scope!r}")
+    translation = translate(model)
+    wanted = set()
+    for weights in translation.weights:
+        layer = translation.model.get_layer(weights.layer)
+        is_inside = scope in ("all", "se" if weights.is_se else "trunk")
         # Frozen layers must not change, so they are not wrapped.
-        and translation.model.get_layer(carried.layer).trainable
-    }
+        if is_inside and layer.trainable and type(layer).__name__ in _WITH_KERNEL:
+            wanted.add(layer.name)
     if not wanted:
         raise InputError(
-            f"{purpose} takes models with kernels in its scope that are not frozen. "
-            f"Received: scope={scope!r} for model {translation.model.name!r}, which has none there"
+            f"{technique} needs kernels in its scope that are not frozen. "
+            f"Received: scope={scope!r} for model {model.name!r}, which has none there"
         )
-    return rebuilt(
+    new_model = rebuilt(
         translation.model,
         lambda layer: wrap(copied(layer)) if layer.name in wanted else copied(layer),
     )
-
-
-def check_scope(purpose: str, scope: str) -> None:
-    """Raise `InputError` if the scope is unknown."""
-    if scope not in SCOPES:
-        raise InputError(f"{purpose} has the scopes {list(SCOPES)}. Received: scope={scope!r}")
+    return trainable_model(new_model, Compression(model, technique))

@@ -11,7 +11,7 @@ from keras_se.errors import InputError
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 
 _Range = tuple[float, float]
-_UNEVEN = 1e-6  # far below a step of the int32 bias in the file
+_DIFFERENCE = 1e-6  # far below a step of the int32 bias in the file
 # LiteRT pins the output ranges of LOGISTIC, SOFTMAX (both `_UNIT`) and TANH (`_SIGNED`).
 _UNIT = (0.0, 255 / 256)
 _SIGNED = (-1.0, 127 / 128)
@@ -19,54 +19,65 @@ _SIX = (0.0, 6.0)  # of RELU6
 _SIXTH = 1.0 / 6.0
 
 
-def uneven(bias: Any, channels: int) -> Any:
+def decollapse_bias(bias: Any, channels: int) -> Any:
     """Makes the nonzero values of a bias differ, at least in the seventh digit."""
     # In a model with ranges of its own, the converter of TensorFlow 2.21 scales a bias of equal
     # values by the scale of the first channel on all channels.
-    return bias * (1.0 + _UNEVEN * ops.arange(channels, dtype="float32"))
+    return bias * (1.0 + _DIFFERENCE * ops.arange(channels, dtype="float32"))
+
+
+def activation_name(activation: Any) -> str:
+    """Returns the name of a Keras activation; a custom function has none of the known names."""
+    name = keras.activations.serialize(activation)
+    return name if isinstance(name, str) else repr(name)
 
 
 @dataclass(frozen=True)
-class _Form:
+class _Int8Activation:
     """How an int8 file computes an activation.
 
     Attributes:
         function: Function of the input and of one rounding function per range in `between`.
-        is_apart: Whether it is an operation of its own, on a quantized input.
+        is_standalone: Whether it is an operation of its own, on a quantized input.
         between: The ranges of the tensors between its operations.
         after: The range of the output; `None` if data sets it.
     """
 
     function: Callable[..., Any]
-    is_apart: bool = True
+    is_standalone: bool = True
     between: tuple[_Range, ...] = ()
     after: _Range | None = None
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether it becomes part of the operation before it."""
+        return not self.is_standalone and not self.between
+
 
 def _relu6_of_3_more(x: Any) -> Any:
-    return ops.relu6(x + uneven(3.0, x.shape[-1]))
+    return ops.relu6(x + decollapse_bias(3.0, x.shape[-1]))
 
 
-FORMS = {
-    "linear": _Form(lambda x: x, is_apart=False),
-    "relu": _Form(lambda x: ops.relu(x), is_apart=False),
-    "relu6": _Form(lambda x: ops.relu6(x), is_apart=False),
-    "sigmoid": _Form(lambda x: ops.sigmoid(x), after=_UNIT),
-    "tanh": _Form(lambda x: ops.tanh(x), after=_SIGNED),
-    "one_plus_tanh": _Form(
+ACTIVATIONS = {
+    "linear": _Int8Activation(lambda x: x, is_standalone=False),
+    "relu": _Int8Activation(lambda x: ops.relu(x), is_standalone=False),
+    "relu6": _Int8Activation(lambda x: ops.relu6(x), is_standalone=False),
+    "sigmoid": _Int8Activation(lambda x: ops.sigmoid(x), after=_UNIT),
+    "tanh": _Int8Activation(lambda x: ops.tanh(x), after=_SIGNED),
+    "one_plus_tanh": _Int8Activation(
         lambda x, q: 1.0 + q(ops.tanh(x)), between=(_SIGNED,), after=(0.0, 1 + 127 / 128)
     ),
-    "hard_sigmoid": _Form(
+    "hard_sigmoid": _Int8Activation(
         lambda x, q: q(_relu6_of_3_more(x)) * _SIXTH,
-        is_apart=False,
+        is_standalone=False,
         between=(_SIX,),
         after=(0.0, 1.0),
     ),
-    "hard_silu": _Form(
+    "hard_silu": _Int8Activation(
         lambda x, q, r: x * r(q(_relu6_of_3_more(x)) * _SIXTH), between=(_SIX, (0.0, 1.0))
     ),
-    "silu": _Form(lambda x, q: x * q(ops.sigmoid(x)), between=(_UNIT,)),
-    "softmax": _Form(lambda x: ops.softmax(x), after=_UNIT),
+    "silu": _Int8Activation(lambda x, q: x * q(ops.sigmoid(x)), between=(_UNIT,)),
+    "softmax": _Int8Activation(lambda x: ops.softmax(x), after=_UNIT),
 }
 
 
@@ -75,28 +86,24 @@ class QuantizeAwareActivation(keras.layers.Layer):
     """Computes an activation or gate with the rounding of its operations in an int8 file."""
 
     def __init__(
-        self,
-        activation: str,
-        takes_sums: bool = True,
-        is_last: bool = False,
-        **kwargs: Any,
+        self, activation: str, takes_sums: bool = True, is_last: bool = False, **kwargs: Any
     ) -> None:
-        if activation not in FORMS:
+        if activation not in ACTIVATIONS:
             raise InputError(
-                f"Quantization-aware training takes the activations {sorted(FORMS)}. "
+                f"Quantization-aware training supports the activations {sorted(ACTIVATIONS)}. "
                 f"Received: {activation!r}"
             )
         super().__init__(**kwargs)
-        form = FORMS[activation]
+        known = ACTIVATIONS[activation]
         self.activation = activation
         self.takes_sums = takes_sums
         self.is_last = is_last
         # `takes_sums`: the input comes unrounded from a kernel. Fused activations leave it so.
-        self.before = FakeQuantize(name="before") if takes_sums and form.is_apart else None
-        self.between = [FakeQuantize(ends) for ends in form.between]
+        self.before = FakeQuantize(name="before") if takes_sums and known.is_standalone else None
+        self.between = [FakeQuantize(ends) for ends in known.between]
         # The output of the model is not rounded to a pinned range: losses take its logarithm.
-        is_pinned = form.is_apart and form.after is not None
-        self.after = None if is_last and is_pinned else FakeQuantize(form.after, name="after")
+        is_pinned = known.is_standalone and known.after is not None
+        self.after = None if is_last and is_pinned else FakeQuantize(known.after, name="after")
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -108,12 +115,12 @@ class QuantizeAwareActivation(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Computes the rounded activations."""
         x = inputs if self.before is None else self.before(inputs)
-        is_fusible = not FORMS[self.activation].is_apart
-        if is_fusible and not self.takes_sums and len(x.shape) == 4:
+        known = ACTIVATIONS[self.activation]
+        if not known.is_standalone and not self.takes_sums and len(x.shape) == 4:
             # XNNPACK takes an int8 ReLU only if it is fused with an operation before it. This one
             # is the identity.
             x = ops.depthwise_conv(x, ops.ones((1, 1, x.shape[-1], 1)))
-        x = FORMS[self.activation].function(x, *self.between)
+        x = known.function(x, *self.between)
         return x if self.after is None else self.after(x)
 
     def plain(self) -> keras.layers.Layer:

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.layers.quantization.activation import uneven
+from keras_se.layers.quantization.activation import decollapse_bias
+from keras_se.layers.quantization.kernels import unbuilt_copy
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -17,7 +18,7 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         if type(layer) not in AFFINE:
             raise InputError(
-                f"QuantizeAwareAffine takes one of {[kind.__name__ for kind in AFFINE]}. "
+                f"QuantizeAwareAffine wraps one of {[kind.__name__ for kind in AFFINE]}. "
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
         super().__init__(layer, **kwargs)
@@ -26,9 +27,9 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         """Builds the layer."""
         if len(input_shape) != 4 or getattr(self.layer, "axis", -1) not in (-1, 3, (-1,), (3,)):
             raise InputError(
-                "Quantization-aware training takes a scale and an offset over the last axis of "
-                "maps, (batch, height, width, channels). Received: layer "
-                f"{self.layer.name!r} on {tuple(input_shape)}"
+                "Quantization-aware training supports a scale and an offset over the last axis of "
+                "maps (batch, height, width, channels) only. "
+                f"Received: layer {self.layer.name!r} on {tuple(input_shape)}"
             )
         super().build(input_shape)
 
@@ -44,11 +45,11 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         # `Rescaling` has one scale for all channels.
         kernel = ops.broadcast_to(ops.reshape(scale, (-1,)), (channels,))
         outputs = ops.depthwise_conv(inputs, ops.reshape(kernel, (1, 1, channels, 1)))
-        return outputs + uneven(ops.reshape(offset, (-1,)), channels)
+        return outputs + decollapse_bias(ops.reshape(offset, (-1,)), channels)
 
     def plain(self) -> keras.layers.Layer:
         """Returns an unbuilt copy of the wrapped layer."""
-        return type(self.layer).from_config(self.layer.get_config())
+        return unbuilt_copy(self.layer)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the input."""

@@ -11,6 +11,23 @@ from keras import ops
 from keras_se.errors import InputError
 
 START = 6.0  # the ends of a range before data sets it
+# Their outputs lie in the range of their input, so TFLite gives them no range of their own.
+SAME_RANGE = (
+    keras.layers.ActivityRegularization,
+    keras.layers.AveragePooling2D,
+    keras.layers.Cropping2D,
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Identity,
+    keras.layers.MaxPooling2D,
+    keras.layers.Permute,
+    keras.layers.Reshape,
+    keras.layers.SpatialDropout2D,
+    keras.layers.ZeroPadding2D,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -21,7 +38,7 @@ class FakeQuantize(keras.layers.Layer):
         self, fixed: tuple[float, float] | None = None, momentum: float = 0.99, **kwargs: Any
     ) -> None:
         if fixed is not None and not fixed[0] <= 0.0 <= fixed[1]:
-            raise InputError(f"A range of int8 holds zero. Received: fixed={tuple(fixed)}")
+            raise InputError(f"An int8 range must include zero. Received: fixed={tuple(fixed)}")
         if not 0.0 <= momentum < 1.0:
             raise InputError(
                 f"momentum must be at least 0 and below 1. Received: momentum={momentum!r}"

@@ -10,10 +10,20 @@ import keras
 from keras import ops
 
 from keras_se.errors import InputError
-from keras_se.layers.quantization.activation import FORMS, QuantizeAwareActivation, uneven
+from keras_se.layers.quantization.activation import (
+    ACTIVATIONS,
+    QuantizeAwareActivation,
+    activation_name,
+    decollapse_bias,
+)
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 
 _LARGEST = 127.0  # kernels are symmetric in TFLite and do not use -128
+
+
+def unbuilt_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Returns a layer with the same arguments and no weights yet."""
+    return type(layer).from_config(layer.get_config())
 
 
 def quantized_kernel(kernel: Any, axis: Any) -> Any:
@@ -73,19 +83,17 @@ class QuantizeAware(keras.layers.Wrapper):
     def __init__(self, layer: keras.layers.Layer, is_last: bool = False, **kwargs: Any) -> None:
         if type(layer) not in KERNELS:
             raise InputError(
-                f"QuantizeAware takes one of {[kind.__name__ for kind in KERNELS]}. "
+                f"QuantizeAware wraps one of {[kind.__name__ for kind in KERNELS]}. "
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
-        activation = keras.activations.serialize(layer.activation)
-        name = activation if isinstance(activation, str) else repr(activation)
         kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
         super().__init__(layer, **kwargs)
         self.is_last = is_last
         self.activated: QuantizeAwareActivation | None = None
         # The converter fuses ReLUs with the kernel: the sums before them are not rounded. All other
         # activations are operations with ranges of their own.
-        is_fused = name in FORMS and not FORMS[name].is_apart and not FORMS[name].between
-        if not is_fused:
+        name = activation_name(layer.activation)
+        if name not in ACTIVATIONS or not ACTIVATIONS[name].is_fused:
             self.activated = QuantizeAwareActivation(name, is_last=is_last, name="activated")
         is_separable = isinstance(layer, keras.layers.SeparableConv2D)
         self.between = FakeQuantize(name="between") if is_separable else None
@@ -100,20 +108,16 @@ class QuantizeAware(keras.layers.Wrapper):
 
     def call(self, inputs: Any) -> Any:
         """Computes the outputs of the layer with a rounded kernel."""
-        outputs = self._sums(inputs)
+        sums = KERNELS[type(self.layer)](self.layer, inputs, self.between)
+        if self.layer.bias is not None:
+            sums = sums + decollapse_bias(self.layer.bias, sums.shape[-1])
+        # No range on the sums: the converter fuses what follows, and rounds after that.
         activation = self.layer.activation if self.activated is None else self.activated
-        return activation(outputs)
-
-    def _sums(self, x: Any) -> Any:
-        """Computes the input of the activation."""
-        y = KERNELS[type(self.layer)](self.layer, x, self.between)
-        bias = self.layer.bias
-        # No range on the output: the converter fuses what follows, and rounds after that.
-        return y if bias is None else y + uneven(bias, y.shape[-1])
+        return activation(sums)
 
     def plain(self) -> keras.layers.Layer:
         """Returns an unbuilt copy of the wrapped layer."""
-        return type(self.layer).from_config(self.layer.get_config())
+        return unbuilt_copy(self.layer)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         """Returns the output shape of the layer."""

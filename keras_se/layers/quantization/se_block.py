@@ -6,14 +6,19 @@ import keras
 
 from keras_se.errors import InputError
 from keras_se.layers.gates import GATES
-from keras_se.layers.quantization.activation import FORMS, QuantizeAwareActivation, uneven
+from keras_se.layers.quantization.activation import (
+    ACTIVATIONS,
+    QuantizeAwareActivation,
+    activation_name,
+    decollapse_bias,
+)
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 from keras_se.layers.quantization.kernels import quantized_kernel
 from keras_se.layers.se_block import SEBlock
 
 _SQUEEZES = ("avg", "max")
-# The softmax gate is C times softmax, and the form is softmax alone.
-_GATES = tuple(gate for gate in GATES if gate in FORMS and gate != "softmax")
+# The softmax gate is C times softmax, and the activation is softmax alone.
+_GATES = tuple(gate for gate in GATES if gate in ACTIVATIONS and gate != "softmax")
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
@@ -22,16 +27,15 @@ class QuantizeAwareSEBlock(SEBlock):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        activation = keras.activations.serialize(self.activation)
         if self.squeeze not in _SQUEEZES or self.gate not in _GATES or self.shift:
             raise InputError(
-                f"Quantization-aware training takes SE blocks that squeeze by one of {_SQUEEZES}, "
-                f"with a gate among {_GATES} and without shift. Received: {self.name!r} "
+                f"Quantization-aware training supports SE blocks with a squeeze among {_SQUEEZES}, "
+                f"a gate among {_GATES} and without shift only. Received: {self.name!r} "
                 f"with squeeze={self.squeeze!r}, gate={self.gate!r}, shift={self.shift}"
             )
         # A maximum is one of the rounded inputs, so only the mean needs a range of its own.
         self.squeezing = FakeQuantize(name="squeezing") if self.squeeze == "avg" else None
-        self.hidden = QuantizeAwareActivation(activation, name="hidden")
+        self.hidden = QuantizeAwareActivation(activation_name(self.activation), name="hidden")
         self.gating = QuantizeAwareActivation(self.gate, name="gating")
         self.product = FakeQuantize(name="product")
 
@@ -49,7 +53,7 @@ class QuantizeAwareSEBlock(SEBlock):
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
         """Connects as `SEBlock` does, with a rounded kernel."""
-        bias = None if bias is None else uneven(bias, kernel.shape[-1])
+        bias = None if bias is None else decollapse_bias(bias, kernel.shape[-1])
         return super().connected(x, quantized_kernel(kernel, 0), bias)
 
     def bottleneck(self, pooled: Any) -> Any:

@@ -14,8 +14,8 @@ _MAX_MATRICES = 2
 
 
 @dataclass(frozen=True)
-class Excitation:
-    """The subgraph that computes the gates of a product.
+class GatePath:
+    """The operators from a squeeze to the gates of a product.
 
     Attributes:
         kind: `"self"` if it pools the gated map, `"cross"` if it pools another one.
@@ -36,20 +36,19 @@ class Excitation:
     operators: Operators
 
 
-def gated_by(graph: SubGraph, product: Operator) -> Excitation | None:
-    """Returns the excitation of a product; `None` if neither factor holds gates."""
+def gated_by(graph: SubGraph, product: Operator) -> GatePath | None:
+    """Returns the path to the gates of a product; `None` if neither factor holds gates."""
     if product.name != "MUL" or len(graph.data_inputs(product)) != 2:
         return None
     left, right = product.inputs
     for gate, feature in ((left, right), (right, left)):
-        found = _excitation(graph, gate, feature)
+        found = _gate_path(graph, gate, feature)
         if found is not None:
             return found
     return None
 
 
-def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
-    """Returns the excitation that computes `gate`; `None` if the graph holds none."""
+def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
     gate, repeats = _unrepeated(graph, gate)
     shape = graph.shape(feature)
     channel = _channel_axis(graph.shape(gate), shape)
@@ -69,7 +68,7 @@ def _excitation(graph: SubGraph, gate: int, feature: int) -> Excitation | None:
     # Another map may scale this one without a gate; only a known gate makes a cross site.
     if function is None or (kind == "cross" and function == "unknown"):
         return None
-    return Excitation(
+    return GatePath(
         kind=kind,
         gate=gate,
         feature=feature,
@@ -114,7 +113,7 @@ def _channel_axis(gate: Shape, feature: Shape) -> int | None:
 def _traced(
     graph: SubGraph, gate: int, source: int, channel: int, *, batch: int
 ) -> tuple[str, Operators] | None:
-    """Returns the kind and operators of an excitation; `None` if a path has no pooling."""
+    """Returns the kind and operators of a gate path; `None` if a branch has no pooling."""
     found: Operators = {}
     kinds, to_visit = {"self"}, [gate]
     # The converter removes the pooling of a map of one position.
@@ -134,25 +133,15 @@ def _traced(
             found[operator.position] = operator
             to_visit += inputs
             continue
-        squeezed = _squeezed(graph, tensor, source, channel)
-        if squeezed is None or (is_folded and squeezed[0] == "cross"):
+        kind, squeezing = "self", squeeze(graph, tensor, source, channel)
+        if squeezing is None:
+            kind, squeezing = "cross", squeeze_of_any(graph, tensor)
+        if squeezing is None or (is_folded and kind == "cross"):
             return None
-        kinds.add(squeezed[0])
-        found |= squeezed[1]
-    return min(kinds), dict(
-        sorted(found.items())
-    )  # "cross" sorts first: one cross path makes a cross site
-
-
-def _squeezed(
-    graph: SubGraph, tensor: int, source: int, channel: int
-) -> tuple[str, Operators] | None:
-    """Returns whether a vector pools the source or another map, and by which operators."""
-    operators = squeeze(graph, tensor, source, channel)
-    if operators is not None:
-        return "self", operators
-    operators = squeeze_of_any(graph, tensor)
-    return None if operators is None else ("cross", operators)
+        kinds.add(kind)
+        found |= squeezing
+    # "cross" sorts first: one cross path makes a cross site.
+    return min(kinds), dict(sorted(found.items()))
 
 
 def _is_vector(shape: Shape, batch: int) -> bool:
@@ -174,8 +163,7 @@ def _is_matrix(graph: SubGraph, operator: Operator, batch: int) -> bool:
     """Whether an operator multiplies a whole vector by a matrix."""
     if operator.name not in _MATRICES:
         return False
-    (data,) = graph.data_inputs(operator)[:1]
-    shape = graph.shape(data)
+    shape = graph.shape(graph.data_inputs(operator)[0])
     # A convolution with fewer input channels slides along the vector.
     return operator.name == "BATCH_MATMUL" or shape[-1] == _length(shape, batch)
 

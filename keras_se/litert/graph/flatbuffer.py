@@ -1,4 +1,4 @@
-"""Reads the sub-graphs of a TFLite file: operators, shapes and constants.
+"""Reads a TFLite file: its sub-graphs, or the whole file to be changed.
 
 Source: the TFLite schema (`schema.fbs`), through the generated code that LiteRT ships.
 """
@@ -17,9 +17,12 @@ TFLite = bytes | bytearray | str | os.PathLike[str]
 Shape = tuple[int, ...]
 
 _ACTIVATIONS = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # ActivationFunctionType
-# A constant can pass through these before its reader: float16 files dequantize their weights.
-_REWRITTEN = {"QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "TRANSPOSE"}
-_MAX_REWRITES = 8  # an operator of a malformed file can read its own output
+# Operators that move values but do not compute with them.
+CASTS = {"QUANTIZE", "DEQUANTIZE", "CAST"}
+LAYOUTS = {"TRANSPOSE", "RESHAPE", "EXPAND_DIMS", "SQUEEZE"}
+_MAX_MOVES = 8  # an operator of a malformed file can read its own output
+_OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
+_ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer
 
 
 def read_bytes(tflite: TFLite) -> bytes:
@@ -29,7 +32,8 @@ def read_bytes(tflite: TFLite) -> bytes:
     else:
         if not isinstance(tflite, str | os.PathLike):
             raise InputError(
-                f"A TFLite file is given as bytes or as a path. Received: {type(tflite).__name__}"
+                "A TFLite file must be given as bytes or as a path. "
+                f"Received: {type(tflite).__name__}"
             )
         path = Path(tflite)
         if not path.is_file():
@@ -98,10 +102,9 @@ class SubGraph:
         return found
 
     def _is_stored(self, tensor: int) -> bool:
-        """Whether the file holds data for a tensor."""
         buffer = self._buffers[self._tensors[tensor].buffer]
-        # Large files keep data behind the flatbuffer; offsets 0 and 1 mean that there is none.
-        return len(_items(buffer.data)) > 0 or (buffer.offset > 1 and buffer.size > 0)
+        # Large files keep data behind the flatbuffer.
+        return len(_items(buffer.data)) > 0 or (buffer.offset > _OUTSIDE and buffer.size > 0)
 
     def data_inputs(self, operator: Operator) -> list[int]:
         """Returns the inputs of an operator that are not constants."""
@@ -109,10 +112,8 @@ class SubGraph:
 
     def shape(self, tensor: int) -> Shape:
         """Returns the shape of a tensor, with -1 for an unknown size."""
-        sizes, signature = (
-            _integers(values)
-            for values in (self._tensors[tensor].shape, self._tensors[tensor].shapeSignature)
-        )
+        sizes = _integers(self._tensors[tensor].shape)
+        signature = _integers(self._tensors[tensor].shapeSignature)
         # Only the signature marks unknown sizes by -1, and a file may omit it.
         return signature if len(signature) == len(sizes) else sizes
 
@@ -126,21 +127,20 @@ class SubGraph:
 
     def scale(self, tensor: int) -> float:
         """Returns the largest scale of a tensor, or 0 if it is not quantized."""
-        quantization = self._tensors[tensor].quantization
-        scales: Any = () if quantization is None else _items(quantization.scale)
+        scales = _items(getattr(self._tensors[tensor].quantization, "scale", None))
         return float(max(scales)) if len(scales) else 0.0
 
     def zero_point(self, tensor: int) -> int:
         """Returns the first zero point of a tensor, or 0 if it is not quantized."""
-        quantization = self._tensors[tensor].quantization
-        points: Any = () if quantization is None else _items(quantization.zeroPoint)
+        points = _items(getattr(self._tensors[tensor].quantization, "zeroPoint", None))
         return int(points[0]) if len(points) else 0
 
     def values(self, tensor: int) -> np.ndarray:
         """Returns a constant as a flat, dequantized array; empty if it is not stored as numbers."""
-        for _ in range(_MAX_REWRITES):
+        # Float16 files, for one, dequantize their weights.
+        for _ in range(_MAX_MOVES):
             operator = self.producers.get(tensor)
-            if operator is None or operator.name not in _REWRITTEN:
+            if operator is None or operator.name not in CASTS | LAYOUTS:
                 break
             tensor = operator.inputs[0]
         data = _items(self._buffers[self._tensors[tensor].buffer].data)
@@ -149,8 +149,14 @@ class SubGraph:
         if len(data) == 0 or not kind.startswith(("float", "int", "uint")) or kind == "int4":
             return np.zeros(0)
         stored = np.frombuffer(bytes(data), np.dtype(kind))
-        scale = self.scale(tensor)
-        return (stored.astype("float64") - self.zero_point(tensor)) * scale if scale else stored
+        return dequantized(stored, self.scale(tensor), self.zero_point(tensor))
+
+
+def dequantized(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """Returns what integer codes stand for, as float32; values without a scale are no codes."""
+    if scale == 0.0 or values.dtype.kind not in "iu":
+        return values
+    return (values.astype("float32") - zero_point) * np.float32(scale)
 
 
 def _operator(position: int, operator: Any, codes: list[str]) -> Operator:
@@ -184,7 +190,6 @@ def _prefix(model: Any, index: int) -> str:
 
 
 def _check_size(model: Any, size: int) -> None:
-    """Raises if the tables list more entries than the file has bytes."""
     # A small file can refer to one table many times, which takes very long to unpack.
     listed = 0
     for index in range(model.SubgraphsLength()):
@@ -198,16 +203,62 @@ def _check_size(model: Any, size: int) -> None:
 _T = TypeVar("_T")
 
 
-def read_graphs(content: bytes, read: Callable[[list[SubGraph]], Iterable[_T]]) -> list[_T]:
-    """Applies a function to the sub-graphs of a file, the main one first."""
+def read_graphs(content: bytes, read: Callable[[SubGraph], Iterable[_T]]) -> list[_T]:
+    """Returns what a function finds in the sub-graphs of a file, the main one first."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
     try:
         _check_size(schema.Model.GetRootAs(content, 0), len(content))
         model = schema.ModelT.InitFromPackedBuf(content, 0)
+        graphs = [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
         # `read` may be a generator that fails only when it runs, so exhaust it inside the `try`.
-        return list(read([SubGraph(schema, model, n) for n in range(len(model.subgraphs))]))
+        return [item for graph in graphs for item in read(graph)]
     except Exception as error:  # the generated reader raises anything on a malformed table
         raise InputError(
             "A TFLite file must hold a graph that follows the schema. "
             f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
         ) from error
+
+
+def unpacked(content: bytes) -> Any:
+    """Unpacks a TFLite file to a `ModelT` that can be changed."""
+    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        outside = _outside(model)
+    except Exception as error:  # the generated reader raises anything on a malformed table
+        raise InputError(
+            "A TFLite file must follow the schema to be changed. "
+            f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
+        ) from error
+    # Packing would lose data outside the flatbuffer.
+    if outside:
+        raise InputError(
+            "A TFLite file must have all of its data inside the flatbuffer to be changed; files "
+            f"above 2 GB have not. Received: a file with {outside} outside"
+        )
+    return model
+
+
+def packed(model: Any) -> bytes:
+    """Packs a `ModelT` to the bytes of a TFLite file."""
+    flatbuffers: Any = import_extra("flatbuffers", "litert")
+
+    class Builder(flatbuffers.Builder):
+        def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803
+            # The generated `Pack` does not align the data of buffers, which are vectors of bytes.
+            alignment = _ALIGNMENT if elemSize == 1 else alignment
+            return super().StartVector(elemSize, numElems, alignment)
+
+    builder = Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _outside(model: Any) -> str:
+    """Names the data outside the flatbuffer; empty if there is none."""
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    if any(buffer.offset > _OUTSIDE for buffer in model.buffers):
+        return "buffers"
+    if any(operator.largeCustomOptionsOffset > _OUTSIDE for operator in operators):
+        return "custom options"
+    return "external buffers" if model.externalBuffers else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from keras_se.litert.graph.flatbuffer import Operator, SubGraph
+from keras_se.litert.graph.flatbuffer import CASTS, LAYOUTS, Operator, SubGraph
 
 _GRID = np.linspace(-64.0, 64.0, 1025)
 _RANGES = {"sigmoid": (0.0, 1.0), "one_plus_tanh": (0.0, 2.0), "tanh": (-1.0, 1.0)}
@@ -32,7 +32,6 @@ def gate_name(
 def _after_matrices(
     graph: SubGraph, gate: int, operators: Iterable[Operator], matrices: set[int]
 ) -> list[Operator]:
-    """Returns the operators between the last matrices and the gate."""
     wanted = {gate}
     after: list[Operator] = []
     for operator in sorted(operators, key=lambda o: o.position, reverse=True):
@@ -48,13 +47,14 @@ def _evaluated(
     """Returns the gate on the grid; `None` if an operator is not element-wise."""
     known = {m.outputs[0]: _activated(m.activation, _GRID) for m in matrices}
     for operator in after:
-        rule = _FUNCTIONS.get(operator.name)
-        given = [_argument(graph, known, i) for i in operator.inputs]
-        if rule is None or any(value is None for value in given[: rule[1]]):
+        function = _UNARY.get(operator.name) or _BINARY.get(operator.name)
+        count = 2 if operator.name in _BINARY else 1
+        given = [_argument(graph, known, i) for i in operator.inputs[:count]]
+        if function is None or any(value is None for value in given):
             return None
         # The grid leaves the domain of LOG and SQRT, and EXP may overflow on it.
         with np.errstate(all="ignore"):
-            values = rule[0](*given[: rule[1]])
+            values = function(*given)
         known.update(dict.fromkeys(operator.outputs, _activated(operator.activation, values)))
     gates = known.get(gate)
     return gates if gates is not None and np.isfinite(gates).all() else None
@@ -68,14 +68,15 @@ def _argument(graph: SubGraph, known: Mapping[int, np.ndarray], tensor: int) -> 
 
 
 def _activated(activation: str, values: np.ndarray) -> np.ndarray:
-    return np.asarray(_FUNCTIONS[activation][0](values) if activation else values)
+    return np.asarray(_UNARY[activation](values) if activation else values)
 
 
 def _recognized(values: np.ndarray, quantized: bool) -> str | None:
     low, high = float(values.min()), float(values.max())
     # Calibration lowers the upper clip of a quantized file to the largest gate that it saw.
     top = high if quantized and 0.0 < high < 1.0 else 1.0
-    if _is_ramp(values / top) and abs(low) < _EDGE and abs(high - top) < _EDGE:
+    is_ramp = _is_straight(_inside(values / top))
+    if is_ramp and abs(low) < _EDGE and abs(high - top) < _EDGE:
         return "hard_sigmoid"
     for name, (lowest, highest) in _RANGES.items():
         if _is_logistic((values - lowest) / (highest - lowest)):
@@ -87,19 +88,17 @@ def _recognized(values: np.ndarray, quantized: bool) -> str | None:
     return None if dips else "unknown"
 
 
-def _is_ramp(values: np.ndarray) -> bool:
-    inside = (values > _EDGE) & (values < 1.0 - _EDGE)
-    return bool(inside.sum() > 2) and _is_straight(values[inside])
+def _inside(values: np.ndarray) -> np.ndarray:
+    return values[(values > _EDGE) & (values < 1.0 - _EDGE)]
 
 
 def _is_logistic(values: np.ndarray) -> bool:
     """Whether values follow a logistic function from 0 to 1."""
-    inside = (values > _EDGE) & (values < 1.0 - _EDGE)
-    ends = values.min() > -_EDGE, values.min() < _EDGE, values.max() < 1 + _EDGE
-    if inside.sum() < 3 or not all(ends) or values.max() < 1.0 - _EDGE:
+    inside = _inside(values)
+    if abs(values.min()) >= _EDGE or not 1.0 - _EDGE <= values.max() < 1.0 + _EDGE:
         return False
     # The logits of a logistic function are a straight line.
-    return _is_straight(np.log(values[inside] / (1.0 - values[inside])))
+    return _is_straight(np.log(inside / (1.0 - inside)))
 
 
 def _is_straight(values: np.ndarray) -> bool:
@@ -114,10 +113,8 @@ def _logistic(x: np.ndarray) -> np.ndarray:
 
 
 _Function = Callable[..., np.ndarray]
-_SAME = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE", "DEQUANTIZE", "CAST")
-_PARTS = ("STRIDED_SLICE", "SLICE")
 _UNARY: dict[str, _Function] = {
-    **dict.fromkeys((*_SAME, *_PARTS), lambda x: x),
+    **dict.fromkeys(CASTS | LAYOUTS | {"STRIDED_SLICE", "SLICE"}, lambda x: x),
     "LOGISTIC": _logistic,
     "TANH": np.tanh,
     "RELU": lambda x: np.maximum(x, 0.0),
@@ -142,8 +139,4 @@ _BINARY: dict[str, _Function] = {
     "MAXIMUM": np.maximum,
     "MINIMUM": np.minimum,
     "POW": np.power,
-}
-_FUNCTIONS: dict[str, tuple[_Function, int]] = {
-    **{name: (function, 1) for name, function in _UNARY.items()},
-    **{name: (function, 2) for name, function in _BINARY.items()},
 }

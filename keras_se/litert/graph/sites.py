@@ -13,28 +13,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from keras_se.errors import InputError
-from keras_se.litert.graph.excitations import REPEATS, Excitation, gated_by
-from keras_se.litert.graph.flatbuffer import Operator, SubGraph, TFLite, read_bytes, read_graphs
+from keras_se.litert.graph.excitations import REPEATS, GatePath, gated_by
+from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, read_bytes, read_graphs
 from keras_se.sites.site import Site
-
-__all__ = [
-    "GateNode",
-    "TFLite",
-    "dead_tensors",
-    "file_sites",
-    "float_operators",
-    "gate_codes",
-    "gate_nodes",
-    "main_nodes",
-    "operator_names",
-    "read_bytes",
-]
 
 _NAMES = {"self": "se", "cross": "cross"}
 _SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
 _MAX_RESCALING = 256.0  # XNNPACK needs input scale * filter scale / output scale below this
 _LARGEST_CODES = {"INT8": 127, "UINT8": 255, "INT16": 32767}
-_UNSCALED = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "QUANTIZE"} | REPEATS
 
 
 @dataclass(frozen=True)
@@ -70,26 +56,25 @@ def file_sites(tflite: TFLite) -> list[Site]:
 def operator_names(tflite: TFLite) -> list[str]:
     """Returns the operator names of the first sub-graph of a TFLite file."""
     content = read_bytes(tflite)
-    return read_graphs(content, lambda graphs: (o.name for o in graphs[0].operators))
+    return read_graphs(content, lambda graph: (o.name for o in graph.operators if not graph.index))
 
 
 def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
     """Returns the SE sites of a TFLite file, with their tensor indices."""
     if not set(kinds) <= set(_NAMES):
         raise InputError(f"kinds must be of {list(_NAMES)}. Received: kinds={kinds!r}")
-    nodes = read_graphs(content, lambda graphs: (n for graph in graphs for n in _nodes(graph)))
-    return [node for node in nodes if node.site.kind in kinds]
+    return [node for node in read_graphs(content, _nodes) if node.site.kind in kinds]
 
 
 def dead_tensors(content: bytes) -> list[str]:
     """Returns the tensors of a quantized file that calibration saw as almost zero."""
     # Their scale is so small that XNNPACK fails to prepare the file, or crashes the process.
-    return read_graphs(content, lambda graphs: (n for graph in graphs for n in _dead(graph)))
+    return read_graphs(content, _dead)
 
 
 def float_operators(content: bytes) -> list[str]:
     """Returns the operators of a file that compute in floating point."""
-    return read_graphs(content, lambda graphs: (n for graph in graphs for n in _in_float(graph)))
+    return read_graphs(content, _in_float)
 
 
 def main_nodes(content: bytes) -> list[GateNode]:
@@ -120,11 +105,10 @@ def _in_float(graph: SubGraph) -> Iterator[str]:
             yield operator.name
 
 
-def _codes(graphs: list[SubGraph]) -> Iterator[tuple[str, tuple[float, float] | None]]:
-    for graph in graphs:
-        for node in _nodes(graph):
-            if node.site.kind == "self":
-                yield node.site.name, _code(graph, node)
+def _codes(graph: SubGraph) -> Iterator[tuple[str, tuple[float, float] | None]]:
+    for node in _nodes(graph):
+        if node.site.kind == "self":
+            yield node.site.name, _code(graph, node)
 
 
 def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
@@ -135,11 +119,11 @@ def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
     if not pinned:
         return None
     tensor = chain[pinned[-1]].outputs[0]
-    after = {operator.name for operator in chain[pinned[-1] + 1 :]} - _UNSCALED
+    after = {operator.name for operator in chain[pinned[-1] + 1 :]}
     # In 1 + tanh the ADD belongs to the gate; it moves the ceiling and keeps the step.
     one = node.site.gate == "one_plus_tanh"
     step = graph.scale(tensor)
-    if not step or after - ({"ADD"} if one else set()):
+    if not step or after - LAYOUTS - REPEATS - {"QUANTIZE", "ADD" if one else ""}:
         return None
     top = _LARGEST_CODES[graph.type(tensor)] - graph.zero_point(tensor)
     return step, step * top + one
@@ -150,31 +134,31 @@ def _nodes(graph: SubGraph) -> Iterator[GateNode]:
     # Each kind counts on its own, so a cross site does not renumber the self sites.
     ordinals = dict.fromkeys(_NAMES, 0)
     for product in graph.operators:
-        excitation = gated_by(graph, product)
-        if excitation is not None:
-            ordinals[excitation.kind] += 1
-            name = f"{_NAMES[excitation.kind]}_{ordinals[excitation.kind]}"
-            yield _node(graph, product, excitation, f"{graph.prefix}{name}")
+        path = gated_by(graph, product)
+        if path is not None:
+            ordinals[path.kind] += 1
+            name = f"{_NAMES[path.kind]}_{ordinals[path.kind]}"
+            yield _node(graph, product.position, path, f"{graph.prefix}{name}")
 
 
-def _node(graph: SubGraph, product: Operator, excitation: Excitation, name: str) -> GateNode:
-    operators = dict(sorted({**excitation.operators, product.position: product}.items()))
+def _node(graph: SubGraph, product: int, path: GatePath, name: str) -> GateNode:
+    operators = dict(sorted({**path.operators, product: graph.operators[product]}.items()))
     site = Site(
         name=name,
-        channels=excitation.channels,
-        width=excitation.width,
-        gate=excitation.function,
-        after=graph.name(excitation.feature),
-        layer=graph.name(excitation.gate),
+        channels=path.channels,
+        width=path.width,
+        gate=path.function,
+        after=graph.name(path.feature),
+        layer=graph.name(path.gate),
         source="tflite",
-        kind=excitation.kind,
+        kind=path.kind,
     )
     return GateNode(
         site=site,
-        gate_tensor=excitation.gate,
-        feature_tensor=excitation.feature,
-        product_tensor=product.outputs[0],
-        quantized="FLOAT" not in graph.type(excitation.gate),
+        gate_tensor=path.gate,
+        feature_tensor=path.feature,
+        product_tensor=operators[product].outputs[0],
+        quantized="FLOAT" not in graph.type(path.gate),
         operators=tuple(operator.name for operator in operators.values()),
         positions=tuple(operators),
         subgraph=graph.index,

@@ -7,9 +7,9 @@ element-wise operators.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from keras_se.litert.graph.flatbuffer import Operator, Shape, SubGraph
+from keras_se.litert.graph.flatbuffer import CASTS, LAYOUTS, Operator, SubGraph
 
-Axes = tuple[str, ...]
+_Axes = tuple[str, ...]
 Operators = dict[int, Operator]
 
 MAX_OPERATORS = 64  # a site has about 20; the limit bounds the time on a hostile file
@@ -20,7 +20,8 @@ _ONE, _BATCH, _CHANNEL, _SPACE = "one", "batch", "channel", "space"  # _ONE: an 
 def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operators | None:
     """Returns the operators from a map to its statistic; `None` if it is not a statistic of it."""
     between = _between(graph, squeezed, root)
-    axes = _root_axes(graph.shape(root), channel)
+    named, sizes = {0: _BATCH, channel: _CHANNEL}, graph.shape(root)
+    axes = tuple(_ONE if size == 1 else named.get(n, _SPACE) for n, size in enumerate(sizes))
     if between is None or _SPACE not in axes:
         return None
     known = {root: axes}
@@ -41,7 +42,7 @@ def squeeze_of_any(graph: SubGraph, squeezed: int) -> Operators | None:
     root = squeezed
     for _ in range(MAX_OPERATORS):
         operator = graph.producers.get(root)
-        if operator is None or operator.name not in _POOLINGS | _LAYOUTS:
+        if operator is None or operator.name not in _POOLINGS | CASTS | LAYOUTS:
             break
         root = operator.inputs[0]
     rank = len(graph.shape(root))
@@ -54,7 +55,7 @@ def origin(graph: SubGraph, tensor: int, channel: int) -> tuple[int, int]:
     """Traces a map back through casts and transpositions; returns it and its channel axis."""
     for _ in range(MAX_OPERATORS):
         operator = graph.producers.get(tensor)
-        if operator is None or operator.name not in _TYPES | {"TRANSPOSE"}:
+        if operator is None or operator.name not in CASTS | {"TRANSPOSE"}:
             break
         if operator.name == "TRANSPOSE":
             order = _constant_integers(graph, operator.inputs[1])
@@ -82,16 +83,7 @@ def _between(graph: SubGraph, squeezed: int, root: int) -> Operators | None:
     return dict(sorted(found.items()))
 
 
-def _root_axes(shape: Shape, channel: int) -> Axes:
-    named = {0: _BATCH, channel: _CHANNEL}
-    return tuple(_ONE if size == 1 else named.get(n, _SPACE) for n, size in enumerate(shape))
-
-
-def _unchanged(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
-    return given[0] if len(given) == 1 else _broadcast(given)
-
-
-def _broadcast(given: Sequence[Axes]) -> Axes | None:
+def _broadcast(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
     rank = max(map(len, given), default=0)
     aligned = [(_ONE,) * (rank - len(axes)) + axes for axes in given]
     merged = [set(names) - {_ONE} for names in zip(*aligned, strict=True)]
@@ -100,16 +92,16 @@ def _broadcast(given: Sequence[Axes]) -> Axes | None:
     return tuple(names.pop() if names else _ONE for names in merged)
 
 
-def _reduced(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
+def _reduced(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
     (axes,) = given
-    # Axes may be negative.
+    # _Axes may be negative.
     numbers = {n % len(axes) for n in _constant_integers(graph, operator.inputs[1])}
     if len(graph.shape(operator.outputs[0])) == len(axes):
         return tuple(_ONE if n in numbers else name for n, name in enumerate(axes))
     return tuple(name for n, name in enumerate(axes) if n not in numbers)
 
 
-def _pooled(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
+def _pooled(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
     """Returns the axes after a pooling whose window covers the whole map."""
     (axes,) = given
     _, height, width, _ = graph.shape(operator.inputs[0])
@@ -122,18 +114,18 @@ def _pooled(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes 
     return axes[0], _ONE, _ONE, axes[3]
 
 
-def _transposed(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
+def _transposed(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
     (axes,) = given
     order = _constant_integers(graph, operator.inputs[1])
     return tuple(axes[n] for n in order) if len(order) == len(axes) else None
 
 
-def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[Axes]) -> Axes | None:
+def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
     (axes,) = given
     old, new = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
     if max(len(old), len(new)) > _MAX_RANK:
         return None
-    # Axes of size 1 come and go freely in a reshape, so only the others are matched.
+    # _Axes of size 1 come and go freely in a reshape, so only the others are matched.
     names: list[str] = []
     for before, after in _groups([s for s in old if s != 1], [s for s in new if s != 1]):
         labels = [name for name, size in zip(axes, old, strict=True) if size != 1][before]
@@ -166,15 +158,15 @@ def _constant_integers(graph: SubGraph, tensor: int) -> tuple[int, ...]:
     return tuple(int(value) for value in graph.values(tensor))
 
 
-_Rule = Callable[[SubGraph, Operator, Sequence[Axes]], Axes | None]
-_TYPES = {"QUANTIZE", "DEQUANTIZE", "CAST"}
-_LAYOUTS = _TYPES | {"TRANSPOSE", "RESHAPE", "EXPAND_DIMS", "SQUEEZE"}
-_POOLINGS = {"MEAN", "SUM", "REDUCE_MAX", "AVERAGE_POOL_2D", "MAX_POOL_2D"}
+_Rule = Callable[[SubGraph, Operator, Sequence[_Axes]], _Axes | None]
+_REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX"}
+_WINDOWS = {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
+_POOLINGS = _REDUCTIONS | _WINDOWS
 _ELEMENTWISE = {"SUB", "SQUARE", "SQUARED_DIFFERENCE", "ABS", "POW", "MUL", "SQRT", "ADD"}
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(_TYPES | _ELEMENTWISE, _unchanged),
-    **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), _reduced),
-    **dict.fromkeys(("AVERAGE_POOL_2D", "MAX_POOL_2D"), _pooled),
-    **dict.fromkeys(("RESHAPE", "EXPAND_DIMS", "SQUEEZE"), _reshaped),
+    **dict.fromkeys(CASTS | _ELEMENTWISE, _broadcast),
+    **dict.fromkeys(_REDUCTIONS, _reduced),
+    **dict.fromkeys(_WINDOWS, _pooled),
+    **dict.fromkeys(LAYOUTS - {"TRANSPOSE"}, _reshaped),
     "TRANSPOSE": _transposed,
 }

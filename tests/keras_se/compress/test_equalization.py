@@ -52,14 +52,18 @@ BOUND = {
 }
 
 
+def outputs(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
 @pytest.mark.parametrize("name", FREE)
 def test_outliers_are_gone_and_the_function_is_the_same(name):
     model, x = normalized(*FREE[name]()), images()
     before = [v.numpy() for v in model.variables]
     same = equalize(model, x)
-    wanted = model.predict(x, verbose=0)
+    wanted = outputs(model, x)
     np.testing.assert_allclose(
-        same.predict(x, verbose=0), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()
+        outputs(same, x), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()
     )
     ratios = [np.ptp(np.log(np.abs(m.get_layer("bn").gamma.numpy()))) for m in (model, same)]
     assert np.exp(ratios[0]) > 150
@@ -67,9 +71,8 @@ def test_outliers_are_gone_and_the_function_is_the_same(name):
     keras.tree.map_structure(
         np.testing.assert_array_equal, before, [v.numpy() for v in model.variables]
     )
-    for gates, own in zip(
-        keras_se.read_gates(same, x).values(), keras_se.read_gates(model, x).values(), strict=True
-    ):
+    if name == "SE":
+        own, gates = (keras_se.read_gates(m, x)["se_1"] for m in (model, same))
         np.testing.assert_allclose(gates, own, atol=1e-5)
 
 
@@ -95,10 +98,7 @@ def test_sums_and_shared_layers_stay_and_nested_models_are_gone_through():
                 variable.assign(np.linspace(1.0, 50.0, 6))
         same = equalize(model, images())
         np.testing.assert_allclose(
-            same.predict(images(), verbose=0),
-            model.predict(images(), verbose=0),
-            rtol=1e-3,
-            atol=1e-3,
+            outputs(same, images()), outputs(model, images()), rtol=1e-3, atol=1e-3
         )
         changed = any(
             np.any(a.numpy() != b.numpy()) for a, b in zip(same.weights, model.weights, strict=True)
@@ -142,7 +142,7 @@ def test_int8_after_training_with_and_without_it():
 
 
 def test_what_is_no_graph_is_refused():
-    with pytest.raises(InputError, match="equalize takes functional and Sequential"):
+    with pytest.raises(InputError, match=r"equalize .*functional .*Sequential"):
         equalize(None, images())
     with pytest.raises(InputError, match="calibration must"):
         equalize(normalized(), np.ones((2, 3)))

@@ -73,7 +73,7 @@ def test_a_plan_names_nested_sites_and_keeps_the_rest():
     assert [c.name for c in candidates(model)] == ["c/se_1", "a/se_1", "b/se_1"]
     new = insert(model, plan={"a/se_1": {"ratio": 2}})
     assert [(s.name, s.width) for s in find_sites(new)] == [("a/se_1", 2)]
-    with pytest.raises(InputError, match=r"among \['c/se_1', 'a/se_1', 'b/se_1'\]"):
+    with pytest.raises(InputError, match=r"of \['c/se_1', 'a/se_1', 'b/se_1'\]"):
         insert(model, plan={"se_1": {}})
 
 
@@ -238,7 +238,7 @@ def test_a_layer_shared_with_the_inside_of_another_is_refused():
     a, b = keras.Input((2, 8, 8, 4)), keras.Input((8, 8, 4))
     wrapper = keras.layers.TimeDistributed(conv, name="wrapper")
     model = keras.Model([a, b], [wrapper(a), conv(b)])
-    with pytest.raises(InputError, match=r"Received: 'shared' inside of 'wrapper'"):
+    with pytest.raises(InputError, match=r"Received: 'shared' inside 'wrapper'"):
         insert(model, 2)
 
 
@@ -316,7 +316,7 @@ def test_names_of_blocks_must_differ():
     model = keras.Model(inputs, unit("a")(keras.layers.Conv2D(4, 3)(inputs)))
     plan = {"se_1": {"name": "b"}, "a/se_1": {"name": "b"}}
     insert(model, where="conv", plan=plan)  # of different models
-    with pytest.raises(InputError, match=r"different names\. Received: name='b'"):
+    with pytest.raises(InputError, match=r"its own name\. Received: name='b'"):
         insert(model, where="conv", plan={"a/se_1": {"name": "b"}, "a/se_2": {"name": "b"}})
     with pytest.raises(InputError, match=r"must not hold a slash\. Received: name='a/b'"):
         insert(model, where="conv", plan={"se_1": {"name": "a/b"}})
@@ -327,3 +327,15 @@ def test_hidden_blocks_are_refused():
     x = keras.layers.TimeDistributed(SEBlock(2, name="se"), name="wrapper")(inputs)
     with pytest.raises(InputError, match="'se' inside the layer 'wrapper'"):
         insert(keras.Model(inputs, keras.layers.Conv3D(4, 1)(x)), 2)
+
+
+def test_a_sequential_model_is_edited_as_a_graph_and_stays_one():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv"), SEBlock(2, name="se")]
+    )
+    new = insert(remove(model), 2)
+    assert isinstance(new, keras.Sequential)
+    assert [layer.name for layer in new.layers] == ["conv", "se_1"]
+    # What Keras says of its layers is of this very model.
+    features = keras.Model(new.inputs[0], new.get_layer("conv").output)
+    np.testing.assert_array_equal(features(X), new.layers[0](X))

@@ -30,22 +30,21 @@ def test_width_sets_it_outright():
     assert bottleneck_width(64, 16, width=7, divisor=8) == 7
 
 
-@pytest.mark.parametrize("channels", [8, 16, 40, 64, 72, 120, 143, 240, 672, 960])
-@pytest.mark.parametrize("ratio", [1, 2, 4, 16])
-def test_divisor_follows_the_published_rule(channels, ratio):
+def test_divisor_follows_the_published_rule():
     """`make_divisible` as the MobileNet models state it, on values that are exact in binary."""
-    value, divisor = channels / ratio, 8
-    expected = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    if expected < 0.9 * value:
-        expected += divisor
-    assert bottleneck_width(channels, ratio, divisor=8) == expected
+    for channels in (8, 16, 40, 64, 72, 120, 143, 240, 672, 960):
+        for ratio in (1, 2, 4, 16):
+            value, divisor = channels / ratio, 8
+            expected = max(divisor, int(value + divisor / 2) // divisor * divisor)
+            if expected < 0.9 * value:
+                expected += divisor
+            assert bottleneck_width(channels, ratio, divisor=8) == expected
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ratio": 0.25}, r"ratio is a divisor .*at least 1\. Received: ratio=0\.25; for the fracti"
-                          r"on 0\.25 say ratio=4$"),
+        ({"ratio": 0.25}, r"ratio is a divisor .* for the fraction 0\.25 use ratio=4\. Received: "),
         ({"ratio": 0}, r"at least 1\. Received: ratio=0$"),
         ({"ratio": -2}, r"at least 1\. Received: ratio=-2$"),
         ({"ratio": float("nan")}, r"ratio must be a finite number .* Received: ratio=nan"),
@@ -58,7 +57,7 @@ def test_divisor_follows_the_published_rule(channels, ratio):
         ({"divisor": True}, r"divisor must be an integer .* Received: divisor=True"),
         ({"channels": 0}, r"channels must be an integer of at least 1\. Received: channels=0"),
     ],
-)  # fmt: skip
+)
 def test_refusals(arguments, message):
     with pytest.raises(InputError, match=message):
         bottleneck_width(**{"channels": 8, **arguments})

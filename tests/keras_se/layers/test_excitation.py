@@ -1,6 +1,5 @@
-"""Weights in and out, in the layouts of other libraries; and the published forms as they are."""
+"""Weights in and out, in the layouts of other libraries."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -46,7 +45,7 @@ def test_every_layout_gives_the_same_block(layout, block_class):
 def test_square_kernels_need_the_layout(layout, store):
     w1, b1, w2, b2 = weights(8, 8)
     block = built(ratio=1)
-    with pytest.raises(InputError, match=r"must be given where w1 is square\. Received: layout=No"):
+    with pytest.raises(InputError, match=r"must be 'dense' or 'torch' if w1 is square\. Received"):
         block.set_excitation(store(w1), b1, store(w2), b2)
     block.set_excitation(store(w1), b1, store(w2), b2, layout=layout)
     np.testing.assert_allclose(block.excitation()[0], w1, rtol=1e-6)
@@ -83,11 +82,11 @@ W1, B1, W2, B2 = weights()
         ({}, (W1, B1[:3], W2, B2), {}, r"b1 must have the shape \(4,\)\. Received: \(3,\)"),
         ({}, (W1, B1, W2, B2), {"layout": "torch"}, r"w1 must have one of the shapes \[\(4, 8\), "),
         ({}, (W1, B1, W2, B2), {"layout": "caffe"}, "layout must be None, 'dense' or 'torch'"),
-        ({"use_bias": False}, (W1, B1, W2, B2), {}, "b1 needs a block with use_bias=True"),
-        ({}, (W1, B1, W2, B2, W2), {}, "and shift=True for a shift. Received: w_shift"),
+        ({"use_bias": False}, (W1, B1, W2, B2), {}, "with use_bias=True for a bias. Received: b1"),
+        ({}, (W1, B1, W2, B2, W2), {}, "shift=True for a shift .* Received: w_shift"),
         ({"shift": True}, (W1, B1, W2, B2), {}, "w_shift must have one of the shapes"),
     ],
-)  # fmt: skip
+)
 def test_refusals_change_nothing(arguments, given, options, message):
     block = built(**arguments)
     before = block.get_weights()
@@ -99,7 +98,7 @@ def test_refusals_change_nothing(arguments, given, options, message):
 
 @pytest.mark.parametrize("call", [SEBlock.excitation, lambda b: b.set_excitation(W1, B1, W2, B2)])
 def test_an_unbuilt_block_has_no_matrices(call):
-    with pytest.raises(InputError, match=r"once it is built: .* Received: SEBlock 'se', not built"):
+    with pytest.raises(InputError, match=r"until it is built: .* Received: SEBlock 'se'"):
         call(SEBlock(name="se"))
 
 
@@ -117,30 +116,3 @@ def test_the_form_of_torchvision():
         block.build(x.shape)
         block.set_excitation(fc1, b1, fc2, b2)
         np.testing.assert_allclose(block(x), scale * x, atol=2e-6)
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="one backend is enough")
-@pytest.mark.parametrize(
-    ("application", "prefix", "arguments"),
-    [
-        ("MobileNetV3Small", "expanded_conv_3_squeeze_excite", {"gate": "hard_sigmoid"}),
-        ("EfficientNetB0", "block2b_se", {"activation": "swish"}),
-    ],
-)
-def test_the_inline_form_of_keras_applications(application, prefix, arguments):
-    shape = {"input_shape": (64, 64, 3), "include_top": False, "weights": None}
-    model = getattr(keras.applications, application)(**shape)
-    layers = [layer for layer in model.layers if layer.name.startswith(prefix)]
-    kernels = [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
-    (multiply,) = (layer for layer in model.layers if isinstance(layer, keras.layers.Multiply)
-                   and layer.name.startswith(prefix))  # fmt: skip
-    assert len(kernels) == 2
-    for layer in kernels:
-        layer.set_weights([RNG.normal(size=w.shape) for w in layer.get_weights()])
-    gated = next(t for t in multiply.input if t.shape[1] not in (1, None) or t.shape[1] is None)
-    inner = keras.Model(model.input, [gated, multiply.output])
-    feature, expected = inner.predict(RNG.normal(size=(2, 64, 64, 3)), verbose=0)
-    block = SEBlock(width=kernels[0].filters, **arguments)
-    block.build(feature.shape)
-    block.set_excitation(*kernels[0].get_weights(), *kernels[1].get_weights())
-    np.testing.assert_allclose(block(feature), expected, rtol=1e-5, atol=1e-6)

@@ -1,13 +1,15 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_se import SEBlock, read_gates, to_tflite
+from keras_se import SEBlock, find_sites, read_gates, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.formats import FORMATS
@@ -25,24 +27,29 @@ LOWERING = {
 SQUEEZES = {"avg": "MEAN", "max": "REDUCE_MAX"}
 
 
+def blocks(squeezes):
+    """A block for each gate and squeeze, side by side."""
+    inputs = keras.Input((8, 8, 16))
+    pairs = [(gate, squeeze) for gate in LOWERING for squeeze in squeezes]
+    return keras.Model(inputs, [SEBlock(4, gate=g, squeeze=s)(inputs) for g, s in pairs])
+
+
 @pytest.mark.parametrize("file_format", ["float32", "int8"])
-@pytest.mark.parametrize("squeeze", SQUEEZES)
-@pytest.mark.parametrize("gate", LOWERING)
-def test_canonical_lowering(gate, squeeze, file_format):
+def test_canonical_lowering(file_format):
     """Five operations, six for one_plus_tanh, and none beside them."""
-    model = keras.Sequential([keras.Input((8, 8, 16)), SEBlock(4, gate=gate, squeeze=squeeze)])
     x = np.random.default_rng(0).normal(size=(100, 8, 8, 16))
-    tflite = to_tflite(model, file_format, x)
-    expected = (SQUEEZES[squeeze], *LOWERING[gate])
-    assert tuple(operator_names(tflite)) == expected
-    assert gate_nodes(tflite)[0].operators == expected
+    tflite = to_tflite(blocks(SQUEEZES), file_format, x)
+    nodes = gate_nodes(tflite)
+    expected = [(pool, *rest) for pool in SQUEEZES.values() for rest in LOWERING.values()]
+    assert sorted(node.operators for node in nodes) == sorted(expected)
+    # One pooling of each kind serves all blocks on this map.
+    assert {p for node in nodes for p in node.positions} == set(range(len(operator_names(tflite))))
 
 
-@pytest.mark.parametrize("gate", LOWERING)
-def test_lowering_with_a_dynamic_batch(gate):
+def test_lowering_with_a_dynamic_batch():
     import tensorflow as tf
 
-    model = keras.Sequential([keras.Input((8, 8, 16)), SEBlock(4, gate=gate)])
+    model = blocks(["avg"])
     weights = [v.numpy() for v in model.trainable_variables]
 
     @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 16), tf.float32)])
@@ -52,41 +59,54 @@ def test_lowering_with_a_dynamic_batch(gate):
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [infer.get_concrete_function()], tf.Module()
     )
-    assert tuple(operator_names(converter.convert())) == ("MEAN", *LOWERING[gate])
+    found = [node.operators for node in gate_nodes(converter.convert())]
+    assert sorted(found) == sorted(("MEAN", *rest) for rest in LOWERING.values())
 
 
 @pytest.mark.parametrize("shape", [(10, 16), (4, 4, 4, 16)])
 def test_other_ranks_add_two_reshapes(shape):
     model = keras.Sequential([keras.Input(shape), SEBlock(4)])
-    names = operator_names(to_tflite(model, "float32"))
-    assert sorted(names) == sorted(["MEAN", *LOWERING["sigmoid"], "RESHAPE", "RESHAPE"])
-    assert [node.site.gate for node in gate_nodes(to_tflite(model, "float32"))] == ["sigmoid"]
+    tflite = to_tflite(model, "float32")
+    assert sorted(operator_names(tflite)) == sorted(
+        ["MEAN", *LOWERING["sigmoid"], "RESHAPE", "RESHAPE"]
+    )
+    assert [node.site.gate for node in gate_nodes(tflite)] == ["sigmoid"]
 
 
-def test_float32_outputs_equal_keras(networks, images):
-    for model in networks.values():
-        expected = model.predict(images[:8], verbose=0)
-        np.testing.assert_allclose(
-            predict(to_tflite(model, "float32"), images[:8]), expected, atol=1e-5
-        )
+def test_nothing_is_printed(capfd):
+    """In a process of its own, where the converter, the delegate and Keras start afresh."""
+    to_tflite(RELU, "weight_only")
+    assert capfd.readouterr() == ("", "")
+    process = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-def test_int8_outputs_follow_keras_and_the_file_is_integer_throughout(networks, images):
-    for model in networks.values():
-        tflite = to_tflite(model, "int8", images[100:])
-        interpreter = load(tflite)
-        for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
-            assert details["dtype"] is np.int8
-        assert not {"QUANTIZE", "DEQUANTIZE"} & set(operator_names(tflite))
-        expected = model.predict(images[:64], verbose=0)
-        error = predict(tflite, images[:64]) - expected
-        assert np.sqrt((error**2).mean()) < 0.05 * expected.std()
+# TensorFlow talks when it is loaded and when it makes its first variable; this is not about that.
+QUIET = """
+import os
+stderr = os.dup(2)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+import keras, numpy as np
+from keras_se import SEBlock, to_tflite
+model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3), SEBlock(2)])
+os.dup2(stderr, 2)
+x = np.random.default_rng(0).normal(size=(100, 8, 8, 4))
+to_tflite(model, "int8", x)
+"""
 
 
-def test_the_model_is_left_as_it_was(networks, images):
+def test_an_int8_file_is_integer_throughout(files):
+    tflite = files["sigmoid", "int8"]
+    interpreter = load(tflite)
+    for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
+        assert details["dtype"] is np.int8
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(operator_names(tflite))
+
+
+def test_the_model_is_left_as_it_was_and_bytes_are_the_same_again(networks, images, files):
     model = networks["sigmoid"]
     weights, config = model.get_weights(), model.get_config()
-    to_tflite(model, "int8", images)
+    assert to_tflite(model, "int8", images[100:]) == files["sigmoid", "int8"]
     assert model.get_config() == config
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -132,22 +152,21 @@ RELU = built(keras.layers.ReLU())
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (RELU, {"format": "int4"}, r"one of \['float32', .* 'int16x8'\]\. Received: format='int4'"),
         (RELU, {}, r"needs calibration data: .* \(samples, 8, 8, 3\)\. Received: calibration=Non"),
         (RELU, {"calibration": np.ones((5, 8, 8, 1))}, r"the shape \(samples, 8, 8, 3\)\. Rec"),
         (RELU, {"calibration": np.ones((0, 8, 8, 3))}, r"Received: shape \(0, 8, 8, 3\)"),
         (RELU, {"calibration": [["a"]]}, "must be an array of numbers"),
         (RELU, {"calibration": [[1], [1, 2]]}, "calibration must be an array of numbers"),
         (RELU, {"calibration": np.full((5, 8, 8, 3), np.nan)}, "finite. Received: 960 values"),
-        ("model", {}, "takes a built keras.Model.* Received: str"),
-        (keras.Sequential([SEBlock()]), {}, "takes a built keras.Model"),
+        ("model", {}, "needs a built keras.Model.* Received: str"),
+        (keras.Sequential([SEBlock()]), {}, "needs a built keras.Model"),
         (
             keras.Sequential([keras.Input((None, 8, 3)), SEBlock()]),
             {},
-            r"input of known size.* with input shape \(None, None, 8, 3\)",
+            r"inputs of fixed size.* with input shape \(None, None, 8, 3\)",
         ),
     ],
-)  # fmt: skip
+)
 def test_refusals(model, arguments, message):
     with pytest.raises(InputError, match=message):
         to_tflite(model, **arguments)
@@ -156,7 +175,9 @@ def test_refusals(model, arguments, message):
 @pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
 def test_other_precisions_are_refused_with_the_reason(policy):
     model = built(keras.layers.Conv2D(4, 3, dtype=policy, name="conv"))
-    with pytest.raises(InputError, match=r"compute in float32: .* Received: layer 'conv' of model"):
+    with pytest.raises(
+        InputError, match=r"computes in float32: .* Received: layer 'conv' of model"
+    ):
         to_tflite(model, "float32")
 
 
@@ -169,7 +190,7 @@ def test_int8_refuses_loops_and_takes_them_unrolled():
         if unroll:
             assert len(gate_nodes(to_tflite(model, "int8", x))) == 1
         else:
-            with pytest.raises(InputError, match=r"without loops: .* unroll=True\. Rec"):
+            with pytest.raises(InputError, match=r"supports no loops: .* unroll=True\. Rec"):
                 to_tflite(model, "int8", x)
 
 
@@ -177,7 +198,7 @@ def test_a_dead_bottleneck_is_named(images):
     """Such a file fails in the default delegate; loading several of them ends the process."""
     dead = SEBlock(1, bias_initializer=keras.initializers.Constant(-50.0), name="dead")
     for file_format in ("int8", "int16x8"):
-        with pytest.raises(InputError, match=r"of each SE site .* throughout: \['dead'\]"):
+        with pytest.raises(InputError, match=r"of each SE site.* only zeros in \['dead'\]"):
             to_tflite(built(dead), file_format, images)
     assert to_tflite(built(dead), "float32", images)
 
@@ -186,32 +207,26 @@ def test_a_dead_activation_elsewhere_is_found_in_the_file(images):
     dead = keras.layers.Conv2D(4, 1, activation="relu", bias_initializer="zeros")
     model = built(dead, keras.layers.Conv2D(2, 1))
     dead.bias.assign(np.full(4, -50.0))
-    with pytest.raises(InputError, match=r"every activation is somewhere not zero.* zero: \['"):
+    with pytest.raises(
+        InputError, match=r"Every activation must be .*not zero.* only zeros in \['"
+    ):
         to_tflite(model, "int8", images)
 
 
 def test_an_operation_without_a_builtin_is_refused_by_name():
-    with pytest.raises(InputError, match=r"built-in .* only.* has none for Cholesky, MatrixD"):
+    with pytest.raises(InputError, match=r"built-in .* only.* which needs Cholesky, MatrixD"):
         to_tflite(built(Unsupported()), "float32")
 
 
 def test_gates_of_a_block_with_one_hidden_unit(images):
     """The converter must not fold the bottleneck of one unit into something else."""
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, [SEBlock(width=1, gate=gate)(inputs) for gate in LOWERING])
+    tflite = to_tflite(model, "float32")
+    kinds = {source: {s.gate: s.name for s in find_sites(source)} for source in (model, tflite)}
+    gates, found = read_gates(model, images[:8]), read_gates(tflite, images[:8])
     for gate in LOWERING:
-        model = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(width=1, gate=gate)])
-        tflite = to_tflite(model, "float32")
-        gates = read_gates(model, images[:8])["se_1"]
-        np.testing.assert_allclose(read_gates(tflite, images[:8])["se_1"], gates, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def converted(networks, images):
-    """The bytes of each network in each format."""
-    return {
-        (gate, name): to_tflite(model, name, images[100:] if spec.needs_calibration else None)
-        for gate, model in networks.items()
-        for name, spec in FORMATS.items()
-    }
+        np.testing.assert_allclose(found[kinds[tflite][gate]], gates[kinds[model][gate]], atol=1e-6)
 
 
 RELATIVE_ERROR = {  # rms over the spread of the outputs; weights of 11 bits and of 8, codes of 8
@@ -224,22 +239,26 @@ RELATIVE_ERROR = {  # rms over the spread of the outputs; weights of 11 bits and
 }
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("gate", GATES)
-def test_outputs_follow_keras(networks, images, converted, gate, file_format):
+@pytest.mark.parametrize(
+    ("gate", "file_format"),
+    [
+        *(("sigmoid", name) for name in FORMATS),
+        *((gate, name) for gate in GATES[1:] for name in ("float32", "int8")),
+    ],
+)
+def test_outputs_follow_keras(networks, images, files, gate, file_format):
     expected = networks[gate].predict(images[:64], verbose=0)
-    error = predict(converted[gate, file_format], images[:64]) - expected
+    error = predict(files[gate, file_format], images[:64]) - expected
     assert np.sqrt((error**2).mean()) < RELATIVE_ERROR[file_format] * expected.std()
     if file_format != "float32":
         assert np.abs(error).max() > 0  # it is another format
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
-@pytest.mark.parametrize("gate", GATES)
-def test_two_threads_compute_the_same(images, converted, gate, file_format):
+def test_two_threads_compute_the_same(images, files, file_format):
     outputs = []
     for threads in (1, 2):
-        interpreter = Interpreter(model_content=converted[gate, file_format], num_threads=threads)
+        interpreter = Interpreter(model_content=files["sigmoid", file_format], num_threads=threads)
         interpreter.allocate_tensors()
         details = interpreter.get_input_details()[0]
         for image in images[:8]:
@@ -253,12 +272,12 @@ def test_two_threads_compute_the_same(images, converted, gate, file_format):
     np.testing.assert_array_equal(outputs[:8], outputs[8:])
 
 
-def test_what_is_stored(converted):
+def test_what_is_stored(files):
     """Weights in the type of the format; sizes in the order of their bits."""
-    sizes = {name: len(converted["sigmoid", name]) for name in FORMATS}
+    sizes = {name: len(files["sigmoid", name]) for name in FORMATS}
     assert sizes["int8"] < sizes["float16"] < sizes["float32"]
     assert sizes["weight_only"] < sizes["float32"]
-    types = {name: weight_types(converted["sigmoid", name]) for name in FORMATS}
+    types = {name: weight_types(files["sigmoid", name]) for name in FORMATS}
     assert types["float32"] == {np.float32}
     assert types["float16"] == {np.float16}
     assert np.int8 in types["weight_only"]
@@ -279,11 +298,10 @@ def weight_types(tflite):
 
 
 @pytest.mark.parametrize(
-    ("file_format", "types"),
-    [("int8", ("int8", "uint8", "float32")), ("int16x8", ("int16", "float32"))],
+    ("file_format", "types"), [("int8", ("uint8", "float32")), ("int16x8", ("float32",))]
 )
-def test_types_of_inputs_and_outputs(networks, images, converted, file_format, types):
-    expected = predict(converted["sigmoid", file_format], images[:8])
+def test_types_of_inputs_and_outputs(networks, images, files, file_format, types):
+    expected = predict(files["sigmoid", file_format], images[:8])
     for kind in types:
         arguments = {"input_type": kind, "output_type": kind}
         tflite = to_tflite(networks["sigmoid"], file_format, images[100:], **arguments)
@@ -291,10 +309,6 @@ def test_types_of_inputs_and_outputs(networks, images, converted, file_format, t
         for details in (*interpreter.get_input_details(), *interpreter.get_output_details()):
             assert details["dtype"] is getattr(np, kind)
         np.testing.assert_allclose(predict(tflite, images[:8]), expected, atol=1e-6)
-    with pytest.raises(InputError, match=r"input_type must be one of .* Received: input_type='int"):
-        to_tflite(networks["sigmoid"], file_format, images, input_type="int4")
-    with pytest.raises(InputError, match=r"output_type must be one of \['float32'\]"):
-        to_tflite(networks["sigmoid"], "float16", output_type="int8")
 
 
 def several():
@@ -305,7 +319,7 @@ def several():
     return keras.Model([image, gain], outputs)
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", ["weight_only", "int8", "int16x8"])
 def test_several_inputs_and_outputs(images, file_format):
     model = several()
     x = [images, np.random.default_rng(0).normal(size=(300, 2)).astype("float32")]
@@ -316,8 +330,8 @@ def test_several_inputs_and_outputs(images, file_format):
     assert list(outputs) == ["output_0", "output_1"]
     for values, wanted in zip(outputs.values(), expected, strict=True):
         assert np.sqrt(((values - wanted) ** 2).mean()) < 0.05 * wanted.std()
-    by_key = {"z image": x[0], "gain": x[1]}
-    assert to_tflite(model, file_format, by_key) == tflite
+    if file_format == "int8":
+        assert to_tflite(model, file_format, {"z image": x[0], "gain": x[1]}) == tflite
     gates = read_gates(tflite, named)["se_1"]
     wanted = read_gates(model, [part[:16] for part in x])["se_1"]
     np.testing.assert_allclose(gates, wanted, atol=0.02)
@@ -330,18 +344,20 @@ def test_tokens():
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
     x = np.random.default_rng(0).integers(0, 20, size=(100, 12)).astype("int32")
     expected = model.predict(x, verbose=0)
-    for name, tolerance in (("float32", 1e-6), ("dynamic", 0.05), ("int8", 0.1)):
+    for name, tolerance in (("float32", 1e-6), ("int8", 0.1)):
         tflite = to_tflite(model, name, x)
         assert load(tflite).get_input_details()[0]["dtype"] is np.int32
         error = predict(tflite, x) - expected
         assert np.sqrt((error**2).mean()) < tolerance * expected.std()
     with pytest.raises(InputError, match=r"integers for an input of int32\. Received: fractions"):
         to_tflite(model, "int8", x / 2)
-    with pytest.raises(InputError, match=r"format='int16x8' takes operations that TFLite has in"):
+    with pytest.raises(
+        InputError, match=r"format='int16x8' supports operations only that TFLite has in"
+    ):
         to_tflite(model, "int16x8", x)
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("file_format", ["int8", "int16x8"])
 def test_recurrent_layers_after_gated_sequences(file_format):
     inputs = keras.Input((6, 4))
     x = SEBlock(2)(keras.layers.Conv1D(8, 3, activation="relu")(inputs))
@@ -352,15 +368,17 @@ def test_recurrent_layers_after_gated_sequences(file_format):
     assert np.sqrt((error**2).mean()) < 0.15 * expected.std()
 
 
-def test_written_out_se_and_nested_models(images):
-    inner = keras.applications.MobileNetV3Small(
-        input_shape=(32, 32, 3), weights=None, include_top=False, pooling="avg"
-    )
-    model = keras.Sequential([keras.Input((32, 32, 3)), inner, keras.layers.Dense(3)])
-    x = np.random.default_rng(0).uniform(0, 255, size=(4, 32, 32, 3)).astype("float32")
+def test_se_that_is_written_out_in_a_nested_model(images):
+    inputs = keras.Input((8, 8, 4))
+    gates = keras.layers.GlobalAveragePooling2D(keepdims=True)(inputs)
+    gates = keras.layers.Conv2D(2, 1, activation="relu")(gates)
+    gates = keras.layers.Conv2D(4, 1, activation="hard_sigmoid")(gates)
+    inner = keras.Model(inputs, inputs * gates)
+    model = built(keras.layers.Conv2D(4, 3, padding="same"), inner, keras.layers.Flatten())
     tflite = to_tflite(model, "float32")
-    assert len(gate_nodes(tflite)) == 9
-    np.testing.assert_allclose(predict(tflite, x), model.predict(x, verbose=0), atol=1e-4)
+    assert len(gate_nodes(tflite)) == 1
+    expected = model.predict(images[:4], verbose=0)
+    np.testing.assert_allclose(predict(tflite, images[:4]), expected, atol=1e-5)
 
 
 def test_a_hard_swish_is_no_16_bit_operation(images):
@@ -374,63 +392,65 @@ def test_a_hard_swish_is_no_16_bit_operation(images):
 def test_inputs_of_one_name_are_refused():
     a, b = keras.Input((2,), name="a b"), keras.Input((2,), name="a_b")
     model = keras.Model([a, b], keras.layers.Add()([a, b]))
-    with pytest.raises(InputError, match=r"inputs of different names.* \['a b', 'a_b'\]"):
+    with pytest.raises(InputError, match=r"input names that differ.* \['a b', 'a_b'\]"):
         to_tflite(model, "float32")
 
 
-def test_bytes_are_the_same_again(networks, images):
-    first, second = (to_tflite(networks["sigmoid"], "int8", images) for _ in range(2))
-    assert first == second
-
-
-def test_a_file_and_its_recipe_are_written_whole_or_not_at_all(
-    networks, images, tmp_path, monkeypatch
-):
-    model, path = networks["sigmoid"], tmp_path / "new" / "model.tflite"
-    tflite = to_tflite(model, "int8", images, path=path)
+def test_a_file_and_its_recipe_are_written(tmp_path):
+    path, recipe = tmp_path / "new" / "model.tflite", tmp_path / "new" / "model.recipe.json"
+    tflite = to_tflite(RELU, "float32", path=path)
     assert path.read_bytes() == tflite
-    recipe = json.loads((tmp_path / "new" / "model.recipe.json").read_text())
-    assert recipe["sha256"] == hashlib.sha256(tflite).hexdigest()
+    assert json.loads(recipe.read_text())["sha256"] == hashlib.sha256(tflite).hexdigest()
     with pytest.raises(InputError, match=r"must not exist yet.*/model\.tflite, which ex"):
-        to_tflite(model, "float32", path=path)
+        to_tflite(RELU, "float32", path=path)
     path.unlink()
     with pytest.raises(InputError, match=r"must not exist yet.*/model\.recipe\.json, which ex"):
-        to_tflite(model, "float32", path=path)
-    to_tflite(model, "float32", path=path, overwrite=True)
+        to_tflite(RELU, "float32", path=path)
+    to_tflite(RELU, "float32", path=path, overwrite=True)
     assert (tmp_path / "new" / "model.recipe.json.1").exists()
 
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
 
-    before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("os.rename", interrupted)
+def test_an_interruption_leaves_the_old_pair_together(tmp_path, monkeypatch):
+    """After the file, before its recipe; see test_files for each other place."""
+    path = tmp_path / "m.tflite"
+    to_tflite(RELU, "float32", path=path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    replace, places = os.replace, ["m.recipe.json"]
+
+    def interrupted(source, target):
+        if target.name in places:
+            places.clear()
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        to_tflite(model, "float32", path=tmp_path / "cut.tflite")
-    assert sorted(tmp_path.rglob("*")) == before
+        to_tflite(built(keras.layers.Conv2D(2, 3)), "float32", path=path, overwrite=True)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 8)])
-def test_a_scale_that_ends_the_process_is_met_in_a_process_of_its_own(shape):
+def test_a_scale_that_ends_the_process_is_met_in_a_process_of_its_own():
     """Of one position there is no deviation: the delegate aborts on the scale of nothing."""
     block = SEBlock(2, squeeze="std", bias_initializer="ones")
-    model = keras.Sequential([keras.Input(shape), block])
-    x = np.random.default_rng(0).normal(size=(100, *shape))
-    with pytest.raises(InputError, match=r"default interpreter runs\. .* ends with signal 6"):
+    model = keras.Sequential([keras.Input((1, 1, 8)), block])
+    x = np.random.default_rng(0).normal(size=(100, 1, 1, 8))
+    with pytest.raises(
+        InputError, match=r"must load in the LiteRT runtime\. .* ends with signal 6"
+    ):
         to_tflite(model, "int8", x)
 
 
 def test_activations_that_overflow_are_refused(images):
     model = built(keras.layers.Conv2D(4, 3, kernel_initializer=keras.initializers.Constant(1e30)))
-    with pytest.raises(InputError, match="computes finite outputs"):
+    with pytest.raises(InputError, match="must give finite outputs"):
         to_tflite(model, "int8", 1e9 * images)
 
 
-@pytest.mark.parametrize("file_format", FORMATS)
-def test_weights_that_are_not_finite_are_named(images, file_format):
+def test_weights_that_are_not_finite_are_named():
     model = built(keras.layers.Conv2D(4, 3, name="conv"))
     model.get_layer("conv").bias.assign([np.nan, 0.0, 0.0, 0.0])
     with pytest.raises(InputError, match=r"NaN or infinity in '.*conv/bias'"):
-        to_tflite(model, file_format, images)
+        to_tflite(model, "float32")
 
 
 def test_a_file_that_computes_something_else_is_warned_of(images):
@@ -438,17 +458,17 @@ def test_a_file_that_computes_something_else_is_warned_of(images):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
     model = keras.Model(inputs, keras.ops.flip(x, 1) * 2.0 + 1.0)
-    with pytest.warns(ConversionWarning, match=r"something else .* off by \d\.\d+ of their spread"):
+    with pytest.warns(ConversionWarning, match=r"should compute.* off by \d\.\d+ of th") as caught:
         to_tflite(model, "int8", images)
+    assert caught[0].filename == __file__
 
 
-@pytest.mark.parametrize("file_format", ["float32", "int8"])
-def test_truth_values_as_inputs(images, file_format):
+def test_booleans_as_inputs(images):
     inputs = keras.Input((8, 8, 3), dtype="bool")
     x = keras.layers.Conv2D(4, 3)(keras.ops.cast(inputs, "float32"))
     model = keras.Model(inputs, x)
     mask = images > 0.2
-    error = predict(to_tflite(model, file_format, mask), mask[:16]) - model(mask[:16]).numpy()
+    error = predict(to_tflite(model, "int8", mask), mask[:16]) - model(mask[:16]).numpy()
     assert np.sqrt((error**2).mean()) < 0.05
 
 
@@ -459,12 +479,6 @@ def test_other_input_types_and_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(InputError, match=r"needs the TensorFlow backend.* backend 'jax'"):
         to_tflite(RELU, "float32")
-
-
-@pytest.mark.parametrize("format", [["int8"], {}, None])
-def test_formats_that_are_no_names(format):
-    with pytest.raises(InputError, match="format must be one of"):
-        to_tflite(RELU, format)
 
 
 @pytest.mark.parametrize("calibration", [iter([1]), "data.npz"])
@@ -490,26 +504,6 @@ def test_folders_and_files_in_the_way(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"folder.tflite", "file"}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_an_interruption_leaves_the_old_pair_together(tmp_path, monkeypatch, count):
-    """At each renaming: the old file and the old recipe stay, or come back."""
-    path = tmp_path / "m.tflite"
-    to_tflite(RELU, "float32", path=path)
-    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
-    rename, left = os.rename, [count]
-
-    def interrupted(*arguments):
-        left[0] -= 1
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        return rename(*arguments)
-
-    monkeypatch.setattr("os.rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        to_tflite(built(keras.layers.Conv2D(2, 3)), "float32", path=path, overwrite=True)
-    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
-
-
 @keras.saving.register_keras_serializable(package="test_convert")
 class Doubled(keras.Model):
     def call(self, x, training=None, mask=None):
@@ -524,17 +518,7 @@ def test_a_model_with_a_call_of_its_own_is_converted_and_recorded(images, tmp_pa
     assert json.loads((tmp_path / "m.recipe.json").read_text())["sites"] == {}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            {"format": "float32", "keep_float": ["se_1"]},
-            r"in 'int8' or 'int16x8'\. Received: keep_",
-        ),
-        ({"keep_float": "se_1"}, r"a list of SE sites .* Received: keep_float='se_1'"),
-        ({"keep_float": ["se_9"]}, r"se_9"),
-    ],
-)
-def test_sites_that_cannot_stay_in_float(networks, images, arguments, message):
+def test_sites_that_are_not_in_the_model_cannot_stay_in_float(networks, images):
+    message = r"each once; model 'functional.*' has \['se_1', 'se_2'\]\. Received: \['se_9'\]"
     with pytest.raises(InputError, match=message):
-        to_tflite(networks["sigmoid"], **{"calibration": images, **arguments})
+        to_tflite(networks["sigmoid"], "int8", images[100:], keep_float=["se_9"])

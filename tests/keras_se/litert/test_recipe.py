@@ -42,8 +42,14 @@ def test_what_is_on_record(tmp_path):
 
 
 def test_without_calibration_and_with_se_that_is_written_out(tmp_path):
-    model = keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3))
+    x = inputs = keras.Input((8, 8, 4))
+    for name in ("first", "second"):
+        gates = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+        gates = keras.layers.Conv2D(2, 1, activation="relu", name=name)(gates)
+        x = x * keras.layers.Conv2D(4, 1, activation="hard_sigmoid")(gates)
+    model = keras.Model(inputs, x)
     _, content = recipe(model, tmp_path, "float16")
+    assert list(content["sites"]) == ["se_1", "se_2"]
     assert content["calibration"] is None
     assert {site["source"] for site in content["sites"].values()} == {"inline"}
     assert content["support"]["se_1"]["gate"] == "hard_sigmoid"

@@ -170,10 +170,10 @@ def one_input():
             keras.ops.convert_to_tensor(X[..., :2]),
             r"Received: x of shape \(5, 8, 8, 2\)",
         ),
-        (one_input, [X, X], "x must be inputs that model 'functional.*' takes"),
-        (one_input, {"z": X}, "x must be inputs that model 'functional.*' takes"),
-        (one_input, iter(["a"]), "x must be inputs that model 'functional.*' takes"),
-        (one_input, iter([()]), "x must be inputs that model 'functional.*' takes"),
+        (one_input, [X, X], "x must be inputs of model 'functional.*'"),
+        (one_input, {"z": X}, "x must be inputs of model 'functional.*'"),
+        (one_input, iter(["a"]), "x must be inputs of model 'functional.*'"),
+        (one_input, iter([()]), "x must be inputs of model 'functional.*'"),
     ],
 )
 def test_inputs_that_cannot_be_computed_with(build, x, message):
@@ -189,9 +189,9 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Subclassed(), "takes functional and Sequential Keras models.* Received: Subclassed"),
+        (Subclassed(), "needs a functional or Sequential Keras model.* Received: Subclassed"),
         ("model", "Received: str"),
-        (keras.Sequential([SEBlock(2)]), "takes built models.* not built"),
+        (keras.Sequential([SEBlock(2)]), "needs a built model.* not built"),
     ],
 )
 def test_refusals(model, message):

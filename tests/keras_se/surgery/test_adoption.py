@@ -144,7 +144,7 @@ def test_what_is_no_site():
     x = layers.Activation("hard_silu")(x) * 2.0
     model = keras.Model(inputs, x)
     assert find_sites(model) == []
-    with pytest.raises(InputError, match=r"with 0 such sites, none of them known"):
+    with pytest.raises(InputError, match=r"with 0 inline sites, none of them known"):
         adopt(model)
 
 
@@ -152,10 +152,10 @@ def test_an_unknown_gate_is_found_read_and_named():
     model = by_hand("dense", gate="softsign")
     assert find_sites(model)[0].gate == "unknown"
     assert read_gates(model, RNG.normal(size=(2, 6, 6, 8)))["se_1"].shape == (2, 8)
-    with pytest.raises(InputError, match="with 1 such sites, none of them known"):
+    with pytest.raises(InputError, match="with 1 inline sites, none of them known"):
         adopt(model)
     both = keras.Sequential([keras.Input((6, 6, 8)), keras.layers.ReLU()])
-    with pytest.raises(InputError, match="with 0 such sites, none of them known"):
+    with pytest.raises(InputError, match="with 0 inline sites, none of them known"):
         adopt(both)
 
 
@@ -167,7 +167,7 @@ def test_one_of_two_is_adopted_and_the_other_named():
         g = keras.layers.Dense(2, activation="relu")(g)
         x = x * keras.layers.Dense(8, activation=gate, name=name)(g)
     model = keras.Model(inputs, x)
-    with pytest.warns(UserWarning, match="Not adopted: the site at 'strange'"):
+    with pytest.warns(UserWarning, match="adopt leaves the site at 'strange' as it is"):
         new = adopt(model)
     assert [site.gate for site in find_sites(new)] == ["sigmoid", "unknown"]
     x = RNG.normal(size=(2, 6, 6, 8)).astype("float32")

@@ -221,21 +221,21 @@ class OwnCall(keras.Sequential):
     [
         (
             lambda: Subclassed(name="mine"),
-            "takes functional and Sequential Keras models.*Received: Subc",
+            "needs a functional or Sequential Keras model.*Received: Subc",
         ),
-        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "takes built models"),
+        (lambda: keras.Sequential([keras.layers.Conv2D(3, 3)]), "needs a built model"),
         (
             lambda: keras.Sequential(
                 [keras.Input((8, 8, 3)), keras.layers.Conv2D(3, 3), keras.layers.Lambda(abs)]
             ),
-            "rebuilt from the configurations of its layers.*Received: layer 'lambda",
+            "rebuilt from its configuration.*Received: layer 'lambda",
         ),
-        (OwnCall, "takes functional and Sequential Keras models.*Received: OwnCall"),
+        (OwnCall, "needs a functional or Sequential Keras model.*Received: OwnCall"),
         (
             lambda: keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]),
             "needs a place: residual additions",
         ),
-        (lambda: insert(sequential()), "takes a model without SE blocks.*has them already"),
+        (lambda: insert(sequential()), "needs a model without SE blocks.*which has some"),
     ],
 )
 def test_refusals(build, message):
@@ -245,10 +245,10 @@ def test_refusals(build, message):
 
 @pytest.mark.parametrize("plan", [3, {"se_1": 4}, ["se_1"]])
 def test_a_plan_that_is_none(plan):
-    with pytest.raises(InputError, match="A plan is a dictionary of dictionaries"):
+    with pytest.raises(InputError, match="A plan must be a dictionary of dictionaries"):
         insert(sequential(), plan=plan)
 
 
 def test_an_unknown_site_in_a_plan():
-    with pytest.raises(InputError, match=r"among \['se_1', .*'se_4'\]\. Received: \['se_9'\]"):
+    with pytest.raises(InputError, match=r"of \['se_1', .*'se_4'\]\. Received: \['se_9'\]"):
         insert(sequential(), plan={"se_9": {}})

@@ -208,7 +208,7 @@ def test_gates_that_cannot_keep_the_function_are_refused(gate):
 
 
 def test_remove_refuses_a_model_without_blocks_and_one_that_uses_gates():
-    with pytest.raises(InputError, match=r"remove takes a model with SE blocks\. Received"):
+    with pytest.raises(InputError, match=r"remove needs a model with SE blocks\. Received"):
         remove(residual())
     inputs = keras.Input((8, 8, 4))
     y, gates = SEBlock(2, name="se")(inputs, return_gates=True)
@@ -221,9 +221,12 @@ def test_remove_refuses_a_model_without_blocks_and_one_that_uses_gates():
     [
         ({"placement": "between"}, r"placement must be one of \['standard', 'pre', 'post', 'iden"),
         ({"where": "everywhere"}, r"where must be one of \['residual', 'concat', 'conv'\], names"),
-        ({"where": ["nowhere"]}, r"where names layers of the model\. Received: \['nowhere'\]"),
+        (
+            {"where": ["nowhere"]},
+            r"must name layers of the model\. Received: unknown \['nowhere'\]",
+        ),
         ({"where": "concat"}, "needs a place: .* none for where='concat'"),
-        ({"where": "conv", "placement": "pre"}, "placement='pre' is a place in a residual unit"),
+        ({"where": "conv", "placement": "pre"}, "placement='pre' needs residual units"),
     ],
 )
 def test_refusals(arguments, message):
@@ -279,7 +282,7 @@ def adapted():
 def test_what_doubling_would_not_double_is_refused(layer):
     inputs = keras.Input((6, 6, 8))
     model = keras.Model(inputs, keras.layers.Add()([inputs, layer(inputs)]))
-    with pytest.raises(InputError, match="keeps the function with gate='sigmoid' where it can dou"):
+    with pytest.raises(InputError, match="With gate='sigmoid', insert keeps the function only"):
         insert(model, 2, gate="sigmoid")
 
 
@@ -306,7 +309,7 @@ def test_names_do_not_collide():
     x = keras.layers.ReLU(name="se_1")(keras.layers.Conv2D(4, 3)(inputs))
     new = insert(keras.Model(inputs, x), 2)
     assert [layer.name for layer in new.layers if isinstance(layer, SEBlock)] == ["se_1_1"]
-    with pytest.raises(InputError, match="insert names the blocks by their sites"):
+    with pytest.raises(InputError, match="insert names the blocks after their sites"):
         insert(keras.Model(inputs, x), 2, name="se")
 
 

@@ -1,32 +1,34 @@
-"""The rule on gates made up for it; tests/keras_se/test_verification.py has it on real files."""
+"""The rule on gates made up for it; test_verdict.py has it on real files."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from keras_se.sites.statistics import spread
+from keras_se.verification.report import SiteVerdict
 from keras_se.verification.rule import (
-    Code,
-    gate_code,
+    Resolution,
     judge,
     measures,
-    nothing_measured,
     r_squared,
-    spread,
+    resolution_of,
     suppressed,
 )
 
 RNG = np.random.default_rng(0)
 GATES = 0.5 + 0.1 * RNG.standard_normal((200, 6))
-CODE = gate_code("sigmoid", GATES, "int8", 255 / 256)
+INT8 = resolution_of("sigmoid", GATES, "int8", 255 / 256)
 STEP = 1 / 256
 
 
-def codes(gates):
+def coded(gates):
     return np.clip(np.round(gates * 256), 0, 255) / 256
 
 
 def test_a_rounded_gate_survives():
-    found = judge(GATES, codes(GATES), CODE)
+    found = judge(GATES, coded(GATES), INT8)
     assert (found.verdict, found.reason) == ("survives", "follows the float gates sample by sample")
 
 
@@ -61,7 +63,7 @@ def one_channel(value):
     ],
 )
 def test_sabotage_fails(change, reason):
-    found = judge(GATES, change(codes(GATES)), CODE)
+    found = judge(GATES, change(coded(GATES)), INT8)
     assert found.verdict == "fails"
     assert found.reason.startswith(reason)
 
@@ -69,7 +71,7 @@ def test_sabotage_fails(change, reason):
 def test_one_frozen_channel_of_many():
     many = 0.5 + 0.1 * RNG.standard_normal((200, 64))
     many[:, 2] = 0.5 + 0.03 * RNG.standard_normal(200)
-    found = judge(many, one_channel(None)(codes(many)), gate_code("sigmoid", many, "int8"))
+    found = judge(many, one_channel(None)(coded(many)), resolution_of("sigmoid", many, "int8"))
     assert found.figures["r2"] > 0.99
     assert found.reason.startswith("channel 2: R² of")
 
@@ -77,25 +79,31 @@ def test_one_frozen_channel_of_many():
 def test_a_steady_channel_must_keep_its_level():
     many = 0.5 + 0.1 * RNG.standard_normal((200, 64))
     many[:, 2] = 0.3
-    for value, fault in ((0.3 + 1.0 * STEP, ""), (0.3 + 6.0 * STEP, "channel 2: its level is")):
-        found = judge(many, one_channel(value)(codes(many)), gate_code("sigmoid", many, "int8"))
+    for value, fault in (
+        (0.3 + 1.0 * STEP, ""),
+        (0.3 + 6.0 * STEP, "channel 2: its level is off by"),
+    ):
+        found = judge(many, one_channel(value)(coded(many)), resolution_of("sigmoid", many, "int8"))
         assert found.reason.startswith(fault or "follows")
 
 
 def test_gates_that_do_not_adapt_are_judged_by_their_level():
     steady = np.full((40, 4), 0.3) + 0.2 * STEP * RNG.standard_normal((40, 4))
-    code = gate_code("sigmoid", steady, "int8")
-    assert judge(steady, codes(steady), code).verdict == "not adaptive"
-    assert judge(steady, steady + 1.5 * STEP, code).reason.startswith("level: rms error of 1.")
-    assert judge(steady, steady + 3.0 * STEP, code).reason.startswith("channel")
+    resolution = resolution_of("sigmoid", steady, "int8")
+    assert judge(steady, coded(steady), resolution).verdict == "not adaptive"
+    assert judge(steady, steady + 1.5 * STEP, resolution).reason.startswith(
+        "level: rms error of 1."
+    )
+    assert judge(steady, steady + 3.0 * STEP, resolution).reason.startswith("channel")
     assert (
-        judge(steady, one_channel(0.0)(steady), code).reason == "channel 2 is dead in the file only"
+        judge(steady, one_channel(0.0)(steady), resolution).reason
+        == "channel 2 is dead in the file only"
     )
 
 
 def test_the_figures_against_scipy_and_the_formulas():
-    q = codes(GATES + 0.02 * RNG.standard_normal(GATES.shape))
-    found = measures(GATES, q, CODE)
+    q = coded(GATES + 0.02 * RNG.standard_normal(GATES.shape))
+    found = measures(GATES, q, INT8)
     centred = GATES - GATES.mean(axis=0)
     assert found["r2"] == pytest.approx(1 - ((q - GATES) ** 2).sum() / (centred**2).sum())
     assert found["slope"] == pytest.approx((centred * q).sum() / (centred**2).sum())
@@ -108,32 +116,32 @@ def test_the_figures_against_scipy_and_the_formulas():
     assert found["cosine"] == pytest.approx(
         (GATES * q).sum() / np.sqrt((GATES**2).sum() * (q**2).sum())
     )
-    assert set(found) == set(nothing_measured())
+    assert set(found) <= {field.name for field in dataclasses.fields(SiteVerdict)}
 
 
 def test_saturated_and_clipped():
     top = np.full((10, 2), 0.9)
     top[:5] = 0.2
-    found = measures(top, np.where(top > 0.5, 255 / 256, 0.2), CODE)
+    found = measures(top, np.where(top > 0.5, 255 / 256, 0.2), INT8)
     assert found["saturated"] == 0.5
     assert found["clipped"] == 0.5  # a tenth above all float gates is outside of their range
 
 
-def test_codes():
-    assert gate_code("sigmoid", GATES, "int8").step == STEP
-    assert gate_code("one_plus_tanh", GATES, "int8").step == 1 / 128
-    assert gate_code("sigmoid", GATES, "float16").step == STEP / 8
-    assert gate_code("sigmoid", GATES, "float32").step == 1e-5
-    assert gate_code("relu", np.array([[0.0, 2.0]]), "int8").step == pytest.approx(2 / 255)
-    assert gate_code("unknown", np.array([[0.0, 2.0]]), "int8").ceiling == np.inf
+def test_resolutions():
+    assert resolution_of("sigmoid", GATES, "int8").step == STEP
+    assert resolution_of("one_plus_tanh", GATES, "int8").step == 1 / 128
+    assert resolution_of("sigmoid", GATES, "float16").step == STEP / 8
+    assert resolution_of("sigmoid", GATES, "float32").step == 1e-5
+    assert resolution_of("relu", np.array([[0.0, 2.0]]), "int8").step == pytest.approx(2 / 255)
+    assert resolution_of("unknown", np.array([[0.0, 2.0]]), "int8").ceiling == np.inf
     # The widened step: v from -1.386 to 1.386 in 255 steps of .01087, and a slope of .16.
-    ends = gate_code("sigmoid", np.array([[0.2], [0.8]]), "int8")
+    ends = resolution_of("sigmoid", np.array([[0.2], [0.8]]), "int8")
     assert ends.level[0] == pytest.approx(np.hypot(STEP, 0.16 * 2 * np.log(4) / 255), rel=1e-3)
 
 
 def test_gates_above_the_ceiling_are_no_error():
     gates = np.linspace(0.9, 0.9999, 60).reshape(60, 1)
-    found = judge(gates, codes(gates), gate_code("sigmoid", gates, "int8", 255 / 256))
+    found = judge(gates, coded(gates), resolution_of("sigmoid", gates, "int8", 255 / 256))
     assert found.verdict == "survives"
 
 
@@ -142,5 +150,7 @@ def test_small_functions():
     assert spread(np.array([[0.0], [2.0]])) == 1.0
     assert suppressed(np.array([[0.1, 0.19, 0.3]]), 0.2) == (0, 1)
     assert suppressed(np.array([[0.1, 0.19, 0.3]]), 0.2, 0.02) == (0,)
-    constant = measures(np.ones((4, 2)), np.ones((4, 2)), Code(STEP, np.inf, np.full(2, STEP)))
+    constant = measures(
+        np.ones((4, 2)), np.ones((4, 2)), Resolution(STEP, np.inf, np.full(2, STEP))
+    )
     assert (constant["r2"], constant["slope"], constant["spread"]) == (None, None, 0.0)

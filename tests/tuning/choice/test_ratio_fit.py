@@ -31,9 +31,14 @@ def test_a_parabola_leaves_no_residual_and_a_root_does():
     assert off.residual > 10 * off.noise
 
 
-def test_residual_and_noise_agree_where_the_curve_is_right():
-    fits = [fit_ratio(RATIOS, losses(sigma=0.1, seed=s), 4096, 1e-3) for s in range(300)]
-    expected = 0.1**2 / 5
+@pytest.fixture(scope="module")
+def fits():
+    """Fits of 300 sets of losses with noise of σ = 0.3, where the curve is right."""
+    return [fit_ratio(RATIOS, losses(sigma=0.3, seed=s), 4096, 1e-3) for s in range(300)]
+
+
+def test_residual_and_noise_agree_where_the_curve_is_right(fits):
+    expected = 0.3**2 / 5
     assert np.mean([fit.noise**2 for fit in fits]) == pytest.approx(expected, rel=0.1)
     assert np.mean([fit.residual**2 for fit in fits]) == pytest.approx(expected, rel=0.2)
 
@@ -46,11 +51,10 @@ def test_interval_by_students_t():
     assert fit_ratio(RATIOS, y, 4096, 1e-3).curvature_interval == pytest.approx(expected)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says():
+def test_the_interval_holds_the_truth_as_often_as_it_says(fits):
     truth = (1e-3 * 4096 / 0.01) ** (1 / 3)
-    fits = [fit_ratio(RATIOS, losses(sigma=0.3, seed=s), 4096, 1e-3) for s in range(1000)]
     held = np.mean([fit.ratio_interval[0] <= truth <= fit.ratio_interval[1] for fit in fits])
-    assert held == pytest.approx(0.95, abs=0.021)  # three standard errors
+    assert held == pytest.approx(0.95, abs=0.038)  # three standard errors
 
 
 def test_a_falling_loss_has_no_optimum():
@@ -66,10 +70,10 @@ def test_two_ratios_leave_nothing_to_judge_the_curve_by():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((RATIOS, np.ones((3, 3)), 1, 1), r"a row of .* losses.*Received: .*shape \(3, 3\)"),
-        (((2, 2), np.ones((2, 3)), 1, 1), r"two differ.*Received: ratios=\(2, 2\)"),
-        (((2, 4), np.ones((2, 1)), 1, 1), r"at least two losses.*shape \(2, 1\)"),
-        (((2, 4), np.array([[1, np.nan], [1, 2]]), 1, 1), r"must be finite\. Received: 1 that"),
+        ((RATIOS, np.ones((3, 3)), 1, 1), r"losses of each on two.*Received: .*shape \(3, 3\)"),
+        (((2, 2), np.ones((2, 3)), 1, 1), r"different ratios.*Received: 2 ratios"),
+        (((2, 4), np.ones((2, 1)), 1, 1), r"two or more seeds.*shape \(2, 1\)"),
+        (((2, 4), np.array([[1, np.nan], [1, 2]]), 1, 1), r"finite losses\. Received: 1 that"),
         (((2, 4), np.ones((2, 2)), 0, 1), r"squares and a weight above 0\. Received: squares=0"),
         (((2, 4), np.ones((2, 2)), 1, 0), "weight=0"),
     ],

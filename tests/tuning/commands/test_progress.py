@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tuning import TrialRecord
 from tuning.commands.progress import SearchProgress
-from tuning.running.stages import FRESH
+from tuning.running.settings import FRESH
 
 
 def console(is_terminal):

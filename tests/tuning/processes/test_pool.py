@@ -195,7 +195,7 @@ def test_a_child_gets_its_payload_and_the_view_of_its_parent(folder, method, mon
     environment = seen["environment"]
     assert {environment[f"{name}_THREADS"] for name in names} == {"3"}
     assert (environment["KERAS_BACKEND"], environment["TF_CPP_MIN_LOG_LEVEL"]) == ("numpy", "3")
-    assert len(seen["descriptors"]) == 1  # the lifeline
+    assert len(seen["descriptors"]) == 1  # from the parent
     assert seen["descriptors"][0].startswith("pipe:")
 
 
@@ -231,21 +231,22 @@ def test_a_log_that_is_gone(folder):
     assert run(folder, "forget", {"log": str(folder / "log")}).tail == ""
 
 
+def in_turn(folder, target, payloads, **arguments):
+    """How the children of one pool ended, one after the other."""
+    ended = []
+    with make(target, **arguments) as pool:
+        for payload in payloads:
+            pool.start("only", payload, folder / "log")
+            ended += pool.wait()
+    return ended
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("asked", "code", "tail"),
-    [
-        (0, 0, ""),
-        (7, 7, ""),
-        (None, 0, ""),
-        (True, 1, ""),
-        (-1, 255, ""),
-        ("a reason", 1, "a reason"),
-    ],
-)
-def test_the_code_of_a_system_exit(folder, method, asked, code, tail):
-    result = run(folder, "leave", {"code": asked}, start_method=method)
-    assert result == Exit("only", code, False, tail)
+def test_the_code_of_a_system_exit(folder, method):
+    codes = {0: 0, 7: 7, None: 0, -1: 255, "a reason": 1}
+    ended = in_turn(folder, "leave", [{"code": c} for c in codes], start_method=method)
+    assert [end.code for end in ended] == list(codes.values())
+    assert [end.tail for end in ended] == ["", "", "", "", "a reason"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -256,10 +257,9 @@ def test_the_traceback_of_an_exception(folder, method):
     assert result.tail.endswith("ValueError: no such luck")
 
 
-@pytest.mark.parametrize("target", ["no_such_function", "sub:no", "json.no"])
+@pytest.mark.parametrize("target", ["pool_targets:no_such_function", "no_such_module:no"])
 def test_a_target_that_is_not_there(folder, target):
-    name = target if ":" in target else f"pool_targets:{target.replace('.', '')}"
-    with ProcessPool(1, name, threads=1, preload=()) as pool:
+    with ProcessPool(1, target, threads=1, preload=()) as pool:
         pool.start("only", {}, folder / "log")
         (result,) = pool.wait()
     assert result.code == 1
@@ -276,10 +276,11 @@ def test_a_payload_larger_than_a_pipe_holds(folder, method):
 
 @posix
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGTERM"])
-def test_the_signal_that_killed_a_child(folder, method, name):
-    result = run(folder, "die", {"signal": name}, start_method=method)
-    assert (result.code, result.timed_out) == (-getattr(signal, name), False)
+def test_the_signal_that_killed_a_child(folder, method):
+    names = ("SIGKILL", "SIGSEGV", "SIGTERM")
+    ended = in_turn(folder, "die", [{"signal": name} for name in names], start_method=method)
+    codes = [(-getattr(signal, name), False) for name in names]
+    assert [(end.code, end.timed_out) for end in ended] == codes
 
 
 @posix
@@ -479,7 +480,7 @@ def resources():
 
 
 @posix
-@pytest.mark.parametrize(("method", "children"), [("fork", 200), ("spawn", 20)])
+@pytest.mark.parametrize(("method", "children"), [("fork", 60), ("spawn", 8)])
 def test_many_children_leave_nothing_behind(folder, method, children):
     before, ended = None, []
     with make("pid", 4, start_method=method) as pool:
@@ -515,21 +516,9 @@ def test_a_forked_child_trains(folder):
             assert seen["threads"]["tf_Compute"] == 2
 
 
-def test_a_payload_that_json_does_not_know(folder):
-    message = (
-        r"^payload must hold only what JSON knows. Received: \{'x': \{1\}\}, which gives: "
-        "Object of type set is not JSON serializable$"
-    )
-    with make("say") as pool:
-        with pytest.raises(InputError, match=message):
-            pool.start("a", {"x": {1}}, folder / "log")
-        assert pool.busy == 0
-    assert not (folder / "log").exists()
-
-
 @posix
 def test_a_child_needs_a_key_and_a_slot(folder):
-    rule = "^A child needs a key of its own and a free slot. Received: key="
+    rule = "^start needs a new key and a free slot. Received: key="
     with make("stay", 2) as pool:
         pool.start("a", {"file": str(folder / "a")}, folder / "log")
         with pytest.raises(InputError, match=rule + r"'a', while \['a'\] run in 2 slots$"):
@@ -540,8 +529,7 @@ def test_a_child_needs_a_key_and_a_slot(folder):
 
 
 NUMBERS = "^slots and threads must be at least 1, and timeout above 0. Received: "
-METHOD = "^start_method must be 'spawn', or 'fork' on POSIX without devices. Received: "
-DEVICES = "^Each slot needs a device of its own. Received: "
+DEVICES = "^Each slot needs its own device. Received: "
 
 
 @pytest.mark.parametrize(
@@ -551,8 +539,6 @@ DEVICES = "^Each slot needs a device of its own. Received: "
         ({"threads": 0}, NUMBERS + "slots=1, threads=0, timeout=None$"),
         ({"timeout": 0}, NUMBERS + "slots=1, threads=1, timeout=0$"),
         ({"timeout": math.nan}, NUMBERS + "slots=1, threads=1, timeout=nan$"),
-        ({"start_method": "thread"}, METHOD + "start_method='thread'$"),
-        ({"start_method": "fork", "devices": ["0"]}, METHOD + "start_method='fork'$"),
         ({"slots": 2, "devices": ["0"]}, DEVICES + r"slots=2, devices=\('0',\)$"),
         ({"devices": ["0", "0"]}, DEVICES + r"slots=1, devices=\('0', '0'\)$"),
     ],
@@ -562,16 +548,7 @@ def test_arguments_that_break_a_rule(arguments, message):
         make("say", **arguments)
 
 
-@pytest.mark.parametrize("target", ["json", "json:", ":dumps", "json:a.b", "a b:c", "json:dumps\n"])
-def test_targets_that_break_the_rule(target):
-    message = f"target must be 'package.module:function'. Received: target={target!r}"
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        ProcessPool(1, target, threads=1)
-
-
 def test_without_fork_every_child_is_spawned(folder, monkeypatch):
     monkeypatch.delattr(os, "fork")
-    with pytest.raises(InputError, match=METHOD + "start_method='fork'$"):
-        make("say", start_method="fork")
     assert run(folder, "save", {"file": str(folder / "seen")}).code == 0
     assert saved(folder / "seen")["server"] == os.getpid()

@@ -6,17 +6,18 @@ import sys
 import tomllib
 
 import pytest
+from faults import kill_at
 
 from keras_se.errors import InputError
-from tuning.running.folder import open_project, stored_threads
+from tuning.running.folder import open_folder, stored_threads
 
 JOB = {"model": {"name": "a"}, "training": {"epochs": 3, "batch": None}, "threads": 2}
 CHANGED = {"model": {"name": "b"}, "training": {"epochs": 3, "batch": 8}, "threads": 2}
 
 
-def claimed(folder, fingerprint=JOB, accept_change=False, overwrite=False):
-    with open_project(folder, overwrite) as project:
-        return project.claim(fingerprint, accept_change)
+def matched(folder, fingerprint=JOB, accept_change=False, overwrite=False):
+    with open_folder(folder, overwrite) as opened:
+        return opened.match_job(fingerprint, accept_change)
 
 
 def stored(folder):
@@ -28,43 +29,47 @@ def folder(tmp_path):
     return tmp_path / "searches" / "one"
 
 
-def test_a_new_folder_is_claimed(folder):
-    with open_project(folder) as project:
-        assert project.folder == folder
-        digest = project.claim(JOB, accept_change=False)
+def test_a_new_folder_is_matched(folder):
+    with open_folder(folder) as opened:
+        assert opened.path == folder
+        digest = opened.match_job(JOB, accept_change=False)
     assert len(digest) == 12
+    assert opened.fingerprint == digest
     assert stored(folder) == {"fingerprint": JOB, "accepted": []}
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {
-        "records", "curves", "weights", "attempts",
-    }  # fmt: skip
+        "records",
+        "curves",
+        "weights",
+        "attempts",
+    }
 
 
 def test_an_empty_folder_and_one_with_a_job(folder):
     folder.mkdir(parents=True)
-    claimed(folder)
+    matched(folder)
     other = folder.with_name("two")
     other.mkdir()
     (other / "job.toml").write_text("epochs = 1")
-    claimed(other)
+    matched(other)
 
 
 def test_the_same_job_goes_on(folder):
-    digest = claimed(folder)
+    digest = matched(folder)
     (folder / "records" / "a.json").write_text("kept")
     before = (folder / "fingerprint.json").stat().st_mtime_ns
-    assert claimed(folder, dict(reversed(JOB.items()))) == digest
+    assert matched(folder, dict(reversed(JOB.items()))) == digest
     assert (folder / "fingerprint.json").stat().st_mtime_ns == before
     assert (folder / "records" / "a.json").read_text() == "kept"
 
 
 def test_a_changed_job_is_refused(folder):
-    claimed(folder)
+    matched(folder)
     message = (
-        r"goes on with the job that it began with: .*\. Received: .*one with "
+        r"must resume with the job that it began with: .*\. Received: .*one with "
         r'model.name: "a" -> "b"; training.batch: null -> 8$'
     )
     with pytest.raises(InputError, match=message):
-        claimed(folder, CHANGED)
+        matched(folder, CHANGED)
     assert stored(folder)["fingerprint"] == JOB
 
 
@@ -78,23 +83,23 @@ def test_a_changed_job_is_refused(folder):
     ],
 )
 def test_differences_are_named(folder, fingerprint, difference):
-    claimed(folder)
+    matched(folder)
     with pytest.raises(InputError, match=difference):
-        claimed(folder, fingerprint)
+        matched(folder, fingerprint)
 
 
 def test_a_change_that_is_accepted_is_noted(folder):
-    first = claimed(folder)
-    second = claimed(folder, CHANGED, accept_change=True)
-    assert first != second == claimed(folder, CHANGED)
+    first = matched(folder)
+    second = matched(folder, CHANGED, accept_change=True)
+    assert first != second == matched(folder, CHANGED)
     found = stored(folder)
     assert found["fingerprint"] == CHANGED
     (note,) = found["accepted"]
     assert note["changes"] == ['model.name: "a" -> "b"', "training.batch: null -> 8"]
     assert note["when"].startswith("20")
-    claimed(folder, JOB, accept_change=True)
+    matched(folder, JOB, accept_change=True)
     assert len(stored(folder)["accepted"]) == 2
-    claimed(folder, JOB, accept_change=True)
+    matched(folder, JOB, accept_change=True)
     assert len(stored(folder)["accepted"]) == 2
 
 
@@ -102,11 +107,9 @@ def test_a_foreign_folder_is_refused(folder):
     folder.mkdir(parents=True)
     for name in ("thesis.tex", "a", ".job.toml.12.tmp"):
         (folder / name).write_text("mine")
-    message = (
-        r"must be new, empty, or that of a search. Received: .*one, which holds a, thesis.tex$"
-    )
+    message = r"new, empty, or the folder of a search. Received: .*one, which holds a, thesis.tex$"
     with pytest.raises(InputError, match=message):
-        claimed(folder)
+        matched(folder)
     assert sorted(p.name for p in folder.iterdir()) == [".job.toml.12.tmp", "a", "thesis.tex"]
 
 
@@ -115,7 +118,7 @@ def test_a_file_is_refused(folder):
     folder.write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(InputError, match="directory of a search must be a folder"):
-            claimed(folder, overwrite=overwrite)
+            matched(folder, overwrite=overwrite)
     assert folder.read_text() == "mine"
 
 
@@ -123,46 +126,46 @@ def test_the_working_directory_is_refused(folder, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     with pytest.raises(InputError, match="must not be the working directory or one above it"):
-        claimed(folder.parent)
+        matched(folder.parent)
 
 
+# Another search, without the seconds that an import of Keras takes.
 HOLD = (
-    "import sys\nfrom pathlib import Path\nfrom tuning.running.folder import open_project\n"
-    "with open_project(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    "import sys, filelock\n"
+    "with filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
 )
 
 
 def test_a_folder_in_use_by_another_process(folder):
-    claimed(folder)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    matched(folder)
+    command = [sys.executable, "-c", HOLD, str(folder / ".lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
         assert process.stdout.readline() == b"held\n"
         for overwrite in (False, True):
-            with pytest.raises(
-                InputError, match=r"by one search at a time. Received: .*one, in use"
-            ):
-                claimed(folder, overwrite=overwrite)
+            message = "One search at a time can use a folder. Received: .*one, which is in use"
+            with pytest.raises(InputError, match=message):
+                matched(folder, overwrite=overwrite)
         process.kill()
     assert folder.exists()
-    claimed(folder)  # a lock does not outlive its process
+    matched(folder)  # a lock does not outlive its process
 
 
 def test_a_folder_in_use_by_this_process(folder):
-    with open_project(folder), pytest.raises(InputError, match="in use"):
-        claimed(folder)
-    claimed(folder)
+    with open_folder(folder), pytest.raises(InputError, match="in use"):
+        matched(folder)
+    matched(folder)
 
 
 def test_an_error_gives_the_folder_back(folder):
-    with pytest.raises(ZeroDivisionError), open_project(folder):
+    with pytest.raises(ZeroDivisionError), open_folder(folder):
         _ = 1 / 0
-    claimed(folder)
+    matched(folder)
 
 
 def test_overwrite_renames_aside(folder):
     for number in range(3):
-        claimed(folder, {**JOB, "threads": number}, overwrite=True)
+        matched(folder, {**JOB, "threads": number}, overwrite=True)
         (folder / "records" / f"{number}.json").write_text("")
     found = [
         stored(folder.with_name(name))["fingerprint"]["threads"] for name in ("one.1", "one.2")
@@ -174,85 +177,93 @@ def test_overwrite_renames_aside(folder):
 
 
 def test_temporary_files_are_removed(folder):
-    claimed(folder)
-    left = [".fingerprint.json.1.tmp", "records/.a-s0.json.12.tmp", "attempts/.a-s0-1.log.3.tmp",
-            "weights/.a-s0.12.tmp.weights.h5"]  # fmt: skip
+    matched(folder)
+    left = [
+        ".fingerprint.json.1.tmp",
+        "records/.a-s0.json.12.tmp",
+        "attempts/.a-s0-1.log.3.tmp",
+        "weights/.a-s0.12.tmp.weights.h5",
+    ]
     kept = ["records/a-s0.json", "records/a-s0.damaged.1", "weights/a-s0.weights.h5"]
     for name in left + kept:
         (folder / name).write_text("")
-    claimed(folder)
+    matched(folder)
     assert [name for name in left if (folder / name).exists()] == []
     assert all((folder / name).exists() for name in kept)
 
 
 # Python 3.12 warns of a fork beside TensorFlow's threads; this child computes nothing.
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_while_the_folder_was_claimed(folder):
+def test_killed_while_the_folder_was_matched(folder):
     """What is left is neither foreign nor another job's."""
     for point in ("before", "between", "after"):
         child = os.fork()
         if child == 0:
-            os.environ["KERAS_SE_FAULT"] = f"fingerprint.{point}"
-            claimed(folder)
+            kill_at(f"fingerprint.{point}")
+            matched(folder)
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         assert (folder / "fingerprint.json").exists() == (point == "after")
-    claimed(folder)
+    matched(folder)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b'{"fingerprint": {', b"[]", b"{}", b"null", b"\xff\xfe",
-     b'{"fingerprint": 1, "accepted": []}', b'{"fingerprint": {}, "accepted": 1}'],
-)  # fmt: skip
+    [
+        b'{"fingerprint": {',
+        b"{}",
+        b"null",
+        b"\xff\xfe",
+        b'{"fingerprint": 1, "accepted": []}',
+        b'{"fingerprint": {}, "accepted": 1}',
+    ],
+)
 def test_a_damaged_fingerprint_is_named(folder, content):
-    claimed(folder)
+    matched(folder)
     (folder / "fingerprint.json").write_bytes(content)
-    message = r"must be a whole JSON file: move it away .* Received: .*one/fingerprint.json: "
+    message = r"must be a complete JSON file. Move it away .* Received: .*one/fingerprint.json: "
     with pytest.raises(InputError, match=message):
-        claimed(folder)
+        matched(folder)
     with pytest.raises(InputError, match=message):
         stored_threads(folder)
     assert (folder / "fingerprint.json").read_bytes() == content
     (folder / "fingerprint.json").unlink()
-    claimed(folder)
+    matched(folder)
 
 
 def test_stored_threads(folder):
     assert stored_threads(folder) is None
-    claimed(folder)
+    matched(folder)
     assert stored_threads(folder) == 2
-    claimed(folder, {}, accept_change=True)
+    matched(folder, {}, accept_change=True)
     assert stored_threads(folder) is None
 
 
 def test_the_job_is_a_file(folder):
-    content = {"model": "a:b", "epochs": 3, "test": None, "fit": {"verbose": None, "shuffle": True},
-               "seeds": [0, 1]}  # fmt: skip
-    with open_project(folder) as project:
-        project.write_job(content)
+    kept = {"model": "a:b", "epochs": 3, "fit": {"shuffle": True}, "seeds": [0, 1]}
+    content = {**kept, "test": None, "fit": {"verbose": None, "shuffle": True}}
+    with open_folder(folder) as opened:
+        opened.write_job(content)
         before = (folder / "job.toml").stat().st_mtime_ns
-        project.write_job(content)
+        opened.write_job(content)
         assert (folder / "job.toml").stat().st_mtime_ns == before
-        assert tomllib.loads((folder / "job.toml").read_text()) == {
-            "model": "a:b", "epochs": 3, "fit": {"shuffle": True}, "seeds": [0, 1],
-        }  # fmt: skip
-        project.write_job({"model": "c:d"})
+        assert tomllib.loads((folder / "job.toml").read_text()) == kept
+        opened.write_job({"model": "c:d"})
         assert tomllib.loads((folder / "job.toml").read_text()) == {"model": "c:d"}
 
 
 def test_overwrite_touches_no_folder_that_is_no_search(folder):
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match=r"new, empty, or that of a search.*thesis\.tex"):
-        claimed(folder, overwrite=True)
+    with pytest.raises(InputError, match=r"new, empty, or the folder of a search.*thesis\.tex"):
+        matched(folder, overwrite=True)
     assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_job_with_holes_is_written(folder):
-    with open_project(folder) as project:
-        project.write_job({"compile": {"loss": ["mse", None]}, "test": None})
+    with open_folder(folder) as opened:
+        opened.write_job({"compile": {"loss": ["mse", None]}, "test": None})
     assert tomllib.loads((folder / "job.toml").read_text()) == {
         "compile": {"loss": ["mse", "none"]}
     }
@@ -262,10 +273,10 @@ def test_names_that_are_taken_by_something_else(folder):
     folder.parent.mkdir(exist_ok=True)
     folder.symlink_to(folder.parent / "nowhere")
     with pytest.raises(InputError, match="must be a folder"):
-        claimed(folder)
+        matched(folder)
     folder.unlink()
-    claimed(folder)
+    matched(folder)
     (folder / ".a.tmp").mkdir()
     (folder / "fingerprint.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="must be a whole JSON file"):
-        claimed(folder)
+    with pytest.raises(InputError, match="must be a complete JSON file"):
+        matched(folder)

@@ -19,13 +19,23 @@ EFFECTS = {
     "stage_1_ratio": {2: -3.0, 4: -1.0, 8: 0.0, 16: 2.0},
     "stage_2_ratio": {2: 1.0, 4: -2.0, 8: 0.0, 16: 3.0},
     "stage_3_ratio": {2: 4.0, 4: 3.0, 8: 0.0, 16: -0.5},
-    **{f"{scope}_gate": {"sigmoid": 0.0, "tanh": sign * 0.25}
-       for scope, sign in zip(SCOPES, (1, -1, 1), strict=True)},
-}  # fmt: skip
-BEST = {"se_placement": "pre",
-        "stage_1_ratio": 2, "stage_1_gate": "sigmoid", "stage_1_squeeze": "avg",
-        "stage_2_ratio": 4, "stage_2_gate": "tanh", "stage_2_squeeze": "avg",
-        "stage_3_ratio": 16, "stage_3_gate": "sigmoid", "stage_3_squeeze": "avg"}  # fmt: skip
+    **{
+        f"{scope}_gate": {"sigmoid": 0.0, "tanh": sign * 0.25}
+        for scope, sign in zip(SCOPES, (1, -1, 1), strict=True)
+    },
+}
+BEST = {
+    "se_placement": "pre",
+    "stage_1_ratio": 2,
+    "stage_1_gate": "sigmoid",
+    "stage_1_squeeze": "avg",
+    "stage_2_ratio": 4,
+    "stage_2_gate": "tanh",
+    "stage_2_squeeze": "avg",
+    "stage_3_ratio": 16,
+    "stage_3_gate": "sigmoid",
+    "stage_3_squeeze": "avg",
+}
 PLAIN = {"se_placement": "none"}
 
 
@@ -175,12 +185,15 @@ def test_the_uniform_plans_of_an_uneven_base():
 
 @pytest.mark.parametrize(
     ("base", "received"),
-    [({"stage_9_ratio": 2}, "stage_9_ratio=2"), ({"stage_1_ratio": 3}, "stage_1_ratio=3"),
-     (PLAIN, "se_placement='none'")],
-)  # fmt: skip
+    [
+        ({"stage_9_ratio": 2}, "stage_9_ratio=2"),
+        ({"stage_1_ratio": 3}, "stage_1_ratio=3"),
+        (PLAIN, "se_placement='none'"),
+    ],
+)
 def test_what_is_no_base(base, received):
     message = (
-        rf"base holds values of the space, \{{.*\}}, of a network with SE. Received: {received}"
+        rf"base must hold values of the space, \{{.*\}}, of a network with SE. Received: {received}"
     )
     with pytest.raises(InputError, match=message):
         MainEffects(MIN, space(), base)
@@ -211,8 +224,9 @@ def test_none_may_be_the_best_of_other_hyperparameters(tmp_path):
     oracle = MainEffects(MIN, hp)
     loss = {"batch": 1.0, "none": 0.0, 1: 1.0, 2: 0.0}
     assert driven(oracle, tmp_path, lambda p: sum(map(loss.get, p.values())))[-1] == {
-        "norm": "none", "units": 2,
-    }  # fmt: skip
+        "norm": "none",
+        "units": 2,
+    }
 
 
 def test_numbers_with_a_step(tmp_path):

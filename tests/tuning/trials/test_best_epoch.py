@@ -1,7 +1,9 @@
+import dataclasses
 import itertools
 import json
 import math
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,7 +17,7 @@ X, Y = RNG.normal(size=(40, 4)).astype("float32"), RNG.integers(0, 3, 40)
 X_VAL, Y_VAL = RNG.normal(size=(16, 4)).astype("float32"), RNG.integers(0, 3, 16)
 
 
-def network(rate=0.3, metrics=("accuracy",), regularizer="l2"):
+def network(rate=0.3, regularizer="l2"):
     keras.utils.set_random_seed(1)
     layers = [
         keras.Input((4,)),
@@ -24,20 +26,27 @@ def network(rate=0.3, metrics=("accuracy",), regularizer="l2"):
         keras.layers.Dense(3, activation="softmax", bias_regularizer=regularizer),
     ]
     model = keras.Sequential(layers)
-    optimizer = keras.optimizers.SGD(rate)
-    loss = "sparse_categorical_crossentropy"
-    model.compile(optimizer, loss=loss, metrics=list(metrics), jit_compile=False)
+    model.compile(
+        keras.optimizers.SGD(rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy", keras.metrics.SparseCategoricalCrossentropy(name="ce")],
+        jit_compile=False,
+    )
     return model
 
 
-def fitted(watch, model=None, epochs=6, others=()):
+def fitted(watches, model, epochs=6):
     """The history of a training; validation in batches that do not divide the data."""
-    model = model or network()
-    history = model.fit(
-        X, Y, batch_size=8, epochs=epochs, verbose=0, callbacks=[*others, watch],
-        validation_data=(X_VAL, Y_VAL), validation_batch_size=5,
-    )  # fmt: skip
-    return model, history.history
+    return model.fit(
+        X,
+        Y,
+        batch_size=8,
+        epochs=epochs,
+        verbose=0,
+        callbacks=watches,
+        validation_data=(X_VAL, Y_VAL),
+        validation_batch_size=5,
+    ).history
 
 
 def forward(weights, x):
@@ -71,30 +80,52 @@ def lines(path):
     return [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
 
 
-def test_the_best_epoch_and_its_weights_are_kept(tmp_path):
-    names = itertools.product(["val_loss", "val_accuracy"], ["min", "max"])
-    watches = [BestEpoch(*pair, tmp_path / f"{n}.jsonl") for n, pair in enumerate(names)]
-    weights = Weights()
-    history = fitted(watches[0], others=[weights, *watches[1:]])[1]
+@dataclasses.dataclass
+class Training:
+    """One training, watched for several metrics at once."""
+
+    model: keras.Model
+    history: dict
+    weights: list
+    watches: dict
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    folder, weights, model = tmp_path_factory.mktemp("curves"), Weights(), network()
+    pairs = [*itertools.product(["val_loss", "val_accuracy"], ["min", "max"])]
+    pairs += [("val_ce", "min"), ("val_auc", "max")]
+    (folder / "val_loss-min.jsonl").write_text("of an attempt that was cut off")
+    watches = {pair: BestEpoch(*pair, folder / f"{'-'.join(pair)}.jsonl", 3600) for pair in pairs}
+    assert (folder / "val_loss-min.jsonl").read_text() == ""
+    history = fitted([weights, *watches.values()], model)
+    return Training(model, history, weights.epochs, watches, folder)
+
+
+def test_the_best_epoch_and_its_weights_are_kept(training):
     values = {
-        "val_loss": [cross_entropy(w) for w in weights.epochs],
-        "val_accuracy": [(forward(w, X_VAL).argmax(-1) == Y_VAL).mean() for w in weights.epochs],
+        "val_loss": [cross_entropy(w) for w in training.weights],
+        "val_accuracy": [(forward(w, X_VAL).argmax(-1) == Y_VAL).mean() for w in training.weights],
     }
-    for watch in watches:
-        scores = values[watch.metric]
-        best = int(np.argmin(scores) if watch.direction == "min" else np.argmax(scores))
+    best_epochs = set()
+    for (metric, direction), watch in training.watches.items():
+        if metric not in values:
+            continue
+        scores = values[metric]
+        best = int(np.argmin(scores) if direction == "min" else np.argmax(scores))
         assert watch.epoch == best + 1
         assert watch.score == watch.outcome() == pytest.approx(scores[best], rel=2e-6)
-        for kept, expected in zip(watch.weights, weights.epochs[best], strict=True):
+        for kept, expected in zip(watch.weights, training.weights[best], strict=True):
             np.testing.assert_array_equal(kept, expected)
-        assert watch.logs == {name: history[name][best] for name in history}
-    assert len({watch.epoch for watch in watches} - {6}) > 1  # and not the last one
+        assert watch.logs == {name: values[best] for name, values in training.history.items()}
+        best_epochs.add(watch.epoch)
+    assert len(best_epochs - {6}) > 1  # and not the last one
 
 
-def test_the_penalties_of_regularizers_are_taken_off(tmp_path):
+def test_the_penalties_of_regularizers_are_taken_off(training):
     """With the kept weights: the cross entropy alone, where Keras's log has the penalty in it."""
-    watch = BestEpoch("val_loss", "min", tmp_path / "a.jsonl")
-    fitted(watch)
+    watch = training.watches["val_loss", "min"]
     assert watch.score == pytest.approx(cross_entropy(watch.weights), rel=2e-6)
     added = watch.logs["val_loss"] - watch.score
     assert added == pytest.approx(penalty(watch.weights), rel=1e-4)
@@ -105,40 +136,33 @@ def test_a_penalty_may_change_which_epoch_is_the_best(tmp_path):
     """Weights that shrink make Keras's log fall, while the error does what it likes."""
     watch = BestEpoch("val_loss", "min", tmp_path / "a.jsonl")
     model = network(regularizer=keras.regularizers.L2(3.0), rate=0.02)
-    history = fitted(watch, model)[1]["val_loss"]
+    history = fitted([watch], model)["val_loss"]
     scores = [line["score"] for line in lines(tmp_path / "a.jsonl")]
     assert watch.epoch == np.argmin(scores) + 1 != np.argmin(history) + 1
 
 
-def test_other_metrics_hold_no_penalty(tmp_path):
-    metric = keras.metrics.SparseCategoricalCrossentropy(name="ce")
-    watch = BestEpoch("val_ce", "min", tmp_path / "a.jsonl")
-    fitted(watch, network(metrics=[metric]))
+def test_other_metrics_hold_no_penalty(training):
+    watch = training.watches["val_ce", "min"]
     assert watch.score == watch.logs["val_ce"]
     assert watch.score == pytest.approx(cross_entropy(watch.weights), rel=2e-6)
 
 
-def test_the_weights_stay_while_training_goes_on(tmp_path):
-    watch = BestEpoch("val_accuracy", "min", tmp_path / "a.jsonl")
-    model, _ = fitted(watch)
+def test_the_weights_stay_while_training_goes_on(training):
+    watch = training.watches["val_accuracy", "min"]
     before = [w.copy() for w in watch.weights]
-    model.fit(X, Y, epochs=1, verbose=0)
+    fitted([], training.model, epochs=1)
     for kept, copied in zip(watch.weights, before, strict=True):
         np.testing.assert_array_equal(kept, copied)
-    assert not np.array_equal(model.get_weights()[0], before[0])
+    assert not np.array_equal(training.model.get_weights()[0], before[0])
 
 
-def test_the_curve(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text("of an attempt that was cut off")
-    watch = BestEpoch("val_loss", "min", path)
-    assert path.read_text() == ""
-    _, history = fitted(watch, epochs=3)
+def test_the_curve(training):
+    path, watch = training.folder / "val_loss-min.jsonl", training.watches["val_loss", "min"]
     curve = lines(path)
-    assert [line["epoch"] for line in curve] == [1, 2, 3]
+    assert [line["epoch"] for line in curve] == [1, 2, 3, 4, 5, 6]
     for n, line in enumerate(curve):
-        assert {name: line[name] for name in history} == {k: v[n] for k, v in history.items()}
-        assert set(line) == {*history, "epoch", "score"}
+        logs = {name: values[n] for name, values in training.history.items()}
+        assert line == {**logs, "epoch": n + 1, "score": line["score"]}
     assert curve[watch.epoch - 1]["score"] == watch.score
     assert path.read_bytes().endswith(b"}\n")
 
@@ -184,21 +208,11 @@ def test_never_finite(tmp_path, value):
         watch.outcome()
 
 
-def test_a_training_that_diverges(tmp_path):
-    watch = BestEpoch("val_loss", "min", tmp_path / "a.jsonl")
-    model = network(rate=1e30)
-    fitted(watch, model, epochs=2)
-    with pytest.raises(FloatingPointError, match="val_loss was NaN"):
-        watch.outcome()
-
-
-def test_a_metric_that_is_not_logged(tmp_path):
-    watch = BestEpoch("val_auc", "max", tmp_path / "a.jsonl")
-    fitted(watch, epochs=1)
-    names = r"\['accuracy', 'loss', 'val_accuracy', 'val_loss'\]"
-    message = rf"one that Model.fit logs. Received: 'val_auc', with logs {names}"
+def test_a_metric_that_is_not_logged(training):
+    names = r"\['accuracy', 'ce', 'loss', 'val_accuracy', 'val_ce', 'val_loss'\]"
+    message = rf"must be one that Model.fit logs. Received: 'val_auc', with logs {names}"
     with pytest.raises(InputError, match=message):
-        watch.outcome()
+        training.watches["val_auc", "max"].outcome()
 
 
 def test_without_any_epoch(tmp_path):
@@ -214,18 +228,14 @@ def test_metrics_of_several_values_are_left_out(tmp_path):
     assert watch.names == {"val_accuracy"}
 
 
-def test_training_that_takes_too_long(tmp_path):
+def test_training_that_takes_too_long(training, tmp_path):
     watch = BestEpoch("val_loss", "min", tmp_path / "a.jsonl", seconds=0.05)
     time.sleep(0.06)
     with pytest.raises(TimeoutError, match=r"not done after 0.05 s"):
-        fitted(watch)
+        fitted([watch], training.model)
     assert (tmp_path / "a.jsonl").read_text() == ""
-
-
-def test_training_that_has_time(tmp_path):
-    watch = BestEpoch("val_loss", "min", tmp_path / "a.jsonl", seconds=3600)
-    fitted(watch, epochs=1)
-    assert watch.epoch == 1
+    with pytest.raises(TimeoutError, match=r"not done after 0.05 s"):
+        watch.on_test_batch_end(0)
 
 
 def test_the_weight_penalty():

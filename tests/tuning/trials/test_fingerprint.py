@@ -1,4 +1,6 @@
 import functools
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tuning.trials.fingerprint import described, graph_hash
+from tuning.trials.fingerprint import describe, graph_hash, hash_of_arrays, source_hash
 
 
 def closing(value):
@@ -58,26 +60,26 @@ PAIRS = {
 @pytest.mark.parametrize("kind", PAIRS)
 def test_what_differs_and_what_does_not(kind):
     one, other = PAIRS[kind]
-    assert described(one) == described(one)
-    assert described(one) != described(other)
+    assert describe(one) == describe(one)
+    assert describe(one) != describe(other)
 
 
 def test_the_same_things_made_twice():
-    assert described(closing(closing([1]))) == described(closing(closing([1])))
-    assert described(Holder({"a": 1})) == described(Holder({"a": 1}))
-    assert described(keras.optimizers.Adam(0.1)) == described(keras.optimizers.Adam(0.1))
+    assert describe(closing(closing([1]))) == describe(closing(closing([1])))
+    assert describe(Holder({"a": 1})) == describe(Holder({"a": 1}))
+    assert describe(keras.optimizers.Adam(0.1)) == describe(keras.optimizers.Adam(0.1))
 
 
 def test_a_reference_is_what_it_refers_to():
-    assert described("json:dumps") == described(__import__("json").dumps)
-    assert described("no.module:here") == "no.module:here"
-    assert described("a: text") == "a: text"
+    assert describe("json:dumps") == describe(__import__("json").dumps)
+    assert describe("no.module:here") == "no.module:here"
+    assert describe("a: text") == "a: text"
 
 
 def test_what_goes_in_circles_ends():
     holder = Holder(None)
     holder._hidden = [holder, closing(holder)]
-    assert described(holder) == described(holder)
+    assert describe(holder) == describe(holder)
 
 
 def test_graphs_whatever_their_names():
@@ -88,34 +90,68 @@ def test_graphs_whatever_their_names():
     assert graph_hash(first) != graph_hash(network(activation="tanh"))
 
 
-def test_another_process_says_the_same():
-    text = (
-        "import json, functools\nfrom tuning.trials.fingerprint import described\n"
-        "def f(x, y={1, 'a', (2, 3)}):\n    return [{'b', 'c'} for _ in x]\n"
-        "print(json.dumps(described(functools.partial(f, object))))"
+def typed(text):
+    """A function as it is typed into an interpreter: without a source file."""
+    names = {"np": np, "__name__": "__main__"}
+    exec(text, names)  # noqa: S102
+    return names["load"]
+
+
+def test_functions_typed_into_an_interpreter():
+    texts = ["np.sin(1)", "np.cos(1)", "np.sin(2)", "[np.sin(i) for i in range(3)]"]
+    texts += ["[np.sin(i) for i in range(4)]", "(lambda: 1)()", "1 in {'a', 'b', 'c'}"]
+    functions = [[typed(f"def load(): return {text}") for text in texts] for _ in range(2)]
+    hashes = [[source_hash(function) for function in row] for row in functions]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes[0])) == len(texts)
+
+
+def test_another_process_describes_them_alike():
+    text = "def load(x, y={1, 'a', (2, 3)}): return [i in {'a', 'b', 'c', 'd'} for i in x]\n"
+    code = (
+        f"{text}import functools, json\nfrom tuning.trials.fingerprint import describe\n"
+        "print(json.dumps(describe(functools.partial(load, object))))"
     )
-    said = {
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", text], capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    }
-    assert len(said) == 1
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "3", "KERAS_BACKEND": "numpy"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(run.stdout) == describe(functools.partial(typed(text), object))
+
+
+def test_the_source_of_a_module_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for n, number in enumerate([1, 2, 1]):
+        text = f"def load():\n    return number\n\n\nnumber = {number}\n"
+        (tmp_path / f"written_{n}.py").write_text(text)
+    one, two, again = (source_hash(f"written_{n}:load") for n in range(3))
+    assert one != two
+    assert one == again
+
+
+def test_the_hash_of_no_arrays():
+    nothing = [], [None], [np.zeros(0)], [np.zeros(())]
+    assert len({hash_of_arrays(arrays) for arrays in nothing}) == 4
+    assert hash_of_arrays([np.float32(1)]) != hash_of_arrays([np.float32(2)])
+    assert hash_of_arrays({"a": np.ones(3), "b": 2}) == hash_of_arrays({"b": 2, "a": np.ones(3)})
 
 
 def test_what_cannot_be_looked_into_is_named():
     dataset = tf.data.Dataset.range(8).batch(2)
-    assert described(closing(dataset)) == described(closing(tf.data.Dataset.range(8).batch(2)))
-    assert described(closing(dataset)) != described(closing(dataset.take(1)))
+    assert describe(closing(dataset)) == describe(closing(tf.data.Dataset.range(8).batch(2)))
+    assert describe(closing(dataset)) != describe(closing(dataset.take(1)))
     symbolic = keras.Input((3,))
     for thing in (tf.constant(["a"]), symbolic, tf.Variable(1.0), open, threading.Lock(), object()):
-        assert described(closing(thing)) == described(closing(thing))
+        assert describe(closing(thing)) == describe(closing(thing))
 
 
 def test_many_objects_that_know_each_other_take_no_time():
-    crowd = [Holder(None) for _ in range(300)]
+    crowd = [Holder(None) for _ in range(100)]
     for one in crowd:
         one._hidden = crowd
     started = time.perf_counter()
-    described(crowd)
+    describe(crowd)
     assert time.perf_counter() - started < 5

@@ -68,9 +68,8 @@ def test_metrics_that_are_not_finite(tmp_path):
     metrics = {"nan": NAN, "up": math.inf, "down": -math.inf, "one": 1.0}
     Records(tmp_path).put(record(metrics=metrics, test=metrics))
     text = (tmp_path / "0a1b-s0.json").read_text()
-    assert json.loads(text, parse_constant=pytest.fail)["metrics"] == {
-        "nan": None, "up": None, "down": None, "one": 1.0,
-    }  # fmt: skip
+    written = json.loads(text, parse_constant=pytest.fail)["metrics"]
+    assert written == {"nan": None, "up": None, "down": None, "one": 1.0}
     (found,) = Records(tmp_path)
     for read in (found.metrics, found.test):
         assert all(math.isnan(read[name]) for name in ("nan", "up", "down"))
@@ -142,25 +141,25 @@ DAMAGED = {
     "truncated": (WHOLE[:100], "Unterminated string|Expecting"),
     "zeros": (bytes(len(WHOLE)), "Expecting value"),
     "not UTF-8": (WHOLE.replace(b"ratio=2", b"ratio\xff\xfe"), "can't decode byte 0xff"),
-    "a list": (b"[]", "it does not hold what a record holds"),
-    "null": (b"null", "it does not hold what a record holds"),
-    "foreign": (b'{"a": 1}', "it does not hold what a record holds"),
-    "one field more": (changed(more=1), "it does not hold what a record holds"),
+    "a list": (b"[]", "it has other fields than a record"),
+    "null": (b"null", "it has other fields than a record"),
+    "foreign": (b'{"a": 1}', "it has other fields than a record"),
+    "one field more": (changed(more=1), "it has other fields than a record"),
     "deep": (b"[" * 100_000, "recursion"),
     "another's name": (changed(seed=1), "its name is that of another record"),
     "another candidate": (changed(candidate="ffff"), "its name is that of another record"),
-    "seed as text": (changed(seed="0"), "seed is not what it is in a record"),
-    "seed as truth": (changed(seed=False), "seed is not what it is in a record"),
-    "no values": (changed(values=None), "values is not what it is in a record"),
-    "metrics in a list": (changed(metrics=[1]), "metrics is not what it is in a record"),
-    "test as text": (changed(test="x"), "test is not what it is in a record"),
+    "seed as text": (changed(seed="0"), "seed has another type than in a record"),
+    "seed as truth": (changed(seed=False), "seed has another type than in a record"),
+    "no values": (changed(values=None), "values has another type than in a record"),
+    "metrics in a list": (changed(metrics=[1]), "metrics has another type than in a record"),
+    "test as text": (changed(test="x"), "test has another type than in a record"),
     "a metric as text": (changed(metrics={"val_loss": "1"}), "val_loss is no number"),
     "a metric as truth": (changed(metrics={"val_loss": True}), "val_loss is no number"),
-    "no time": (changed(seconds=None), "seconds is not what it is in a record"),
+    "no time": (changed(seconds=None), "seconds has another type than in a record"),
     "status": (changed(status="done", score=None), "its status is neither 'completed' nor"),
     "no score": (changed(score=None), "a completed trial, and no other, has a score"),
     "failed with score": (changed(status=FAILED), "a completed trial, and no other, has a score"),
-    "score as text": (changed(score="0.25"), "score is not what it is in a record"),
+    "score as text": (changed(score="0.25"), "score has another type than in a record"),
     "NaN": (changed(score=NAN), "a completed trial, and no other, has a score"),
 }
 
@@ -173,7 +172,7 @@ def test_damaged_records_are_set_aside_alone(tmp_path, content, why):
     damaged.write_bytes(content)
     message = (
         f"must be a whole JSON file. Received: {damaged}: .*{why}.*; it is now "
-        r"0a1b-s0.damaged.1, and its trial will be run again"
+        r"0a1b-s0.damaged.1, and its trial will run again"
     )
     with pytest.warns(SearchWarning, match=message) as caught:
         records = Records(tmp_path)
@@ -209,5 +208,5 @@ def test_a_record_that_another_process_left_damaged(tmp_path):
 
 @pytest.mark.parametrize("content", [None, [], {}, {"a": 1}, "text", 3])
 def test_no_description_of_a_record(content):
-    with pytest.raises(ValueError, match="it does not hold what a record holds"):
+    with pytest.raises(ValueError, match="it has other fields than a record"):
         TrialRecord.from_dict(content)

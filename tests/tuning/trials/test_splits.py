@@ -121,12 +121,15 @@ def test_lists_will_do():
 
 X, Y = numbered(10)
 BROKEN = [
-    ({}, r"must hold arrays x_train and y_train, with .* to be split. Received: \[\] from 'a.npz'"),
+    ({}, r"must hold x_train and y_train, with .* to be split. Received: \[\] from 'a.npz'"),
     ({"x_test": X, "y_test": Y}, r"Received: \['x_test', 'y_test'\]"),
     ({"a": X, 1: Y}, r"Received: \['1', 'a'\]"),
-    ({"x": X}, r"x and y belong together. Received: x alone, from 'a.npz'"),
-    ({"x_train": X, "y_train": Y, "x_val": X}, "x_val and y_val belong together. Received: x_val"),
-    ({"x_train": X, "y_train": Y, "y_test": Y}, "x_test and y_test belong .* y_test alone"),
+    ({"x": X}, r"x and y must be given together. Received: x alone, from 'a.npz'"),
+    (
+        {"x_train": X, "y_train": Y, "x_val": X},
+        "x_val and y_val must be given together. Received: x_val",
+    ),
+    ({"x_train": X, "y_train": Y, "y_test": Y}, "x_test and y_test must .* y_test alone"),
     ({"x": X, "y": Y[:-1]}, r"one length of at least 5. Received: .*\(10, 1\).* shape \(9,\)"),
     ({"x": X[:4], "y": Y[:4]}, r"x and y must be arrays of one length of at least 5"),
     ({"x": X, "y": 3}, r"targets of shape \(\), from 'a.npz'"),
@@ -139,7 +142,7 @@ BROKEN = [
     ({"x": X, "y": Y == 1}, "y must be an array of numbers. Received: dtype bool"),
     ({"x": X, "y": [[1], [1, 2]]}, "y must be an array of numbers. Received: setting an array"),
     ({"x": [[1], [1, 2]], "y": Y}, "x must be an array of numbers. Received: setting an array"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("arrays", "message"), BROKEN)

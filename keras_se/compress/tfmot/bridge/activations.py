@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_se.compress.tfmot.bridge.factory import Function, Maker, chained
+from keras_se.compress.tfmot.bridge.factory import Function, LayerFactory, compose
 
 _SAME = (
     "elu",
@@ -28,7 +28,7 @@ _SAME = (
 )
 
 
-def activation(make: Maker, identifier: Any, name: str) -> Function | None:
+def convert_activation(new_layer: LayerFactory, identifier: Any, name: str) -> Function | None:
     """Return a tf_keras function for a Keras 3 activation, or `None` if it is unknown."""
     function = keras.activations.get(identifier)
     known = function.__name__ if inspect.isfunction(function) else ""
@@ -37,31 +37,31 @@ def activation(make: Maker, identifier: Any, name: str) -> Function | None:
         return None
     if known in _SAME:
         # A linear Activation layer would get a range of its own and block fusion in int8.
-        return chained() if known == "linear" else make("Activation", name, activation=known)
-    return _WRITTEN_OUT[known](make, name) if known in _WRITTEN_OUT else None
+        return compose() if known == "linear" else new_layer("Activation", name, activation=known)
+    return _WRITTEN_OUT[known](new_layer, name) if known in _WRITTEN_OUT else None
 
 
-def hard_sigmoid(make: Maker, name: str) -> Function:
+def _hard_sigmoid(new_layer: LayerFactory, name: str) -> Function:
     """Build the hard sigmoid of Keras 3, relu6(x + 3) / 6."""
-    return chained(
+    return compose(
         # TFLite fuses and quantizes these operations. rounding.py recognizes the scale 1/6.
-        make("Rescaling", f"{name}_shift", scale=1.0, offset=3.0),
-        make("ReLU", f"{name}_relu6", max_value=6.0),
-        make("Rescaling", f"{name}_sixth", scale=1.0 / 6.0),
+        new_layer("Rescaling", f"{name}_shift", scale=1.0, offset=3.0),
+        new_layer("ReLU", f"{name}_relu6", max_value=6.0),
+        new_layer("Rescaling", f"{name}_sixth", scale=1.0 / 6.0),
     )
 
 
-def _hard_silu(make: Maker, name: str) -> Function:
-    gate = hard_sigmoid(make, name)
-    product = make("Multiply", f"{name}_product")
+def _hard_silu(new_layer: LayerFactory, name: str) -> Function:
+    gate = _hard_sigmoid(new_layer, name)
+    product = new_layer("Multiply", f"{name}_product")
     return lambda tensor: product([tensor, gate(tensor)])
 
 
-_WRITTEN_OUT: dict[str, Callable[[Maker, str], Function]] = {
-    "hard_sigmoid": hard_sigmoid,
+_WRITTEN_OUT: dict[str, Callable[[LayerFactory, str], Function]] = {
+    "hard_sigmoid": _hard_sigmoid,
     "hard_silu": _hard_silu,
     # The function has the slope 0.2; the layer in tf_keras defaults to 0.3.
-    "leaky_relu": lambda make, name: make("LeakyReLU", name, alpha=0.2),
-    "relu6": lambda make, name: make("ReLU", name, max_value=6.0),
-    "silu": lambda make, name: make("Activation", name, activation="swish"),
+    "leaky_relu": lambda new_layer, name: new_layer("LeakyReLU", name, alpha=0.2),
+    "relu6": lambda new_layer, name: new_layer("ReLU", name, max_value=6.0),
+    "silu": lambda new_layer, name: new_layer("Activation", name, activation="swish"),
 }

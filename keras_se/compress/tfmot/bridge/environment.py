@@ -4,10 +4,8 @@ On import, tfmot sets `TF_USE_LEGACY_KERAS` for the whole process. TensorFlow th
 it has not loaded Keras yet. This module prevents both.
 """
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -35,22 +33,15 @@ def load_tfmot() -> Any:
 
 @cache
 def _loaded(module: str) -> Any:
-    tensorflow = load_tensorflow()
-    with _environment_kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # tfmot uses distutils
-        # TensorFlow picks its Keras version on first access, by the variable that tfmot sets:
-        # access it before tfmot is imported.
-        _ = tensorflow.keras.Model
-        return import_extra(module, "compress")
-
-
-@contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
+    # TensorFlow picks its Keras version on first access, by the variable that tfmot sets: access it
+    # before tfmot is imported.
+    _ = load_tensorflow().keras.Model
     before = os.environ.get(_VARIABLE)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # tfmot uses distutils
+            return import_extra(module, "compress")
     finally:
-        if before is None:
-            os.environ.pop(_VARIABLE, None)
-        else:
+        os.environ.pop(_VARIABLE, None)
+        if before is not None:
             os.environ[_VARIABLE] = before

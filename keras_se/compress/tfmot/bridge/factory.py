@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
+from keras_se.graph.models import free_name
 
 Function = Callable[..., Any]  # maps tf_keras tensors
 
 
 @dataclass(frozen=True)
-class Carried:
+class LayerWeights:
     """The weights of a tf_keras layer.
 
     Attributes:
@@ -25,36 +26,40 @@ class Carried:
     is_se: bool = False
 
 
-class Maker:
+@dataclass(frozen=True)
+class Converted:
+    """What a Keras 3 layer becomes in tf_keras.
+
+    Attributes:
+        function: Maps the inputs of the layer to its outputs.
+        weights: The tf_keras layers that hold its weights.
+    """
+
+    function: Function
+    weights: tuple[LayerWeights, ...] = ()
+
+
+class LayerFactory:
     """Builds the layers of one tf_keras model.
 
     Attributes:
-        layers: All layers built so far, by name.
+        names: The names of the layers that were built.
     """
 
     def __init__(self) -> None:
-        self.layers: dict[str, Any] = {}
+        self.names: set[str] = set()
         self._kinds = load_tf_keras().layers
 
     def __call__(self, kind: str, name: str, **arguments: Any) -> Any:
         """Build a layer of `tf_keras.layers`; append a number to the name if it is taken."""
-        own = self.free(name)
-        # Explicit dtype: a global policy of tf_keras must not change a float32 model.
-        layer = getattr(self._kinds, kind)(name=own, dtype="float32", **arguments)
-        self.layers[own] = layer
-        return layer
-
-    def free(self, name: str) -> str:
-        """Return the first of NAME, NAME_1, NAME_2, ... that is not taken."""
         # tf_keras rejects a model with two layers of the same name.
-        own, number = name, 0
-        while own in self.layers:
-            number += 1
-            own = f"{name}_{number}"
-        return own
+        unique = free_name(name, self.names)
+        self.names.add(unique)
+        # Explicit dtype: a global policy of tf_keras must not change a float32 model.
+        return getattr(self._kinds, kind)(name=unique, dtype="float32", **arguments)
 
 
-def chained(*functions: Function) -> Function:
+def compose(*functions: Function) -> Function:
     """Compose functions, the first one first; no functions give the identity."""
 
     def call(tensor: Any) -> Any:

@@ -6,44 +6,50 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.tfmot.bridge.activations import activation
-from keras_se.compress.tfmot.bridge.factory import Function, Maker
+from keras_se.compress.tfmot.bridge.activations import convert_activation
+from keras_se.compress.tfmot.bridge.factory import Function, LayerFactory
 from keras_se.compress.tfmot.bridge.layers import rescaling
 
 _OF_TENSORS = ("Add", "Multiply", "Subtract")
 
 
-def operation_twin(make: Maker, operation: Any, arguments: tuple[Any, ...]) -> Function | None:
+def convert_operation(
+    new_layer: LayerFactory, operation: Any, arguments: tuple[Any, ...]
+) -> Function | None:
     """Return a function of the same arguments for a raw operation, or `None` if it is unknown."""
     kind, name = type(operation).__name__, operation.name
     if len(arguments) == 2 and kind in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
-        return _arithmetic(make, kind, name, arguments)
+        return _arithmetic(new_layer, kind, name, arguments)
     if kind == "Negative":
-        return make("Rescaling", name, scale=-1.0)
+        return new_layer("Rescaling", name, scale=-1.0)
     if kind == "Reshape":
-        return make("Reshape", name, target_shape=tuple(operation.newshape[1:]))
+        return new_layer("Reshape", name, target_shape=tuple(operation.newshape[1:]))
     if kind == "Concatenate":
-        return make("Concatenate", name, axis=operation.axis)
+        return new_layer("Concatenate", name, axis=operation.axis)
     if kind == "Mean":
-        return _mean(make, operation, len(arguments[0].shape))
+        return _mean(new_layer, operation, len(arguments[0].shape))
     # Operation classes are named after their functions: HardSigmoid computes hard_sigmoid.
     snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-    # activation() supports the last axis only, as in softmax.
+    # convert_activation supports the last axis only, as in softmax.
     is_activation = len(arguments) == 1 and hasattr(keras.activations, snake_case)
     if not is_activation or getattr(operation, "axis", -1) != -1:
         return None
-    return activation(make, snake_case, name)
+    return convert_activation(new_layer, snake_case, name)
 
 
-def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -> Function | None:
+def _arithmetic(
+    new_layer: LayerFactory, kind: str, name: str, arguments: tuple[Any, ...]
+) -> Function | None:
     first, second = (_constant(argument) for argument in arguments)
     # An array may broadcast along any axis, which Rescaling does not support.
-    if any(isinstance(a, np.ndarray) and a.ndim for a in arguments) or (
-        second == 0.0 and "Divide" in kind
-    ):
+    is_array = any(isinstance(a, np.ndarray) and a.ndim for a in arguments)
+    if is_array or (second == 0.0 and "Divide" in kind):
         return None
     if first is None and second is None:
-        return _of_tensors(make, kind, name)
+        if kind not in _OF_TENSORS:
+            return None
+        merging = new_layer(kind, name)
+        return lambda *given: merging(list(given))
     if first is None and second is not None:
         scale, offset = {
             "Add": (1.0, second),
@@ -57,15 +63,8 @@ def _arithmetic(make: Maker, kind: str, name: str, arguments: tuple[Any, ...]) -
         position = 1
     else:
         return None
-    rescaled = rescaling(make, name, scale, offset)
+    rescaled = rescaling(new_layer, name, scale, offset)
     return lambda *given: rescaled(given[position])
-
-
-def _of_tensors(make: Maker, kind: str, name: str) -> Function | None:
-    if kind not in _OF_TENSORS:
-        return None
-    merging = make(kind, name)
-    return lambda *given: merging(list(given))
 
 
 def _constant(argument: Any) -> float | None:
@@ -75,10 +74,10 @@ def _constant(argument: Any) -> float | None:
     return float(argument) if is_number or is_scalar else None
 
 
-def _mean(make: Maker, operation: Any, rank: int) -> Function | None:
+def _mean(new_layer: LayerFactory, operation: Any, rank: int) -> Function | None:
     axes = tuple(operation.axis) if isinstance(operation.axis, list | tuple) else ()
     # Only a mean over all spatial axes is a global pooling.
     if tuple(sorted(axis % rank for axis in axes)) != tuple(range(1, rank - 1)):
         return None
     kind = f"GlobalAveragePooling{rank - 2}D"
-    return make(kind, operation.name, keepdims=bool(operation.keepdims))
+    return new_layer(kind, operation.name, keepdims=bool(operation.keepdims))

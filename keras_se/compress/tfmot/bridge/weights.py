@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
-from keras_se.compress.tfmot.bridge.translation import agree, translated
+from keras_se.compress.tfmot.bridge.translation import Translation, agree
 from keras_se.errors import InputError
 from keras_se.graph.models import check_graph
 from keras_se.graph.rebuilding import Rebuilding
@@ -40,27 +40,23 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
     if not isinstance(tf_keras_model, load_tf_keras().Model):
         kind = type(tf_keras_model)
         raise InputError(
-            "from_tf_keras takes a model of tf_keras, such as to_tf_keras returns. "
+            "from_tf_keras needs a tf_keras model, as to_tf_keras returns. "
             f"Received: {kind.__module__.split('.')[0]}.{kind.__name__}"
         )
     check_graph("from_tf_keras", like)
     new_model = Rebuilding({}).model(like)
     # The translation refers to the variables of the copy, which receive the values below.
-    translation = translated(new_model)[1]
+    translation = Translation(new_model)
     found = {inner_layer(layer).name: layer for layer in tf_keras_model.layers}
-    for carried in translation.carried:
-        pattern = translation.model.get_layer(carried.layer)
-        for variable, value in zip(
-            carried.variables, _values(found.get(carried.layer), pattern), strict=True
-        ):
+    for weights in translation.weights:
+        pattern = translation.model.get_layer(weights.layer)
+        values = _values(found.get(weights.layer), pattern)
+        for variable, value in zip(weights.variables, values, strict=True):
             variable.assign(np.reshape(value, variable.shape))
     # Wrapped layers round or mask, so their outputs differ on purpose.
     is_plain = all(inner_layer(layer) is layer for layer in tf_keras_model.layers)
     if is_plain and not agree(new_model, tf_keras_model):
-        raise InputError(
-            "from_tf_keras takes the model that to_tf_keras made of `like`. "
-            f"Received: {tf_keras_model.name!r}, which computes something else"
-        )
+        raise _wrong_model(f"{tf_keras_model.name!r}, which computes something else")
     return new_model
 
 
@@ -79,10 +75,7 @@ def base_name(variable: Any) -> str:
 def _values(layer: Any, pattern: Any) -> list[np.ndarray]:
     """Return the weights of a layer in the order of the weights of `pattern`."""
     if layer is None:
-        raise InputError(
-            "from_tf_keras takes the model that to_tf_keras made of `like`. "
-            f"Received: one without a layer {pattern.name!r}"
-        )
+        raise _wrong_model(f"one without a layer {pattern.name!r}")
     # tfmot moves some variables from a layer to its wrapper. The order of the weights changes.
     known = {base_name(w): w for w in (*layer.weights, *inner_layer(layer).weights)}
     values = []
@@ -90,18 +83,17 @@ def _values(layer: Any, pattern: Any) -> list[np.ndarray]:
         own = known.get(base_name(weight))
         if own is None or tuple(own.shape) != tuple(weight.shape):
             shape = None if own is None else tuple(own.shape)
-            raise InputError(
-                "from_tf_keras takes the model that to_tf_keras made of `like`. Received: "
+            raise _wrong_model(
                 f"layer {pattern.name!r} with {base_name(weight)} of shape {shape}, "
                 f"not {tuple(weight.shape)}"
             )
-        values.append(_masked(own, known))
+        # The last training step updates pruned weights after they were masked: mask them again.
+        is_pruned = "mask" in known and base_name(weight) == "kernel"
+        values.append(own.numpy() * known["mask"].numpy() if is_pruned else own.numpy())
     return values
 
 
-def _masked(variable: Any, known: dict[str, Any]) -> np.ndarray:
-    """Return the value of a weight, with zeros where its layer is pruned."""
-    values: np.ndarray = variable.numpy()
-    # The last training step updates pruned weights after they were masked: mask them again.
-    is_pruned = "mask" in known and base_name(variable) == "kernel"
-    return values * known["mask"].numpy() if is_pruned else values
+def _wrong_model(received: str) -> InputError:
+    return InputError(
+        f"from_tf_keras needs the model that to_tf_keras(like) returned. Received: {received}"
+    )

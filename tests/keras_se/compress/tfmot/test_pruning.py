@@ -4,7 +4,7 @@ import pytest
 
 import keras_se
 from keras_se import SEBlock
-from keras_se.compress import prune, quantize_aware, strip, to_tf_keras
+from keras_se.compress import prune, strip
 from keras_se.errors import InputError
 
 
@@ -27,9 +27,10 @@ def is_depthwise(name):
 
 
 @pytest.mark.parametrize("scope", ["all", "trunk", "se"])
-def test_the_share_in_the_scope_is_zero_and_nothing_else(classifier, task, fitted, scope):
+def test_the_share_in_the_scope_is_zero_and_nothing_else(classifier, task, fitted, pruned, scope):
     before = [v.numpy() for v in classifier.variables]
-    stripped = strip(fitted(prune(classifier, 0.5, scope=scope), task))
+    trained = pruned if scope == "all" else fitted(prune(classifier, 0.5, scope=scope), task)
+    stripped = strip(trained)
     for name, share in zeros(stripped).items():
         inside = scope == "all" or is_se(name) == (scope == "se")
         assert share == pytest.approx(0.5 if inside and not is_depthwise(name) else 0.0, abs=0.01)
@@ -40,8 +41,7 @@ def test_the_share_in_the_scope_is_zero_and_nothing_else(classifier, task, fitte
     )
 
 
-def test_the_stripped_model_computes_what_was_trained(classifier, task, fitted):
-    pruned = fitted(prune(classifier, 0.8), task)
+def test_the_stripped_model_computes_what_was_trained(classifier, task, pruned):
     stripped = strip(pruned)
     wanted = pruned.predict(task.x_test, verbose=0)
     np.testing.assert_allclose(
@@ -54,35 +54,35 @@ def test_the_stripped_model_computes_what_was_trained(classifier, task, fitted):
     assert list(gates) == ["se_1", "se_2"]
     np.testing.assert_array_equal(gates["se_2"], own["se_2"])
     assert keras_se.find_sites(pruned) == keras_se.find_sites(classifier)
-    with pytest.raises(InputError, match=r"strip any other first. Received: what prune returned"):
+    with pytest.raises(InputError, match=r"strip .*Received: .*prune returned"):
         keras_se.to_tflite(pruned)
 
 
-def test_the_polynomial_schedule_grows_to_the_end_step(classifier, task, fitted):
-    pruned = prune(classifier, 0.8, "polynomial", begin_step=2, end_step=8)
+def test_the_polynomial_schedule_grows_to_the_end_step():
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(20)])
+    pruned = prune(model, 0.8, "polynomial", begin_step=2, end_step=8)
     shares = []
 
     def look(batch, logs):
-        shares.append(zeros(strip(pruned))[name])
+        shares.extend(zeros(strip(pruned)).values())
 
-    name = next(n for n in zeros(classifier) if n.startswith("conv2d"))
-    fitted(
-        pruned,
-        task,
-        epochs=1,
-        batch_size=20,
-        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=look)],
-    )
+    pruned.compile("sgd", "mse")
+    x, y = np.ones((10, 6), "float32"), np.zeros((10, 20), "float32")
+    look_on = keras.callbacks.LambdaCallback(on_train_batch_end=look)
+    pruned.fit(x, y, batch_size=1, verbose=0, callbacks=[look_on])
     assert shares[0] == shares[1] == 0.0
     assert shares == sorted(shares)
     assert 0.0 < shares[4] < 0.8
     assert shares[8] == shares[9] == pytest.approx(0.8, abs=0.01)
 
 
-def test_no_sparsity_and_a_single_step(classifier, task, fitted):
-    assert max(zeros(strip(fitted(prune(classifier, 0), task))).values()) == 0.0
-    once = strip(fitted(prune(classifier, 0.5, scope="se"), task, epochs=1, batch_size=200))
-    assert {s for name, s in zeros(once).items() if is_se(name)} == {0.5}
+def test_no_sparsity_and_a_single_step():
+    x, y = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
+    for sparsity, share in ((0, 0.0), (0.5, 0.5)):
+        pruned = prune(without_se(), sparsity)
+        pruned.compile("sgd", "mse")
+        pruned.fit(x, y, verbose=0)
+        assert set(zeros(strip(pruned)).values()) == {share}
 
 
 def without_se():
@@ -92,41 +92,33 @@ def without_se():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sparsity": 1.0}, "at least 0 and below 1. Received: 1.0"),
-        ({"sparsity": -0.1}, "Received: -0.1"),
-        ({"sparsity": True}, "Received: True"),
-        ({"sparsity": "half"}, "Received: 'half'"),
-        ({"sparsity": float("nan")}, "Received: nan"),
-        ({"schedule": "cubic"}, "schedule is one of .*'polynomial'.* Received: schedule='cubic'"),
+        ({"sparsity": 1.0}, "at least 0 and below 1. Received: sparsity=1.0"),
+        ({"sparsity": -0.1}, "Received: sparsity=-0.1"),
+        ({"sparsity": True}, "Received: sparsity=True"),
+        ({"sparsity": "half"}, "Received: sparsity='half'"),
+        ({"sparsity": float("nan")}, "Received: sparsity=nan"),
+        (
+            {"schedule": "cubic"},
+            "schedule must be one of .*'polynomial'.* Received: schedule='cubic'",
+        ),
         ({"schedule": "polynomial"}, "needs end_step. Received: end_step=None"),
-        ({"begin_step": None}, "begin_step is a number of steps from 0 on. Received: None"),
-        ({"begin_step": -1}, "begin_step is a number of steps from 0 on. Received: -1"),
-        ({"end_step": 1}, "end_step is a number of steps from 2 on. Received: 1"),
-        ({"frequency": 0}, "frequency is a number of steps from 1 on. Received: 0"),
-        ({"scope": "head"}, r"scopes \['all', 'trunk', 'se'\]. Received: scope='head'"),
+        (
+            {"begin_step": None},
+            "begin_step must be an integer of at least 0. Received: begin_step=None",
+        ),
+        (
+            {"begin_step": -1},
+            "begin_step must be an integer of at least 0. Received: begin_step=-1",
+        ),
+        ({"end_step": 1}, "end_step must be an integer of at least 2. Received: end_step=1"),
+        ({"frequency": 0}, "frequency must be an integer of at least 1. Received: frequency=0"),
+        (
+            {"scope": "head"},
+            r"scope must be one of \['all', 'trunk', 'se'\]. Received: scope='head'",
+        ),
         ({"scope": "se"}, "kernels in its scope .* Received: scope='se' for model .* none there"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         prune(without_se(), **arguments)
-
-
-def test_strip_takes_what_was_compressed():
-    with pytest.raises(InputError, match=r"strip takes what .* returned. Received: Sequential"):
-        strip(without_se())
-    with pytest.raises(InputError, match="Received: NoneType"):
-        strip(None)
-
-
-def test_what_is_compressed_is_stripped_first():
-    model = without_se()
-    x = np.ones((4, 3), "float32")
-
-    def native(model):
-        return quantize_aware(model, x, engine="keras")
-
-    for compressed in (prune(model), quantize_aware(model, x, engine="keras")):
-        for compress in (prune, to_tf_keras, lambda m: quantize_aware(m, x), native):
-            with pytest.raises(InputError, match="strip a compressed one first"):
-                compress(compressed)

@@ -74,7 +74,7 @@ def test_files_keep_the_range(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fixed": (1.0, 2.0)}, r"holds zero\. Received: fixed=\(1.0, 2.0\)"),
+        ({"fixed": (1.0, 2.0)}, r"include zero\. Received: fixed=\(1.0, 2.0\)"),
         ({"momentum": 1.0}, r"at least 0 and below 1\. Received: momentum=1.0"),
         ({"momentum": -0.1}, r"at least 0 and below 1\. Received: momentum=-0.1"),
     ],

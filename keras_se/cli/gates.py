@@ -1,0 +1,79 @@
+"""The command `gates`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import keras
+from rich.console import Console
+
+import keras_se
+from keras_se.cli.files import check_output, write_outputs
+from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
+from keras_se.cli.tables import gates_table, sites_table
+from keras_se.data import load_inputs
+from keras_se.errors import InputError
+from keras_se.files import load_model
+from keras_se.graph.inputs import input_shapes
+from keras_se.litert.delegation import delegation
+from keras_se.litert.runtime import file_input_shapes
+from keras_se.sites.curves import draw_gate_curves
+from keras_se.sites.statistics import gate_statistics, to_json
+
+
+@click.command("gates")
+@click.argument("model_or_tflite")
+@click.option("--data", help=DATA_HELP)
+@tau_option
+@json_option
+@click.option("--plot", help="Also draw the mean gates of each class: FILE.svg, .png or .pdf.")
+@overwrite_option
+def gates_command(
+    model_or_tflite: str,
+    data: str | None,
+    tau: float,
+    json_path: str | None,
+    plot: str | None,
+    overwrite: bool,
+) -> None:
+    """Show the SE sites of MODEL.keras or FILE.tflite; with --data, the values of their gates."""
+    _check_outputs(json_path, plot, overwrite)
+    # `not >=` also refuses NaN.
+    if not tau >= 0.0:
+        raise InputError(f"--tau must be at least 0. Received: {tau}")
+    is_model = model_or_tflite.endswith(".keras")
+    source: Any = load_model(model_or_tflite) if is_model else model_or_tflite
+    sites = keras_se.find_sites(source)
+    if not sites:
+        raise InputError(
+            f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
+        )
+    if data is None:
+        if json_path is not None or plot is not None:
+            raise InputError("--json and --plot need --data. Received: no --data")
+        Console().print(sites_table(sites, {} if is_model else delegation(source).sites))
+        return
+    x, labels = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
+    values = keras_se.read_gates(source, x)
+    statistics = [
+        gate_statistics(site, values[site.name], labels, tau)
+        for site in sites
+        if site.name in values
+    ]
+    contents = {} if json_path is None else {json_path: to_json(statistics).encode()}
+    if plot is not None:
+        # Draw before any output: matplotlib may be missing, or the suffix unknown.
+        contents[plot] = draw_gate_curves(statistics, plot.rpartition(".")[-1])
+    Console().print(gates_table(statistics, tau))
+    samples = len(keras.tree.flatten(x)[0])
+    click.echo(f"On {samples} samples. spread: standard deviation over samples;")
+    click.echo("classes: that of the class means; both are root mean squares over channels.")
+    write_outputs(contents, overwrite)
+
+
+def _check_outputs(json_path: str | None, plot: str | None, overwrite: bool) -> None:
+    check_output(json_path, overwrite)
+    check_output(plot, overwrite)
+    # Compare resolved paths: `a.svg` and `./a.svg` are the same file.
+    if json_path and plot and Path(json_path).resolve() == Path(plot).resolve():
+        raise InputError(f"--json and --plot need different files. Received: {plot!r} for both")

@@ -1,0 +1,37 @@
+"""Options that several commands share."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from keras_se.errors import user_code
+
+DATA_HELP = (
+    "FILE.npz with x_test and x_train, or x, and labels y_test and y_train, or y; a model with "
+    "several inputs needs their names in place of x. Or package.module:function, which returns "
+    "such arrays."
+)
+
+POSITIVE = click.FloatRange(0.0, min_open=True)
+
+json_option = click.option("--json", "json_path", help="Also write the report to this file.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Rename existing output files to NAME.1, NAME.2, ..."
+)
+tau_option = click.option(
+    "--tau", default=0.2, help="A channel is suppressed if its mean gate is below this."
+)
+
+
+def choice_option(name: str, choices: Sequence[str], help: str) -> Any:
+    """Returns an option whose default is the first choice."""
+    return click.option(name, type=click.Choice(choices), default=choices[0], help=help)
+
+
+def import_modules(modules: Sequence[str], source: str = "--import") -> None:
+    """Imports modules by name, so that they register custom layers and functions."""
+    for module in modules:
+        with user_code(f"{source} takes an importable module", module):
+            importlib.import_module(module)

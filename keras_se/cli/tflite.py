@@ -1,0 +1,140 @@
+"""The commands `export` and `verify`."""
+
+import os
+
+import click
+from rich.console import Console
+
+import keras_se
+from keras_se.cli.files import check_output, print_renamed, write_outputs
+from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
+from keras_se.cli.tables import report_table
+from keras_se.data import load_inputs
+from keras_se.files import load_model
+from keras_se.graph.inputs import input_shapes
+from keras_se.litert.convert import convert
+from keras_se.litert.delegation import delegation
+from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
+from keras_se.litert.recipe import recipe_path
+from keras_se.verification.effect import takes_labels
+from keras_se.verification.report import NOTHING_TO_SURVIVE
+
+_IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
+
+
+@click.command("export")
+@click.argument("model")
+@click.argument("out")
+@click.option("--format", "file_format", default="int8", type=click.Choice(list(FORMATS)))
+@click.option(
+    "--calibration",
+    help=f"Representative inputs, which int8 and int16x8 need; never the test part. {DATA_HELP}",
+)
+@click.option(
+    "--input-type", type=click.Choice(_IO_TYPES), help="Type of the inputs of an integer file."
+)
+@click.option(
+    "--output-type", type=click.Choice(_IO_TYPES), help="Type of the outputs of an integer file."
+)
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="SITE",
+    help="Keep this SE site of an integer file in float32; may be repeated.",
+)
+@click.option(
+    "--no-check-range",
+    is_flag=True,
+    help="Accept calibration data whose range is not that of the training data.",
+)
+@overwrite_option
+def export_command(
+    model: str,
+    out: str,
+    file_format: FormatName,
+    calibration: str | None,
+    input_type: IOType | None,
+    output_type: IOType | None,
+    keep_float: tuple[str, ...],
+    no_check_range: bool,
+    overwrite: bool,
+) -> None:
+    """Convert MODEL.keras to OUT.tflite, and write its settings to OUT.recipe.json."""
+    check_output(out, overwrite, ".tflite")
+    loaded = load_model(model)
+    samples = None
+    if calibration is not None:
+        # Never calibrate on the test part: `verify` refuses calibration samples.
+        samples, _ = load_inputs(calibration, input_shapes(loaded), held_out=False)
+    options = Options(
+        format=file_format,
+        input_type=input_type,
+        output_type=output_type,
+        keep_float=keep_float,
+        check_range=not no_check_range,
+        path=out,
+        overwrite=overwrite,
+    )
+    conversion = convert(loaded, samples, options)
+    print_renamed(conversion.asides)
+    click.echo(f"{out}: {file_format}, {len(conversion.tflite):,} bytes")
+    # `integer` is the file without float sites; show what --keep-float costs against it.
+    if conversion.integer is not None:
+        before, after = conversion.integer, conversion.tflite
+        click.echo(
+            f"Kept in float: {', '.join(keep_float)}; bytes {len(before):,} -> {len(after):,}, "
+            f"delegate partitions {delegation(before).partitions} -> {delegation(after).partitions}"
+        )
+    click.echo(f"{recipe_path(out)}: the settings and the calibration")
+
+
+@click.command("verify")
+@click.argument("model")
+@click.argument("tflite")
+@click.option("--data", required=True, help=f"Held-out inputs. {DATA_HELP}")
+@tau_option
+@click.option(
+    "--reference",
+    help="The .keras model that compress wrote, if TFLITE was made from it and not from MODEL.",
+)
+@click.option("--gates", "recorded", help="Gates recorded on a device: FILE.npz.")
+@click.option("--recipe", help="Recipe of the file. Default: the one beside it.")
+@json_option
+@overwrite_option
+def verify_command(
+    model: str,
+    tflite: str,
+    data: str,
+    tau: float,
+    reference: str | None,
+    recorded: str | None,
+    recipe: str | None,
+    json_path: str | None,
+    overwrite: bool,
+) -> bool:
+    """Compare the gates of FILE.tflite with those of MODEL.keras.
+
+    Exit code 0 if they survive, 1 if they do not.
+    """
+    check_output(json_path, overwrite)
+    loaded = load_model(model)
+    x, labels = load_inputs(data, input_shapes(loaded))
+    # `verify` refuses labels that do not fit the model's output.
+    fits = labels is not None and takes_labels(loaded, labels)
+    report = keras_se.verify(
+        loaded,
+        tflite,
+        x,
+        tau,
+        y=labels if fits else None,
+        reference=None if reference is None else load_model(reference),
+        gates=recorded,
+        recipe=recipe,
+    )
+    Console().print(report_table(os.path.basename(tflite), report))
+    click.echo(f"{tflite}: {report.verdict}.")
+    if report.verdict == NOTHING_TO_SURVIVE:
+        click.echo("No gate varies over these samples by more than the format can show.")
+    if json_path is not None:
+        write_outputs({json_path: report.to_json().encode()}, overwrite)
+    return report.passed

@@ -1,0 +1,65 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_se
+
+
+@pytest.mark.parametrize("name", ["se.keras", "se.tflite"])
+def test_gates(tmp_path, keras_se_command, capsys, name):
+    report = tmp_path / "gates.json"
+    assert keras_se_command("gates", name, "--data data.npz --json", report) == 0
+    printed = capsys.readouterr().out
+    source = keras.saving.load_model(name) if name == "se.keras" else name
+    data = np.load("data.npz")
+    figures = {site["name"]: site for site in json.loads(report.read_text())}
+    for site, values in keras_se.read_gates(source, data["x_test"]).items():
+        assert site in printed
+        assert f"{values.mean():.4f}" in printed
+        for label in (0, 1):
+            expected = values[data["y_test"] == label].mean(axis=0)
+            np.testing.assert_allclose(figures[site]["by_class"][str(label)], expected, atol=1e-6)
+
+
+def test_without_data_it_lists_the_sites(keras_se_command, capsys):
+    for name in ("se.keras", "se.tflite"):
+        assert keras_se_command("gates", name) == 0
+        printed = capsys.readouterr().out
+        assert "se_1" in printed
+        assert "sigmoid" in printed
+        assert ("5, partitions: 1, left: none" in printed) == (name == "se.tflite")
+
+
+def test_without_labels(tmp_path, keras_se_command, refused):
+    report, plot = tmp_path / "gates.json", tmp_path / "gates.svg"
+    assert keras_se_command("gates se.keras --data unlabelled.npz --json", report) == 0
+    assert json.loads(report.read_text())[0]["by_class"] == {}
+    assert "Curves by class need labels" in refused(
+        "gates se.keras --data unlabelled.npz --plot", plot
+    )
+    assert not plot.exists()
+
+
+def test_plot(tmp_path, keras_se_command):
+    assert keras_se_command("gates se.tflite --data data.npz --plot", tmp_path / "a.png") == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("gates plain.keras", "gates needs a model with SE sites. Received: plain.keras with none"),
+        ("gates no.tflite", "must exist to be read"),
+        ("gates se.keras --data data.npz --tau -1", "--tau must be at least 0. Received: -1.0"),
+        ("gates se.keras --plot a.svg", "--json and --plot need --data"),
+        ("gates se.keras --json a.svg --plot ./a.svg", "--json and --plot need different files"),
+        ("gates se.keras --json few.npz", "must not exist yet"),
+        ("gates se.keras --data no.npz", "must be an existing .npz file"),
+        ("gates se.keras --data no_such_module:f", "must be importable"),
+        ("gates se.keras --data narrow.npz", "Received: shape (300, 4, 8, 3)"),
+    ],
+)
+def test_bad_input(refused, words, sentence):
+    assert sentence in refused(words)

@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+from sabotage import hold_gates
+
+import keras_se
+
+
+def test_export_and_verify(files, tmp_path, keras_se_command, capsys):
+    out, report = tmp_path / "a.tflite", tmp_path / "report.json"
+    assert keras_se_command("export se.keras", out, "--calibration data.npz") == 0
+    assert capsys.readouterr().out == (
+        f"{out}: int8, {out.stat().st_size:,} bytes\n"
+        f"{tmp_path / 'a.recipe.json'}: the settings and the calibration\n"
+    )
+    assert out.read_bytes() == (files / "se.tflite").read_bytes()
+    assert keras_se_command("verify se.keras", out, "--data data.npz --json", report) == 0
+    printed = capsys.readouterr().out
+    assert "a.tflite: the gates survive.\n" in printed
+    assert "On 100 samples, compared with the 200 calibration samples of the recipe" in printed
+    assert "accuracy of the Keras model: " in printed
+    assert json.loads(report.read_text())["passed"] is True
+
+
+def test_export_shows_what_sites_in_float_cost(files, tmp_path, keras_se_command, capsys):
+    out = tmp_path / "a.tflite"
+    for path in (out, tmp_path / "a.recipe.json"):
+        path.write_text("old")
+    words = ("export se.keras", out, "--calibration data.npz --keep-float se_2 --overwrite")
+    assert keras_se_command(*words) == 0
+    printed = capsys.readouterr().out
+    before, after = (files / "se.tflite").stat().st_size, out.stat().st_size
+    assert f"se_2; bytes {before:,} -> {after:,}, delegate partitions 1 -> " in printed
+    for path in (out, tmp_path / "a.recipe.json"):
+        assert f"The old {path} is now {path}.1" in printed
+
+
+def test_export_prints_warnings(tmp_path, keras_se_command, images, capsys):
+    np.savez(tmp_path / "few.npz", x=images[100:150])
+    words = ("export se.keras", tmp_path / "a.tflite", "--calibration", tmp_path / "few.npz")
+    assert keras_se_command(*words) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Warning: ")
+    assert line.endswith("Received: 50")
+
+
+def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
+    tmp_path, keras_se_command, images, capsys
+):
+    np.savez(tmp_path / "device.npz", **keras_se.read_gates("se.tflite", images[:100]))
+    verify = "verify se.keras se.tflite --data data.npz"
+    assert keras_se_command(verify, "--gates", tmp_path / "device.npz") == 0
+    assert "gates recorded on a device" in capsys.readouterr().out
+    assert keras_se_command(verify, "--reference se.keras --recipe se.recipe.json") == 0
+
+
+def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, images, capsys):
+    """A file whose gates are frozen at their mean."""
+    model = networks["sigmoid"]
+    gates = keras_se.read_gates(model, images)
+    means = {site.layer: gates[site.name].mean(axis=0) for site in keras_se.find_sites(model)}
+    frozen = tmp_path / "frozen.tflite"
+    keras_se.to_tflite(hold_gates(model, means), "float32", path=frozen)
+    assert keras_se_command("verify se.keras", frozen, "--data data.npz") == 1
+    printed = capsys.readouterr().out
+    assert "gates are lost" in printed
+    assert "se_1 fails: R² of" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("export se.keras out", "TFLite file must end in .tflite. Received: 'out'"),
+        ("export se.keras se.tflite", "must not exist yet"),
+        ("export se.keras out.tflite", "needs calibration data"),
+        ("export se.keras out.tflite --input-type float64", "'float64' is not one of"),
+        ("verify plain.keras se.tflite --data data.npz", "needs a model with SE sites"),
+        ("verify se.keras text.keras --data data.npz", "holds 'TFL3' at byte 4"),
+        ("verify se.keras se.tflite --data few.npz", "32 held-out samples in x. Received: 8"),
+        (
+            "verify se.keras se.tflite --data calibrated.npz",
+            "200 of 200 samples that are in its recipe",
+        ),
+        ("verify se.keras se.tflite --data data.npz --json se.tflite", "must not exist yet"),
+    ],
+)
+def test_bad_input(refused, words, sentence):
+    assert sentence in refused(words)

@@ -1,0 +1,121 @@
+"""The grid of a space: lists of values, their combinations, and oracles that propose from them."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras_tuner
+
+from keras_se.errors import InputError
+
+LIMIT = 200
+
+
+class GridOracle(keras_tuner.Oracle):
+    """Proposes the values that `next_values` names; the trials are its only state."""
+
+    # So several trials can run at a time, and a killed search resumes where it was;
+    # `keras_tuner.GridSearch` supports neither.
+
+    def __init__(self, objective: Any, hyperparameters: Any) -> None:
+        super().__init__(
+            objective=objective,
+            hyperparameters=hyperparameters,
+            # By default keras-tuner aborts the search after three failed trials in a row.
+            max_consecutive_failed_trials=None,
+            seed=1,  # without one keras-tuner draws it from Python's `random`
+        )
+
+    def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Returns the values to try next, or `None` if there are none for now."""
+        raise NotImplementedError
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns the status and the values of a new trial, as keras-tuner asks for them."""
+        values = self.next_values([t.hyperparameters.values for t in self.trials.values()])
+        if values is not None:
+            return {"status": "RUNNING", "values": values}
+        # A running trial may still declare hyperparameters, or have a score to predict from.
+        return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
+
+
+class ExhaustiveOracle(GridOracle):
+    """Tries all combinations of a space once, conditional ones included."""
+
+    def __init__(self, objective: Any, hyperparameters: Any) -> None:
+        # Stops at the first one too many: a space may have billions.
+        if any(itertools.islice(combinations(hyperparameters), LIMIT, LIMIT + 1)):
+            raise InputError(
+                f"An exhaustive search takes up to {LIMIT} combinations: give fewer choices, "
+                "oracle='main_effects', or one of keras_tuner.oracles. "
+                f"Received: a space with more than {LIMIT}"
+            )
+        super().__init__(objective, hyperparameters)
+
+    def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """Returns the first combination that no trial has yet."""
+        return next((values for values in self.all_values() if values not in tried), None)
+
+    def all_values(self) -> Iterator[dict[str, Any]]:
+        """Returns the values of every combination, in the order of the space."""
+        # Not the space of `__init__`: trials may have added hyperparameters.
+        return combinations(self.get_space())
+
+
+def combinations(space: Any) -> Iterator[dict[str, Any]]:
+    """Yields the active values of every combination, in the order of the space."""
+    check_space(space)
+    # `is_active` looks at the values of the space itself, so it works on a copy.
+    yield from _extended(space.copy(), list(space.space), {})
+
+
+def _extended(scratch: Any, rest: list[Any], values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    if not rest:
+        yield dict(values)
+        return
+    parameter, *others = rest
+    scratch.values = dict(values)
+    if not scratch.is_active(parameter):
+        yield from _extended(scratch, others, values)
+        return
+    for choice in listed_values(parameter):
+        yield from _extended(scratch, others, {**values, parameter.name: choice})
+
+
+def check_space(space: Any) -> None:
+    """Raises if a hyperparameter has no finite list of values or is declared twice."""
+    names = [parameter.name for parameter in space.space]
+    for parameter in space.space:
+        kind = type(parameter).__name__
+        if kind in ("Int", "Float") and parameter.get_config()["step"] is None:
+            raise InputError(
+                "This search needs hyperparameters with a list of values: a Choice, a Boolean, an "
+                "Int, or a Float with a step. For others give oracle= one of keras_tuner.oracles. "
+                f"Received: {kind} {parameter.name!r}"
+            )
+        # keras-tuner drops the value of such a name where one of its conditions does not hold.
+        if names.count(parameter.name) > 1:
+            raise InputError(
+                "A hyperparameter must be declared once, under one condition: give those of "
+                f"different conditions different names. Received: {parameter.name!r} twice"
+            )
+
+
+def listed_values(parameter: Any) -> Iterator[Any]:
+    """Yields the distinct values of a hyperparameter, in order."""
+    kind = type(parameter).__name__
+    if kind not in ("Int", "Float"):
+        yield from dict.fromkeys(parameter.values)
+        return
+    # Not `parameter.values`: its floating-point steps lose the last value of 0.0 ... 0.3 by 0.1.
+    config = parameter.get_config()
+    low, high, step = (config[name] for name in ("min_value", "max_value", "step"))
+    is_linear, is_log = (config["sampling"] == name for name in ("linear", "log"))
+    steps = (high - low) / step if is_linear else math.log(high / low, step)
+    # The quotient of floats may fall just below a whole number, which would lose the last step.
+    for number in range(int(steps + 1e-8) + 1):
+        up = low + number * step if is_linear else low * step**number
+        value = up if is_linear or is_log else high + low - up
+        # Twelve digits turn 0.30000000000000004 into the 0.3 that the user wrote.
+        yield round(value) if kind == "Int" else float(f"{value:.12g}")

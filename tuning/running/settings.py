@@ -1,0 +1,61 @@
+"""How a search runs: its seeds and its processes. What it trains is the `Job`."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_se.errors import InputError
+
+# First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
+FINAL, FRESH = 1_000_000, 2_000_000
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search that may change when it resumes, as `search` takes them.
+
+    Attributes:
+        seeds: First seeds, which every candidate is trained from.
+        fresh_seeds: Number of seeds to confirm the winner on.
+        workers: Number of processes; 1 means this process.
+        threads: Threads per process; `None` means that the search decides.
+        timeout: Seconds after which a trial fails.
+        keep_weights: Number of trials whose weights are kept.
+        modules: Modules that each process imports first.
+    """
+
+    seeds: tuple[int, ...]
+    fresh_seeds: int
+    workers: int
+    threads: int | None
+    timeout: float | None
+    keep_weights: int
+    modules: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name, number, least in (
+            ("workers", self.workers, 1),
+            ("fresh_seeds", self.fresh_seeds, 0),
+            ("keep_weights", self.keep_weights, 0),
+            ("timeout", 1 if self.timeout is None else self.timeout, 0),
+        ):
+            if not number >= least:  # also for NaN
+                raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
+
+    def description(self) -> dict[str, Any]:
+        """Returns the content of `job.toml`."""
+        content = dataclasses.asdict(self)
+        return {**content, "seeds": list(self.seeds), "modules": list(self.modules) or None}
+
+
+def list_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the seeds, given as their number or one by one."""
+    given = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    valid = all(isinstance(seed, int) and 0 <= seed < FINAL for seed in given)
+    if not given or not valid or len(set(given)) < len(given):
+        raise InputError(
+            "seeds must be a number of at least 1, or different integers from 0 to "
+            f"{FINAL - 1:,}. Received: seeds={seeds!r}"
+        )
+    return given
