@@ -22,7 +22,7 @@ h = SEBlock(1, squeeze="max", gate="softmax")(h)  # takes the mask, and passes i
 h = keras.layers.GlobalAveragePooling1D()(h)
 model = keras.Model(inputs, keras.layers.Dense(8)(h))
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"])
+model.compile(keras.optimizers.Adam(1e-2), loss, metrics=["accuracy"], jit_compile=False)
 model.fit(x[:1000], y[:1000], epochs=30, verbose=0)
 accuracy = model.evaluate(x[1000:], y[1000:], verbose=0, return_dict=True)["accuracy"]
 print(f"sequences: accuracy {accuracy:.3f}, chance is {1 / 8:.3f}")

@@ -11,12 +11,8 @@ from keras_se import SEBlock, adopt, find_sites, read_gates
 from keras_se.errors import InputError
 
 RNG = np.random.default_rng(0)
-NETWORKS = {
-    "MobileNetV3Small": (9, "hard_sigmoid"),
-    "MobileNetV3Large": (8, "hard_sigmoid"),
-    "EfficientNetB0": (16, "sigmoid"),
-    "EfficientNetV2B0": (16, "sigmoid"),
-}
+# `benchmarks/networks.py adopt` runs all of keras.applications that hold SE.
+NETWORKS = {"MobileNetV3Small": (9, "hard_sigmoid"), "EfficientNetB0": (16, "sigmoid")}
 
 
 @functools.cache
@@ -189,11 +185,12 @@ def test_names_do_not_collide():
 def test_half_precision_is_recognized_and_adopted(policy):
     keras.config.set_dtype_policy(policy)
     try:
-        model = keras.applications.MobileNetV3Small(weights=None, input_shape=(32, 32, 3))
+        model = by_hand("dense", gate="hard_sigmoid")
     finally:
         keras.config.set_dtype_policy("float32")
     assert {site.gate for site in find_sites(model)} == {"hard_sigmoid"}
-    x = RNG.uniform(0, 255, size=(2, 32, 32, 3)).astype("float32")
+    x = RNG.normal(size=(2, 6, 6, 8)).astype("float32")
     expected = keras.ops.cast(model(x, training=False), "float32")
     outputs = keras.ops.cast(adopt(model)(x, training=False), "float32")
-    np.testing.assert_allclose(outputs, expected, rtol=0.02)
+    scale = float(keras.ops.max(keras.ops.abs(expected)))
+    np.testing.assert_allclose(outputs, expected, atol=0.02 * scale)

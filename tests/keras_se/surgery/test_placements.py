@@ -10,18 +10,15 @@ from keras_se import SEBlock, candidates, find_sites, insert, remove
 from keras_se.errors import InputError
 
 RNG = np.random.default_rng(0)
-NETWORKS = {  # input size, and the sites that insert finds
-    "ResNet50": (64, 16),
+# Input size, and the sites that insert finds. `benchmarks/networks.py insert` runs nine networks.
+NETWORKS = {
     "ResNet50V2": (64, 16),
     "MobileNetV2": (64, 10),
     "DenseNet121": (32, 4),
-    "InceptionV3": (75, 11),
-    "Xception": (71, 12),
     "VGG16": (32, 13),
     "EfficientNetB0": (32, 9),
     "ConvNeXtTiny": (32, 18),
 }
-RESIDUAL = ["MobileNetV2", "ResNet50V2"]
 
 
 def randomize(model):
@@ -71,8 +68,7 @@ def test_the_function_is_kept_and_comes_back(name):
         np.testing.assert_array_equal(old, now)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "VGG16"])
-@pytest.mark.parametrize("gate", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize(("name", "gate"), [("MobileNetV2", "sigmoid"), ("VGG16", "hard_sigmoid")])
 def test_gates_of_one_half_are_compensated_and_come_back(name, gate):
     model, x, expected = network(name)
     new = insert(model, gate=gate)
@@ -83,30 +79,27 @@ def test_gates_of_one_half_are_compensated_and_come_back(name, gate):
         np.testing.assert_array_equal(old, now)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "VGG16"])
-def test_the_control_without_identity_differs(name):
-    model, x, expected = network(name)
+def test_the_control_without_identity_differs():
+    model, x, expected = network("VGG16")
     new = insert(model, gate="sigmoid", identity_init=False)
     assert np.abs(outputs(new, x) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("placement", ["pre", "post", "identity"])
-@pytest.mark.parametrize("name", RESIDUAL)
-def test_the_other_placements_keep_the_function_too(name, placement):
-    model, x, expected = network(name)
+def test_the_other_placements_keep_the_function_too(placement):
+    model, x, expected = network("MobileNetV2")
     new = insert(model, placement=placement)
-    assert len(find_sites(new)) == NETWORKS[name][1]
+    assert len(find_sites(new)) == NETWORKS["MobileNetV2"][1]
     np.testing.assert_array_equal(outputs(new, x), expected)
     control = insert(model, placement=placement, gate="sigmoid", identity_init=False)
     assert np.abs(outputs(control, x) - expected).max() > 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_compiled_predictions_differ_by_no_more_than_the_networks_own(jit_compile):
+def test_compiled_predictions_differ_by_no_more_than_the_networks_own():
     model, x, expected = network("MobileNetV2")
     new = insert(model)
     for compiled in (model, new):
-        compiled.compile(jit_compile=jit_compile)
+        compiled.compile(jit_compile=False)
     own = np.abs(model.predict(x, verbose=0) - expected).max()
     ours = np.abs(new.predict(x, verbose=0) - expected).max()
     assert ours <= 2 * own + 1e-6 * np.abs(expected).max()
