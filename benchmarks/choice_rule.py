@@ -77,8 +77,19 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("--unequal", action="store_true")
     arguments = parser.parse_args()
-    table = Table("truth", "σ", "first", "most", "right", "shown wrong", "resolved", "regret",
-                  "cost", "runs", "naive")  # fmt: skip
+    table = Table(
+        "truth",
+        "σ",
+        "first",
+        "most",
+        "right",
+        "shown wrong",
+        "resolved",
+        "regret",
+        "cost",
+        "runs",
+        "naive",
+    )
     for name, truth in TRUTHS.items():
         losses = np.array(truth)
         right = int(np.flatnonzero(losses <= 1).max())

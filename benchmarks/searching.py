@@ -73,9 +73,19 @@ def searched(folder: str, epochs: int, workers: int) -> tuple[float, tuning.Sear
     """Seconds of a search, and its result."""
     started = time.perf_counter()
     result = tuning.search(
-        f"{ME}:network", f"{ME}:data", None, SPACE, "cheapest:0.01:val_accuracy", epochs=epochs,
-        seeds=1, fresh_seeds=0, compile=COMPILE, workers=workers, threads=1, directory=folder,
-    )  # fmt: skip
+        f"{ME}:network",
+        f"{ME}:data",
+        None,
+        SPACE,
+        "cheapest:0.01:val_accuracy",
+        epochs=epochs,
+        seeds=1,
+        fresh_seeds=0,
+        compile=COMPILE,
+        workers=workers,
+        threads=1,
+        directory=folder,
+    )
     return time.perf_counter() - started, result
 
 
@@ -103,11 +113,19 @@ def growth(folder: str, trials: int, after: int, workers: int) -> float:
     """MB by which this process grows from trial `after` to the last."""
     sizes: list[int] = []
     tuning.search(
-        f"{ME}:small_network", f"{ME}:small_data", None,
-        tuning.SESpace((2,), ("sigmoid",), baseline=False), epochs=1, seeds=trials, fresh_seeds=0,
-        compile=COMPILE, workers=workers, threads=1, directory=folder,
+        f"{ME}:small_network",
+        f"{ME}:small_data",
+        None,
+        tuning.SESpace((2,), ("sigmoid",), baseline=False),
+        epochs=1,
+        seeds=trials,
+        fresh_seeds=0,
+        compile=COMPILE,
+        workers=workers,
+        threads=1,
+        directory=folder,
         on_trial=lambda record: sizes.append(memory()),
-    )  # fmt: skip
+    )
     return (sizes[-1] - sizes[after]) / 1024
 
 
@@ -121,10 +139,16 @@ def memory() -> int:
 def pairing(folder: str, epochs: int, seeds: int) -> float:
     """Standard deviation of differences within seeds over that between seeds."""
     result = tuning.search(
-        network, *data(), tuning.SESpace((2, 8), ("one_plus_tanh",), baseline=False),
-        "cheapest:0.01:val_loss", epochs=epochs, seeds=seeds, fresh_seeds=0, compile=COMPILE,
+        network,
+        *data(),
+        tuning.SESpace((2, 8), ("one_plus_tanh",), baseline=False),
+        "cheapest:0.01:val_loss",
+        epochs=epochs,
+        seeds=seeds,
+        fresh_seeds=0,
+        compile=COMPILE,
         directory=folder,
-    )  # fmt: skip
+    )
     scores = np.array([r.score for r in result.records if r.seed < seeds]).reshape(2, seeds)
     paired = (scores[0] - scores[1]).std(ddof=1)
     return float(paired / math.sqrt(scores[0].var(ddof=1) + scores[1].var(ddof=1)))

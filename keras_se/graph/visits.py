@@ -175,7 +175,7 @@ def changes_inputs(visit: Visit) -> bool:
     )
 
 
-def site_names(paths: Iterable[str]) -> Iterator[str]:
+def site_names(paths: Iterable[str], prefix: str = "se") -> Iterator[str]:
     """Yields the names of SE sites: ordinals within each path, in topological order.
 
     Example:
@@ -185,4 +185,4 @@ def site_names(paths: Iterable[str]) -> Iterator[str]:
     ordinals: collections.Counter[str] = collections.Counter()
     for path in paths:
         ordinals[path] += 1
-        yield f"{path}se_{ordinals[path]}"
+        yield f"{path}{prefix}_{ordinals[path]}"

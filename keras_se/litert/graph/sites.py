@@ -9,10 +9,12 @@ so a gated linear unit of two matrices is SE. And SE along the rows of a channel
 along the channels of a channels-first map.
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from keras_se.errors import InputError
+from keras_se.graph.visits import site_names
 from keras_se.litert.graph.excitations import REPEATS, GatePath, gated_by
 from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, read_bytes, read_graphs
 from keras_se.sites.site import Site
@@ -132,13 +134,12 @@ def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
 def _nodes(graph: SubGraph) -> Iterator[GateNode]:
     """Yields the self and cross sites of a sub-graph, in the order of their products."""
     # Each kind counts on its own, so a cross site does not renumber the self sites.
-    ordinals = dict.fromkeys(_NAMES, 0)
+    paths = itertools.repeat(graph.prefix)
+    names = {kind: site_names(paths, prefix) for kind, prefix in _NAMES.items()}
     for product in graph.operators:
         path = gated_by(graph, product)
         if path is not None:
-            ordinals[path.kind] += 1
-            name = f"{_NAMES[path.kind]}_{ordinals[path.kind]}"
-            yield _node(graph, product.position, path, f"{graph.prefix}{name}")
+            yield _node(graph, product.position, path, next(names[path.kind]))
 
 
 def _node(graph: SubGraph, product: int, path: GatePath, name: str) -> GateNode:

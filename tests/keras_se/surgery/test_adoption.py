@@ -125,8 +125,11 @@ def test_blocks_and_written_out_sites_are_named_in_one_order():
     inner.name = "inner"
     model = keras.Model(inputs, inner(x))
     assert [(s.name, s.width) for s in find_sites(model)] == [
-        ("se_1", 4), ("se_2", 4), ("se_3", 2), ("inner/se_1", 2)
-    ]  # fmt: skip
+        ("se_1", 4),
+        ("se_2", 4),
+        ("se_3", 2),
+        ("inner/se_1", 2),
+    ]
 
 
 def test_what_is_no_site():

@@ -152,10 +152,8 @@ def adapted():
 
 @pytest.mark.parametrize(
     ("build", "sites"),
-    [
-        (residual, 1), (raw, 1), (twice, 2), (listed, 1), (with_call_arguments, 1), (adapted, 1)
-    ],
-)  # fmt: skip
+    [(residual, 1), (raw, 1), (twice, 2), (listed, 1), (with_call_arguments, 1), (adapted, 1)],
+)
 def test_the_function_of_other_graphs_is_kept(build, sites):
     model = build()
     new = insert(model, ratio=2)
