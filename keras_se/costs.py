@@ -122,7 +122,7 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
         >>> report.se_parameters, report.se_flops
         (512, 9216)
     """
-    graph = trace(model, None if input_shape is None else [tuple(input_shape)], "cost")
+    graph = trace(model, "cost", None if input_shape is None else [tuple(input_shape)])
     count = _Count({part.number: part for part in gated_sites(graph)})
     # Shapes flow along the walk, so that nested models of open sizes get those of their calls.
     walk(graph, graph.inputs, count.visit, stand_in=outlined)

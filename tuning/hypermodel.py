@@ -189,7 +189,7 @@ class SEHyperModel(keras_tuner.HyperModel):
 
     def _sites(self, base: keras.Model | None = None) -> dict[str, list["_Site"]]:
         if not self._found:
-            graph = trace(self.base() if base is None else base)
+            graph = trace(self.base() if base is None else base, "insert")
             found: dict[str, list[_Site]] = {}
             for placement in self.space.placements:
                 sites = found[placement] = []

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from keras_se.graph.inputs import fresh_inputs, packed_inputs
-from keras_se.graph.models import check_graph
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit, walk
@@ -70,12 +69,12 @@ def equalize(model: keras.Model, calibration: Any) -> keras.Model:
         >>> [f"{weight:.2f}" for weight in same.layers[-1].kernel.numpy().ravel()]
         ['0.54', '6.62']
     """
-    check_graph("equalize", model)
-    new_model = Rebuilding({}).model(model)
+    new_model = Rebuilding(trace(model, "equalize")).model()
     samples = list(input_arrays(input_specs(model), calibration, "calibration").values())
-    places = [place for part in trace(new_model).family() for place in _places(part)]
+    graph = Graph(new_model)
+    places = [place for part in graph.family() for place in _places(part)]
     if places:
-        for place, magnitudes in zip(places, _magnitudes(new_model, places, samples), strict=True):
+        for place, magnitudes in zip(places, _magnitudes(graph, places, samples), strict=True):
             _equalize(place, magnitudes)
     return new_model
 
@@ -154,22 +153,20 @@ def _passes(layer: Any) -> bool:
     return isinstance(layer, _PASSING) and getattr(layer, "data_format", None) != "channels_first"
 
 
-def _magnitudes(
-    model: keras.Model, places: list[_Place], samples: list[np.ndarray]
-) -> list[np.ndarray]:
+def _magnitudes(graph: Graph, places: list[_Place], samples: list[np.ndarray]) -> list[np.ndarray]:
     """Measure the magnitude that counts for each channel of each place."""
-    inputs, tensors = fresh_inputs(model), {}
+    inputs, tensors = fresh_inputs(graph.model), {}
 
     def keep(visit: Visit) -> Any:
         tensors[id(visit.layer)] = outputs = visit.outputs()
         return outputs
 
-    walk(trace(model), inputs, keep)
+    walk(graph, inputs, keep)
     reader = keras.Model(inputs, [tensors[id(place.layer)] for place in places])
     # The maximum and the negated minimum of each channel, batch by batch.
     extremes: list[list[np.ndarray]] = [[] for _ in places]
     for batch in batches(samples):
-        outputs = keras.tree.flatten(reader(packed_inputs(model, batch), training=False))
+        outputs = keras.tree.flatten(reader(packed_inputs(graph.model, batch), training=False))
         for found, output in zip(extremes, outputs, strict=True):
             values = keras.ops.convert_to_numpy(output).reshape(-1, output.shape[-1])
             found.append(np.stack([values.max(axis=0), -values.min(axis=0)]))

@@ -13,7 +13,7 @@ from keras_se.graph.compressed import check_plain
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_graph, free_name, sublayers
 from keras_se.graph.rebuilding import Rebuilding
-from keras_se.graph.trace import Graph, trace
+from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit
 from keras_se.layers import FakeQuantize
 from keras_se.litert.calibration import calibration_samples
@@ -97,7 +97,7 @@ def _quantize_in_keras(model: keras.Model, calibration: Any) -> keras.Model:
     graph = Graph(model)
     # Only SEBlock has a quantize-aware layer, so inline SE becomes SEBlocks first.
     if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
-        graph = trace(adopt(model))
+        graph = Graph(adopt(model))
     shared: dict[int, Any] = {}  # by id: a layer with weights has one replacement in all graphs
     edits = [_rounded(part, part is graph, shared) for part in graph.family()]
     samples = calibration_samples(model, calibration)
@@ -175,7 +175,7 @@ class GraphEdit:
 
 def rebuild(graph: Graph, edits: list[GraphEdit]) -> keras.Model:
     """Rebuild a model with edits and copy the state of replaced layers."""
-    new_model = Rebuilding({id(edit.graph.model): edit for edit in edits}).model(graph.model)
+    new_model = Rebuilding(graph, {id(edit.graph.model): edit for edit in edits}).model()
     for edit in edits:
         for n, replacement in edit.replacements.items():
             _copy_state(edit.graph.calls[n].layer, replacement)

@@ -64,7 +64,7 @@ def strip(model: Any) -> keras.Model:
 
 def _without_ranges(model: keras.Model) -> keras.Model:
     """Return the plain model of a quantize-aware Keras 3 model, with its weights."""
-    graph = trace(model, purpose="strip")
+    graph = trace(model, "strip")
     plain: dict[int, Any] = {}  # by id, common to all graphs so that shared layers stay shared
     edits = []
     for part in graph.family():

@@ -18,16 +18,18 @@ Edit = Callable[[Visit], Any]
 class Rebuilding:
     """Rebuilds a model with its nested models, and makes one copy of each shared layer."""
 
-    def __init__(self, edits: Mapping[int, Edit]) -> None:
-        self._edits = edits  # by the id of the model
+    def __init__(self, graph: Graph, edits: Mapping[int, Edit] | None = None) -> None:
+        self._model = graph.model
+        self._graphs = {id(part.model): part for part in graph.family()}
+        self._edits = edits or {}  # by the id of the model
         # By id of a layer, the layer and its copy: a reference to the layer keeps its id valid.
         self._copies: dict[int, tuple[Any, Any]] = {}
         self._opened: set[int] = set()  # models rebuilt from their graph, layer by layer
 
-    def model(self, model: keras.Model) -> keras.Model:
+    def model(self) -> keras.Model:
         """Returns the new, uncompiled model with the state of the old one."""
-        new_model = self._opened_copy(model)
-        self._copies[id(model)] = (model, new_model)
+        new_model = self._opened_copy(self._model)
+        self._copies[id(self._model)] = (self._model, new_model)
         self._check_shared()
         layers = [pair for pair in self._copies.values() if isinstance(pair[0], keras.layers.Layer)]
         # Outer before inner: in Keras the flag of a model overwrites those of its layers.
@@ -58,7 +60,8 @@ class Rebuilding:
         self._opened.add(id(model))
         inputs = fresh_inputs(model)
         edit = self._edits.get(id(model), Visit.outputs)
-        outputs = walk(Graph(model), inputs, edit, stand_in=self.copy, is_deep=False)
+        graph = self._graphs[id(model)]
+        outputs = walk(graph, inputs, edit, stand_in=self.copy, is_deep=False)
         new_model = keras.Model(inputs, outputs, name=model.name)
         if isinstance(model, keras.Sequential):
             # Its layers were called on this input already, which `layer.output` goes on to show.

@@ -94,19 +94,19 @@ class Graph:
 
     def inside(self, n: int) -> "Graph | None":
         """The graph of the model that call `n` calls, if it is one."""
-        layer = self.calls[n].layer
-        if id(layer) not in self._family and is_nested_graph(layer):
-            Graph(layer, path=f"{self.path}{layer.name}/", family=self._family)
-        return self._family.get(id(layer))
+        # `nested` first: all graphs of this level are recorded before any of a level below, so that
+        # neither paths nor the family depend on who asks first.
+        return self.nested.get(n) or self._family.get(id(self.calls[n].layer))
 
     @cached_property
     def nested(self) -> "dict[int, Graph]":
         """By index of a call, the graph of the model nested there; each model once."""
         graphs: dict[int, Graph] = {}
         for n, call in enumerate(self.calls):
-            is_known = id(call.layer) in self._family
-            if not is_known and (graph := self.inside(n)) is not None:
-                graphs[n] = graph
+            layer = call.layer
+            if id(layer) not in self._family and is_nested_graph(layer):
+                path = f"{self.path}{layer.name}/"
+                graphs[n] = Graph(layer, path=path, family=self._family)
         return graphs
 
     def family(self) -> "Iterator[Graph]":
@@ -152,8 +152,8 @@ class Graph:
 
 
 def trace(
-    model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None, purpose: str = "insert"
+    model: keras.Model, purpose: str, shapes: Sequence[tuple[int, ...]] | None = None
 ) -> Graph:
-    """Records the graph of a built model, with other shapes of an example if given."""
+    """Records the graph of a user's model, or raises `InputError` that names the purpose."""
     check_graph(purpose, model)
     return Graph(model, shapes)

@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.graph.inputs import fresh_inputs
-from keras_se.graph.trace import trace
+from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit, walk
 from keras_se.layers import SEBlock
 from keras_se.litert.inputs import batches, input_arrays, input_specs
@@ -58,7 +58,7 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     """Runs a built functional or Sequential model once over samples, without changing it."""
     observer = _Observer()
     inputs = fresh_inputs(model)
-    outputs = keras.tree.flatten(walk(trace(model), inputs, observer.visit))
+    outputs = keras.tree.flatten(walk(Graph(model), inputs, observer.visit))
     finite = observer.add(outputs, _all_finite)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_se.errors import InputError
 from keras_se.graph.models import is_graph
-from keras_se.graph.trace import trace
+from keras_se.graph.trace import Graph
 from keras_se.layers import SEBlock
 from keras_se.litert.calibration import Observations
 from keras_se.litert.formats import Options
@@ -133,7 +133,7 @@ def _sites(model: keras.Model) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if not is_graph(model):
         return found  # a subclassed model has no graph to find sites in
-    for part in gated_sites(trace(model)):
+    for part in gated_sites(Graph(model)):
         site, settings = part.site, {}
         if isinstance(part.source, SEBlock):
             config = part.source.get_config()

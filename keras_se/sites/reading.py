@@ -49,7 +49,7 @@ def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, n
 
 
 def _trace(model: keras.Model) -> Graph:
-    return trace(model, purpose="Finding SE sites")
+    return trace(model, "Finding SE sites")
 
 
 def _reader(

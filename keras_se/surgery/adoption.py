@@ -41,7 +41,7 @@ def adopt(model: keras.Model) -> keras.Model:
         >>> [layer.__class__.__name__ for layer in adopt(keras.Model(inputs, x)).layers]
         ['InputLayer', 'SEBlock']
     """
-    graph = trace(model, purpose="adopt")
+    graph = trace(model, "adopt")
     adoptions = {id(part.model): _Adoption(part) for part in graph.family()}
     sites = [site for adoption in adoptions.values() for site in adoption.found]
     if not any(adoption.sites for adoption in adoptions.values()):
@@ -56,8 +56,7 @@ def adopt(model: keras.Model) -> keras.Model:
                 "is unknown.",
                 stacklevel=2,
             )
-    rebuilding = Rebuilding(adoptions)
-    new_model = rebuilding.model(model)
+    new_model = Rebuilding(graph, adoptions).model()
     # `Rebuilding` copies the weights of old layers only; the blocks are new.
     for adoption in adoptions.values():
         for site, block in adoption.blocks:

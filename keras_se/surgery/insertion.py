@@ -61,7 +61,7 @@ def insert(
         >>> [layer.__class__.__name__ for layer in insert(model, ratio=4).layers]
         ['Conv2D', 'SEBlock']
     """
-    graph = trace(model)
+    graph = trace(model, "insert")
     _check_plain(graph)
     places = find_places(graph, placement, where)
     names = [place.candidate.name for place in places]
@@ -78,8 +78,8 @@ def insert(
     ]
     _check_names(sites)
     insertion = _Insertion(sites)
-    rebuilding = Rebuilding({id(site.place.graph.model): insertion for site in sites})
-    new_model = rebuilding.model(model)
+    rebuilding = Rebuilding(graph, {id(site.place.graph.model): insertion for site in sites})
+    new_model = rebuilding.model()
     for site in sites:
         if site.doubled is not None:
             # A zero last kernel and bias hold the gate at ½ for every input; doubling cancels it.
@@ -112,13 +112,13 @@ def remove(model: keras.Model) -> keras.Model:
         >>> [layer.__class__.__name__ for layer in remove(model).layers]
         ['ReLU']
     """
-    graph = trace(model, purpose="remove")
+    graph = trace(model, "remove")
     if not any(isinstance(call.layer, SEBlock) for part in graph.family() for call in part.calls):
         raise InputError(
             f"remove needs a model with SE blocks. Received: model {model.name!r}, which has none"
         )
-    rebuilding = Rebuilding({id(part.model): _without_block for part in graph.family()})
-    new_model = rebuilding.model(model)
+    rebuilding = Rebuilding(graph, {id(part.model): _without_block for part in graph.family()})
+    new_model = rebuilding.model()
     for layer in _halved(graph):
         scale(rebuilding.copy(layer), 0.5)
     return new_model

@@ -111,7 +111,7 @@ def candidates(
         >>> [(c.name, c.after, c.channels) for c in candidates(model)]
         [('se_1', 'conv', 8)]
     """
-    return [place.candidate for place in find_places(trace(model), placement, where)]
+    return [place.candidate for place in find_places(trace(model, "candidates"), placement, where)]
 
 
 def find_places(graph: Graph, placement: Placement, where: Where) -> list[Place]:

@@ -110,7 +110,7 @@ class Injection:
     """Computes the outputs of a model for given gates, sample by sample."""
 
     def __init__(self, model: keras.Model) -> None:
-        graph = trace(model, purpose="verify")
+        graph = trace(model, "verify")
         self._sites = {part.number: part for part in gated_sites(graph)}
         # Explicit names: automatic ones may collide with names of the model's inputs.
         self._gates = {

@@ -149,7 +149,7 @@ def _check_tau(tau: Any) -> None:
 
 
 def _sites(model: keras.Model) -> dict[str, GatedSite]:
-    sites = {part.site.name: part for part in gated_sites(trace(model, purpose="verify"))}
+    sites = {part.site.name: part for part in gated_sites(trace(model, "verify"))}
     if not sites:
         raise InputError(
             "verify needs a model with SE sites; add them with insert. "

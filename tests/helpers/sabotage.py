@@ -7,12 +7,13 @@ import keras
 import numpy as np
 
 from keras_se.graph.rebuilding import Rebuilding
+from keras_se.graph.trace import Graph
 from keras_se.layers import gates
 
 
 def hold_gates(model: keras.Model, constants: Mapping[str, Any]) -> keras.Model:
     """A copy whose named SE blocks, which need biases, gate by constants of shape (channels,)."""
-    held = Rebuilding({}).model(model)
+    held = Rebuilding(Graph(model)).model()
     for name, values in constants.items():
         block = held.get_layer(name)
         facts, margin = gates.get(block.gate), 1e-6

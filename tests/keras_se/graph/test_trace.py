@@ -6,7 +6,7 @@ from keras import layers
 
 from keras_se.errors import InputError
 from keras_se.graph.models import is_graph, is_nested_graph, sublayers
-from keras_se.graph.trace import trace
+from keras_se.graph.trace import Graph
 
 
 def network():
@@ -18,7 +18,7 @@ def network():
 
 
 def test_producers_consumers_and_outputs():
-    graph = trace(network())
+    graph = Graph(network())
     assert [call.layer.name for call in graph.calls][:3] == ["inner", "relu", "inner"]
     (x,) = graph.calls[1].outputs
     assert graph.producers[id(x)] == 1
@@ -34,26 +34,37 @@ def test_producers_consumers_and_outputs():
 
 
 def test_nested_graphs_are_recorded_once():
-    graph = trace(network())
+    graph = Graph(network())
     assert list(graph.nested) == [0]
     assert [part.path for part in graph.family()] == ["", "inner/"]
     assert graph.inside(2) is graph.inside(0) is graph.nested[0]
     assert graph.inside(1) is None
 
 
+def test_a_model_nested_at_two_levels_belongs_to_the_upper_one_whoever_asks_first():
+    i = keras.Input((8, 8, 4))
+    inner = keras.Model(i, layers.ReLU()(i), name="inner")
+    outer = keras.Model(i, inner(i), name="outer")
+    model = keras.Model(i, inner(outer(i)))
+    asked_first = Graph(model)
+    assert asked_first.inside(0).inside(0).path == "inner/"
+    for graph in (asked_first, Graph(model)):
+        assert [part.path for part in graph.family()] == ["", "outer/", "inner/"]
+
+
 def test_other_shapes_of_an_example():
     inputs = keras.Input((None, None, 4))
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
-    (output,) = trace(model, [(8, 8, 4)]).calls[-1].outputs
+    (output,) = Graph(model, [(8, 8, 4)]).calls[-1].outputs
     assert tuple(output.shape) == (None, 6, 6, 4)
     with pytest.raises(InputError, match=r"\(None, None, 4\)\. Received: input_shape=\(8, 8, 3\)"):
-        trace(model, [(8, 8, 3)])
+        Graph(model, [(8, 8, 3)])
 
 
 def test_recording_calls_no_layer(monkeypatch):
     calls, model = [], network()
     monkeypatch.setattr(layers.Conv2D, "call", lambda self, x: calls.append(x))
-    assert len(trace(model).inside(0).calls) == 1
+    assert len(Graph(model).inside(0).calls) == 1
     assert calls == []
 
 

@@ -8,7 +8,7 @@ from keras import layers
 from keras_se.errors import InputError
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.replay import outlined
-from keras_se.graph.trace import trace
+from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit, changes_inputs, site_names, walk
 
 RNG = np.random.default_rng(0)
@@ -17,7 +17,7 @@ X = RNG.normal(size=(2, 8, 8, 4)).astype("float32")
 
 def met(model):
     """The paths and names of all calls."""
-    graph, calls = trace(model), []
+    graph, calls = Graph(model), []
 
     def look(visit):
         calls.append((visit.number, f"{visit.path}{visit.layer.name}"))
@@ -32,7 +32,7 @@ def met(model):
 def again(model):
     """A second model from a walk over the first."""
     inputs = fresh_inputs(model)
-    return keras.Model(inputs, walk(trace(model), inputs, Visit.outputs))
+    return keras.Model(inputs, walk(Graph(model), inputs, Visit.outputs))
 
 
 def branched():
@@ -139,19 +139,19 @@ def test_changes_of_inputs_are_seen():
         return visit.args[0]
 
     for build in (adapted, twice_nested):
-        graph = trace(build())
+        graph = Graph(build())
         walk(graph, graph.inputs, lambda v: v.recorded.returned, enter=enter)
     assert changes == {"one": True, "other": True, "outer": False, "inner": False}
 
 
 def test_tensors_of_any_kind_can_walk():
-    graph = trace(twice_nested())
+    graph = Graph(twice_nested())
     given = walk(graph, X, Visit.outputs, stand_in=lambda layer: layer)
     np.testing.assert_array_equal(given, graph.model(X))
 
 
 def test_values_of_recorded_tensors():
-    graph, relu = trace(branched()), []
+    graph, relu = Graph(branched()), []
 
     def look(visit):
         if visit.layer.name == "relu":
@@ -166,7 +166,7 @@ def test_values_of_recorded_tensors():
 
 
 def test_nested_models_as_single_calls():
-    graph, names = trace(twice_nested()), []
+    graph, names = Graph(twice_nested()), []
 
     def look(visit):
         names.append(visit.layer.name)
@@ -177,7 +177,7 @@ def test_nested_models_as_single_calls():
 
 
 def test_a_nested_model_takes_one_tensor_for_each_input():
-    graph = trace(named())
+    graph = Graph(named())
 
     def enter_with_less(visit):
         from keras_se.graph.visits import entered

@@ -141,3 +141,15 @@ def test_a_model_with_nothing_to_look_at():
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU()])
     observed = observe(model, [IMAGES])
     assert (observed.variance_ratio, observed.bottlenecks, observed.sums) == (None, {}, {})
+
+
+def test_a_functional_model_with_a_call_of_its_own_is_observed():
+    class OwnCall(keras.Model):
+        def call(self, inputs, training=None, mask=None):
+            return super().call(inputs, training=training, mask=mask)
+
+    inputs = keras.Input((4, 4, 3))
+    model = OwnCall(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(inputs))
+    observed = observe(model, [np.ones((2, 4, 4, 3), "float32")])
+    assert observed.finite
+    assert observed.sums == {"pool": 16.0}

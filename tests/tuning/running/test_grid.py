@@ -2,10 +2,12 @@ import itertools
 
 import keras_tuner
 import pytest
+from keras_tuner.engine import base_tuner
+from oracles import proposals
 
 from keras_se.errors import InputError
 from tuning import SESpace
-from tuning.running.grid import ExhaustiveOracle, combinations, listed_values
+from tuning.running.grid import LIMIT, ExhaustiveOracle, combinations, listed_values
 
 MIN = keras_tuner.Objective("val_loss", "min")
 
@@ -152,3 +154,133 @@ def test_a_name_under_two_conditions():
 def test_counting_ends():
     with pytest.raises(InputError, match="Received: a space with more than 200"):
         ExhaustiveOracle(MIN, space(*(("Int", name, 1, 1000) for name in "abc")))
+
+
+def integers(most):
+    hp = keras_tuner.HyperParameters()
+    hp.Int("a", 1, most)
+    return hp
+
+
+REFUSAL = (
+    r"An exhaustive search takes up to 200 combinations: give fewer choices, "
+    r"oracle='main_effects', or one of keras_tuner.oracles. Received: a space with more than 200"
+)
+
+
+def test_too_large_a_space():
+    assert LIMIT == 200
+    with pytest.raises(InputError, match=REFUSAL):
+        ExhaustiveOracle(MIN, integers(201))
+    ExhaustiveOracle(MIN, integers(200))
+
+
+def stored(oracle, folder):
+    """As a tuner does, which gives the oracle its folder."""
+    return base_tuner.BaseTuner(oracle, directory=str(folder), project_name="kt").oracle
+
+
+def exhausted(oracle, tuners, fails=lambda number: False):
+    """Values in the order in which they were proposed, several trials at a time."""
+
+    def end(trial, number, rng):
+        if fails(number):
+            trial.status, trial.message = "FAILED", "no"
+        else:
+            oracle.update_trial(trial.trial_id, {"val_loss": rng.random()})
+            trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+
+    return proposals(oracle, tuners, end)
+
+
+def quiet(hp):
+    oracle = ExhaustiveOracle(MIN, hp)
+    oracle.verbose = 0
+    return oracle
+
+
+@pytest.mark.parametrize(
+    ("tuners", "fails"),
+    [
+        (["tuner0"], lambda number: False),
+        (["tuner0"], lambda number: True),
+        (["a", "b", "c"], lambda number: number % 3),
+    ],
+)
+def test_each_once_in_the_order_of_the_space(tmp_path, tuners, fails):
+    assert exhausted(stored(quiet(conditional()), tmp_path), tuners, fails) == CONDITIONAL
+
+
+def tried(oracle):
+    return [oracle.trials[name].hyperparameters.values for name in sorted(oracle.trials)]
+
+
+def test_it_goes_on_after_a_kill(tmp_path, capsys):
+    tuner = base_tuner.BaseTuner(quiet(conditional()), directory=str(tmp_path), project_name="kt")
+    tuner.save()
+    first = tuner.oracle
+    for name in ("a", "b"):
+        trial = first.create_trial(name)
+    first.update_trial(trial.trial_id, {"val_loss": 1.0})
+    trial.status = "COMPLETED"
+    first.end_trial(trial)
+    tuner.save()  # keras-tuner itself saves before it takes the trial from those that are running
+    again = stored(quiet(conditional()), tmp_path)
+    assert tried(again) == CONDITIONAL[:2]
+    reopened = exhausted(again, ["a", "b"])
+    assert CONDITIONAL[0] in reopened  # it was cut off
+    assert CONDITIONAL[1] not in reopened
+    assert tried(again) == CONDITIONAL
+
+
+class Tuner(base_tuner.BaseTuner):
+    """Builds what it is told to, and measures nothing."""
+
+    def run_trial(self, trial, *args, **kwargs):
+        hp = trial.hyperparameters
+        if self.hypermodel.build(hp) == "fails":
+            raise keras_tuner.errors.FailedTrialError("no")
+        return {"val_loss": float(len(hp.values))}
+
+
+class Declares(keras_tuner.HyperModel):
+    """Declares its hyperparameters while it is built, conditional ones too."""
+
+    def build(self, hp):
+        hp.Choice("top", ["flat", "deep"])
+        with hp.conditional_scope("top", ["deep"]):
+            hp.Choice("units", [1, 2, 3])
+        return "fails" if hp.get("top") == "flat" else "model"
+
+
+def test_the_loop_of_keras_tuner(tmp_path, capsys):
+    oracle = quiet(keras_tuner.HyperParameters())
+    tuner = Tuner(oracle, Declares(), directory=str(tmp_path), project_name="kt")
+    tuner.search(verbose=0)
+    trials = list(tuner.oracle.trials.values())
+    assert [t.hyperparameters.values for t in trials] == [
+        {"top": "flat"},
+        *({"top": "deep", "units": units} for units in (1, 2, 3)),
+    ]
+    assert [t.status for t in trials] == ["FAILED", "COMPLETED", "COMPLETED", "COMPLETED"]
+
+
+def test_it_waits_for_trials_that_may_declare_more(tmp_path):
+    oracle = stored(quiet(integers(1)), tmp_path)
+    trial = oracle.create_trial("one")
+    assert oracle.create_trial("two").status == "IDLE"
+    trial.hyperparameters.Choice("b", [5, 6])
+    oracle.update_trial(trial.trial_id, {"val_loss": 1.0})
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+    assert oracle.create_trial("two").hyperparameters.values == {"a": 1, "b": 6}
+    assert tried(oracle) == [{"a": 1, "b": 5}, {"a": 1, "b": 6}]
+
+
+def test_nothing_to_choose(tmp_path):
+    assert exhausted(stored(quiet(keras_tuner.HyperParameters()), tmp_path), ["a"]) == [{}]
+
+
+def test_all_values():
+    assert list(quiet(conditional()).all_values()) == CONDITIONAL

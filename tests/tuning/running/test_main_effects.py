@@ -1,11 +1,11 @@
 import copy
 import itertools
 import math
-import random
 
 import keras_tuner
 import pytest
 from keras_tuner.engine import base_tuner
+from oracles import proposals
 
 from keras_se.errors import InputError
 from tuning import MainEffects, SESpace
@@ -62,21 +62,7 @@ def driven(oracle, folder, loss=additive, tuners=("a",)):
     """Plans in the order in which they were proposed; `loss` of None is a failure."""
     oracle.verbose = 0
     base_tuner.BaseTuner(oracle, directory=str(folder), project_name="kt")
-    rng, open_trials, proposed, stopped = random.Random(0), {}, [], set()  # noqa: S311
-    while len(stopped) < len(tuners):
-        name = rng.choice([t for t in tuners if t not in stopped])
-        if name in open_trials:
-            ended(oracle, open_trials.pop(name), loss)
-            continue
-        trial = oracle.create_trial(name)
-        if trial.status == "RUNNING":
-            open_trials[name] = trial
-            proposed.append(trial.hyperparameters.values)
-        elif trial.status == "STOPPED":
-            stopped.add(name)
-        else:
-            assert (trial.status, bool(open_trials)) == ("IDLE", True)
-    return proposed
+    return proposals(oracle, tuners, lambda trial, *_: ended(oracle, trial, loss))
 
 
 def ended(oracle, trial, loss):

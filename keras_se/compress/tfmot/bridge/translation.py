@@ -84,7 +84,7 @@ class Translation:
         self.model = self._converted()
 
     def _converted(self) -> Any:
-        graph = trace(self._original, purpose="to_tf_keras")
+        graph = trace(self._original, "to_tf_keras")
         tf_keras = load_tf_keras()
         inputs = keras.tree.map_structure(
             lambda t: tf_keras.Input(

@@ -8,8 +8,8 @@ import numpy as np
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import Translation, agree
 from keras_se.errors import InputError
-from keras_se.graph.models import check_graph
 from keras_se.graph.rebuilding import Rebuilding
+from keras_se.graph.trace import trace
 
 
 def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
@@ -43,8 +43,7 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
             "from_tf_keras needs a tf_keras model, as to_tf_keras returns. "
             f"Received: {kind.__module__.split('.')[0]}.{kind.__name__}"
         )
-    check_graph("from_tf_keras", like)
-    new_model = Rebuilding({}).model(like)
+    new_model = Rebuilding(trace(like, "from_tf_keras")).model()
     # The translation refers to the variables of the copy, which receive the values below.
     translation = Translation(new_model)
     found = {inner_layer(layer).name: layer for layer in tf_keras_model.layers}
