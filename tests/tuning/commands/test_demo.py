@@ -67,8 +67,6 @@ def test_files_and_report(ran):
     for name, judged in report["files"].items():
         content = (folder / name).read_bytes()
         assert judged["sha256"] == hashlib.sha256(content).hexdigest()
-    held_out = report["files"]["model_int8.tflite"]["held_out"]
-    assert held_out == "compared with the 500 calibration samples of the recipe"
 
 
 def test_printed_text(ran):
@@ -122,8 +120,7 @@ def run_demo(directory, *options):
 def test_it_fails_on_other_data_without_adaptive_gates(tmp_path, capsys, monkeypatch):
     """Images that hardly differ: the gates do not move, which is not a pass."""
     monkeypatch.setattr(demo, "SPACE", SESpace((2,), ("sigmoid",), baseline=False))
-    x, y = np.full((200, 6, 6), 100.0), np.arange(200) % 2
-    x[:, 0, 0] += np.arange(200) / 1000
+    x, y = np.full((200, 6, 6), 100, "uint8"), np.arange(200) % 2
     np.savez(tmp_path / "data.npz", x=x, y=y)
     data = ("--data", str(tmp_path / "data.npz"), "--epochs", "1")
     assert run_demo(tmp_path / "run", *data) == 1
