@@ -1,13 +1,29 @@
-"""What surgery does to the networks of keras.applications, every weight randomized.
+"""What is made of networks that others wrote, every weight randomized.
 
-Called with `insert` or `adopt`, and names of networks where not all are wanted.
+    python benchmarks/networks.py insert | adopt [NAME ...]    surgery on keras.applications
+    python benchmarks/networks.py others [NAME ...] [--json FILE]    SE in many packages
+
+`others` compares what `keras_se` finds, reads, adopts, converts and judges with the gates that
+`others.py` takes from the packages themselves. Names may be patterns such as `kimm/*`. Each row is
+measured in a process of its own and printed when it is there; what fails is a text in its cell.
 """
 
-import sys
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from others import OTHERS, images, randomize, true_gates
 from rich.console import Console
 from rich.table import Table
 
@@ -105,10 +121,157 @@ def error(values: np.ndarray, expected: np.ndarray, scale: float) -> float:
     return float(np.abs(values - expected).max() / scale)
 
 
+COLUMNS = (
+    *("network", "sites", "found", "missed", "false", "gates", "adopted", "difference"),
+    *("float32", "int8", "find/build", "read/predict", "notes"),
+)
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network of another package with its true gates for `x`."""
+
+    model: keras.Model
+    building: float  # seconds
+    x: np.ndarray
+    gates: list[np.ndarray]
+
+
+def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    """What a function returns, and its seconds."""
+    started = time.perf_counter()
+    result = function(*arguments, **options)
+    return result, time.perf_counter() - started
+
+
+def found(case: Case) -> Row:
+    """The number of sites, and the time to find them first over that to build the model."""
+    sites, seconds = timed(keras_se.find_sites, case.model)
+    return {"found": str(len(sites)), "find/build": f"{seconds / case.building:.2f}"}
+
+
+def gates(case: Case) -> Row:
+    """The gates that are read against the true ones."""
+    _, predicting = timed(case.model.predict, case.x, verbose=0)
+    read, reading = timed(keras_se.read_gates, case.model, case.x)
+    differences = []
+    for expected in case.gates:
+        errors = {
+            name: float(np.abs(values - expected).max())
+            for name, values in read.items()
+            if values.shape == expected.shape
+        }
+        nearest = min(errors, key=errors.__getitem__, default=None)
+        if nearest is not None and errors[nearest] < 1e-3:
+            differences.append(errors[nearest])
+            del read[nearest]
+    return {
+        "missed": str(len(case.gates) - len(differences)),
+        "false": str(len(read)),
+        "gates": f"{max(differences):.0e}" if differences else "",
+        "read/predict": f"{reading / predicting:.2f}",
+    }
+
+
+def adopted(case: Case) -> Row:
+    """How many sites become SEBlocks, and the largest difference over the scale of the outputs."""
+    if not case.gates:
+        return {}
+    new = keras_se.adopt(case.model)
+    blocks = sum(site.source == "SEBlock" for site in keras_se.find_sites(new))
+    expected, values = (keras.tree.flatten(m(case.x, training=False)) for m in (case.model, new))
+    pairs = zip(*(map(keras.ops.convert_to_numpy, y) for y in (expected, values)), strict=True)
+    difference = max(error(value, want, np.abs(want).max()) for want, value in pairs)
+    return {"adopted": str(blocks), "difference": f"{difference:.0e}"}
+
+
+def float32(case: Case) -> Row:
+    """The sites of the file, and whether it passes."""
+    return {"float32": judged(case, keras_se.to_tflite(case.model, "float32"))}
+
+
+def int8(case: Case) -> Row:
+    """The sites of the file, and whether it passes."""
+    data = images(case.model, 128, seed=2)
+    # The statistics of BatchNormalization are random, too.
+    file = keras_se.to_tflite(case.model, "int8", data, check_range=False)
+    return {"int8": judged(case, file)}
+
+
+def judged(case: Case, file: bytes) -> str:
+    """The number of sites in a file and the verdict on it."""
+    sites = len(keras_se.find_sites(file))
+    if not case.gates and not sites:
+        return "0"
+    try:
+        report = keras_se.verify(case.model, file, case.x, stress=())
+    except Exception as failure:  # the number of sites is known nevertheless
+        return f"{sites}; {reason(failure)}"
+    verdicts = Counter(site.verdict for site in report.sites.values())
+    said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    return f"{sites} passed" if report.passed else f"{sites} failed: {said}"
+
+
+def reason(failure: Exception) -> str:
+    """An exception in short."""
+    text = " ".join(str(failure).replace("|", "/").split())
+    return f"{type(failure).__name__}: {text[:160]}"
+
+
+def other_row(name: str) -> Row:
+    """The figures of a network of another package."""
+    row, other = {"network": name}, OTHERS[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", keras_se.errors.SiteWarning)
+        try:
+            other.build()  # imports the package
+            model, building = timed(other.build)
+            randomize(model, images(model, 32, seed=0))
+            x = images(model, 40, seed=1)
+            case = Case(model, building, x, true_gates(other, model, x))
+        except Exception as failure:
+            return row | {"notes": f"not built: {reason(failure)}"}
+        row["sites"] = str(len(case.gates))
+        for step in (found, gates, adopted, float32, int8):
+            try:
+                row |= step(case)
+            except Exception as failure:
+                row[step.__name__] = reason(failure)
+    said = {str(w.message) for w in caught if w.category is keras_se.errors.SiteWarning}
+    return row | {"notes": " ".join(" ".join(sorted(said)).replace("|", "/").split())}
+
+
+def others(patterns: Sequence[str], path: Path | None) -> None:
+    """Prints the table of other people's networks, and writes it as JSON."""
+    names = [name for name in OTHERS if any(fnmatch.fnmatch(name, p) for p in patterns or "*")]
+    print(f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", sep="\n")
+    rows = []
+    for name in names:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            try:
+                row = process.submit(other_row, name).result()
+            except Exception as failure:  # the process itself died
+                row = {"network": name, "notes": reason(failure)}
+        rows.append(row)
+        print(f"| {' | '.join(row.get(column, '') for column in COLUMNS)} |", flush=True)
+        if path is not None:
+            path.write_text(json.dumps(rows, indent=1))
+
+
 def main() -> None:
     """Prints the table that is asked for."""
-    what, *names = sys.argv[1:] or ["insert"]
-    if what == "adopt":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("what", nargs="?", default="insert", choices=("insert", "adopt", "others"))
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    names = arguments.names
+    if arguments.what == "others":
+        others(names, arguments.json)
+        return
+    if arguments.what == "adopt":
         columns = ("network", "inline", "adopted", "gate", "difference", "without SE", "parameters")
         rows = [adopt_row(name) for name in names or ADOPT]
     else:

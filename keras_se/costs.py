@@ -17,10 +17,9 @@ import keras
 from keras_se.errors import InputError
 from keras_se.graph.replay import outlined
 from keras_se.graph.trace import trace
-from keras_se.graph.visits import Visit, walk
-from keras_se.layers import SEBlock
+from keras_se.graph.visits import Place, Visit, walk
 from keras_se.sites.finding import InlineSE
-from keras_se.sites.gated import GatedSite, gated_sites
+from keras_se.sites.gated import GatedSite, search
 
 _Shape = tuple[int, ...]
 
@@ -33,8 +32,8 @@ class SiteCost:
         name: Ordinal name of the site, as in `find_sites`.
         channels: C.
         width: Number of units of the bottleneck.
-        parameters: Number of weights and biases; 0 at the second call of shared layers.
-        flops: Floating-point operations: 2·C·H·W for squeeze and product, 4·C·width for the two
+        parameters: Number of weights of the excitation; 0 at the second call of shared layers.
+        flops: Floating-point operations: 2·C·H·W for squeeze and product, 4·C·width for two
             matrices (`shift` adds 2·C·width and C·H·W).
         macs: Multiply-accumulates of the matrices.
         parameter_share: `parameters` divided by those of the model.
@@ -105,7 +104,8 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
     """Counts the parameters and floating-point operations of a model and of its SE.
 
     Args:
-        model: A built functional or Sequential model with `SEBlock`s or inline SE.
+        model: A built functional or Sequential model with `SEBlock`s, `GraphSEBlock`s (per node) or
+            inline SE, also inside layers of your own.
         input_shape: Shape of an example, needed for unknown sizes. Only for models with one input.
 
     Returns:
@@ -114,18 +114,22 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
     Raises:
         InputError: If the model is not a built graph of layers, or a size is unknown.
 
+    Warns:
+        SiteWarning: If a part of the model may be SE, and is not seen as such.
+
     Source: Hu et al., arXiv 1709.01507v4, section 4.
 
     Example:
+        >>> from keras_se import SEBlock
         >>> model = keras.Sequential([keras.Input((8, 8, 64)), SEBlock(16, use_bias=False)])
         >>> report = cost(model)
         >>> report.se_parameters, report.se_flops
         (512, 9216)
     """
     graph = trace(model, "cost", None if input_shape is None else [tuple(input_shape)])
-    count = _Count({part.number: part for part in gated_sites(graph)})
+    count = _Count({part.place: part for part in search(graph).warn()})
     # Shapes flow along the walk, so that nested models of open sizes get those of their calls.
-    walk(graph, graph.inputs, count.visit, stand_in=outlined)
+    walk(graph, graph.inputs, count.visit, stand_in=outlined, opens=lambda visit: True)
     parameters = model.count_params()
     sites = tuple(
         dataclasses.replace(
@@ -143,22 +147,27 @@ def _share(part: int, whole: int) -> float:
 
 
 class _Count:
-    def __init__(self, sites: dict[int, GatedSite]) -> None:
+    def __init__(self, sites: dict[Place, GatedSite]) -> None:
         self.sites: list[SiteCost] = []
         self.flops = 0
         self.macs = 0
         self.uncounted: list[str] = []
-        self._sites = sites  # by number of their visit
-        self._priced: set[int] = set()  # shared layers count their parameters only once
+        self._sites = sites  # by place of their visit
+        self._priced: set[int] = set()  # shared weights count only once, by id
 
     def visit(self, visit: Visit) -> Any:
         outputs, model = visit.outputs(), visit.graph.model
         given = [part for part in visit.arguments if isinstance(part, keras.KerasTensor)]
+        if visit.graph.is_composite and not all(map(_is_sized, (*given, *_tensors(outputs)))):
+            # A layer of the user's may move the batch to another axis.
+            self.uncounted.append(f"{visit.path}{visit.layer.name}")
+            return outputs
         inputs = [_size(model, tensor) for tensor in given]
-        sizes = [_size(model, tensor) for tensor in keras.tree.flatten(outputs)]
-        site = self._sites.get(visit.number)
-        if site is not None and isinstance(site.source, SEBlock):
-            cost = self._add(site, [site.source], inputs[0], 3 if site.source.shift else 2)
+        sizes = [_size(model, tensor) for tensor in _tensors(outputs)]
+        site = self._sites.get(visit.place)
+        if site is not None and not isinstance(site.source, InlineSE):
+            products = 3 if site.source.shift else 2
+            cost = self._add(site, site.source.weights, inputs[0], products, products)
             self.flops += cost.flops
             self.macs += cost.macs
             return outputs
@@ -170,24 +179,39 @@ class _Count:
         else:
             self.flops += flops
             self.macs += macs or 0
-        if site is not None and isinstance(site.source, InlineSE):
+        source: Any = None if site is None else site.source
+        if site is not None and isinstance(source, InlineSE):
             # The layers of an inline site are in the totals already, as what they are.
-            self._add(site, [site.source.first, site.source.second], sizes[0], 2)
+            weights = [weight for step in source.excitation for weight in step.constants]
+            passes = 1 + len(source.squeezes)
+            self._add(site, weights, sizes[0], len(source.matrices), passes)
         return outputs
 
-    def _add(self, found: GatedSite, layers: list[Any], shape: _Shape, matrices: int) -> SiteCost:
+    def _add(
+        self, found: GatedSite, weights: list[Any], shape: _Shape, matrices: int, passes: int
+    ) -> SiteCost:
+        """Adds a site with some products of a vector and a matrix, and passes over its map."""
         site = found.site
         macs = matrices * site.channels * site.width
-        flops = matrices * math.prod(shape) + 2 * macs
-        parameters = sum(layer.count_params() for layer in layers if id(layer) not in self._priced)
-        self._priced |= set(map(id, layers))
+        flops = passes * math.prod(shape) + 2 * macs
+        new = {id(weight): math.prod(weight.shape) for weight in weights}
+        parameters = sum(size for weight, size in new.items() if weight not in self._priced)
+        self._priced |= set(new)
         self.sites.append(SiteCost(site.name, site.channels, site.width, parameters, flops, macs))
         return self.sites[-1]
 
 
+def _tensors(outputs: Any) -> list[Any]:
+    return [part for part in keras.tree.flatten(outputs) if isinstance(part, keras.KerasTensor)]
+
+
+def _is_sized(tensor: Any) -> bool:
+    return None not in tensor.shape[1:]
+
+
 def _size(model: keras.Model, tensor: Any) -> _Shape:
     shape = tuple(tensor.shape[1:])
-    if None in shape:
+    if not _is_sized(tensor):
         raise InputError(
             "cost needs every size: give input_shape=(height, width, channels), or fix the Input. "
             f"Received: a tensor of shape {tuple(tensor.shape)} in model {model.name!r}"
@@ -223,6 +247,7 @@ def _macs(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> int | None
 _AFFINE = {"BatchNormalization", "Normalization", "Rescaling"}
 _POINTWISE = {"Activation", "ELU", "LayerScale", "LeakyReLU", "PReLU", "ReLU", "Softmax"}
 _RAW_POINTWISE = {"HardSigmoid", "Relu", "Relu6", "Sigmoid", "Silu", "Tanh"}
+_RAW_REDUCTIONS = {"Max", "Mean", "Min", "Sum"}
 _MERGES = {"Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract", "TrueDivide"}
 _POOLS = {f"{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)}
 _GLOBAL_POOLS = {f"Global{pool}" for pool in _POOLS}
@@ -257,6 +282,6 @@ def _element_flops(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> i
         return max(1, len(inputs) - 1) * elements
     if kind in _POOLS:
         return elements * math.prod(layer.pool_size)
-    if kind in _GLOBAL_POOLS:
+    if kind in _GLOBAL_POOLS | _RAW_REDUCTIONS:
         return math.prod(inputs[0])
     return 0 if kind in _MOVES else None

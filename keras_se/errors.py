@@ -1,4 +1,4 @@
-"""The errors of the library that address the user.
+"""The errors and warnings of the library that address the user.
 
 The command line prints their message and exits with 2. Any other exception is a bug.
 """
@@ -15,6 +15,14 @@ class InputError(ValueError):
 
 class MissingExtraError(ImportError):
     """A package of an optional extra of `keras-se` is not installed."""
+
+
+class PrecisionWarning(UserWarning):
+    """A model computes in half precision, and its float32 twin is taken."""
+
+
+class SiteWarning(UserWarning):
+    """A part of a model may be Squeeze-and-Excitation, and is not treated as such."""
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

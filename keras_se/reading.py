@@ -21,16 +21,20 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
     """Returns the SE sites of a Keras model or of a TFLite file, in topological order.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s or inline SE
-            as in `keras.applications`, a result of `keras_se.compress`, or the bytes or the path
-            of a TFLite file from any converter.
+        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s,
+            `GraphSEBlock`s or SE of other layers and operations, also inside nested models and
+            layers of your own; a result of `keras_se.compress`; or the bytes or the path of a
+            TFLite file from any converter.
 
     Returns:
-        One `Site` per gated feature map; empty if there is none.
+        One `Site` per gated feature map; empty if there is none. See docs/sites.md for what is one.
 
     Raises:
         InputError: If the argument is neither, or the file cannot be read.
         MissingExtraError: If a file is given and LiteRT is not installed.
+
+    Warns:
+        SiteWarning: If a part of a model may be SE, and is not seen as such, with the reason.
 
     Example:
         >>> from keras_se import SEBlock
@@ -51,18 +55,22 @@ def read_gates(
     """Returns the gate values of every SE site for the inputs `x`.
 
     Args:
-        model_or_tflite: A built functional or Sequential Keras model with `SEBlock`s, a result of
-            `keras_se.compress`, or the bytes or the path of a TFLite file with batch size one.
+        model_or_tflite: As for `find_sites`; a file must have batch size one.
         x: Inputs of the model: arrays of shape (samples, *input shape), or a `tf.data.Dataset` or
-            generator of batches. For a file, an array, also in the units of the float model.
+            generator of batches. For a file, an array, also in the units of the float model. Arrays
+            for a `GraphSEBlock` are one union of graphs, read at once.
         batch_size: Samples per batch of a Keras model.
 
     Returns:
-        By site name, an array of shape (samples, channels). Empty if there is no site.
+        By site name, an array of shape (samples, channels); for a `GraphSEBlock` (graphs,
+        channels). Empty if there is no site.
 
     Raises:
         InputError: If the argument is neither, or `x` does not fit it.
         MissingExtraError: If a file is given and LiteRT is not installed.
+
+    Warns:
+        SiteWarning: As for `find_sites`.
 
     Example:
         >>> from keras_se import SEBlock

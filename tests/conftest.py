@@ -1,18 +1,24 @@
 """Small networks whose gates move, and images for them; everything here is built once."""
 
+import warnings
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 import pytest
 
 from keras_se import SEBlock
+from keras_se.errors import PrecisionWarning
 
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
 
 
-def build_network(gate: str, squeeze: str = "avg") -> keras.Model:
+def build_network(
+    gate: str, squeeze: str = "avg", size: tuple[int | None, ...] = (8, 8)
+) -> keras.Model:
     """Two SE sites with weights wide enough for gates that spread over ten steps and more."""
     keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((8, 8, 3))
+    x = inputs = keras.Input((*size, 3))
     for filters in (8, 16):
         x = keras.layers.Conv2D(filters, 3, padding="same", activation="relu")(x)
         x = SEBlock(
@@ -32,9 +38,29 @@ def seed() -> None:
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def twins() -> Iterator[list[warnings.WarningMessage]]:
+    """The warnings that the float32 twin of a model was taken; any other is an error still."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PrecisionWarning)
+        yield caught
+
+
 @pytest.fixture(scope="session")
 def networks() -> dict[str, keras.Model]:
     return {gate: build_network(gate) for gate in GATES}
+
+
+@pytest.fixture(scope="session")
+def half_network(networks: dict[str, keras.Model]) -> keras.Model:
+    """The network with sigmoid gates in mixed_float16, of open sizes, with the same weights."""
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = build_network("sigmoid", size=(None, None))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.set_weights(networks["sigmoid"].get_weights())
+    return model
 
 
 @pytest.fixture(scope="session")

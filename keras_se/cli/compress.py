@@ -7,7 +7,12 @@ import keras
 import numpy as np
 
 from keras_se.cli.files import check_output, write_outputs
-from keras_se.cli.options import POSITIVE, choice_option, overwrite_option
+from keras_se.cli.options import (
+    POSITIVE,
+    choice_option,
+    input_shape_option,
+    overwrite_option,
+)
 from keras_se.compress import cluster, prune, quantize_aware, strip
 from keras_se.compress.quantization import ENGINES, Engine
 from keras_se.compress.tfmot.pruning import SCHEDULES, Schedule
@@ -51,6 +56,7 @@ _CALIBRATION = 500  # at most so many training samples calibrate the ranges
 @choice_option(
     "--engine", ENGINES, "qat: with TensorFlow Model Optimization (tf_keras), or in Keras itself."
 )
+@input_shape_option
 @click.option("--tflite", help="qat: also write this int8 file.")
 @overwrite_option
 def compress_command(
@@ -66,6 +72,7 @@ def compress_command(
     clusters: int,
     scope: Scope,
     engine: Engine,
+    input_shape: tuple[int, ...] | None,
     tflite: str | None,
     overwrite: bool,
 ) -> None:
@@ -76,10 +83,11 @@ def compress_command(
     # Check names before the training, not after it.
     check_output(out, overwrite, ".keras")
     _check_tflite(tflite, method, overwrite)
+    _check_input_shape(input_shape, method)
     original, x, labels = _classifier(model, data)
     if method == "qat":
         calibration = keras.tree.map_structure(lambda part: part[:_CALIBRATION], x)
-        compressed = quantize_aware(original, calibration, engine=engine)
+        compressed = quantize_aware(original, calibration, engine=engine, input_shape=input_shape)
     elif method == "prune":
         # Round up: `fit` also runs the last, smaller batch.
         end = _last_pruning_step(schedule, epochs * -(-len(labels) // batch_size))
@@ -106,6 +114,14 @@ def _check_tflite(tflite: str | None, method: str, overwrite: bool) -> None:
             f"Received: --method {method}"
         )
     check_output(tflite, overwrite, ".tflite")
+
+
+def _check_input_shape(input_shape: tuple[int, ...] | None, method: str) -> None:
+    if input_shape is not None and method != "qat":
+        raise InputError(
+            "--input-shape needs --method qat; the other methods leave sizes open. "
+            f"Received: --method {method}"
+        )
 
 
 def _classifier(model: str, data: str) -> tuple[keras.Model, Any, np.ndarray]:

@@ -5,7 +5,12 @@ from rich.console import Console
 
 import keras_se
 from keras_se.cli.files import check_output, read_json, write_outputs
-from keras_se.cli.options import choice_option, json_option, overwrite_option
+from keras_se.cli.options import (
+    choice_option,
+    input_shape_option,
+    json_option,
+    overwrite_option,
+)
 from keras_se.cli.tables import cost_table
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
@@ -50,20 +55,15 @@ def insert_command(
 
 @click.command("cost")
 @click.argument("model")
-@click.option("--input-shape", help="Sizes that the model leaves open, such as 224,224,3.")
+@input_shape_option
 @json_option
 @overwrite_option
 def cost_command(
-    model: str, input_shape: str | None, json_path: str | None, overwrite: bool
+    model: str, input_shape: tuple[int, ...] | None, json_path: str | None, overwrite: bool
 ) -> None:
     """Show how many parameters and operations SE adds to MODEL.keras."""
     check_output(json_path, overwrite)
-    sizes = [] if input_shape is None else input_shape.split(",")
-    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
-        raise InputError(
-            f"--input-shape must be sizes such as 224,224,3. Received: {input_shape!r}"
-        )
-    report = keras_se.cost(load_model(model), tuple(map(int, sizes)) or None)
+    report = keras_se.cost(load_model(model), input_shape)
     if not report.sites:
         raise InputError(f"cost needs a model with SE sites. Received: {model} with none")
     Console().print(cost_table(report))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from keras_se.errors import user_code
+from keras_se.errors import InputError, user_code
 
 DATA_HELP = (
     "FILE.npz with x_test and x_train, or x, and labels y_test and y_train, or y; a model with "
@@ -22,6 +22,23 @@ overwrite_option = click.option(
 )
 tau_option = click.option(
     "--tau", default=0.2, help="A channel is suppressed if its mean gate is below this."
+)
+
+
+def _sizes(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
+    sizes = [] if value is None else value.split(",")
+    if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise InputError(f"--input-shape must be sizes such as 224,224,3. Received: {value!r}")
+    return tuple(map(int, sizes)) or None
+
+
+input_shape_option = click.option(
+    "--input-shape",
+    callback=_sizes,
+    metavar="SIZES",
+    help="Shape of one sample, such as 224,224,3, if the model leaves sizes open.",
 )
 
 

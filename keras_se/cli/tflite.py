@@ -7,7 +7,13 @@ from rich.console import Console
 
 import keras_se
 from keras_se.cli.files import check_output, print_renamed, write_outputs
-from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
+from keras_se.cli.options import (
+    DATA_HELP,
+    input_shape_option,
+    json_option,
+    overwrite_option,
+    tau_option,
+)
 from keras_se.cli.tables import report_table
 from keras_se.data import load_inputs
 from keras_se.files import load_model
@@ -36,6 +42,7 @@ _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types}
 @click.option(
     "--output-type", type=click.Choice(_IO_TYPES), help="Type of the outputs of an integer file."
 )
+@input_shape_option
 @click.option(
     "--keep-float",
     multiple=True,
@@ -55,6 +62,7 @@ def export_command(
     calibration: str | None,
     input_type: IOType | None,
     output_type: IOType | None,
+    input_shape: tuple[int, ...] | None,
     keep_float: tuple[str, ...],
     no_check_range: bool,
     overwrite: bool,
@@ -70,6 +78,7 @@ def export_command(
         format=file_format,
         input_type=input_type,
         output_type=output_type,
+        input_shape=input_shape,
         keep_float=keep_float,
         check_range=not no_check_range,
         path=out,
@@ -99,6 +108,7 @@ def export_command(
 )
 @click.option("--gates", "recorded", help="Gates recorded on a device: FILE.npz.")
 @click.option("--recipe", help="Recipe of the file. Default: the one beside it.")
+@input_shape_option
 @json_option
 @overwrite_option
 def verify_command(
@@ -109,6 +119,7 @@ def verify_command(
     reference: str | None,
     recorded: str | None,
     recipe: str | None,
+    input_shape: tuple[int, ...] | None,
     json_path: str | None,
     overwrite: bool,
 ) -> bool:
@@ -130,6 +141,7 @@ def verify_command(
         reference=None if reference is None else load_model(reference),
         gates=recorded,
         recipe=recipe,
+        input_shape=input_shape,
     )
     Console().print(report_table(os.path.basename(tflite), report))
     click.echo(f"{tflite}: {report.verdict}.")

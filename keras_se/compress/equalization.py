@@ -48,7 +48,7 @@ def equalize(model: keras.Model, calibration: Any) -> keras.Model:
         model: A built functional or Sequential model, channels last. The function does not change
             it.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
-            of them.
+            of them. They may have any size that the model takes.
 
     Returns:
         A new uncompiled model with the same layers, gates and outputs up to rounding, and other
@@ -70,7 +70,8 @@ def equalize(model: keras.Model, calibration: Any) -> keras.Model:
         ['0.54', '6.62']
     """
     new_model = Rebuilding(trace(model, "equalize")).model()
-    samples = list(input_arrays(input_specs(model), calibration, "calibration").values())
+    specs = input_specs(model, "equalize", any_size=True)
+    samples = list(input_arrays(specs, calibration, "calibration").values())
     graph = Graph(new_model)
     places = [place for part in graph.family() for place in _places(part)]
     if places:

@@ -1,5 +1,6 @@
 """Quantization-aware training of SE models with calibrated ranges; the engine of Keras itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,6 +11,7 @@ from keras_se.compress.rounding import Rounding
 from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
 from keras_se.errors import InputError
 from keras_se.graph.compressed import check_plain
+from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_graph, free_name, sublayers
 from keras_se.graph.rebuilding import Rebuilding
@@ -18,8 +20,7 @@ from keras_se.graph.visits import Visit
 from keras_se.layers import FakeQuantize
 from keras_se.litert.calibration import calibration_samples
 from keras_se.litert.inputs import batches
-from keras_se.sites.finding import find_inline
-from keras_se.surgery.adoption import adopt
+from keras_se.surgery.adoption import adopted, proposed
 
 Engine = Literal["tfmot", "keras"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -31,6 +32,7 @@ def quantize_aware(
     *,
     preserve: Preserved | None = None,
     engine: Engine = "tfmot",
+    input_shape: Sequence[int] | None = None,
 ) -> Any:
     """Makes a trainable model that computes with the rounding of its int8 file.
 
@@ -42,7 +44,8 @@ def quantize_aware(
 
     Args:
         model: A built functional or Sequential Keras 3 model, with or without SE, that
-            `to_tf_keras` accepts, with inputs of known size. The function does not change it.
+            `to_tf_keras` accepts. The function does not change it. Of one that computes in half
+            precision, such as `mixed_float16`, the float32 twin is trained.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
             of them; a hundred samples or more.
         preserve: Which result of earlier compression to keep: the `"sparsity"` of a pruned model,
@@ -51,6 +54,8 @@ def quantize_aware(
             Keras without another library. The result is a Keras 3 model with quantize-aware layers,
             which saves like any other model; `reference=` and `strip` accept it. This engine does
             not support `preserve`.
+        input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
+            sizes open, which the result then has. Only for models with one input.
 
     Returns:
         A model to `compile` and `fit` with objects of Keras 3: a `tf_keras.Model`, which also
@@ -64,6 +69,9 @@ def quantize_aware(
             form, if the data do not match the model or leave the bottleneck of a site at zero, or
             if there is nothing to preserve.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
+
+    Warns:
+        PrecisionWarning: If the model computes in half precision.
 
     Source: Jacob et al., arXiv 1712.05877, section 3; Krishnamoorthi, arXiv 1806.08342, section 4;
     TensorFlow Model Optimization, "Quantization aware training".
@@ -84,6 +92,7 @@ def quantize_aware(
         raise InputError(
             f"preserve must be one of {list(PRESERVED)} or None. Received: preserve={preserve!r}"
         )
+    model = fitted(model, "quantize_aware", input_shape)
     if engine == "tfmot":
         return quantize_in_tf_keras(model, calibration, preserve)
     if preserve is not None:
@@ -96,8 +105,9 @@ def quantize_aware(
 def _quantize_in_keras(model: keras.Model, calibration: Any) -> keras.Model:
     graph = Graph(model)
     # Only SEBlock has a quantize-aware layer, so inline SE becomes SEBlocks first.
-    if any(site.activation and site.gate for part in graph.family() for site in find_inline(part)):
-        graph = Graph(adopt(model))
+    taken, _ = proposed(graph)
+    if taken:
+        graph = Graph(adopted(graph, taken))
     shared: dict[int, Any] = {}  # by id: a layer with weights has one replacement in all graphs
     edits = [_rounded(part, part is graph, shared) for part in graph.family()]
     samples = calibration_samples(model, calibration)
@@ -186,6 +196,8 @@ def _copy_state(old: Any, new: Any) -> None:
     """Copy the weights and flags of a layer."""
     # A quantize-aware layer holds the weights of the plain one first and its ranges after them, so
     # zip stops at the right place in both directions.
+    if not isinstance(old, keras.layers.Layer):
+        return  # a raw operation
     for variable, value in zip(new.weights, old.weights, strict=False):
         variable.assign(np.array(value.numpy()))  # JAX: without a copy, buffers are shared
     for part in (new, *sublayers(new)):

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.graph.models import is_nested_graph
+from keras_se.graph.models import is_nested_graph, raw_activation
 from keras_se.graph.trace import Call, Graph
 from keras_se.layers import (
     QuantizeAware,
@@ -134,11 +134,6 @@ def _check(call: Call, tensors: int) -> None:
             "quantize_aware with engine='keras' needs layers with the channels last. "
             f"Received: {layer.name!r} with data_format='channels_first'"
         )
-    if isinstance(layer, keras.layers.Layer) and layer.compute_dtype != "float32":
-        raise InputError(
-            "quantize_aware with engine='keras' needs layers that compute in float32. "
-            f"Received: layer {layer.name!r} in {layer.compute_dtype}"
-        )
 
 
 def _is_sum(layer: Any) -> bool:
@@ -154,4 +149,4 @@ def _activation(layer: Any) -> str | None:
         return "softmax" if layer.axis == -1 else None
     if type(layer) is keras.layers.ReLU and not layer.negative_slope and not layer.threshold:
         return {None: "relu", 6: "relu6"}.get(layer.max_value)
-    return None
+    return raw_activation(layer)

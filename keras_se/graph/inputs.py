@@ -1,6 +1,7 @@
 """The symbolic inputs of a Keras model: structure, names, shapes, and new ones like them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -39,8 +40,12 @@ def input_shapes(model: keras.Model) -> dict[str, Shape]:
     return {name: tuple(tensor.shape[1:]) for name, tensor in named.items()}
 
 
-def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = None) -> Any:
-    """New `keras.Input`s like those of a model, optionally with other shapes of an example."""
+def fresh_inputs(
+    model: keras.Model,
+    shapes: Sequence[tuple[int, ...]] | None = None,
+    precision: Callable[[str], str] = lambda dtype: dtype,
+) -> Any:
+    """New `keras.Input`s like those of a model, optionally with other shapes or dtypes."""
     if shapes is not None:
         _check_shapes(model, shapes)
     layers = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
@@ -52,13 +57,28 @@ def fresh_inputs(model: keras.Model, shapes: Sequence[tuple[int, ...]] | None = 
         layer = known.get(id(tensor))
         return keras.Input(
             batch_shape=(tensor.shape[0], *given[id(tensor)]),
-            dtype=tensor.dtype,
+            dtype=precision(tensor.dtype),
             name=tensor.name if layer is None else layer.name,
             sparse=getattr(layer, "sparse", False),
             optional=getattr(layer, "optional", False),
         )
 
     return keras.tree.map_structure(fresh, _input_structure(model))
+
+
+def checked_shape(model: keras.Model, input_shape: Any) -> tuple[int, ...]:
+    """The shape of one sample, given for the sizes that a model leaves open."""
+    is_shape = isinstance(input_shape, list | tuple) and all(
+        isinstance(size, Integral) and int(size) > 0 for size in input_shape
+    )
+    if not is_shape:
+        raise InputError(
+            "input_shape must be the sizes of one sample, such as (224, 224, 3). "
+            f"Received: input_shape={input_shape!r}"
+        )
+    shape = tuple(map(int, input_shape))
+    _check_shapes(model, [shape])
+    return shape
 
 
 def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -1,6 +1,7 @@
 """Which models and layers have a graph that can be read, the layers inside, and free names."""
 
 import itertools
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -8,7 +9,14 @@ import keras
 
 from keras_se.errors import InputError
 
-_COMPOSITES = (keras.Model, keras.layers.RNN, keras.layers.Wrapper, keras.layers.Pipeline)
+_RAW_ACTIVATIONS = (
+    *("hard_sigmoid", "hard_silu", "relu", "relu6", "selu", "sigmoid", "silu", "softmax"),
+    *("softplus", "softsign", "tanh"),
+)
+_COMPOSITES = (
+    *(keras.Model, keras.layers.Pipeline, keras.layers.Wrapper),
+    *(keras.layers.Bidirectional, keras.layers.RNN, keras.layers.StackedRNNCells),
+)
 
 
 def is_graph(model: Any) -> bool:
@@ -40,6 +48,20 @@ def check_graph(purpose: str, model: Any) -> None:
             f"{purpose} needs a built model: call it once, or give it an Input. "
             f"Received: model {model.name!r}, not built"
         )
+
+
+def raw_activation(operation: Any) -> str | None:
+    """The name of the activation that a raw operation such as `keras.ops.relu` computes."""
+    kind = type(operation).__name__
+    if isinstance(operation, keras.layers.Layer) or not isinstance(operation, keras.Operation):
+        return None
+    if kind == "ReLU":  # what `keras.activations.relu` records
+        is_plain = not operation.negative_slope and not operation.threshold
+        return {None: "relu", 6: "relu6"}.get(operation.max_value) if is_plain else None
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    # Operations with settings, such as the slope of a leaky ReLU, are not told apart here.
+    is_last = getattr(operation, "axis", -1) == -1
+    return name if name in _RAW_ACTIVATIONS and is_last else None
 
 
 def sublayers(layer: Any) -> Iterator[Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
+from keras_se.graph.composites import recorded_call
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.models import check_graph, is_nested_graph
-from keras_se.graph.replay import outlined
+from keras_se.graph.replay import default_training, outlined, replayable
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Graph:
         calls: The calls.
         tensors: By id, all tensors, inputs included.
         producers: By id of a tensor, the index of the call that made it; inputs are not in it.
+        is_composite: Whether the model is what Keras recorded inside a composite layer.
     """
 
     def __init__(
@@ -58,15 +60,19 @@ class Graph:
         shapes: Sequence[tuple[int, ...]] | None = None,
         path: str = "",
         family: "dict[int, Graph] | None" = None,
+        is_composite: bool = False,
     ) -> None:
         self.model = model
         self.path = path
+        self.is_composite = is_composite
+        self._has_own_shapes = shapes is None
         self.inputs = fresh_inputs(model, shapes)
         self.calls: list[Call] = []
         self.tensors: dict[int, Any] = {id(t): t for t in keras.tree.flatten(self.inputs)}
         self.producers: dict[int, int] = {}
         self._family: dict[int, Graph] = {} if family is None else family  # by id of the model
         self._family[id(model)] = self
+        self._looked: dict[int, Graph | str] = {}  # by index of the call
         self.outputs = self._record()
 
     def _record(self) -> Any:
@@ -75,8 +81,10 @@ class Graph:
             for layer in self.model.layers:
                 tensor = self._call(layer, tensor)
             return tensor
-        # A plain model, since `clone_model` would compile the clone, or keep a class of its own.
-        plain = keras.Model(self.model.input, self.model.output)
+        plain = self.model
+        # `clone_model` would compile the clone, or keep a class of its own.
+        if not type(plain).__module__.startswith("keras.") or plain.compiled:
+            plain = keras.Model(plain.input, plain.output)
         clone = keras.models.clone_model(
             plain,
             input_tensors=self.inputs,
@@ -86,11 +94,26 @@ class Graph:
         return clone.output
 
     def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
-        call = Call(layer, args, kwargs, outlined(layer)(*args, **kwargs))
+        layer = replayable(layer)
+        # Keras records the default of the layer as if the user had ordered it.
+        if kwargs.get("training") in (None, default_training(layer)):
+            kwargs.pop("training", None)
+        stand_in = outlined(layer, self._known_output(layer))
+        call = Call(layer, args, kwargs, stand_in(*args, **kwargs))
         self.tensors |= {id(t): t for t in call.outputs}
         self.producers |= {id(t): len(self.calls) for t in call.outputs}
         self.calls.append(call)
         return call.returned
+
+    def _known_output(self, layer: Any) -> Any:
+        """The output of a layer that was called once; `None` if it must be computed."""
+        # The output of a model is the one inside, whose shape may be more general.
+        if not self._has_own_shapes or isinstance(layer, keras.Model):
+            return None
+        try:
+            return layer.output
+        except (AttributeError, ValueError):  # called several times, or a raw operation
+            return None
 
     def inside(self, n: int) -> "Graph | None":
         """The graph of the model that call `n` calls, if it is one."""
@@ -108,6 +131,21 @@ class Graph:
                 path = f"{self.path}{layer.name}/"
                 graphs[n] = Graph(layer, path=path, family=self._family)
         return graphs
+
+    def look_into(self, n: int) -> "Graph | str":
+        """The graph inside the composite layer of call `n`, or the reason why there is none."""
+        if n not in self._looked:
+            call = self.calls[n]
+            model = recorded_call(call.layer, call.args, call.kwargs)
+            path = f"{self.path}{call.layer.name}/"
+            self._looked[n] = (
+                model if isinstance(model, str) else Graph(model, path=path, is_composite=True)
+            )
+        return self._looked[n]
+
+    def looked(self, n: int) -> "Graph | str | None":
+        """What `look_into` found at call `n`, if it was asked."""
+        return self._looked.get(n)
 
     def family(self) -> "Iterator[Graph]":
         """Yields this graph and all that are nested in it, in the order of their first calls."""

@@ -1,8 +1,8 @@
 """THE walk over a Keras model: every operation of every level, and the names of SE sites."""
 
 import collections
+import dataclasses
 import inspect
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
-from keras_se.graph.replay import shared
+from keras_se.graph.composites import is_composite, precision, symbolic_arguments
+from keras_se.graph.replay import shared, with_known_outputs
 from keras_se.graph.trace import Call, Graph
+
+Place = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ class Visit:
         path: Names of the models around it, each with a slash after it.
         graph: The graph of the innermost of these models.
         index: The position of the call in it.
-        number: How many calls of all levels the walk met before.
+        place: The positions of the calls of all levels, outermost first. It ends in `index`, and
+            is the same on every walk.
+        home: The graph of the innermost model, also within a composite layer of it.
+        local: The place in that model.
         values: By id of a tensor of the graph, what it is on this walk.
         stand_in: What is called in place of the layer; `None` for a nested model that is entered.
     """
@@ -36,7 +42,9 @@ class Visit:
     path: str
     graph: Graph
     index: int
-    number: int
+    place: Place
+    home: Graph
+    local: Place
     values: Mapping[int, Any]
     stand_in: Any
 
@@ -44,6 +52,11 @@ class Visit:
     def recorded(self) -> Call:
         """The call as the graph holds it."""
         return self.graph.calls[self.index]
+
+    @property
+    def name(self) -> str:
+        """The name of the layer or operation."""
+        return operation_name(self.layer, self.local)
 
     @property
     def arguments(self) -> list[Any]:
@@ -56,7 +69,17 @@ class Visit:
 
     def outputs(self) -> Any:
         """Calls what stands for the layer with the arguments as they are."""
-        return self.stand_in(*self.args, **self.kwargs)
+        called = with_known_outputs(self.stand_in, self._known_outputs())
+        return called(*self.args, **self.kwargs)
+
+    def _known_outputs(self) -> Any:
+        """The recorded outputs, if a call on symbolic tensors gives the same shapes."""
+        recorded = self.recorded
+        before, now = (
+            [(part.shape, part.dtype) for part in symbolic_arguments(args, kwargs)]
+            for args, kwargs in ((recorded.args, recorded.kwargs), (self.args, self.kwargs))
+        )
+        return recorded.returned if now and now == before else None
 
 
 def walk(
@@ -66,6 +89,7 @@ def walk(
     *,
     stand_in: Callable[[Any], Any] = shared,
     enter: Callable[[Visit], Any] | None = None,
+    opens: Callable[[Visit], bool] = lambda visit: False,
     is_deep: bool = True,
 ) -> Any:
     """Visits every call of a model in topological order, nested models call by call.
@@ -74,13 +98,20 @@ def walk(
     `visit` returns the outputs of a call, normally `Visit.outputs()`, and `stand_in` what is called
     in place of a layer or raw operation. `enter` returns the inputs that a nested model takes from
     its call; by default those of the call, in the precision and rank, and under the mask, that
-    Keras would give them. Without `is_deep`, nested models are visited as single calls.
+    Keras would give them. `opens` chooses the composite layers that are entered, too, if Keras can
+    record what is inside. Without `is_deep`, nested models are visited as single calls.
     """
-    numbers = itertools.count()
     stand_ins: dict[int, Any] = {}  # by id of the layer: shared layers stay shared
 
-    def level(graph: Graph, inputs: Any, path: str, training: Any) -> Any:
+    def level(graph: Graph, inputs: Any, around: Visit | None, training: Any) -> Any:
         values = _paired(graph.inputs, inputs)
+        place: Place
+        local: Place
+        path, place, home, local = "", (), graph, ()
+        if around is not None:
+            path, place = f"{around.path}{around.layer.name}/", around.place
+            if graph.is_composite:
+                home, local = around.home, around.local
 
         def value(part: Any) -> Any:
             return values.get(id(part), part)
@@ -89,20 +120,35 @@ def walk(
             args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
             if training is not None and _takes_training(call):
                 kwargs = {**kwargs, "training": training}
-            layer, inside = call.layer, graph.inside(index) if is_deep else None
-            if inside is None and id(layer) not in stand_ins:
-                stand_ins[id(layer)] = stand_in(layer)
-            called = stand_ins.get(id(layer))
-            met = Visit(layer, args, kwargs, path, graph, index, next(numbers), values, called)
+            layer, here, there = call.layer, (*place, index), (*local, index)
+            met = Visit(layer, args, kwargs, path, graph, index, here, home, there, values, None)
+            inside = graph.inside(index) if is_deep else None
+            inside = inside or _opened(met, opens)
             if inside is None:
-                outputs = visit(met)
+                if id(layer) not in stand_ins:
+                    stand_ins[id(layer)] = stand_in(layer)
+                outputs = visit(dataclasses.replace(met, stand_in=stand_ins[id(layer)]))
             else:
                 mode = nested_arguments(args, kwargs)["training"]
-                outputs = level(inside, (enter or entered)(met), f"{path}{layer.name}/", mode)
+                outputs = level(inside, (enter or entered)(met), met, mode)
+                outputs = _left(met, inside, outputs)
             values |= _paired(call.returned, outputs)
         return keras.tree.map_structure(value, graph.outputs)
 
-    return level(graph, inputs, "", None)
+    return level(graph, inputs, None, None)
+
+
+def holds(places: Iterable[Place]) -> Callable[[Visit], bool]:
+    """Chooses the composite layers around some places, for `walk(opens=...)`."""
+    around = {place[:n] for place in places for n in range(1, len(place))}
+    return lambda visit: visit.place in around
+
+
+def _opened(visit: Visit, opens: Callable[[Visit], bool]) -> Graph | None:
+    if not is_composite(visit.layer) or not opens(visit):
+        return None
+    looked = visit.graph.look_into(visit.index)
+    return None if isinstance(looked, str) else looked
 
 
 def _paired(own: Any, given: Any) -> dict[int, Any]:
@@ -125,8 +171,18 @@ def nested_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[s
     return {"inputs": first, "training": None, "mask": None, **given}
 
 
+def handed(visit: Visit) -> Any:
+    """The inputs of a nested model or composite layer as its call has them."""
+    if is_composite(visit.layer):
+        recorded = visit.recorded
+        return [visit.value(t) for t in symbolic_arguments(recorded.args, recorded.kwargs)]
+    return nested_arguments(visit.args, visit.kwargs)["inputs"]
+
+
 def entered(visit: Visit) -> list[Any]:
-    """The inputs of a nested model as Keras makes them of the arguments of its call."""
+    """The inputs of a nested model or composite layer as Keras makes them of its arguments."""
+    if is_composite(visit.layer):
+        return [_cast(tensor, precision(visit.layer, _dtype(tensor))) for tensor in handed(visit)]
     arguments = nested_arguments(visit.args, visit.kwargs)
     given, own = keras.tree.flatten(arguments["inputs"]), visit.layer.inputs
     mask = arguments["mask"]
@@ -144,16 +200,32 @@ def _adapted(tensor: Any, own: Any, mask: Any) -> Any:
         tensor = keras.ops.squeeze(tensor, axis=-1)
     elif len(tensor.shape) == len(own.shape) - 1:
         tensor = keras.ops.expand_dims(tensor, axis=-1)
-    if tensor.dtype != own.dtype:
-        tensor = keras.ops.cast(tensor, own.dtype)
+    tensor = _cast(tensor, own.dtype)
     return tensor if mask is None else _Masked()([tensor, mask])
+
+
+def _cast(tensor: Any, dtype: str) -> Any:
+    return tensor if _dtype(tensor) == dtype else keras.ops.cast(tensor, dtype)
+
+
+def _dtype(tensor: Any) -> str:
+    return str(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _left(visit: Visit, inside: Graph, outputs: Any) -> Any:
+    """The outputs of an opened composite layer, under the mask of its input if it hands that on."""
+    given = keras.tree.flatten((visit.args, visit.kwargs))
+    tensors = [part for part in given if isinstance(part, keras.KerasTensor)]
+    if not inside.is_composite or not visit.layer.supports_masking or len(tensors) != 1:
+        return outputs
+    return keras.tree.map_structure(lambda output: _MaskOf()([output, tensors[0]]), outputs)
 
 
 class _Masked(keras.layers.Layer):
     """Hands on its first input under a mask, its second."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(autocast=False)
         self.supports_masking = True
 
     def call(self, inputs: Any) -> Any:
@@ -166,6 +238,13 @@ class _Masked(keras.layers.Layer):
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
 
+class _MaskOf(_Masked):
+    """Hands on its first input under the mask of its second."""
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        return previous_mask[1]
+
+
 def changes_inputs(visit: Visit) -> bool:
     """Whether Keras changes the number, rank or dtype of what a nested model is called with."""
     inputs = nested_arguments(visit.recorded.args, visit.recorded.kwargs)["inputs"]
@@ -173,6 +252,16 @@ def changes_inputs(visit: Visit) -> bool:
     return len(given) != len(own) or any(
         len(a.shape) != len(b.shape) or a.dtype != b.dtype for a, b in zip(given, own, strict=True)
     )
+
+
+def operation_name(operation: Any, local: Place) -> str:
+    """The name of a layer or raw operation, by its place in its model.
+
+    Keras makes up new names of raw operations each time that it records a composite layer.
+    """
+    if len(local) == 1 or isinstance(operation, keras.layers.Layer):
+        return str(operation.name)
+    return f"{type(operation).__name__.lower()}_{local[-1] + 1}"
 
 
 def site_names(paths: Iterable[str], prefix: str = "se") -> Iterator[str]:

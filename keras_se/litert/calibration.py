@@ -15,10 +15,11 @@ from keras import ops
 from keras_se.errors import InputError
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
-from keras_se.graph.visits import Visit, walk
+from keras_se.graph.visits import Visit, holds, walk
 from keras_se.layers import SEBlock
 from keras_se.litert.inputs import batches, input_arrays, input_specs
-from keras_se.sites.finding import InlineSites
+from keras_se.sites.finding import InlineSE
+from keras_se.sites.gated import GatedSite, gated_sites
 
 _MIN_SAMPLES = 100
 # The median ratio is near 1 on sound data, and between .01 and .18 on data ten times too dark.
@@ -56,9 +57,10 @@ class Observations:
 
 def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     """Runs a built functional or Sequential model once over samples, without changing it."""
-    observer = _Observer()
+    graph = Graph(model)
+    observer = _Observer(gated_sites(graph))
     inputs = fresh_inputs(model)
-    outputs = keras.tree.flatten(walk(Graph(model), inputs, observer.visit))
+    outputs = keras.tree.flatten(walk(graph, inputs, observer.visit, opens=observer.opens))
     finite = observer.add(outputs, _all_finite)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass
@@ -84,12 +86,17 @@ def _ratios(moments: np.ndarray, layer: Any) -> np.ndarray:
 class _Observer:
     """Replays a model and its nested models, and adds outputs to observe."""
 
-    def __init__(self) -> None:
+    def __init__(self, sites: list[GatedSite]) -> None:
+        inline = [part.source for part in sites if isinstance(part.source, InlineSE)]
+        # By place, the matrices that read a bottleneck.
+        self._second = {
+            s.matrices[-1].place: s.matrices[0] for s in inline if s.form == "two_matrices"
+        }
+        self.opens = holds([*self._second, *(part.place for part in sites)])
         self.outputs: dict[str, Any] = {}
         self.normalizations: dict[str, Any] = {}  # the layers, by key of the output
         self.bottlenecks: dict[str, str] = {}  # keys of the outputs, by name
         self.sums: dict[str, str] = {}
-        self._inline = InlineSites()
 
     def visit(self, visit: Visit) -> Any:
         layer, args = visit.layer, visit.args
@@ -102,10 +109,10 @@ class _Observer:
                 self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
         elif isinstance(layer, _SQUEEZES):
             self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
-        outputs, site = visit.outputs(), self._inline.at(visit)
-        if site is not None:
-            self.bottlenecks[site.first.name] = self.add(visit.value(site.hidden), _largest)
-        return outputs
+        first = self._second.get(visit.place)
+        if first is not None:
+            self.bottlenecks[first.layer.name] = self.add(args[0], _largest)
+        return visit.outputs()
 
     def add(self, tensors: Any, function: Callable[..., Any]) -> str:
         key = f"output_{len(self.outputs)}"
@@ -206,7 +213,7 @@ def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.nd
             "quantize_aware needs calibration data: representative inputs, as for to_tflite. "
             "Received: calibration=None"
         )
-    specs = input_specs(model)
+    specs = input_specs(model, "quantize_aware")
     if any(spec.dtype != "float32" for spec in specs):
         raise InputError(
             f"quantize_aware needs inputs of float32. Received: {[spec.dtype for spec in specs]}"

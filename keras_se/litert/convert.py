@@ -13,6 +13,7 @@ import numpy as np
 from keras_se.errors import InputError
 from keras_se.files import check_file_name, refuse_existing, write_files
 from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, keras_model
+from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.litert import calibration as checks
 from keras_se.litert.converter import converted_bytes
@@ -40,6 +41,7 @@ def to_tflite(
     *,
     input_type: IOType | None = None,
     output_type: IOType | None = None,
+    input_shape: Sequence[int] | None = None,
     keep_float: Sequence[str] = (),
     check_range: bool = True,
     path: str | os.PathLike[str] | None = None,
@@ -51,8 +53,9 @@ def to_tflite(
     interpreter loads and runs it once before this function returns.
 
     Args:
-        model: A built functional or Sequential model, inputs of known size, with or without SE. One
-            from `keras_se.compress.quantize_aware` has ranges, so int8 needs no calibration.
+        model: A built functional or Sequential model, with or without SE. One that computes in half
+            precision, such as `mixed_float16`, is converted as its float32 twin. One from
+            `keras_se.compress.quantize_aware` has ranges, so int8 needs no calibration.
         format: One of `"float32"`; `"float16"`: float16 weights; `"dynamic"`: int8 weights,
             activations quantized at run time; `"weight_only"`: int8 weights, float32 computation;
             `"int8"`: all integer; `"int16x8"`: int8 weights, int16 activations.
@@ -62,6 +65,8 @@ def to_tflite(
         input_type: Type of the float inputs in the file: `"int8"` (default), `"uint8"` or
             `"float32"` for `"int8"`; `"int16"` (default) or `"float32"` for `"int16x8"`.
         output_type: The same for the outputs.
+        input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
+            sizes open. Only for models with one input.
         keep_float: Names of SE sites whose operations stay in float32, from the squeeze to the
             product, in `"int8"` and `"int16x8"`. It recovers what SE loses in integers.
         check_range: Whether to refuse data of another range than BatchNormalization was trained on.
@@ -78,6 +83,7 @@ def to_tflite(
 
     Warns:
         ConversionWarning: If there are few samples, or a sum over a feature map exceeds float16.
+        PrecisionWarning: If the model computes in half precision.
 
     Source: LiteRT documentation, "Post-training quantization".
 
@@ -91,6 +97,7 @@ def to_tflite(
         format=format,
         input_type=input_type,
         output_type=output_type,
+        input_shape=input_shape,
         keep_float=keep_float if isinstance(keep_float, str) else tuple(keep_float),
         check_range=check_range,
         path=path,
@@ -114,17 +121,22 @@ class Conversion:
     integer: bytes | None = None
 
 
-def convert(model: keras.Model, calibration: Any, options: Options) -> Conversion:
+def convert(
+    model: keras.Model, calibration: Any, options: Options, purpose: str = "to_tflite"
+) -> Conversion:
     """Converts as `to_tflite` does, and also reports the renamed files."""
     spec = options.spec
     _check_compression(model, options)
     # Before the conversion, which takes long.
     if options.path is not None:
         _check_outputs(options.path, options.overwrite)
-    inputs = input_specs(keras_model(model))
-    _check_model(model)
+    check_backend(purpose)
+    model = _fitted(model, purpose, options.input_shape)
+    inputs = input_specs(keras_model(model), purpose)
+    _check_weights(model, purpose)
     samples, observed = _checked_calibration(model, inputs, calibration, options)
-    integer, tflite = None, converted_bytes(model, inputs, spec, options.io_types, samples)
+    io_types = options.io_types
+    integer, tflite = None, converted_bytes(model, inputs, spec, io_types, samples, purpose)
     if options.keep_float and samples is not None:
         integer = tflite
         tflite = _with_float_sites(model, inputs, samples, integer, options.keep_float)
@@ -167,15 +179,20 @@ def _check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:
         refuse_existing(output, overwrite)
 
 
-def _check_model(model: keras.Model) -> None:
-    check_backend("to_tflite")
-    _check_precision(keras_model(model))
+def _fitted(model: keras.Model, purpose: str, input_shape: Sequence[int] | None) -> keras.Model:
+    plain = keras_model(model)
+    twin = fitted(plain, purpose, input_shape, stacklevel=5)
+    # A compressed model of tf_keras was made from a twin, so only the shape is checked.
+    return twin if plain is model else model
+
+
+def _check_weights(model: keras.Model, purpose: str) -> None:
     for variable in model.weights:
         values = variable.numpy()
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             name = getattr(variable, "path", variable.name)
             raise InputError(
-                "to_tflite needs finite weights. "
+                f"{purpose} needs finite weights. "
                 f"Received: NaN or infinity in {name!r} of model {model.name!r}"
             )
 
@@ -187,18 +204,6 @@ def check_backend(purpose: str) -> None:
             f"{purpose} needs the TensorFlow backend: set KERAS_BACKEND=tensorflow before Keras is "
             f"imported. Received: backend {keras.backend.backend()!r}"
         )
-
-
-def _check_precision(model: keras.Model) -> None:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _check_precision(layer)
-        elif layer.compute_dtype != "float32":
-            raise InputError(
-                "to_tflite needs a model that computes in float32: rebuild it under "
-                "keras.config.set_dtype_policy('float32') and set its weights. "
-                f"Received: layer {layer.name!r} of model {model.name!r} in {layer.compute_dtype}"
-            )
 
 
 def _checked_calibration(

@@ -27,6 +27,7 @@ def converted_bytes(
     spec: Format,
     io_types: tuple[str, str] = _FLOAT_TYPES,
     samples: Mapping[str, np.ndarray] | None = None,
+    purpose: str = "to_tflite",
 ) -> bytes:
     """Returns the file of a model, with the types of its inputs and outputs."""
     tf: Any = import_extra("tensorflow", "litert")
@@ -50,7 +51,7 @@ def converted_bytes(
             if spec.name == "int8"
             else operations.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
         ]
-    tflite = _run(model, spec, converter)
+    tflite = _run(model, spec, converter, purpose)
     # Integer types make the converter lose the names of several inputs and outputs.
     if is_compressed(model) and len(inputs) > 1 and io_types != _FLOAT_TYPES:
         tflite = _with_names_of(converted_bytes(model, inputs, spec), tflite)
@@ -90,7 +91,7 @@ def _batches_of_one(samples: Mapping[str, np.ndarray]) -> Iterator[Any]:
         yield batch if len(batch) > 1 else list(batch.values())
 
 
-def _run(model: keras.Model, spec: Format, converter: Any) -> bytes:
+def _run(model: keras.Model, spec: Format, converter: Any, purpose: str) -> bytes:
     """Returns what the converter makes; raises `InputError` for what it has no operation for."""
     try:
         with capture_stderr(), warnings.catch_warnings():
@@ -104,7 +105,7 @@ def _run(model: keras.Model, spec: Format, converter: Any) -> bytes:
             listed = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", str(error), re.MULTILINE)
             needed = ", ".join(listed) or f"another operation: {first_line(error)}"
             raise InputError(
-                "to_tflite supports built-in TFLite operations only. "
+                f"{purpose} supports built-in TFLite operations only. "
                 f"Received: model {model.name!r}, which needs {needed}"
             ) from error
         if spec.needs_calibration and name in ("RuntimeError", "ValueError"):

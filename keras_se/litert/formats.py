@@ -47,6 +47,7 @@ class Options:
         format: Name of the format.
         input_type: Type of the float inputs in the file; `None` for the default of the format.
         output_type: The same for the outputs.
+        input_shape: Shape of one sample, for a model of open sizes.
         keep_float: Names of SE sites that stay in float32.
         check_range: Whether to refuse calibration data of another range than the training data.
         path: Where to write the file and its recipe, or `None`.
@@ -56,6 +57,7 @@ class Options:
     format: FormatName = "int8"
     input_type: IOType | None = None
     output_type: IOType | None = None
+    input_shape: Sequence[int] | None = None
     keep_float: Sequence[str] = ()
     check_range: bool = True
     path: str | os.PathLike[str] | None = None

@@ -1,6 +1,6 @@
 """Reads the gates of a TFLite file while it runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from keras_se.errors import InputError
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import GateNode, main_nodes
 from keras_se.litert.runtime import load, runs, runtime_errors, tensor_value
+from keras_se.sites.site import PREFIXES
 
 _BATCH = 32
 _CHECKED = 4  # samples on which to compare with a plain run
@@ -31,16 +32,18 @@ class Reading:
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
     """Returns the gates of each SE site of a TFLite file, as (samples, channels) arrays."""
     rows: dict[str, list[np.ndarray]] = {}
-    for readings in read_sites(tflite, x):
+    for readings in read_sites(tflite, x, kinds=tuple(PREFIXES)):
         for name, reading in readings.items():
             rows.setdefault(name, []).append(reading.gates)
     return {name: np.concatenate(values) for name, values in rows.items()}
 
 
-def read_sites(tflite: TFLite, x: Any, features: bool = False) -> Iterator[dict[str, Reading]]:
+def read_sites(
+    tflite: TFLite, x: Any, features: bool = False, kinds: Collection[str] = ("self",)
+) -> Iterator[dict[str, Reading]]:
     """Yields the gates of each SE site, and its maps if requested, up to 32 samples at a time."""
     content = read_bytes(tflite)
-    nodes = main_nodes(content)
+    nodes = main_nodes(content, kinds)
     with runtime_errors(content):
         plain, kept = load(content), load(content, preserve_all_tensors=True)
         details = {d["index"]: d for d in kept.get_tensor_details()}

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.data import finite_float32
+from keras_se.data import Shape, finite_float32, fits
 from keras_se.errors import InputError
 from keras_se.graph.inputs import named_inputs
 
@@ -25,29 +25,22 @@ class InputSpec:
     Attributes:
         name: Its name in the signature of the file.
         key: Its name in the Keras model.
-        shape: Shape of one sample.
+        shape: Shape of one sample; `None` stands for any size.
         dtype: Its dtype in the Keras model.
     """
 
     name: str
     key: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str
 
 
-def input_specs(model: keras.Model) -> list[InputSpec]:
-    """Returns the inputs of a built model, in the order of `model.inputs`."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise InputError(
-            "to_tflite needs a built keras.Model: call it once, or give it an Input. "
-            f"Received: {type(model).__name__}"
-        )
-    if not getattr(model, "inputs", None):
-        raise InputError(
-            "to_tflite needs a model with known inputs: wrap a subclassed one as "
-            "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape). "
-            f"Received: model {model.name!r} ({type(model).__name__})"
-        )
+def input_specs(model: keras.Model, purpose: str, any_size: bool = False) -> list[InputSpec]:
+    """Returns the inputs of a built model, in the order of `model.inputs`.
+
+    An `InputError` names the purpose. Sizes must be known, unless any will do.
+    """
+    _check_inputs(model, purpose)
     tensors = model.inputs
     keys = {id(tensor): key for key, tensor in named_inputs(model).items()}
     specs = []
@@ -56,23 +49,34 @@ def input_specs(model: keras.Model) -> list[InputSpec]:
         # Names must be identifiers.
         name = f"input_{n}" if _AUTOMATIC.fullmatch(key) else re.sub(r"\W|^(?=\d)", "_", key)
         shape = tuple(tensor.shape[1:])
-        if tensor.dtype in ("float16", "bfloat16", "float64"):
+        if None in shape and not any_size:
+            is_one = len(tensors) == 1
+            advice = "give input_shape, that of one sample" if is_one else "use fixed Inputs"
             raise InputError(
-                "to_tflite supports inputs of float32, integers or booleans. "
-                f"Received: model {model.name!r} with an input of {tensor.dtype}"
-            )
-        if None in shape:
-            raise InputError(
-                "to_tflite needs inputs of fixed size: rebuild the model with a fixed Input. "
+                f"{purpose} needs a model with inputs of known size: {advice}. "
                 f"Received: model {model.name!r} with input shape {(None, *shape)}"
             )
         specs.append(InputSpec(name if len(tensors) > 1 else "inputs", key, shape, tensor.dtype))
     if len({spec.name for spec in specs}) < len(specs):
         raise InputError(
-            "to_tflite needs input names that differ in letters, digits and underscores. "
+            f"{purpose} needs input names that differ in letters, digits and underscores. "
             f"Received: {[spec.key for spec in specs]}"
         )
     return specs
+
+
+def _check_inputs(model: keras.Model, purpose: str) -> None:
+    if not isinstance(model, keras.Model) or not model.built:
+        raise InputError(
+            f"{purpose} needs a built keras.Model: call it once, or give it an Input. "
+            f"Received: {type(model).__name__}"
+        )
+    if not getattr(model, "inputs", None):
+        raise InputError(
+            f"{purpose} needs a model with known inputs: wrap a subclassed one as "
+            "keras.Model(inputs, model(inputs)) with inputs = keras.Input(shape). "
+            f"Received: model {model.name!r} ({type(model).__name__})"
+        )
 
 
 def input_arrays(specs: list[InputSpec], x: Any, what: str) -> Samples:
@@ -126,7 +130,7 @@ def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
     if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
         x = np.asarray(x, "uint8")
     array = finite_float32(name, x)
-    if array.shape[1:] != spec.shape or len(array) == 0:
+    if not fits(array.shape[1:], spec.shape) or len(array) == 0:
         raise InputError(
             f"{name} must have the shape (samples, {', '.join(map(str, spec.shape))}). "
             f"Received: shape {array.shape}"

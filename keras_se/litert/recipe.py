@@ -68,6 +68,7 @@ def make_recipe(
         "options": {
             "input_type": options.io_types[0],
             "output_type": options.io_types[1],
+            "input_shape": None if options.input_shape is None else list(options.input_shape),
             "keep_float": list(options.keep_float),
             "check_range": options.check_range,
         },

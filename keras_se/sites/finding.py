@@ -1,196 +1,253 @@
-"""Finds Squeeze-and-Excitation that is built from plain layers, without an `SEBlock`.
+"""Finds Squeeze-and-Excitation that is not an `SEBlock`, by what it computes.
 
-A site is a product of a feature map and one value per channel that comes from a global pooling of
-the same map through two fully connected layers (dense, or convolutions of size 1), as in
-MobileNetV3 and EfficientNet.
+A site is a product of a feature map with one value per channel and example, which comes from a
+squeeze through one or two learned matrices over the channels. The squeeze is a statistic of each
+channel over all positions, of the same map or, in a cross site, of another one. All between it and
+the product is the excitation, whatever layers or raw operations it is made of.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import keras
-import numpy as np
 from keras import layers
 
-from keras_se.graph.trace import Call, Graph
-from keras_se.graph.visits import Visit
-from keras_se.layers.gates import GATES
+from keras_se.errors import first_line
 from keras_se.layers.se_block import DataFormat
-from keras_se.layers.squeezes import SqueezeName
-
-_SQUEEZES: dict[str, SqueezeName] = {
-    **dict.fromkeys((f"GlobalAveragePooling{n}D" for n in (1, 2, 3)), "avg"),
-    **dict.fromkeys((f"GlobalMaxPooling{n}D" for n in (1, 2, 3)), "max"),
-}
-_RESHAPES = (layers.Reshape, layers.Flatten)
-_ELEMENTWISE = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.ReLU, layers.Rescaling)
-_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-_ACTIVATIONS = (
-    "relu",
-    "linear",
-    "silu",
-    "gelu",
-    "elu",
-    "leaky_relu",
-    "hard_silu",
-    "relu6",
-    "tanh",
-    "sigmoid",
-    "hard_sigmoid",
-    "softplus",
-    "mish",
-    "selu",
+from keras_se.sites.excitation import Excitation, GateFunction, depth, is_matrix, opened
+from keras_se.sites.flow import Flow, Step, between
+from keras_se.sites.shapes import channel_axis, has_positions, is_vector, length
+from keras_se.sites.site import FORMS, Form
+from keras_se.sites.squeezing import (
+    LAYOUTS,
+    RESHAPES,
+    Squeeze,
+    origins,
+    squeeze_of,
+    squeeze_of_any,
 )
-_GRID = np.linspace(-8.0, 8.0, 161, dtype="float32")
-_TOLERANCES = {"float16": 0.01, "bfloat16": 0.05}  # for rounding near the end of the grid, 8
+
+_MAX_STEPS = 64  # from the squeeze to the product
+# They repeat gates over the positions of a map.
+_REPEATS = {
+    *("BroadcastTo", "Repeat", "RepeatVector", "Resizing", "Tile"),
+    *(f"UpSampling{n}D" for n in (1, 2, 3)),
+}
 
 
 @dataclass(frozen=True)
 class InlineSE:
-    """An SE site that is built from plain layers.
+    """An SE site that is built from other layers and operations.
 
     Attributes:
-        call: Index of the product in the graph.
-        position: Position of the feature map among the arguments of the product.
-        gates: The tensor of the gates.
-        hidden: The tensor of the bottleneck's activations.
-        first: The layer that holds W1.
-        second: The layer that holds W2.
-        squeeze: `"avg"` or `"max"`.
-        activation: Name of the activation of the bottleneck, or `None` if it is unknown.
-        gate: Name of the gate, or `None` if it is unknown.
-        data_format: Data format of the feature map.
+        product: The step of the product.
+        position: Position of the feature map among its flattened arguments.
+        gate_position: Position of the gates there, as they are multiplied.
+        feature: The feature map.
+        axis: The axis of its channels.
+        gates: The gates as a vector.
+        squeezes: The squeezes, several for SE with shared matrices.
+        excitation: The steps from the squeezes to the gates.
+        path: The steps from the feature map to the gates; `None` if they need anything else.
+        form: `"two_matrices"` or `"one_matrix"`.
+        kind: `"self"`, or `"cross"` if another map is squeezed.
+        gate: Name of the gate.
     """
 
-    call: int
+    product: Step
     position: int
+    gate_position: int
+    feature: Any
+    axis: int
     gates: Any
-    hidden: Any
-    first: Any
-    second: Any
-    squeeze: SqueezeName
-    activation: str | None
-    gate: str | None
-    data_format: DataFormat
+    squeezes: tuple[Squeeze, ...]
+    excitation: tuple[Step, ...]
+    path: tuple[Step, ...] | None
+    form: Form
+    kind: str
+    gate: str
 
     @property
     def channels(self) -> int:
         """Number of gated channels."""
-        return _units(self.second)
+        return int(length(self.gates) or 0)
+
+    @cached_property
+    def matrices(self) -> list[Step]:
+        """The steps with a matrix."""
+        return [step for step in self.excitation if is_matrix(step)]
 
     @property
     def width(self) -> int:
-        """Number of units of the bottleneck."""
-        return _units(self.first)
+        """Number of units after the first matrix."""
+        return int(length(self.matrices[0].outputs[0]) or 0)
+
+    @property
+    def data_format(self) -> DataFormat:
+        """Data format of the feature map."""
+        return "channels_first" if self.axis == 1 else "channels_last"
+
+    @property
+    def squeeze(self) -> str:
+        """Name of the squeeze, `"avg_max"` for both, or `"unknown"`."""
+        names = {squeeze.name for squeeze in self.squeezes}
+        if names == {"avg", "max"}:
+            return "avg_max"
+        return next(iter(names)) or "unknown" if len(names) == 1 else "unknown"
+
+    def opened(self) -> Excitation:
+        """The excitation down to raw operations."""
+        return opened(self.excitation, [squeeze.vector for squeeze in self.squeezes], self.gates)
 
 
-class InlineSites:
-    """The inline sites of the graphs that a walk meets; each graph is searched once."""
+@dataclass(frozen=True)
+class NearMiss:
+    """A product that is almost an SE site.
 
-    def __init__(self) -> None:
-        self._found: dict[int, dict[int, InlineSE]] = {}  # by id of the graph
+    Attributes:
+        product: The step of the product.
+        reason: What it lacks.
+    """
 
-    def at(self, visit: Visit) -> InlineSE | None:
-        """The site whose product a visit is, if it is one."""
-        graph = visit.graph
-        if id(graph) not in self._found:
-            self._found[id(graph)] = {site.call: site for site in find_inline(graph)}
-        return self._found[id(graph)].get(visit.index)
+    product: Step
+    reason: str
 
 
-def find_inline(graph: Graph) -> list[InlineSE]:
-    """Returns the inline SE sites of a graph in topological order."""
+def find_inline(flow: Flow) -> list[InlineSE | NearMiss]:
+    """Returns the inline SE sites of a model in topological order, and what is almost one."""
     found = []
-    for n, call in enumerate(graph.calls):
-        # Constants are arguments, too, but only tensors can be a map or a gate.
-        given = [(p, i) for p, i in enumerate(call.inputs) if i in graph.tensors]
-        # By name: the class of the raw operation `x * y` is not public in Keras.
-        if type(call.layer).__name__ == "Multiply" and len(given) == 2:
+    for step in flow.steps:
+        if step.kind == "Multiply" and len(step.inputs) > 1:
             # Either factor may be the gate.
-            for (_, gate), (position, feature) in (given, given[::-1]):
-                site = _site(graph, n, gate, position, feature)
-                if site is not None:
-                    found.append(site)
-                    break
+            pairs = itertools.permutations(step.slots, 2)
+            sites = [site for pair in pairs if (site := _checked(flow, step, *pair)) is not None]
+            found += sorted(sites, key=lambda site: isinstance(site, NearMiss))[:1]
     return found
 
 
-def _site(graph: Graph, n: int, gate: int, position: int, feature: int) -> InlineSE | None:
-    gates, shape = graph.tensors[gate], graph.tensors[feature].shape
-    chain = _chain(graph, gate, feature)
-    if chain is None or len(gates.shape) != len(shape):
+def _checked(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearMiss | None:
+    try:
+        return _site(flow, product, position, at)
+    except Exception as error:  # the layers of the model compute, and may raise anything
+        return NearMiss(product, f"computing it raises: {first_line(error)}")
+
+
+def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearMiss | None:
+    feature, gates = product.arguments[position], _unrepeated(flow, product.arguments[at])
+    aligns_left = isinstance(product.layer, layers.Multiply)
+    axis = channel_axis(tuple(gates.shape), tuple(feature.shape), aligns_left)
+    if axis is None or not is_vector(gates) or length(gates) is None:
         return None
-    pooling, *rest = chain
-    first, second = (call for call in rest if _is_matrix(call.layer))
-    data_format = pooling.layer.data_format
-    spatial = gates.shape[1:-1] if data_format == "channels_last" else gates.shape[2:]
-    channels = shape[-1 if data_format == "channels_last" else 1]
-    if any(size != 1 for size in spatial) or _units(second.layer) != channels:
+    maps = origins(flow, feature)
+    # On a map of one position a pooling does nothing.
+    is_folded = not has_positions(tuple(feature.shape), axis)
+    steps, squeezed = _traced(flow, gates, maps if is_folded else [])
+    hidden = next((step for step in steps if _is_hidden(flow, step)), None)
+    matrices = depth(steps, gates)
+    # There, one matrix is only a gated linear unit.
+    if hidden is None and matrices < (2 if is_folded else 1):
         return None
-    between = rest[rest.index(second) - 1].outputs[0]
-    activations = {name: keras.activations.get(name) for name in _ACTIVATIONS}
-    # A softmax mixes channels, so a grid of single values cannot recognize it.
-    functions = {name: facts.function for name, facts in GATES.items() if name != "softmax"}
+    squeezes = _squeezes(flow, steps, squeezed, maps, is_folded)
+    if not squeezes:
+        return None
+    if hidden is not None:
+        return NearMiss(product, f"keras_se cannot look into {hidden.layer.name!r}")
+    if matrices > 2:
+        return NearMiss(product, f"it has {matrices} matrices, where SE has one or two")
+    excitation = between(flow, [squeeze.vector for squeeze in squeezes], gates) or steps
+    gate = GateFunction(flow, [step for step in excitation if is_matrix(step)], gates).name()
+    is_self = all(any(s.root is m for m in maps) for s in squeezes)
+    # Another map may scale this one without a gate; only a known gate makes a cross site.
+    if gate is None or (not is_self and gate == "unknown"):
+        return None
+    path = between(flow, [feature], gates)
     return InlineSE(
-        call=n,
+        product=product,
         position=position,
+        gate_position=at,
+        feature=feature,
+        axis=axis,
         gates=gates,
-        hidden=between,
-        first=first.layer,
-        second=second.layer,
-        squeeze=_SQUEEZES[type(pooling.layer).__name__],
-        activation=_recognized(first, between, activations),
-        gate=_recognized(second, gates, functions),
-        data_format=data_format,
+        squeezes=tuple(squeezes),
+        excitation=tuple(excitation),
+        path=None if path is None else tuple(path),
+        form=FORMS[matrices],
+        kind="self" if is_self else "cross",
+        gate=gate,
     )
 
 
-def _chain(graph: Graph, gate: int, feature: int) -> list[Call] | None:
-    """Returns the calls from a global pooling of `feature` to the gate, if they form SE."""
-    chain: list[Call] = []
-    tensor = gate
-    while tensor in graph.producers:
-        call = graph.calls[graph.producers[tensor]]
-        inputs = [i for i in call.inputs if i in graph.tensors]
-        chain.insert(0, call)
-        if type(call.layer).__name__ in _SQUEEZES:
-            matrices = sum(_is_matrix(c.layer) for c in chain)
-            # A pooling of another map is cross-excitation, not SE.
-            return chain if inputs == [feature] and matrices == 2 else None
-        # Raw operations pass, since gates are often written as relu6(x + 3) / 6.
-        is_operation = not isinstance(call.layer, layers.Layer)
-        passes = is_operation or isinstance(call.layer, _RESHAPES + _ELEMENTWISE)
-        if len(inputs) != 1 or not (passes or _is_matrix(call.layer)):
-            return None
-        tensor = inputs[0]
-    return None
+def _unrepeated(flow: Flow, gates: Any) -> Any:
+    """The gates before they are repeated over the positions of a map."""
+    while (step := flow.producer(gates)) is not None and step.kind in _REPEATS:
+        if len(step.inputs) != 1 or not is_vector(step.inputs[0]):
+            break
+        gates = step.inputs[0]
+    return gates
 
 
-def _is_matrix(layer: Any) -> bool:
-    if isinstance(layer, _CONVOLUTIONS):
-        return set(layer.kernel_size) == {1} and layer.groups == 1 and set(layer.strides) == {1}
-    return isinstance(layer, layers.Dense)
+def _traced(flow: Flow, gates: Any, maps: Sequence[Any]) -> tuple[list[Step], list[Any]]:
+    """The steps between vectors that lead to the gates, and the vectors where they begin.
+
+    These are the results of steps that take a map, or `maps` of one position. Empty if anything
+    else is needed, such as another input of the model.
+    """
+    stops, found = set(map(id, maps)), set[int]()
+    squeezed: dict[int, Any] = {}
+    to_visit = [gates]
+    while to_visit:
+        tensor = to_visit.pop()
+        index = flow.producers.get(id(tensor))
+        if id(tensor) in stops:
+            squeezed[id(tensor)] = tensor
+        elif index is None or len(found) > _MAX_STEPS or not flow.steps[index].inputs:
+            return [], []
+        elif all(map(is_vector, flow.steps[index].inputs)):
+            if index not in found:
+                found.add(index)
+                to_visit += flow.steps[index].inputs
+        elif stops:
+            return [], []
+        else:
+            squeezed[id(tensor)] = tensor
+    return [flow.steps[index] for index in sorted(found)], list(squeezed.values())
 
 
-def _units(layer: Any) -> int:
-    return layer.units if isinstance(layer, layers.Dense) else layer.filters
+def _is_hidden(flow: Flow, step: Step) -> bool:
+    """Whether a step may have a matrix inside, which cannot be seen."""
+    is_closed = any(flow.steps[index] is step for index in flow.closed)
+    return is_closed and any(len(weight.shape) > 1 for weight in step.constants)
 
 
-def _recognized(start: Call, end: Any, known: Mapping[str, Callable[[Any], Any]]) -> str | None:
-    # Compare values on a grid: the same function has many spellings as layers and operations.
-    shape = (1, *start.outputs[0].shape[1:])
-    grid = np.broadcast_to(_GRID.reshape(-1, *[1] * (len(shape) - 1)), (len(_GRID), *shape[1:]))
-    # The activation is part of the layer, so the graph has no tensor before it.
-    values = start.layer.activation(keras.ops.convert_to_tensor(grid))
-    if end is not start.outputs[0]:
-        values = keras.Model(start.outputs[0], end)(values)
-    values = keras.ops.convert_to_numpy(keras.ops.cast(values, "float32"))
-    computed = values.reshape(len(_GRID), -1)[:, 0]
-    errors = {}
-    for name, function in known.items():
-        expected = function(keras.ops.convert_to_tensor(_GRID))
-        errors[name] = np.abs(computed - keras.ops.convert_to_numpy(expected)).max()
-    nearest = min(errors, key=lambda name: errors[name])
-    tolerance = _TOLERANCES.get(start.layer.compute_dtype, 1e-5)
-    return nearest if errors[nearest] <= tolerance else None
+def _squeezes(
+    flow: Flow, steps: Sequence[Step], squeezed: Sequence[Any], maps: Sequence[Any], is_folded: bool
+) -> list[Squeeze]:
+    """The squeezes that give some vectors; empty if one of them is no squeeze."""
+    if is_folded:
+        return [Squeeze("avg", root, (), root) for root in squeezed]
+    pooled = _pooled(flow, steps, maps)
+    if pooled is not None:
+        return [pooled]
+    found = [squeeze_of(flow, v, maps) or squeeze_of_any(flow, v) for v in squeezed]
+    return [] if None in found else [squeeze for squeeze in found if squeeze is not None]
+
+
+def _pooled(flow: Flow, steps: Sequence[Step], maps: Sequence[Any]) -> Squeeze | None:
+    """The squeeze as the first matrix reads it, such as half of the sum of two; `None` if unknown.
+
+    What is no squeeze of its own, such as a normalization, is left to the excitation.
+    """
+    read = [step.inputs[0] for step in steps if is_matrix(step)]
+    read = [tensor for tensor in read if not depth(steps, tensor)]
+    if len(set(map(id, read))) != 1 or _is_layout(flow, read[0], steps):
+        return None
+    squeeze = squeeze_of(flow, read[0], maps)
+    return squeeze if squeeze is not None and squeeze.name else None
+
+
+def _is_layout(flow: Flow, tensor: Any, steps: Sequence[Step]) -> bool:
+    """Whether a vector is the result of a squeeze, at most in another layout."""
+    last = origins(flow, tensor, RESHAPES | LAYOUTS)[-1]
+    return not any(flow.producer(last) is step for step in steps)

@@ -1,24 +1,32 @@
 """The SE sites of a Keras model with what computes their gates.
 
-A site is one call of an `SEBlock`, or SE built from other layers in the graph ("inline"). Names are
-ordinals in topological order: automatic names of Keras layers differ between processes.
+A site is one call of an `SEBlock` or a `GraphSEBlock`, or SE built from other layers ("inline").
+Names are ordinals in topological order: automatic names of Keras layers differ between processes.
 """
 
 import inspect
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_se.errors import InputError
-from keras_se.graph.models import is_nested_graph, sublayers
+from keras_se.errors import SiteWarning
+from keras_se.graph.composites import may_reduce
+from keras_se.graph.models import sublayers
+from keras_se.graph.replay import shared
 from keras_se.graph.trace import Graph
-from keras_se.graph.visits import Visit, nested_arguments, site_names, walk
-from keras_se.layers import SEBlock, gates
+from keras_se.graph.visits import Place, Visit, site_names
+from keras_se.layers import GraphSEBlock, SEBlock, gates
 from keras_se.layers.se_block import DataFormat
-from keras_se.sites.finding import InlineSE, InlineSites
-from keras_se.sites.site import Site
+from keras_se.sites.finding import InlineSE, NearMiss, find_inline
+from keras_se.sites.flow import Flow, Step, compute
+from keras_se.sites.site import PREFIXES, Site
+
+Block = SEBlock | GraphSEBlock
 
 
 @dataclass(frozen=True)
@@ -27,101 +35,167 @@ class GatedSite:
 
     Attributes:
         site: The site.
-        source: The `SEBlock`, or the `InlineSE` of an inline site.
-        number: Which visit of a walk over the model it is: of the block, or of the product.
+        source: The block, or the `InlineSE` of an inline site.
+        place: The place of its visit on a walk over the model: of the block, or of the product.
         features: The feature map in the recorded graph, with a shape only.
-        gates: The gates there.
     """
 
     site: Site
-    source: SEBlock | InlineSE
-    number: int
+    source: Block | InlineSE
+    place: Place
     features: Any
-    gates: Any
 
     @property
     def data_format(self) -> DataFormat:
         """Data format of the feature map."""
-        return self.source.data_format
+        return "channels_last" if isinstance(self.source, GraphSEBlock) else self.source.data_format
 
-    def replay(self, features: np.ndarray) -> np.ndarray:
-        """Computes the float gates for feature maps of shape (samples, *map shape)."""
+    def replay(self, features: np.ndarray) -> np.ndarray | None:
+        """Computes the float gates for feature maps of shape (samples, *map shape).
+
+        Returns `None` for a site whose gates do not come from these maps.
+        """
         if isinstance(self.source, SEBlock):
             return self.source.gates(features)
-        # The features are an inner tensor: Keras cuts the graph there.
-        values = keras.Model(self.features, self.gates)(features)
-        return keras.ops.convert_to_numpy(values).reshape(-1, self.site.channels)
+        return None if self._excite is None else self._excite.predict(features, verbose=0)
+
+    @cached_property
+    def _excite(self) -> keras.Model | None:
+        """The gates of an inline site as a model of its feature map; `None` if it needs others."""
+        source = self.source
+        if not isinstance(source, InlineSE) or source.path is None:
+            return None
+        inputs = keras.Input(
+            batch_shape=(None, *self.features.shape[1:]), dtype=self.features.dtype
+        )
+        gates = compute(source.path, {id(self.features): inputs}, source.gates, stand_in=shared)
+        return keras.Model(inputs, keras.ops.reshape(gates, (-1, self.site.channels)))
 
     def observe(self, visit: Visit) -> tuple[Any, Any, Any]:
         """Returns the outputs of a visit of this site, the features and the (batch, C) gates."""
         if isinstance(self.source, InlineSE):
-            gates = keras.ops.reshape(visit.value(self.source.gates), (-1, self.site.channels))
-            return visit.outputs(), visit.arguments[self.source.position], gates
+            features = visit.arguments[self.source.position]
+            return visit.outputs(), features, self._vector(visit.arguments)
         # Always ask for the gates; the caller gets them only if the model uses them.
-        given = call_arguments(*visit.args, **visit.kwargs)
-        x = given["inputs"]
-        outputs, gates = visit.stand_in(x, mask=given.get("mask"), return_gates=True)
-        return ((outputs, gates) if given.get("return_gates") else outputs), x, gates
+        given = call_arguments(self.source, visit)
+        asked = given.pop("return_gates", False)
+        x = given.pop("inputs")
+        outputs, gates = visit.stand_in(x, **given, return_gates=True)
+        return ((outputs, gates) if asked else outputs), x, gates
+
+    def _vector(self, arguments: list[Any]) -> Any:
+        """The gates of an inline site as (batch, C)."""
+        source: Any = self.source
+        gates = arguments[source.gate_position]
+        rank = len(self.features.shape)
+        if len(gates.shape) == rank:  # they may be repeated over the positions
+            keep = slice(None)
+            gates = gates[(keep, *(keep if n == source.axis else 0 for n in range(1, rank)))]
+        return keras.ops.reshape(gates, (-1, self.site.channels))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for SE in a model found.
+
+    Attributes:
+        sites: The sites in topological order.
+        remarks: Sentences on what may be SE, and is not among the sites.
+        flow: All calls of the model.
+    """
+
+    sites: list[GatedSite]
+    remarks: list[str]
+    flow: Flow
+
+    def warn(self, stacklevel: int = 3) -> list[GatedSite]:
+        """Warns of each remark, and returns the sites."""
+        for remark in self.remarks:
+            warnings.warn(remark, SiteWarning, stacklevel=stacklevel)
+        return self.sites
+
+
+def search(graph: Graph) -> Search:
+    """Looks for SE in a model's graph, in nested models and in composite layers."""
+    flow = Flow.of(graph)
+    found: dict[Place, tuple[Step, Block | InlineSE]] = {
+        step.place: (step, step.layer)
+        for step in flow.steps
+        if isinstance(step.layer, SEBlock | GraphSEBlock)
+    }
+    remarks = [f"{_title(step)} may hold SE: {why}." for step, why in _hidden(flow)]
+    for part in find_inline(flow):
+        if isinstance(part, NearMiss):
+            remarks.append(f"{_title(part.product)} is not taken for SE: {part.reason}.")
+        else:
+            found[part.product.place] = part.product, part
+    order = {step.place: n for n, step in enumerate(flow.steps)}
+    ordered = [found[place] for place in sorted(found, key=order.__getitem__)]
+    return Search([_gated(flow, name, pair) for name, pair in _named(ordered)], remarks, flow)
 
 
 def gated_sites(graph: Graph) -> list[GatedSite]:
-    """Lists the SE sites of a model's graph and of those nested in it, in topological order."""
-    inline = InlineSites()
-    visits: list[tuple[Visit, SEBlock | InlineSE]] = []
-
-    def look(visit: Visit) -> Any:
-        source: SEBlock | InlineSE | None = inline.at(visit)
-        if isinstance(visit.layer, SEBlock):
-            source = visit.layer
-        elif not is_nested_graph(visit.layer):
-            # Calls inside another layer cannot be observed: refuse the model, do not miss the site.
-            check_hidden(visit.layer)
-        if source is not None:
-            visits.append((visit, source))
-        return visit.recorded.returned
-
-    walk(graph, graph.inputs, look, stand_in=lambda layer: layer, enter=_given)
-    names = site_names(visit.path for visit, _ in visits)
-    return [_gated_site(name, *found) for name, found in zip(names, visits, strict=False)]
+    """Lists the SE sites of a model's graph, in topological order."""
+    return search(graph).sites
 
 
-def _given(visit: Visit) -> Any:
-    return nested_arguments(visit.args, visit.kwargs)["inputs"]
+def _named(
+    found: list[tuple[Step, Block | InlineSE]],
+) -> Iterator[tuple[str, tuple[Step, Block | InlineSE]]]:
+    """Yields each site with its name. Each kind counts on its own, as in files."""
+    ordinals = {
+        kind: site_names([step.path for step, source in found if _kind(source) == kind], prefix)
+        for kind, prefix in PREFIXES.items()
+    }
+    for pair in found:
+        yield next(ordinals[_kind(pair[1])]), pair
 
 
-def _gated_site(name: str, visit: Visit, source: Any) -> GatedSite:
-    graph, call = visit.graph, visit.recorded
-    if isinstance(source, SEBlock):
-        features = id(call_arguments(*call.args, **call.kwargs)["inputs"])
-        channels, width = map(int, source.w1.shape)
-        gate, tensor = gates.get(source.gate).name, None
+def _kind(source: Block | InlineSE) -> str:
+    return source.kind if isinstance(source, InlineSE) else "self"
+
+
+def _gated(flow: Flow, name: str, pair: tuple[Step, Block | InlineSE]) -> GatedSite:
+    step, source = pair
+    block: Any = source  # or what stands for one
+    if isinstance(source, InlineSE):
+        features, channels, width, gate = block.feature, block.channels, block.width, block.gate
     else:
-        features, tensor = call.inputs[source.position], source.gates
-        channels, width, gate = source.channels, source.width, source.gate or "unknown"
+        features = keras.tree.flatten(call_arguments(block, step)["inputs"])[0]
+        channels, width = map(int, block.w1.shape)
+        gate = gates.get(block.gate).name
+    producer = flow.producer(features)
     site = Site(
         name=name,
         channels=channels,
         width=width,
         gate=gate,
-        after=graph.producer_name(features),
-        layer=visit.layer.name,
-        source="inline" if isinstance(source, InlineSE) else "SEBlock",
+        after="" if producer is None else producer.name,
+        layer=step.name,
+        source="inline" if isinstance(source, InlineSE) else type(source).__name__,
+        kind=_kind(source),
+        form=source.form if isinstance(source, InlineSE) else "two_matrices",
     )
-    return GatedSite(site, source, visit.number, graph.tensors[features], tensor)
+    return GatedSite(site, source, step.place, features)
 
 
-def call_arguments(*args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Returns the arguments of a call of an `SEBlock` by name."""
-    arguments = inspect.signature(SEBlock.call).bind(None, *args, **kwargs).arguments
-    return {name: value for name, value in arguments.items() if name != "self"}
+def _hidden(flow: Flow) -> Iterator[tuple[Step, str]]:
+    """Yields the composite layers that may hold SE, and why it cannot be seen."""
+    for index, reason in flow.closed.items():
+        step = flow.steps[index]
+        block = next((part for part in sublayers(step.layer) if isinstance(part, Block)), None)
+        has_matrix = any(len(weight.shape) > 1 for weight in step.layer.weights)
+        if block is not None:
+            yield step, f"it holds {block.name!r}, and Keras cannot record its call: {reason}"
+        elif has_matrix and may_reduce(step.layer, step.args, step.kwargs):
+            yield step, f"Keras cannot record its call on symbolic inputs: {reason}"
 
 
-def check_hidden(layer: Any) -> None:
-    """Refuses a layer that contains an `SEBlock` which the graph does not show."""
-    inside = sublayers(layer) if isinstance(layer, keras.layers.Layer) else ()
-    hidden = next((part for part in inside if isinstance(part, SEBlock)), None)
-    if hidden is not None:
-        raise InputError(
-            "Each SEBlock must be a layer of a functional or Sequential model. "
-            f"Received: {hidden.name!r} inside the layer {layer.name!r} ({type(layer).__name__})"
-        )
+def _title(step: Step) -> str:
+    return f"The layer {step.path + step.name!r} ({step.kind})"
+
+
+def call_arguments(block: Block, call: Visit | Step) -> dict[str, Any]:
+    """Returns the arguments of a call of a block by name."""
+    bound = inspect.signature(block.call).bind(*call.args, **call.kwargs)
+    return dict(bound.arguments)

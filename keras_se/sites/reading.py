@@ -11,20 +11,21 @@ from keras_se.data import finite_float32, fits
 from keras_se.errors import InputError, first_line
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph, trace
-from keras_se.graph.visits import Visit, walk
-from keras_se.sites.gated import GatedSite, gated_sites
+from keras_se.graph.visits import Visit, holds, walk
+from keras_se.layers import GraphSEBlock
+from keras_se.sites.gated import GatedSite, gated_sites, search
 from keras_se.sites.site import Site
 
 
 def model_sites(model: keras.Model) -> list[Site]:
     """Lists the SE sites of a functional or Sequential model, in topological order."""
-    return [part.site for part in gated_sites(_trace(model))]
+    return [part.site for part in search(_trace(model)).warn(stacklevel=4)]
 
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
     """Computes the gates of every SE site, shape (samples, channels), by site name."""
     graph = _trace(model)
-    found = gated_sites(graph)
+    found = search(graph).warn(stacklevel=4)
     if not found:
         return {}
     reader = _reader(graph, found, lambda site, features, gates: gates)
@@ -34,15 +35,20 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
         _check_arrays(model, reader, x)
         # Datasets have batches of their own, and Keras wants no batch_size for them.
         is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
+        # A batch of nodes would split graphs.
+        is_union = any(isinstance(part.source, GraphSEBlock) for part in found)
         with _computable(model):
-            values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
+            if is_arrays and is_union:
+                values = reader.predict_on_batch(x)
+            else:
+                values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
     return {part.site.name: values[part.site.name] for part in found}
 
 
 def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Computes by site name the gates and the means of each gated feature map over positions."""
     graph = _trace(model)
-    found = gated_sites(graph)
+    found = [part for part in gated_sites(graph) if part.site.kind == "self"]
     reader = _reader(graph, found, lambda site, x, gates: (gates, _means(x, site.data_format)))
     values = reader.predict(x, verbose=0)
     return {part.site.name: values[part.site.name] for part in found}
@@ -56,18 +62,18 @@ def _reader(
     graph: Graph, found: list[GatedSite], read: Callable[[GatedSite, Any, Any], Any]
 ) -> keras.Model:
     """A model from the inputs to what `read` makes of the features and gates of each site."""
-    sites, tensors = {part.number: part for part in found}, {}
+    sites, tensors = {part.place: part for part in found}, {}
 
     def look(visit: Visit) -> Any:
-        if visit.number not in sites:
+        if visit.place not in sites:
             return visit.outputs()
-        site = sites[visit.number]
+        site = sites[visit.place]
         outputs, features, gates = site.observe(visit)
         tensors[site.site.name] = read(site, features, gates)
         return outputs
 
     inputs = fresh_inputs(graph.model)
-    walk(graph, inputs, look)
+    walk(graph, inputs, look, opens=holds(sites))
     reader = keras.Model(inputs, tensors)
     # XLA compilation costs more than it saves for one reading.
     reader.compile(jit_compile=False)

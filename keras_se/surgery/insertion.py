@@ -1,21 +1,22 @@
 """SE blocks inserted into and removed from existing models, which stay unchanged."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack
 
 import keras
 import numpy as np
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, SiteWarning
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit
 from keras_se.layers import SEBlock, gates
 from keras_se.layers.se_block import BlockArguments
-from keras_se.sites.gated import call_arguments, check_hidden
+from keras_se.sites.gated import call_arguments, search
 from keras_se.surgery.doubling import scalable_layer, scale
-from keras_se.surgery.placements import Place, Placement, Where, find_places
+from keras_se.surgery.placements import Place, Placement, Where, find_places_and_se
 
 
 def insert(
@@ -35,7 +36,8 @@ def insert(
     gates, except with `identity_init=False`: then blocks start at random and change the function.
 
     Args:
-        model: A built functional or Sequential model without SE blocks. It is not changed.
+        model: A built functional or Sequential model. It is not changed. Places that have SE of
+            any form already get none, unless `where` chooses layers.
         ratio: Reduction ratio of every block.
         placement: `"standard"`, `"pre"`, `"post"` or `"identity"`; see `candidates`.
         where: `"residual"`, `"concat"`, `"conv"` (by default the first of them that the model has),
@@ -50,8 +52,11 @@ def insert(
         old one. A Sequential model stays Sequential.
 
     Raises:
-        InputError: If the model cannot be rebuilt, has SE blocks or has no place for one, if a plan
-            names an unknown site, or if the function cannot be preserved.
+        InputError: If the model cannot be rebuilt or has no place without SE, if a plan names an
+            unknown site, or if the function cannot be preserved.
+
+    Warns:
+        SiteWarning: If the model has SE at some of the places, or a part that may hide SE.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -62,8 +67,17 @@ def insert(
         ['Conv2D', 'SEBlock']
     """
     graph = trace(model, "insert")
-    _check_plain(graph)
-    places = find_places(graph, placement, where)
+    se = search(graph)
+    se.warn()
+    places, beside = find_places_and_se(graph, placement, where, se)
+    if beside:
+        is_kind = where is None or isinstance(where, str)
+        done = "skips the places of the SE" if is_kind else "adds SE beside that"
+        warnings.warn(
+            f"insert {done} which model {model.name!r} has already: {beside}.",
+            SiteWarning,
+            stacklevel=2,
+        )
     names = [place.candidate.name for place in places]
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
     if "name" in block:
@@ -193,18 +207,6 @@ class _Insertion:
         return outputs
 
 
-def _check_plain(graph: Graph) -> None:
-    for part in graph.family():
-        for call in part.calls:
-            if isinstance(call.layer, SEBlock):
-                raise InputError(
-                    "insert needs a model without SE blocks. "
-                    f"Received: model {graph.model.name!r}, which has some"
-                )
-            # A block inside another layer is also an SE block of the model.
-            check_hidden(call.layer)
-
-
 def _check_names(sites: list[_PlacedBlock]) -> None:
     names = [(id(site.place.graph.model), site.block.name) for site in sites]
     for name in names:
@@ -240,7 +242,7 @@ def _halved(graph: Graph) -> Iterator[Any]:
 def _without_block(visit: Visit) -> Any:
     if not isinstance(visit.layer, SEBlock):
         return visit.outputs()
-    arguments = call_arguments(*visit.args, **visit.kwargs)
+    arguments = call_arguments(visit.layer, visit)
     if arguments.get("return_gates"):
         raise InputError(
             "remove needs a model that does not use the gates of a block. "

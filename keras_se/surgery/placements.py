@@ -17,6 +17,8 @@ from keras_se.graph.models import is_nested_graph
 from keras_se.graph.trace import Call, Graph, trace
 from keras_se.graph.visits import site_names
 from keras_se.layers.se_block import DataFormat
+from keras_se.sites.gated import Search, search
+from keras_se.surgery.occupied import se_calls
 
 Placement = Literal["standard", "pre", "post", "identity"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
@@ -83,7 +85,8 @@ def candidates(
 ) -> list[Candidate]:
     """Lists the places where `insert` would put an SE block, in topological order.
 
-    The search includes nested models; a model that is called several times counts once.
+    The search includes nested models; a model that is called several times counts once. Places that
+    have SE of any form already are left out, unless `where` chooses layers.
 
     Args:
         model: A built functional or Sequential model.
@@ -101,7 +104,7 @@ def candidates(
 
     Raises:
         InputError: If the model is not a built graph of layers, an argument is invalid, or the
-            model has no such place.
+            model has no such place without SE.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -115,7 +118,14 @@ def candidates(
 
 
 def find_places(graph: Graph, placement: Placement, where: Where) -> list[Place]:
-    """Find the places in a traced model; see `candidates`."""
+    """Finds the places in a traced model; see `candidates`."""
+    return find_places_and_se(graph, placement, where, search(graph))[0]
+
+
+def find_places_and_se(
+    graph: Graph, placement: Placement, where: Where, se: Search
+) -> tuple[list[Place], list[str]]:
+    """Finds the places, and the sites of SE that is there already: left out, or beside it."""
     if placement not in PLACEMENTS:
         raise InputError(
             f"placement must be one of {list(PLACEMENTS)}. Received: placement={placement!r}"
@@ -131,11 +141,40 @@ def find_places(graph: Graph, placement: Placement, where: Where) -> list[Place]
             "insert needs a place: residual additions, concatenations or convolutions. "
             f"Received: model {graph.model.name!r}, which has none for where={where!r}"
         )
+    occupied = se_calls(se)
+    taken = [occupied.keys() & point.region(part) for part, point in found]
+    sites = sorted({occupied[call] for calls in taken for call in calls})
+    if where is None or isinstance(where, str):
+        found = [pair for pair, calls in zip(found, taken, strict=True) if not calls]
+    if not found:
+        raise InputError(
+            "insert needs a place without SE; choose layers with where=[...] to add more. "
+            f"Received: model {graph.model.name!r}, which has SE at each place: {sites}"
+        )
     names = site_names(part.path for part, _ in found)
-    return [_place(part, name, *point) for name, (part, point) in zip(names, found, strict=True)]
+    places = [_place(part, name, point) for name, (part, point) in zip(names, found, strict=True)]
+    return places, sites
 
 
-_Point = tuple[int, Edges | None]  # producer and edges, as in Place
+@dataclass(frozen=True)
+class _Point:
+    """A point in a graph.
+
+    Attributes:
+        producer: As in `Place`.
+        edges: As in `Place`.
+        calls: The calls that belong to it: of a residual unit, or a convolution with what follows.
+    """
+
+    producer: int
+    edges: Edges | None
+    calls: frozenset[int]
+
+    def region(self, graph: Graph) -> set[tuple[int, int]]:
+        """Its calls, with the id of the model."""
+        return {(id(graph.model), n) for n in (self.producer, *self.calls)}
+
+
 _Finder = Callable[[Graph, int], Iterator[_Point]]  # the points at one call of a graph
 
 
@@ -177,14 +216,15 @@ def _points(graph: Graph, find: _Finder) -> Iterator[tuple[Graph, _Point]]:
 
 def _chosen(choose: Callable[[Any], bool], graph: Graph, n: int) -> Iterator[_Point]:
     if choose(graph.calls[n].layer):
-        yield n, None
+        yield _Point(n, None, frozenset())
 
 
 def _convolution(graph: Graph, n: int) -> Iterator[_Point]:
     if isinstance(graph.calls[n].layer, _CONVOLUTIONS):
+        calls = [n]
         for kinds in (_NORMALIZATIONS, _ACTIVATIONS):
-            n = _extended(graph, n, kinds)
-        yield n, None
+            calls.append(_extended(graph, calls[-1], kinds))
+        yield _Point(calls[-1], None, frozenset(calls))
 
 
 def _extended(graph: Graph, n: int, kinds: tuple[type, ...]) -> int:
@@ -204,7 +244,7 @@ def _concatenation(graph: Graph, n: int) -> Iterator[_Point]:
         # In a DenseNet block each concatenation feeds the next one; the last ends the block.
         following = [graph.calls[consumer].layer for consumer, _ in edges]
         if not any(isinstance(layer, layers.Concatenate) for layer in following):
-            yield n, None
+            yield _Point(n, None, frozenset())
 
 
 def _residual(placement: Placement, graph: Graph, n: int) -> Iterator[_Point]:
@@ -213,14 +253,16 @@ def _residual(placement: Placement, graph: Graph, n: int) -> Iterator[_Point]:
         return
     fork, branch = unit
     producers = [graph.producers.get(tensor, -1) for tensor in graph.calls[n].inputs]
+    last = _extended(graph, n, _ACTIVATIONS)
+    calls = frozenset(i for i in (*graph.ancestors[n], last) if i > fork)
     if placement == "standard":
-        yield producers[branch], ((n, branch),)
+        yield _Point(producers[branch], ((n, branch),), calls)
     elif placement == "post":
-        yield _extended(graph, n, _ACTIVATIONS), None
+        yield _Point(last, None, calls)
     elif placement == "identity":
-        yield producers[1 - branch], ((n, 1 - branch),)
+        yield _Point(producers[1 - branch], ((n, 1 - branch),), calls)
     else:
-        yield fork, _into_branch(graph, fork, producers[branch], n)
+        yield _Point(fork, _into_branch(graph, fork, producers[branch], n), calls)
 
 
 def _is_addition(graph: Graph, call: Call) -> bool:
@@ -264,7 +306,8 @@ def _into_branch(graph: Graph, fork: int, branch_end: int, addition: int) -> Edg
     return tuple(sorted((n, p) for n, p in edges if n in branch and n != addition))
 
 
-def _place(graph: Graph, name: str, producer: int, edges: Edges | None) -> Place:
+def _place(graph: Graph, name: str, point: _Point) -> Place:
+    producer = point.producer
     if producer >= 0:
         layer, outputs = graph.calls[producer].layer, graph.calls[producer].outputs
     else:
@@ -284,7 +327,7 @@ def _place(graph: Graph, name: str, producer: int, edges: Edges | None) -> Place
             f"Received: shape {shape} after layer {after!r}"
         )
     candidate = Candidate(name, after, channels, shape, data_format)
-    return Place(candidate, graph, producer, edges, _dtype_policy(layer, outputs[0]))
+    return Place(candidate, graph, producer, point.edges, _dtype_policy(layer, outputs[0]))
 
 
 def _dtype_policy(layer: Any, tensor: Any) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import trace
-from keras_se.graph.visits import Visit, walk
-from keras_se.layers import SEBlock
+from keras_se.graph.visits import Visit, holds, walk
+from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import GatedSite, call_arguments, gated_sites
 from keras_se.sites.statistics import spread
 
@@ -111,14 +111,15 @@ class Injection:
 
     def __init__(self, model: keras.Model) -> None:
         graph = trace(model, "verify")
-        self._sites = {part.number: part for part in gated_sites(graph)}
+        found = [part for part in gated_sites(graph) if part.site.kind == "self"]
+        self._sites = {part.place: part for part in found}
         # Explicit names: automatic ones may collide with names of the model's inputs.
         self._gates = {
             part.site.name: keras.Input((part.site.channels,), name=f"keras_se_gates_{n}")
             for n, part in enumerate(self._sites.values())
         }
         inputs = fresh_inputs(model)
-        outputs = walk(graph, inputs, self._visit)
+        outputs = walk(graph, inputs, self._visit, opens=holds(self._sites))
         given = [*keras.tree.flatten(inputs), *self._gates.values()]
         self._model = keras.Model(given, keras.tree.flatten(outputs))
         self._model.compile(jit_compile=False)
@@ -130,13 +131,17 @@ class Injection:
         return np.asarray(outputs[0] if isinstance(outputs, list) else outputs)
 
     def _visit(self, visit: Visit) -> Any:
-        site = self._sites.get(visit.number)
+        site = self._sites.get(visit.place)
         if site is None:
             return visit.outputs()
-        if not isinstance(site.source, SEBlock):
-            return self._gated(site, visit.arguments[site.source.position])
+        if isinstance(site.source, InlineSE):
+            gated = self._gated(site, visit.arguments[site.source.position])
+            others = {site.source.position, site.source.gate_position}
+            for n in site.source.product.slots:  # a product may have more than two factors
+                gated = gated if n in others else gated * visit.arguments[n]
+            return gated
         outputs, x, gates = site.observe(visit)
-        with_gates = call_arguments(*visit.args, **visit.kwargs).get("return_gates")
+        with_gates = call_arguments(site.source, visit).get("return_gates")
         gated = self._gated(site, x)
         if site.source.shift:  # its value is unknown here: move the output by the difference
             gated += (outputs[0] if with_gates else outputs) - _per_channel(site, gates, x) * x

@@ -18,11 +18,13 @@ from keras_se.compress.stripping import strip
 from keras_se.data import checked_labels, fits
 from keras_se.errors import InputError
 from keras_se.graph.compressed import compression_of
+from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.trace import trace
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
-from keras_se.litert.convert import to_tflite
+from keras_se.litert.convert import convert
 from keras_se.litert.delegation import delegation
+from keras_se.litert.formats import Options
 from keras_se.litert.gates import read_sites
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import gate_codes
@@ -33,6 +35,7 @@ from keras_se.litert.recipe import calibration_rows, row_hashes
 from keras_se.litert.runtime import file_precision, runtime_name
 from keras_se.reading import read_gates
 from keras_se.sites.gated import GatedSite, gated_sites
+from keras_se.sites.site import PREFIXES
 from keras_se.sites.statistics import spread
 from keras_se.verification.effect import measure_effect, takes_labels
 from keras_se.verification.report import GateReport, SiteVerdict, Stress, verdict_of
@@ -78,11 +81,13 @@ def verify(
     reference: Any = None,
     gates: Any = None,
     recipe: Any = None,
+    input_shape: Sequence[int] | None = None,
 ) -> GateReport:
     """Judges the gates of a TFLite file against those of the Keras model that it comes from.
 
     Args:
-        model: The built Keras model, with `SEBlock`s or with SE built from other layers.
+        model: The built Keras model, with `SEBlock`s or with SE built from other layers. Of one
+            that computes in half precision, such as `mixed_float16`, the float32 twin is compared.
         tflite: The bytes or the path of the file, in any format.
         x: Held-out inputs in the float model's units, shape (samples, *input shape), or a list or
             dictionary of them. At least 32 samples, none of them used for training or calibration.
@@ -95,6 +100,8 @@ def verify(
             file or a dictionary. They are judged instead of those of this machine.
         recipe: Recipe of the file, to check that `x` was not used for calibration. By default the
             one beside the file.
+        input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
+            sizes open. Only for models with one input.
 
     Returns:
         A `GateReport`; `report.passed` is the verdict.
@@ -102,6 +109,9 @@ def verify(
     Raises:
         InputError: If model and file do not belong together, or an argument is invalid.
         MissingExtraError: If TensorFlow or LiteRT is not installed.
+
+    Warns:
+        PrecisionWarning: If the model computes in half precision.
 
     Example:
         >>> from keras_se import SEBlock, to_tflite
@@ -114,9 +124,7 @@ def verify(
     """
     _check_tau(tau)
     content = read_bytes(tflite)
-    compressed = model if reference is None else reference
-    # Sites are found in Keras 3 models; a compressed model may be one of tf_keras.
-    judged = strip(compressed) if compression_of(compressed) is not None else compressed
+    compressed, judged = _fitted(model if reference is None else reference, input_shape)
     sites = _sites(judged)
     # Check all arguments before the file runs, which takes long.
     samples = _samples(judged, x, "x", MIN_SAMPLES)
@@ -125,7 +133,9 @@ def verify(
     held_out = _held_out(tflite, content, recipe, samples, was_trained=reference is not None)
     # A stripped model has lost the ranges of quantization, so take the gates of the compressed one.
     own = _model_gates(compressed, judged, samples, "the Keras model's")
-    original = {} if reference is None else _original_gates(model, judged, sites, samples)
+    original: _Gates = {}
+    if reference is not None:
+        original = _original_gates(fitted(model, "verify", input_shape), judged, sites, samples)
     file = _File(content, judged, sites, samples)
     runtime, shipped, replayed = file.read(samples, gates)
     return GateReport(
@@ -148,8 +158,18 @@ def _check_tau(tau: Any) -> None:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
 
 
+def _fitted(compressed: Any, input_shape: Sequence[int] | None) -> tuple[Any, keras.Model]:
+    """The model whose gates are read, and the one in which the sites are found."""
+    if compression_of(compressed) is None:
+        judged = fitted(compressed, "verify", input_shape, stacklevel=4)
+        return judged, judged
+    # Sites are found in Keras 3 models, and this is one of tf_keras.
+    return compressed, fitted(strip(compressed), "verify", input_shape, stacklevel=4)
+
+
 def _sites(model: keras.Model) -> dict[str, GatedSite]:
-    sites = {part.site.name: part for part in gated_sites(trace(model, "verify"))}
+    found = gated_sites(trace(model, "verify"))
+    sites = {part.site.name: part for part in found if part.site.kind == "self"}
     if not sites:
         raise InputError(
             "verify needs a model with SE sites; add them with insert. "
@@ -163,7 +183,7 @@ def _count(samples: Samples) -> int:
 
 
 def _samples(model: keras.Model, x: Any, what: str, least: int) -> Samples:
-    samples = input_arrays(input_specs(model), x, what)
+    samples = input_arrays(input_specs(model, "verify"), x, what)
     if _count(samples) < least:
         raise InputError(
             f"verify needs at least {least} held-out samples in {what}. Received: {_count(samples)}"
@@ -226,7 +246,8 @@ def _held_out(
 
 
 def _model_gates(model: Any, judged: keras.Model, samples: Samples, whose: str) -> _Gates:
-    gates = read_gates(model, packed_inputs(judged, samples.values()))
+    read = read_gates(model, packed_inputs(judged, samples.values()))
+    gates = {name: values for name, values in read.items() if not _is_cross(name)}
     for name, values in gates.items():
         if not np.isfinite(values).all():
             raise InputError(
@@ -235,17 +256,23 @@ def _model_gates(model: Any, judged: keras.Model, samples: Samples, whose: str) 
     return gates
 
 
+def _is_cross(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(PREFIXES["cross"])
+
+
 def _original_gates(
     model: keras.Model, judged: keras.Model, sites: Mapping[str, GatedSite], samples: Samples
 ) -> _Gates:
     wanted = [(name, part.site.channels) for name, part in sites.items()]
     found = [(name, part.site.channels) for name, part in _sites(model).items()]
-    if wanted != found:
+    # Compression may have opened a layer around a site, which changes its name.
+    if [channels for _, channels in wanted] != [channels for _, channels in found]:
         raise InputError(
             "reference must have the sites of the original model. "
             f"Received: {found} in the model, {wanted} in the reference"
         )
-    return _model_gates(model, judged, samples, "the original model's")
+    gates = _model_gates(model, judged, samples, "the original model's")
+    return {name: gates[own] for (name, _), (own, _) in zip(wanted, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -264,9 +291,8 @@ class _File:
     ) -> None:
         # The float32 conversion is of a stripped model, whose sites are at the same places.
         plain = strip(model) if is_quantize_aware(model) else model
-        self._names, self.assignment_error = match_sites(
-            plain, samples, to_tflite(plain, "float32"), content
-        )
+        float32 = convert(plain, None, Options(format="float32"), "verify").tflite
+        self._names, self.assignment_error = match_sites(plain, samples, float32, content)
         self._content, self._sites = content, sites
         self._precision = file_precision(content)
         self._codes = gate_codes(content)

@@ -427,7 +427,7 @@ def test_models_without_a_place_or_with_blocks(placement):
     dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(InputError, match="insert needs a place"):
         SEHyperModel(dense, SPACE, compile_it).build(hp)
-    with pytest.raises(InputError, match="insert needs a model without SE blocks"):
+    with pytest.raises(InputError, match="insert needs a place without SE"):
         SEHyperModel(insert(base()), SPACE, compile_it).build(hp)
 
 

@@ -438,7 +438,7 @@ def test_a_search_in_which_all_fail_is_an_error_and_keeps_its_records(tmp_path):
 
 
 def test_a_winner_that_cannot_be_evaluated_has_failed_on_its_fresh_seeds(tmp_path):
-    wrong = (X[:, :2, :2], Y)
+    wrong = (np.concatenate([X, X], axis=-1), Y)
     result = screen(tmp_path / "a", base, SMALL, test=wrong, fresh_seeds=1)
     assert result.confirmation is None
     fresh = result.records[-1]
@@ -490,7 +490,7 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"batch_size": -2}, "batch_size must be at least 1"),
         ({"max_parameters": 0}, r"max_parameters must be at least 1\. Received: max_parameters=0"),
         ({"where": "middle"}, "where"),
-        ({"model": lambda: insert(base(), 2)}, "insert needs a model without SE blocks"),
+        ({"model": lambda: insert(base(), 2)}, "insert needs a place without SE"),
         ({"compile": None}, "the base model must be compiled"),
     ],
 )

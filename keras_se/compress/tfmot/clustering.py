@@ -26,7 +26,8 @@ def cluster(
 
     Args:
         model: A built functional or Sequential Keras 3 model, with or without SE, that
-            `to_tf_keras` accepts. The function does not change it.
+            `to_tf_keras` accepts. The function does not change it. Of one that computes in half
+            precision, such as `mixed_float16`, the float32 twin is trained.
         clusters: Number of distinct values in a kernel, 2 or more. Kernels with no more weights
             than this stay as they are, and so do depthwise kernels, biases and statistics.
         initialization: How the values are initialized: `"kmeans++"`, `"linear"` between the
@@ -41,6 +42,9 @@ def cluster(
     Raises:
         InputError: If an argument is invalid, or the model cannot be converted to tf_keras.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
+
+    Warns:
+        PrecisionWarning: If the model computes in half precision.
 
     Source: Han et al., arXiv 1510.00149, section 3; TensorFlow Model Optimization, "Weight
     clustering".

@@ -22,7 +22,7 @@ def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.nd
     sites = model_sites(like)
     if not sites:
         return {}
-    samples = list(input_arrays(input_specs(like), x, "x").values())
+    samples = list(input_arrays(input_specs(like, "read_gates"), x, "x").values())
     reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
     rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
     for batch in batches(samples, batch_size or 32):

@@ -27,7 +27,8 @@ def prune(
 
     Args:
         model: A built functional or Sequential Keras 3 model, with or without SE, that
-            `to_tf_keras` accepts. The function does not change it.
+            `to_tf_keras` accepts. The function does not change it. Of one that computes in half
+            precision, such as `mixed_float16`, the float32 twin is trained.
         sparsity: The share of each kernel that becomes zero, in [0, 1). Biases, statistics and
             depthwise kernels are not pruned.
         schedule: `"constant"`: full sparsity from `begin_step` on. `"polynomial"`: sparsity grows
@@ -46,6 +47,9 @@ def prune(
     Raises:
         InputError: If an argument is invalid, or the model cannot be converted to tf_keras.
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
+
+    Warns:
+        PrecisionWarning: If the model computes in half precision.
 
     Source: Zhu and Gupta, arXiv 1710.01878; TensorFlow Model Optimization, "Weight pruning".
 

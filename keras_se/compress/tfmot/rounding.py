@@ -137,8 +137,9 @@ def _check_known(layer: Any) -> None:
     kind = kind_of(layer)
     if kind == "BatchNormalization" and len(layer.inbound_nodes) > 1:
         raise InputError(
-            "quantize_aware supports BatchNormalization that is called once, since TFLite folds it "
-            f"into one kernel. Received: {layer.name!r}, called {len(layer.inbound_nodes)} times"
+            "quantize_aware with engine='tfmot' supports BatchNormalization that is called once, "
+            "since TFLite folds it into one kernel; engine='keras' has no such limit. "
+            f"Received: {layer.name!r}, called {len(layer.inbound_nodes)} times"
         )
     is_known = kind in _SAME_RANGE | _OWN_RANGE | {"InputLayer"}
     if not is_known or (kind == "Activation" and _activation(layer) not in _ACTIVATIONS):

@@ -10,6 +10,7 @@ from keras_se.compress.tfmot.bridge.translation import translate
 from keras_se.compress.tfmot.training import trainable_model
 from keras_se.errors import InputError
 from keras_se.graph.compressed import Compression
+from keras_se.graph.fitting import fitted
 
 Scope = Literal["all", "trunk", "se"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -38,6 +39,7 @@ def compress_in_scope(
     """Convert a model for training with the trainable kernel layers in a scope wrapped."""
     if scope not in SCOPES:
         raise InputError(f"scope must be one of {list(SCOPES)}. Received: scope={scope!r}")
+    model = fitted(model, technique, stacklevel=4)
     translation = translate(model)
     wanted = set()
     for weights in translation.weights:

@@ -11,8 +11,15 @@ from keras import ops
 from keras_se.errors import InputError
 
 START = 6.0  # the ends of a range before data sets it
+# Random augmentation does nothing at inference; a random crop does.
+_AUGMENTATIONS = tuple(
+    kind
+    for name, kind in vars(keras.layers).items()
+    if name.startswith("Random") and name != "RandomCrop"
+)
 # Their outputs lie in the range of their input, so TFLite gives them no range of their own.
 SAME_RANGE = (
+    *_AUGMENTATIONS,
     keras.layers.ActivityRegularization,
     keras.layers.AveragePooling2D,
     keras.layers.Cropping2D,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from keras_se.litert.graph.flatbuffer import Operator, Shape, SubGraph
 from keras_se.litert.graph.functions import gate_name
 from keras_se.litert.graph.squeezes import MAX_OPERATORS, Operators, origin, squeeze, squeeze_of_any
+from keras_se.sites.site import FORMS, Form
 
 REPEATS = {"BROADCAST_TO", "TILE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
 _MATRICES = {"CONV_2D", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
@@ -23,7 +24,8 @@ class GatePath:
         feature: The gated tensor.
         function: Name of the gate.
         channels: Number of gates per sample.
-        width: Units of the bottleneck.
+        width: Units after the first matrix.
+        form: `"two_matrices"` or `"one_matrix"`.
         operators: By position, the operators from the pooling to the gates.
     """
 
@@ -33,6 +35,7 @@ class GatePath:
     function: str
     channels: int
     width: int
+    form: Form
     operators: Operators
 
 
@@ -49,8 +52,8 @@ def gated_by(graph: SubGraph, product: Operator) -> GatePath | None:
 
 
 def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
-    gate, repeats = _unrepeated(graph, gate)
     shape = graph.shape(feature)
+    gate, repeats = _unrepeated(graph, gate, len(shape))
     channel = _channel_axis(graph.shape(gate), shape)
     if channel is None:
         return None
@@ -62,7 +65,8 @@ def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
     # On a map of one position one matrix is only a gated linear unit, not SE.
     is_folded = kind == "self" and _is_vector(shape, shape[0])
     fewest = _MAX_MATRICES if is_folded else 1
-    if not fewest <= _depth(graph, gate, operators, matrices) <= _MAX_MATRICES:
+    depth = _depth(graph, gate, operators, matrices)
+    if not fewest <= depth <= _MAX_MATRICES:
         return None
     function = gate_name(graph, gate, operators.values(), matrices)
     # Another map may scale this one without a gate; only a known gate makes a cross site.
@@ -75,22 +79,28 @@ def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
         function=function,
         channels=_length(graph.shape(gate), shape[0]),
         width=_length(graph.shape(matrices[0].outputs[0]), shape[0]),
+        form=FORMS[depth],
         operators={**operators, **repeats},
     )
 
 
-def _unrepeated(graph: SubGraph, gate: int) -> tuple[int, Operators]:
+def _unrepeated(graph: SubGraph, gate: int, rank: int) -> tuple[int, Operators]:
     """Returns the gates before they are repeated over the map, and the repeating operators."""
     repeats: Operators = {}
-    operator = graph.producers.get(gate)
+    tensor, operator = gate, graph.producers.get(gate)
     # The check of positions ends cycles in malformed files.
-    while operator is not None and operator.name in REPEATS and operator.position not in repeats:
-        before = operator.inputs[0]
-        if not _is_vector(graph.shape(before), graph.shape(gate)[0]):
+    while operator is not None and operator.position not in repeats:
+        # The converter reshapes between two repetitions.
+        if operator.name not in REPEATS | {"RESHAPE"}:
             break
         repeats[operator.position] = operator
-        gate, operator = before, graph.producers.get(before)
-    return gate, repeats
+        tensor = operator.inputs[0]
+        shape = graph.shape(tensor)
+        is_repeated = any(o.name in REPEATS for o in repeats.values())
+        if is_repeated and _is_vector(shape, graph.shape(gate)[0]) and len(shape) <= rank:
+            return tensor, repeats
+        operator = graph.producers.get(tensor)
+    return gate, {}
 
 
 def _channel_axis(gate: Shape, feature: Shape) -> int | None:

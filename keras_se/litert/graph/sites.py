@@ -17,9 +17,8 @@ from keras_se.errors import InputError
 from keras_se.graph.visits import site_names
 from keras_se.litert.graph.excitations import REPEATS, GatePath, gated_by
 from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, read_bytes, read_graphs
-from keras_se.sites.site import Site
+from keras_se.sites.site import PREFIXES, Site
 
-_NAMES = {"self": "se", "cross": "cross"}
 _SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
 _MAX_RESCALING = 256.0  # XNNPACK needs input scale * filter scale / output scale below this
 _LARGEST_CODES = {"INT8": 127, "UINT8": 255, "INT16": 32767}
@@ -52,7 +51,7 @@ class GateNode:
 
 def file_sites(tflite: TFLite) -> list[Site]:
     """Returns the sites of a TFLite file, self and cross, in the order of its operators."""
-    return [node.site for node in gate_nodes(read_bytes(tflite), kinds=tuple(_NAMES))]
+    return [node.site for node in gate_nodes(read_bytes(tflite), kinds=tuple(PREFIXES))]
 
 
 def operator_names(tflite: TFLite) -> list[str]:
@@ -63,8 +62,8 @@ def operator_names(tflite: TFLite) -> list[str]:
 
 def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
     """Returns the SE sites of a TFLite file, with their tensor indices."""
-    if not set(kinds) <= set(_NAMES):
-        raise InputError(f"kinds must be of {list(_NAMES)}. Received: kinds={kinds!r}")
+    if not set(kinds) <= set(PREFIXES):
+        raise InputError(f"kinds must be of {list(PREFIXES)}. Received: kinds={kinds!r}")
     return [node for node in read_graphs(content, _nodes) if node.site.kind in kinds]
 
 
@@ -79,10 +78,10 @@ def float_operators(content: bytes) -> list[str]:
     return read_graphs(content, _in_float)
 
 
-def main_nodes(content: bytes) -> list[GateNode]:
-    """Returns the SE sites of the main sub-graph that gate their own map."""
+def main_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
+    """Returns the SE sites of the main sub-graph, by default those that gate their own map."""
     # A plain run computes no other sub-graph.
-    return [node for node in gate_nodes(content) if node.subgraph == 0]
+    return [node for node in gate_nodes(content, kinds) if node.subgraph == 0]
 
 
 def gate_codes(content: bytes) -> dict[str, tuple[float, float] | None]:
@@ -135,7 +134,7 @@ def _nodes(graph: SubGraph) -> Iterator[GateNode]:
     """Yields the self and cross sites of a sub-graph, in the order of their products."""
     # Each kind counts on its own, so a cross site does not renumber the self sites.
     paths = itertools.repeat(graph.prefix)
-    names = {kind: site_names(paths, prefix) for kind, prefix in _NAMES.items()}
+    names = {kind: site_names(paths, prefix) for kind, prefix in PREFIXES.items()}
     for product in graph.operators:
         path = gated_by(graph, product)
         if path is not None:
@@ -153,6 +152,7 @@ def _node(graph: SubGraph, product: int, path: GatePath, name: str) -> GateNode:
         layer=graph.name(path.gate),
         source="tflite",
         kind=path.kind,
+        form=path.form,
     )
     return GateNode(
         site=site,

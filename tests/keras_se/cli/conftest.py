@@ -9,10 +9,11 @@ from tuning.cli import run
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory, networks, images):
+def files(tmp_path_factory, networks, half_network, images):
     """Models with and without SE, an int8 file, images, and files that commands must refuse."""
     folder = tmp_path_factory.mktemp("files")
     networks["sigmoid"].save(folder / "se.keras")
+    half_network.save(folder / "half.keras")
     plain = keras.Sequential(
         [keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3, activation="relu", name="conv")]
     )

@@ -27,11 +27,12 @@ def folder(tmp_path_factory):
     x = x.astype("float32")
     np.savez(folder / "data.npz", x_train=x[:128], y_train=y[:128], x_test=x[128:], y_test=y[128:])
     np.savez(folder / "unlabelled.npz", x=x)
-    for name, units, activation in (("logits", 3, None), ("one", 1, "sigmoid")):
+    for name, units, size in (("logits", 3, 8), ("one", 1, 8), ("open", 3, None)):
         keras.utils.set_random_seed(0)
+        activation = "sigmoid" if name == "one" else None
         model = keras.Sequential(
             [
-                keras.Input((8, 8, 3)),
+                keras.Input((size, size, 3)),
                 keras.layers.Conv2D(8, 3, use_bias=False),
                 keras.layers.BatchNormalization(momentum=0.9),
                 keras.layers.ReLU(),
@@ -72,6 +73,14 @@ def test_qat_writes_a_plain_model_and_its_int8_file(compress, tmp_path, capsys):
     assert [type(layer).__name__ for layer in model.layers][3] == "SEBlock"
 
 
+def test_qat_of_a_model_of_open_sizes(compress, tmp_path):
+    out, tflite = tmp_path / "out.keras", tmp_path / "out.tflite"
+    words = "--method qat --data data.npz --engine keras --epochs 1 --input-shape 8,8,3 --tflite"
+    assert compress("open.keras", out, words, tflite) == 0
+    assert tflite.exists()
+    assert keras.saving.load_model(out).inputs[0].shape == (None, 8, 8, 3)
+
+
 def test_prune_over_an_old_file(compress, tmp_path, capsys):
     out = tmp_path / "out.keras"
     out.write_text("precious")
@@ -100,6 +109,8 @@ def test_cluster_of_a_model_with_one_unit(compress, tmp_path, capsys):
         ("logits --method prune --sparsity 1", "below 1. Received: sparsity=1.0"),
         ("logits --method prune --tflite a.tflite", "--tflite needs --method qat"),
         ("logits --method prune --schedule polynomial --batch-size 128", "Received: 2 steps"),
+        ("logits --method cluster --input-shape 8,8,3", "--input-shape needs --method qat; the"),
+        ("open --method qat", "quantize_aware needs a model with inputs of known size: give input"),
         ("logits --method qat --tflite a.lite", "must end in .tflite. Received"),
         ("logits --method qat --data no.npz", "existing .npz file or"),
         ("logits --method qat --data unlabelled.npz", "needs labels, y_train or y, that are cla"),

@@ -5,6 +5,7 @@ import pytest
 from sabotage import hold_gates
 
 import keras_se
+from keras_se.litert.runtime import predict
 
 
 def test_export_and_verify(files, tmp_path, keras_se_command, capsys):
@@ -45,6 +46,23 @@ def test_export_prints_warnings(tmp_path, keras_se_command, images, capsys):
     assert line.endswith("Received: 50")
 
 
+def test_half_precision_and_open_sizes(files, tmp_path, keras_se_command, capsys):
+    """The int8 file has the values of that of the network in float32; so has the verdict."""
+    out = tmp_path / "a.tflite"
+    words = "--input-shape 8,8,3"
+    assert keras_se_command("export half.keras", out, "--calibration data.npz", words) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Warning: to_tflite takes the float32 twin of model ")
+    assert line.endswith("which computes in mixed_float16.")
+    with np.load(files / "data.npz") as data:
+        x = data["x_test"]
+    expected = predict((files / "se.tflite").read_bytes(), x)
+    np.testing.assert_array_equal(predict(out.read_bytes(), x), expected)
+    assert keras_se_command("verify half.keras", out, "--data data.npz", words) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Warning: verify takes the float32 twin of model ")
+
+
 def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
     tmp_path, keras_se_command, images, capsys
 ):
@@ -75,6 +93,13 @@ def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, ima
         ("export se.keras se.tflite", "must not exist yet"),
         ("export se.keras out.tflite", "needs calibration data"),
         ("export se.keras out.tflite --input-type float64", "'float64' is not one of"),
+        ("export half.keras out.tflite --format float32", "to_tflite needs a model with inputs of"),
+        ("export half.keras out.tflite --input-shape 8,8", "fit the input of the model, (None, No"),
+        (
+            "verify half.keras se.tflite --data data.npz",
+            "verify needs a model with inputs of known",
+        ),
+        ("verify half.keras se.tflite --data data.npz --input-shape 8x8", "such as 224,224,3. Rec"),
         ("verify plain.keras se.tflite --data data.npz", "needs a model with SE sites"),
         ("verify se.keras text.keras --data data.npz", "holds 'TFL3' at byte 4"),
         ("verify se.keras se.tflite --data few.npz", "32 held-out samples in x. Received: 8"),

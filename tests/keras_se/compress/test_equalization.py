@@ -141,6 +141,21 @@ def test_int8_after_training_with_and_without_it():
     assert verdicts[0] < 0.9 < 0.95 < verdicts[1]
 
 
+def test_open_sizes_and_half_precision_are_kept():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = normalized(layers.ReLU(), layers.Conv2D(4, 3), shape=(None, None, 6))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x = images()
+    same = equalize(model, x)
+    assert same.inputs[0].shape == (None, None, None, 6)
+    assert same.layers[-1].dtype_policy.name == "mixed_float16"
+    error = outputs(same, x).astype("float32") - outputs(model, x)
+    assert np.abs(error).max() < 2e-3 * np.abs(outputs(model, x)).max()
+    assert np.ptp(np.log(np.abs(same.get_layer("bn").gamma.numpy()))) < np.log(30)
+
+
 def test_what_is_no_graph_is_refused():
     with pytest.raises(InputError, match=r"equalize .*functional .*Sequential"):
         equalize(None, images())

@@ -6,6 +6,7 @@ import pytest
 
 from keras_se import SEBlock, read_gates, to_tflite, verify
 from keras_se.compress import quantize_aware, strip
+from keras_se.compress.quantization import ENGINES
 from keras_se.errors import InputError
 from keras_se.layers import FakeQuantize, QuantizeAware, QuantizeAwareSEBlock
 from keras_se.litert.delegation import delegation
@@ -81,6 +82,27 @@ def test_training_learns_and_moves_ranges(residual, images):
     assert np.sqrt((error**2).mean()) < 0.05 * outputs.std()
     assert residual.get_config() == config
     keras.tree.map_structure(np.testing.assert_array_equal, weights, residual.get_weights())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_half_precision_and_open_sizes(engine, half_network, networks, images, twins):
+    """The file computes what that of the network in float32 with fixed inputs does."""
+    aware = quantize_aware(half_network, images, engine=engine, input_shape=(8, 8, 3))
+    tflite = to_tflite(aware)
+    same = to_tflite(quantize_aware(networks["sigmoid"], images, engine=engine))
+    np.testing.assert_array_equal(predict(tflite, images[:64]), predict(same, images[:64]))
+    arguments = {"reference": aware, "stress": (), "input_shape": (8, 8, 3)}
+    assert verify(half_network, tflite, images[:64], **arguments).passed
+    assert [str(w.message).partition(" of ")[0] for w in twins] == [
+        f"{name} takes the float32 twin" for name in ("quantize_aware", "verify")
+    ]
+    assert {w.filename for w in twins} == {__file__}
+    with pytest.raises(
+        InputError, match=r"^quantize_aware needs .* of known size: give input_shape"
+    ):
+        quantize_aware(half_network, images, engine=engine)
+    with pytest.raises(InputError, match=r"fit the input of the model, \(8, 8, 3\)"):
+        to_tflite(aware, input_shape=(9, 9, 3))
 
 
 def test_frozen_layers_stay_frozen(images):

@@ -57,10 +57,6 @@ def functional(function, shape=(8, 8, 3)):
             lambda: built(layers.Conv2D(2, 1, name="c", data_format="channels_first")),
             r"channels last\. Received: 'c' with data_format='channels_first'$",
         ),
-        (
-            lambda: built(layers.Dense(2, name="half", dtype="mixed_float16")),
-            r"compute in float32\. Received: layer 'half' in float16$",
-        ),
         # The layers that the plan asks for refuse these themselves.
         (lambda: built(layers.Dense(2, activation="gelu")), r"the activations .*: 'gelu'$"),
         (lambda: built(SEBlock(1, squeeze="std")), r"with a squeeze among .*squeeze='std'"),

@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 
 from keras_se import find_sites
-from keras_se.compress import prune, quantize_aware, strip, to_tf_keras
+from keras_se.compress import cluster, prune, quantize_aware, strip, to_tf_keras
 from keras_se.errors import InputError
 from keras_se.graph.models import sublayers
+from keras_se.graph.precision import other_precisions
 from keras_se.layers import QuantizeAware
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 
@@ -25,6 +26,27 @@ def check_stripped(aware, model, x):
 def test_strip_gives_the_very_model_back(residual, aware, images):
     kinds = check_stripped(aware, residual, images[:64])
     assert kinds == [type(layer).__name__ for layer in residual.layers]
+
+
+@pytest.mark.parametrize(
+    ("technique", "compress"),
+    [
+        ("prune", lambda model, x: prune(model)),
+        ("cluster", lambda model, x: cluster(model)),
+        ("quantize_aware", lambda model, x: quantize_aware(model, x, input_shape=(8, 8, 3))),
+    ],
+)
+def test_of_a_model_in_half_precision_the_twin_comes_back(
+    technique, compress, half_network, images, twins
+):
+    plain = strip(compress(half_network, images))
+    assert other_precisions(plain) == []
+    for new, old in zip(plain.weights, half_network.weights, strict=True):
+        if technique != "cluster" or len(old.shape) == 1:
+            np.testing.assert_array_equal(new, old)
+    (warning,) = twins
+    assert str(warning.message).startswith(f"{technique} takes the float32 twin of model ")
+    assert warning.filename == __file__
 
 
 def test_a_sequential_model_stays_one(images, wide):

@@ -20,12 +20,12 @@ def met(model):
     graph, calls = Graph(model), []
 
     def look(visit):
-        calls.append((visit.number, f"{visit.path}{visit.layer.name}"))
+        calls.append((visit.place, f"{visit.path}{visit.layer.name}"))
         return visit.outputs()
 
     walk(graph, graph.inputs, look, stand_in=outlined)
-    numbers = [number for number, _ in calls]
-    assert numbers == sorted(set(numbers))  # those of the nested models are between
+    places = [place for place, _ in calls]
+    assert places == sorted(set(places))
     return [name for _, name in calls]
 
 

@@ -147,6 +147,7 @@ def built(*layers):
 
 
 RELU = built(keras.layers.ReLU())
+OPEN = [keras.Input((None, 3)), keras.Input((None, 3))]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,20 @@ RELU = built(keras.layers.ReLU())
         (
             keras.Sequential([keras.Input((None, 8, 3)), SEBlock()]),
             {},
-            r"inputs of fixed size.* with input shape \(None, None, 8, 3\)",
+            r"of known size: give input_shape,.* with input shape \(None, None, 8, 3\)",
+        ),
+        (
+            keras.Model(OPEN, keras.layers.Concatenate()(OPEN)),
+            {},
+            r"of known size: use fixed Inputs\. .* with input shape \(None, None, 3\)",
+        ),
+        (RELU, {"input_shape": (4, 4, 3)}, r"fit the input of the model, \(8, 8, 3\)\. .*=\(4, 4"),
+        (RELU, {"input_shape": (8, None, 3)}, r"such as \(224, 224, 3\)\. .*=\(8, None, 3\)"),
+        (RELU, {"input_shape": "8,8,3"}, r"such as \(224, 224, 3\)\. .*='8,8,3'"),
+        (
+            keras.Model(OPEN, keras.layers.Concatenate()(OPEN)),
+            {"input_shape": (8, 3)},
+            "for models with one input. Received: model .* with 2 inputs",
         ),
     ],
 )
@@ -172,13 +186,54 @@ def test_refusals(model, arguments, message):
         to_tflite(model, **arguments)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "float64"])
-def test_other_precisions_are_refused_with_the_reason(policy):
-    model = built(keras.layers.Conv2D(4, 3, dtype=policy, name="conv"))
-    with pytest.raises(
-        InputError, match=r"computes in float32: .* Received: layer 'conv' of model"
-    ):
-        to_tflite(model, "float32")
+def fully_convolutional(size, policy="float32"):
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(0)
+        stack = [keras.layers.Conv2D(8, 3, name="conv"), SEBlock(2, name="se")]
+        head = [keras.layers.GlobalAveragePooling2D(name="pool"), keras.layers.Dense(3, name="d")]
+        inputs = keras.Input((*size, 3), name="image")
+        return keras.Sequential([inputs, *stack, *head], name="model")
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("file_format", ["float32", "int8"])
+def test_an_input_shape_for_open_sizes(file_format, images):
+    """The file is that of the model with fixed inputs, byte for byte."""
+    model, fixed = fully_convolutional((None, None)), fully_convolutional((8, 8))
+    tflite = to_tflite(model, file_format, images, input_shape=(8, 8, 3))
+    assert tflite == to_tflite(fixed, file_format, images)
+    assert tflite == to_tflite(fixed, file_format, images, input_shape=(8, 8, 3))
+    assert model.inputs[0].shape == (None, None, None, 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+def test_other_precisions_are_converted_in_float32(policy, images, twins):
+    model, plain = fully_convolutional((8, 8), policy), fully_convolutional((8, 8))
+    plain.set_weights([w.numpy().astype("float32") for w in model.weights])
+    tflite = to_tflite(model, "float32")
+    (warning,) = twins
+    assert str(warning.message) == (
+        f"to_tflite takes the float32 twin of model 'model', which computes in {policy}."
+    )
+    assert warning.filename == __file__
+    assert tflite == to_tflite(plain, "float32")
+    outputs = keras.ops.convert_to_numpy(keras.ops.cast(model(images[:8]), "float32"))
+    tolerance = 0.02 if "bfloat16" in policy else 0.002
+    np.testing.assert_allclose(predict(tflite, images[:8]), outputs, rtol=0, atol=tolerance)
+    assert model.layers[0].compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_both_at_once_and_the_recipe(tmp_path, twins):
+    model = fully_convolutional((None, None), "mixed_float16")
+    tflite = to_tflite(model, "float32", input_shape=[8, 8, 3], path=tmp_path / "m.tflite")
+    plain = fully_convolutional((8, 8))
+    plain.set_weights(model.get_weights())
+    assert tflite == to_tflite(plain, "float32")
+    recipe = json.loads((tmp_path / "m.recipe.json").read_text())
+    assert recipe["options"]["input_shape"] == [8, 8, 3]
+    assert len(twins) == 1
 
 
 def test_int8_refuses_loops_and_takes_them_unrolled():
@@ -472,10 +527,22 @@ def test_booleans_as_inputs(images):
     assert np.sqrt((error**2).mean()) < 0.05
 
 
-def test_other_input_types_and_backends_are_refused(monkeypatch):
+def test_inputs_in_half_precision_become_float32(twins):
     inputs = keras.Input((8, 8, 3), dtype="float16")
-    with pytest.raises(InputError, match=r"inputs of float32, integers.* an input of float16"):
-        to_tflite(keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)), "float32")
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    tflite = to_tflite(model, "float32")
+    assert str(twins[0].message).endswith("which computes in float16.")
+    assert load(tflite).get_input_details()[0]["dtype"] is np.float32
+
+
+def test_what_is_no_graph_has_no_twin():
+    inputs = keras.Input((8, 8, 3))
+    half = keras.layers.Conv2D(4, 3, dtype="mixed_float16")(inputs)
+    with pytest.raises(InputError, match=r"to_tflite needs a functional or Seq.*Received: Doubled"):
+        to_tflite(Doubled(inputs, half), "float32")
+
+
+def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(InputError, match=r"needs the TensorFlow backend.* backend 'jax'"):
         to_tflite(RELU, "float32")

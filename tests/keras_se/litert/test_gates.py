@@ -49,7 +49,7 @@ def test_another_tensor_in_place_of_the_gates_is_refused(files, images, monkeypa
     tflite = files["sigmoid", "float32"]
     first, second = main_nodes(tflite)
     wrong = dataclasses.replace(first, product_tensor=first.feature_tensor)
-    monkeypatch.setattr(gates, "main_nodes", lambda content: [wrong, second])
+    monkeypatch.setattr(gates, "main_nodes", lambda content, kinds: [wrong, second])
     with pytest.raises(InputError, match=r"times its feature map\. Received: site se_1 with a dif"):
         file_gates(tflite, images[:1])
 

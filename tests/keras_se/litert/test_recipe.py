@@ -26,6 +26,7 @@ def test_what_is_on_record(tmp_path):
     assert content["options"] == {
         "input_type": "int8",
         "output_type": "int8",
+        "input_shape": None,
         "keep_float": [],
         "check_range": True,
     }

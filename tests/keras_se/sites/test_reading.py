@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_se import SEBlock
-from keras_se.errors import InputError
+from keras_se.errors import InputError, SiteWarning
 from keras_se.sites.reading import model_gates, model_sites
 
 RNG = np.random.default_rng(0)
@@ -232,17 +232,30 @@ class Holder(keras.layers.Layer):
         return shape
 
 
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (Holder(), r"'inside' inside the layer 'holder' \(Holder\)"),
-        (keras.layers.TimeDistributed(SEBlock(2, name="inside"), name="t"), r"layer 't' \(TimeDi"),
-    ],
-)
-def test_a_hidden_block_is_refused_not_missed(layer, message):
-    model = keras.Sequential([keras.Input((5, 8, 8, 4)), layer])
-    with pytest.raises(InputError, match=message):
-        model_sites(model)
+class WithTensorFlow(Holder):
+    def call(self, x):
+        import tensorflow as tf
+
+        return super().call(tf.nn.relu(x))
+
+
+def test_a_block_in_another_layer_is_found_and_read():
+    model = keras.Sequential([keras.Input((8, 8, 4)), conv("c"), Holder()])
+    (site,) = model_sites(model)
+    assert (site.name, site.after, site.source) == ("holder/se_1", "c", "SEBlock")
+    features = keras.Model(model.inputs[0], model.get_layer("c").output)(X)
+    expected = model.get_layer("holder").parts["se"][0].gates(features)
+    np.testing.assert_allclose(model_gates(model, X)["holder/se_1"], expected, atol=1e-6)
+
+
+def test_a_block_that_keras_cannot_show_is_named():
+    model = keras.Sequential([keras.Input((8, 8, 4)), WithTensorFlow()])
+    message = (
+        r"The layer 'holder' \(WithTensorFlow\) may hold SE: it holds 'inside', and Keras cannot "
+        "record its call: A KerasTensor cannot be used as input to a TensorFlow function"
+    )
+    with pytest.warns(SiteWarning, match=message):
+        assert model_sites(model) == []
 
 
 class OwnCall(keras.Sequential):

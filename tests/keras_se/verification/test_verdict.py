@@ -220,7 +220,7 @@ def test_gates_that_do_not_adapt_are_judged_by_their_level(features):
 
 
 def test_no_to_nan_gates_of_the_file(networks, images, monkeypatch):
-    monkeypatch.setattr("keras_se.litert.convert._check_model", lambda model: None)  # it refuses
+    monkeypatch.setattr("keras_se.litert.convert._check_weights", lambda *_: None)  # it refuses
     sabotaged = copy_of(networks["sigmoid"])
     blocks(sabotaged)[1].b2.assign(np.full(16, np.nan))
     report = judged(networks["sigmoid"], to_tflite(sabotaged, "float32"), images)
@@ -407,7 +407,7 @@ def test_the_level_of_steady_gates_is_blamed_on_who_lost_it(images):
 
 
 def test_nan_in_the_trunk_is_the_trunks(networks, images, monkeypatch):
-    monkeypatch.setattr("keras_se.litert.convert._check_model", lambda model: None)  # it refuses
+    monkeypatch.setattr("keras_se.litert.convert._check_weights", lambda *_: None)  # it refuses
     sabotaged = copy_of(networks["sigmoid"])
     conv = next(x for x in sabotaged.layers if isinstance(x, keras.layers.Conv2D))
     conv.bias.assign(np.full(8, np.nan))
@@ -579,6 +579,28 @@ def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path
     assert report.runtime == "gates recorded on a device, given as arrays"
     with pytest.raises(InputError, match="must be of the 100 samples in x"):
         judged(model, tflite, images, gates={k: v[:5] for k, v in recorded.items()})
+
+
+def test_half_precision_and_open_sizes(half_network, images, converted, sound, twins):
+    """The verdict is that on the network in float32 with fixed inputs."""
+    arguments = (half_network, converted("sigmoid", "int8"), images[:100])
+    report = verify(*arguments, stress=(), input_shape=(8, 8, 3))
+    assert report.to_json() == sound("sigmoid", "int8").to_json()
+    (warning,) = twins
+    assert str(warning.message).startswith("verify takes the float32 twin of model ")
+    assert warning.filename == __file__
+    with pytest.raises(InputError, match=r"^verify needs .* known size: give input_shape, that "):
+        verify(*arguments)
+    with pytest.raises(InputError, match=r"input_shape must fit .* Received: input_shape=\(8, 8\)"):
+        verify(*arguments, input_shape=(8, 8))
+
+
+def test_a_refused_conversion_names_verify():
+    inputs = keras.Input((4, 4, 4))
+    x = SEBlock(2, kernel_initializer=wide())(inputs)
+    model = keras.Model(inputs, keras.ops.cholesky(keras.ops.eye(4) + 0.0 * x))
+    with pytest.raises(InputError, match=r"^verify supports built-in .* which needs Cholesky"):
+        verify(model, to_tflite(keras.Model(inputs, x), "float32"), np.ones((32, 4, 4, 4)))
 
 
 def test_refusals(networks, images, converted):

@@ -9,15 +9,16 @@ import numpy as np
 from keras_se.compress.tfmot.bridge.activations import convert_activation
 from keras_se.compress.tfmot.bridge.factory import Function, LayerFactory
 from keras_se.compress.tfmot.bridge.layers import rescaling
+from keras_se.graph.models import raw_activation
 
 _OF_TENSORS = ("Add", "Multiply", "Subtract")
 
 
 def convert_operation(
-    new_layer: LayerFactory, operation: Any, arguments: tuple[Any, ...]
+    new_layer: LayerFactory, operation: Any, arguments: tuple[Any, ...], name: str
 ) -> Function | None:
     """Return a function of the same arguments for a raw operation, or `None` if it is unknown."""
-    kind, name = type(operation).__name__, operation.name
+    kind = type(operation).__name__
     if len(arguments) == 2 and kind in ("Add", "Subtract", "Multiply", "Divide", "TrueDivide"):
         return _arithmetic(new_layer, kind, name, arguments)
     if kind == "Negative":
@@ -27,14 +28,16 @@ def convert_operation(
     if kind == "Concatenate":
         return new_layer("Concatenate", name, axis=operation.axis)
     if kind == "Mean":
-        return _mean(new_layer, operation, len(arguments[0].shape))
-    # Operation classes are named after their functions: HardSigmoid computes hard_sigmoid.
-    snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
-    # convert_activation supports the last axis only, as in softmax.
-    is_activation = len(arguments) == 1 and hasattr(keras.activations, snake_case)
-    if not is_activation or getattr(operation, "axis", -1) != -1:
+        return _mean(new_layer, operation, len(arguments[0].shape), name)
+    if len(arguments) != 1:
         return None
-    return convert_activation(new_layer, snake_case, name)
+    activation = raw_activation(operation)
+    if activation is not None:
+        return convert_activation(new_layer, activation, name)
+    # Operation classes are named after their functions: LeakyRelu computes leaky_relu.
+    snake_case = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind).lower()
+    is_known = hasattr(keras.activations, snake_case) and not hasattr(operation, "axis")
+    return convert_activation(new_layer, snake_case, name) if is_known else None
 
 
 def _arithmetic(
@@ -42,7 +45,7 @@ def _arithmetic(
 ) -> Function | None:
     first, second = (_constant(argument) for argument in arguments)
     # An array may broadcast along any axis, which Rescaling does not support.
-    is_array = any(isinstance(a, np.ndarray) and a.ndim for a in arguments)
+    is_array = any(_is_array(a) for a in arguments)
     if is_array or (second == 0.0 and "Divide" in kind):
         return None
     if first is None and second is None:
@@ -67,6 +70,12 @@ def _arithmetic(
     return lambda *given: rescaled(given[position])
 
 
+def _is_array(argument: Any) -> bool:
+    # A symbolic tensor of tf_keras has no values.
+    is_constant = isinstance(argument, np.ndarray) or hasattr(argument, "numpy")
+    return is_constant and len(argument.shape) > 0
+
+
 def _constant(argument: Any) -> float | None:
     """Convert a scalar constant to float; return `None` for tensors and arrays."""
     is_number = isinstance(argument, int | float | np.number)
@@ -74,10 +83,10 @@ def _constant(argument: Any) -> float | None:
     return float(argument) if is_number or is_scalar else None
 
 
-def _mean(new_layer: LayerFactory, operation: Any, rank: int) -> Function | None:
+def _mean(new_layer: LayerFactory, operation: Any, rank: int, name: str) -> Function | None:
     axes = tuple(operation.axis) if isinstance(operation.axis, list | tuple) else ()
     # Only a mean over all spatial axes is a global pooling.
     if tuple(sorted(axis % rank for axis in axes)) != tuple(range(1, rank - 1)):
         return None
     kind = f"GlobalAveragePooling{rank - 2}D"
-    return new_layer(kind, operation.name, keepdims=bool(operation.keepdims))
+    return new_layer(kind, name, keepdims=bool(operation.keepdims))

@@ -14,13 +14,15 @@ from keras_se.compress.tfmot.bridge.layers import convert_layer
 from keras_se.compress.tfmot.bridge.operations import convert_operation
 from keras_se.compress.tfmot.bridge.se_block import convert_block
 from keras_se.errors import InputError
+from keras_se.graph.composites import is_composite, is_same_in_training
 from keras_se.graph.compressed import check_plain
+from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import free_name, is_graph
 from keras_se.graph.trace import trace
-from keras_se.graph.visits import Visit, changes_inputs, nested_arguments, walk
+from keras_se.graph.visits import Visit, changes_inputs, handed, nested_arguments, walk
 from keras_se.layers import SEBlock
-from keras_se.sites.gated import call_arguments, check_hidden
+from keras_se.sites.gated import call_arguments
 
 MAX_DIFFERENCE = 1e-5  # relative to the largest output
 ENTRY = "_entry"  # suffix of the names of identity layers
@@ -36,8 +38,8 @@ def to_tf_keras(model: keras.Model) -> Any:
     function runs both models on the same input and compares the outputs.
 
     Args:
-        model: A built functional or Sequential model that computes in float32, channels last. The
-            function does not change it.
+        model: A built functional or Sequential model, channels last. The function does not change
+            it. Of one that computes in half precision the float32 twin is converted.
 
     Returns:
         An uncompiled functional `tf_keras.Model` with the same weights.
@@ -47,6 +49,9 @@ def to_tf_keras(model: keras.Model) -> Any:
             or if the two models differ by more than 1e-5 of the largest output.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
+    Warns:
+        PrecisionWarning: If the model computes in half precision.
+
     Source: model-optimization issues 1119 and 1270.
 
     Example:
@@ -54,7 +59,7 @@ def to_tf_keras(model: keras.Model) -> Any:
         >>> [layer.name for layer in to_tf_keras(model).layers if "Conv2D" in str(type(layer))]
         ['se_reduce', 'se_expand']
     """
-    return translate(model).model
+    return translate(fitted(model, "to_tf_keras")).model
 
 
 def translate(model: keras.Model, quantizable: bool = False) -> "Translation":
@@ -94,7 +99,12 @@ class Translation:
         )
         entries = keras.tree.map_structure(lambda t: self._entry(t, plain_name(t.name)), inputs)
         outputs = walk(
-            graph, entries, self._visit, stand_in=lambda layer: layer, enter=_nested_inputs
+            graph,
+            entries,
+            self._visit,
+            stand_in=lambda layer: layer,
+            enter=_nested_inputs,
+            opens=lambda visit: is_same_in_training(visit.recorded),
         )
         new_model = tf_keras.Model(inputs, outputs, name=plain_name(self._original.name))
         for weights in self.weights:
@@ -117,7 +127,7 @@ class Translation:
             self._functions[id(layer)] = (layer, self._convert(visit))
         _, function = self._functions[id(layer)]
         if isinstance(layer, SEBlock):
-            arguments = call_arguments(*args, **kwargs)
+            arguments = call_arguments(layer, visit)
             if arguments.get("mask") is not None or arguments.get("return_gates"):
                 raise _unsupported_block(visit)
             args, kwargs = args[:1], {}
@@ -129,24 +139,19 @@ class Translation:
 
     def _convert(self, visit: Visit) -> Function:
         layer, args = visit.layer, visit.args
-        name = free_name(plain_name(visit.path, layer.name), self._new_layer.names)
+        name = free_name(plain_name(visit.path, visit.name), self._new_layer.names)
         if not isinstance(layer, keras.layers.Layer):
-            function = None if visit.kwargs else convert_operation(self._new_layer, layer, args)
+            new_layer = self._new_layer
+            function = None if visit.kwargs else convert_operation(new_layer, layer, args, name)
             if function is None:
                 raise _unsupported(visit)
             return function
-        if layer.compute_dtype not in ("float32", None):
-            raise InputError(
-                "to_tf_keras supports models that compute in float32. "
-                f"Received: layer {visit.path + layer.name!r} in {layer.compute_dtype}"
-            )
         # SEBlock is not in tf_keras: it becomes several layers, one of which applies the gates.
         if isinstance(layer, SEBlock):
             converted = convert_block(self._new_layer, layer, name, len(args[0].shape))
             if converted is None:
                 raise _unsupported_block(visit)
         else:
-            check_hidden(layer)
             converted = None if is_graph(layer) else convert_layer(self._new_layer, layer, name)
             if converted is None:
                 raise _unsupported(visit)
@@ -183,11 +188,12 @@ class Translation:
 
 def _nested_inputs(visit: Visit) -> Any:
     """Return the tensors that a nested model is called with."""
-    arguments = nested_arguments(visit.args, visit.kwargs)
     # Keras would adapt the rank or dtype of these inputs. A flattened model does not.
-    if changes_inputs(visit) or arguments["mask"] is not None:
-        raise _unsupported(visit)
-    return arguments["inputs"]
+    if not is_composite(visit.layer):
+        mask = nested_arguments(visit.args, visit.kwargs)["mask"]
+        if changes_inputs(visit) or mask is not None:
+            raise _unsupported(visit)
+    return handed(visit)
 
 
 def _set_weights(layer: Any, variables: tuple[Any, ...]) -> None:
@@ -217,7 +223,7 @@ def _unsupported(visit: Visit) -> InputError:
     return InputError(
         "to_tf_keras supports built-in layers and arithmetic that tf_keras has, channels last and "
         "without masks. "
-        f"Received: {visit.path + visit.layer.name!r} ({type(visit.layer).__name__})"
+        f"Received: {visit.path + visit.name!r} ({type(visit.layer).__name__})"
     )
 
 

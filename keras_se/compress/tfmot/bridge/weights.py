@@ -8,6 +8,7 @@ import numpy as np
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import Translation, agree
 from keras_se.errors import InputError
+from keras_se.graph.precision import in_float32
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import trace
 
@@ -23,8 +24,8 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
             function does not change it.
 
     Returns:
-        An uncompiled copy of `like` with the trained weights. Masks, centroids and quantization
-        ranges are not weights and are not copied.
+        An uncompiled copy of `like`, in float32, with the trained weights. Masks, centroids and
+        quantization ranges are not weights and are not copied.
 
     Raises:
         InputError: If `tf_keras_model` is not a tf_keras model, does not have the layers of `like`,
@@ -43,7 +44,8 @@ def from_tf_keras(tf_keras_model: Any, like: keras.Model) -> keras.Model:
             "from_tf_keras needs a tf_keras model, as to_tf_keras returns. "
             f"Received: {kind.__module__.split('.')[0]}.{kind.__name__}"
         )
-    new_model = Rebuilding(trace(like, "from_tf_keras")).model()
+    graph = trace(like, "from_tf_keras")
+    new_model = Rebuilding(graph, precision=in_float32).model()
     # The translation refers to the variables of the copy, which receive the values below.
     translation = Translation(new_model)
     found = {inner_layer(layer).name: layer for layer in tf_keras_model.layers}
