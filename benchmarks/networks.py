@@ -37,7 +37,6 @@ INSERT = {  # input size
     "InceptionV3": 75,
     "Xception": 71,
     "VGG16": 32,
-    "EfficientNetB0": 32,
     "ConvNeXtTiny": 32,
 }
 ADOPT = (
