@@ -1,11 +1,13 @@
 """What is made of networks that others wrote, every weight randomized.
 
     python benchmarks/networks.py insert | adopt [NAME ...]    surgery on keras.applications
-    python benchmarks/networks.py others [NAME ...] [--json FILE]    SE in many packages
+    python benchmarks/networks.py others [NAME ...] [--quick] [--json FILE]    SE in many packages
 
 `others` compares what `keras_se` finds, reads, adopts, converts and judges with the gates that
 `others.py` takes from the packages themselves. Names may be patterns such as `kimm/*`. Each row is
 measured in a process of its own and printed when it is there; what fails is a text in its cell.
+`--quick` counts the sites of the files and judges none. Mind what int8 is judged on here: in a deep
+network of random weights the rounding of each layer grows in the next ones.
 """
 
 import argparse
@@ -135,6 +137,7 @@ class Case:
     building: float  # seconds
     x: np.ndarray
     gates: list[np.ndarray]
+    judges: bool
 
 
 def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[Any, float]:
@@ -201,8 +204,8 @@ def int8(case: Case) -> Row:
 def judged(case: Case, file: bytes) -> str:
     """The number of sites in a file and the verdict on it."""
     sites = len(keras_se.find_sites(file))
-    if not case.gates and not sites:
-        return "0"
+    if not case.judges or (not case.gates and not sites):
+        return str(sites)
     try:
         report = keras_se.verify(case.model, file, case.x, stress=())
     except Exception as failure:  # the number of sites is known nevertheless
@@ -218,7 +221,7 @@ def reason(failure: Exception) -> str:
     return f"{type(failure).__name__}: {text[:160]}"
 
 
-def other_row(name: str) -> Row:
+def other_row(name: str, judges: bool) -> Row:
     """The figures of a network of another package."""
     row, other = {"network": name}, OTHERS[name]
     with warnings.catch_warnings(record=True) as caught:
@@ -228,7 +231,7 @@ def other_row(name: str) -> Row:
             model, building = timed(other.build)
             randomize(model, images(model, 32, seed=0))
             x = images(model, 40, seed=1)
-            case = Case(model, building, x, true_gates(other, model, x))
+            case = Case(model, building, x, true_gates(other, model, x), judges)
         except Exception as failure:
             return row | {"notes": f"not built: {reason(failure)}"}
         row["sites"] = str(len(case.gates))
@@ -241,7 +244,7 @@ def other_row(name: str) -> Row:
     return row | {"notes": " ".join(" ".join(sorted(said)).replace("|", "/").split())}
 
 
-def others(patterns: Sequence[str], path: Path | None) -> None:
+def others(patterns: Sequence[str], judges: bool, path: Path | None) -> None:
     """Prints the table of other people's networks, and writes it as JSON."""
     names = [name for name in OTHERS if any(fnmatch.fnmatch(name, p) for p in patterns or "*")]
     print(f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", sep="\n")
@@ -250,7 +253,7 @@ def others(patterns: Sequence[str], path: Path | None) -> None:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context) as process:
             try:
-                row = process.submit(other_row, name).result()
+                row = process.submit(other_row, name, judges).result()
             except Exception as failure:  # the process itself died
                 row = {"network": name, "notes": reason(failure)}
         rows.append(row)
@@ -264,11 +267,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("what", nargs="?", default="insert", choices=("insert", "adopt", "others"))
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     names = arguments.names
     if arguments.what == "others":
-        others(names, arguments.json)
+        others(names, not arguments.quick, arguments.json)
         return
     if arguments.what == "adopt":
         columns = ("network", "inline", "adopted", "gate", "difference", "without SE", "parameters")

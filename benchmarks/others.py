@@ -27,6 +27,7 @@ import numpy as np
 
 CLASSES = 10
 IMAGE, VOLUME = (64, 64, 3), (32, 32, 32, 3)
+LARGE = (128, 128, 3)  # in smaller ones a local pooling covers the whole map, and squeezes it
 KERAS_2 = {  # of its backend
     "image_data_format": keras.config.image_data_format,
     "int_shape": lambda x: x.shape,
@@ -70,13 +71,13 @@ def transferred(name: str) -> keras.Model:
     )
 
 
-def kimm(name: str) -> keras.Model:
+def kimm(name: str, shape: tuple[int, ...] = IMAGE) -> keras.Model:
     """A network of kimm."""
     network = getattr(import_module("kimm").models, name)
-    return network(weights=None, input_shape=IMAGE, classes=CLASSES)
+    return network(weights=None, input_shape=shape, classes=CLASSES)
 
 
-def kecam(name: str) -> keras.Model:
+def kecam(name: str, shape: tuple[int, ...] = IMAGE) -> keras.Model:
     """A network of keras-cv-attention-models, on Keras 3 in the place of keras_core."""
     os.environ["KECAM_BACKEND"] = "keras_core"
     layers = ("backend", "callbacks", "initializers", "layers", "losses", "metrics", "models")
@@ -89,7 +90,7 @@ def kecam(name: str) -> keras.Model:
         networks = import_module("keras_cv_attention_models").models
         loaded = dict(sys.modules)
     sys.modules.update((key, module) for key, module in loaded.items() if key not in torch)
-    return getattr(networks, name)(input_shape=IMAGE, num_classes=CLASSES, pretrained=None)
+    return getattr(networks, name)(input_shape=shape, num_classes=CLASSES, pretrained=None)
 
 
 def hub_mobilenet() -> keras.Model:
@@ -243,12 +244,14 @@ WITH_SE = {
     **_many("keras", applications, "se_excite$", "EfficientNetB0 EfficientNetV2B0"),
     "keras/MobileNetV3Small": Other("keras", partial(applications, "MobileNetV3Small"), "_mul$"),
     "keras/transferred": Other("keras", partial(transferred, "EfficientNetB0"), "se_excite$"),
-    **_many("kimm", kimm, "_se$", "GhostNetW050 GhostNetV2W100 GhostNetV3W050 EfficientNetB0"),
+    **_many("kimm", kimm, "_se$", "GhostNetW050 GhostNetV3W050 EfficientNetB0"),
     **_many("kimm", kimm, "_se$", "EfficientNetV2B0 TinyNetE MobileNetV3W050Small LCNet050"),
     **_many("kimm", kimm, "_se$", "RegNetY002"),
+    "kimm/GhostNetV2W100": Other("kimm", partial(kimm, "GhostNetV2W100", LARGE), "_se$"),
+    "kecam/GhostNetV2_100": Other(KECAM, partial(kecam, "GhostNetV2_100", LARGE), "se_out$"),
     "kimm/HGNetTiny": Other("kimm", partial(kimm, "HGNetTiny"), "^multiply"),  # one matrix
     **_many(KECAM, kecam, "se_out$", "EfficientNetV1B0 EfficientNetV2B0 MobileNetV3Small050"),
-    **_many(KECAM, kecam, "se_out$", "FBNetV3B LCNet050 TinyNetE GhostNet_050 GhostNetV2_100"),
+    **_many(KECAM, kecam, "se_out$", "FBNetV3B LCNet050 TinyNetE GhostNet_050"),
     **_many(KECAM, kecam, "se_out$", "RegNetZB16 NFNetL0 RepViT_M09 BotNetSE33T"),
     **_many(KECAM, kecam, "se_out$", "FastViT_T8"),
     "kecam/CSPNeXtTiny": Other(KECAM, partial(kecam, "CSPNeXtTiny"), "attention_out$"),  # as HGNet
@@ -370,8 +373,12 @@ def _values(rng: np.random.Generator, variable: Any) -> np.ndarray:
 
 
 def true_gates(other: Other, model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
-    """The gates of each site, shape (samples, channels), in the order in which they come."""
-    found, outputs = [], {}
+    """The gates of each site, shape (samples, channels), in the order in which they come.
+
+    Where all are tensors of the model they come from a model that ends in them, run as `predict`
+    runs it: deep networks make much of rounding.
+    """
+    found, outputs, tensors = [], {}, []
     owner, _, attribute = other.gates.partition(".")
 
     def note(layer: Any, arguments: tuple, output: Any) -> None:
@@ -381,10 +388,15 @@ def true_gates(other: Other, model: keras.Model, x: np.ndarray) -> list[np.ndarr
             found.append(outputs[id(last)])
         is_product = not attribute and isinstance(layer, keras.layers.Multiply)
         if is_product and re.search(other.gates, layer.name):
-            found.append(min(reversed(arguments[0]), key=keras.ops.size))
+            gate = int(keras.ops.size(arguments[0][1]) <= keras.ops.size(arguments[0][0]))
+            found.append(arguments[0][gate])
+            if layer in model.layers:
+                tensors.append(layer.input[gate])
 
     if other.gates:
         _run(model, x, note)
+    if tensors and len(tensors) == len(found):
+        found = keras.tree.flatten(keras.Model(model.inputs, tensors).predict(x, verbose=0))
     return [keras.ops.convert_to_numpy(gates).reshape(len(x), -1) for gates in found]
 
 
