@@ -6,8 +6,9 @@
 `others` compares what `keras_se` finds, reads, adopts, converts and judges with the gates that
 `others.py` takes from the packages themselves. Names may be patterns such as `kimm/*`. Each row is
 measured in a process of its own and printed when it is there; what fails is a text in its cell.
-`--quick` counts the sites of the files and judges none. Mind what int8 is judged on here: in a deep
-network of random weights the rounding of each layer grows in the next ones.
+`--quick` counts the sites of the files and judges none. A deep network of random weights makes much
+of little: "one ulp" tells how far the gates, and the outputs over their scale, move when each input
+does by one rounding of float32. What is as small says nothing, and int8 moves by far more.
 """
 
 import argparse
@@ -123,8 +124,8 @@ def error(values: np.ndarray, expected: np.ndarray, scale: float) -> float:
 
 
 COLUMNS = (
-    *("network", "sites", "found", "missed", "false", "gates", "adopted", "difference"),
-    *("float32", "int8", "find/build", "read/predict", "notes"),
+    *("network", "sites", "found", "missed", "false", "gates", "one ulp", "adopted", "difference"),
+    *("outputs, one ulp", "float32", "int8", "find/build", "read/predict", "notes"),
 )
 Row = dict[str, str]
 
@@ -137,6 +138,7 @@ class Case:
     building: float  # seconds
     x: np.ndarray
     gates: list[np.ndarray]
+    nudged: list[np.ndarray]  # for inputs that are the next numbers of float32
     judges: bool
 
 
@@ -172,6 +174,7 @@ def gates(case: Case) -> Row:
         "missed": str(len(case.gates) - len(differences)),
         "false": str(len(read)),
         "gates": f"{max(differences):.0e}" if differences else "",
+        "one ulp": f"{largest(case.gates, case.nudged):.0e}" if case.gates else "",
         "read/predict": f"{reading / predicting:.2f}",
     }
 
@@ -182,10 +185,31 @@ def adopted(case: Case) -> Row:
         return {}
     new = keras_se.adopt(case.model)
     blocks = sum(site.source == "SEBlock" for site in keras_se.find_sites(new))
-    expected, values = (keras.tree.flatten(m(case.x, training=False)) for m in (case.model, new))
-    pairs = zip(*(map(keras.ops.convert_to_numpy, y) for y in (expected, values)), strict=True)
-    difference = max(error(value, want, np.abs(want).max()) for want, value in pairs)
-    return {"adopted": str(blocks), "difference": f"{difference:.0e}"}
+    expected = outputs(case.model, case.x)
+    difference, moved = (
+        max(error(value, want, np.abs(want).max()) for value, want in zip(y, expected, strict=True))
+        for y in (outputs(new, case.x), outputs(case.model, nudged(case.x)))
+    )
+    return {
+        "adopted": str(blocks),
+        "difference": f"{difference:.0e}",
+        "outputs, one ulp": f"{moved:.0e}",
+    }
+
+
+def outputs(model: keras.Model, x: np.ndarray) -> list[np.ndarray]:
+    """The outputs, layer by layer."""
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(model(x, training=False))]
+
+
+def nudged(x: np.ndarray) -> np.ndarray:
+    """Each number by one rounding larger."""
+    return np.nextafter(x, np.float32(np.inf))
+
+
+def largest(expected: list[np.ndarray], values: list[np.ndarray]) -> float:
+    """The largest difference of arrays."""
+    return max(float(np.abs(a - b).max()) for a, b in zip(expected, values, strict=True))
 
 
 def float32(case: Case) -> Row:
@@ -231,7 +255,8 @@ def other_row(name: str, judges: bool) -> Row:
             model, building = timed(other.build)
             randomize(model, images(model, 32, seed=0))
             x = images(model, 40, seed=1)
-            case = Case(model, building, x, true_gates(other, model, x), judges)
+            true, moved = (true_gates(other, model, inputs) for inputs in (x, nudged(x)))
+            case = Case(model, building, x, true, moved, judges)
         except Exception as failure:
             return row | {"notes": f"not built: {reason(failure)}"}
         row["sites"] = str(len(case.gates))
