@@ -1,12 +1,14 @@
 """What the CPU delegate (XNNPACK) takes of a TFLite file, and in how many partitions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import main_nodes, operator_names
 from keras_se.litert.runtime import load
+from keras_se.sites.site import PREFIXES
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,42 @@ class Delegation:
     sites: dict[str, SiteDelegation]
 
 
-def delegation(tflite: TFLite) -> Delegation:
+def delegation(tflite: TFLite, interpreter: Any = None) -> Delegation:
     """Returns the delegation of a TFLite file by the default interpreter on this CPU."""
-    content = read_bytes(tflite)
-    names = tuple(operator_names(content))
-    # With all tensors preserved each operation is a partition of its own, so the outputs of the
-    # delegate nodes tell which operations they replace.
-    nodes = _operations(load(content, preserve_all_tensors=True))
-    made = {output for node in nodes[len(names) :] for output in node}
-    delegated = tuple(bool(made & set(node)) for node in nodes[: len(names)])
-    # The real partitions show only in an interpreter that preserves nothing.
-    partitions = len(_operations(load(content))) - len(names)
+    file = TFLiteModel.of(tflite)
+    names = tuple(operator_names(file))
+    operations = _operations(load(file) if interpreter is None else interpreter)
+    # The nodes of the delegate stand behind the operations that they replace.
+    taken = _taken(operations[: len(names)], operations[len(names) :])
+    delegated = tuple(position in taken for position in range(len(names)))
     sites = [
         SiteDelegation(node.site.name, node.operators, tuple(delegated[n] for n in node.positions))
-        for node in main_nodes(content)
+        for node in main_nodes(file, tuple(PREFIXES))
     ]
+    partitions = len(operations) - len(names)
     return Delegation(names, delegated, partitions, {site.name: site for site in sites})
 
 
-def _operations(interpreter: Any) -> list[list[int]]:
-    """Returns the output tensors of each operation; those of the delegate come last."""
+_Operation = tuple[list[int], list[int]]  # its input and its output tensors
+
+
+def _taken(operations: Sequence[_Operation], nodes: Sequence[_Operation]) -> set[int]:
+    """Returns the positions of the operations that lie between the ends of a delegate's node."""
+    producers = {tensor: n for n, (_, outputs) in enumerate(operations) for tensor in outputs}
+    taken: set[int] = set()
+    for inputs, outputs in nodes:
+        given, to_visit = set(inputs), list(outputs)
+        while to_visit:
+            position = producers.get(to_visit.pop())
+            if position is not None and position not in taken:
+                taken.add(position)
+                to_visit += set(operations[position][0]) - given
+    return taken
+
+
+def _operations(interpreter: Any) -> list[_Operation]:
     # LiteRT has no public list of operations; `tests/test_private.py` allows this exception.
-    return [list(map(int, details["outputs"])) for details in interpreter._get_ops_details()]
+    return [
+        (list(map(int, details["inputs"])), list(map(int, details["outputs"])))
+        for details in interpreter._get_ops_details()
+    ]

@@ -1,121 +1,116 @@
-"""Reads the gates of a TFLite file while it runs."""
+"""Reads the gates of a TFLite file while it runs.
 
-from collections.abc import Collection, Iterator, Mapping
+A twin of the file has the gates among its outputs. It computes what the file computes, which is
+checked: integers are equal, floats are as near as the kernels round.
+"""
+
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_se.errors import InputError
-from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, with_outputs
 from keras_se.litert.graph.sites import GateNode, main_nodes
-from keras_se.litert.runtime import load, runs, runtime_errors, tensor_value
+from keras_se.litert.runtime import Runner
 from keras_se.sites.site import PREFIXES
 
-_BATCH = 32
 _CHECKED = 4  # samples on which to compare with a plain run
+_ROUNDINGS = 32.0  # of the inputs, by which a float output of the twin may be off
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Values at one SE site of a file, for some samples.
+    """Values of a file for some samples.
 
     Attributes:
-        gates: Float32, shape (samples, channels).
-        features: The gated maps, float32, shape (samples, *map shape); `None` if not requested.
+        gates: By site name, float32, shape (samples, channels).
+        maps: By site name, the gated maps, float32, shape (samples, *map shape); empty if not
+            requested.
+        outputs: By name, the outputs of the file, dequantized.
     """
 
-    gates: np.ndarray
-    features: np.ndarray | None
+    gates: dict[str, np.ndarray]
+    maps: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
 
 
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
     """Returns the gates of each SE site of a TFLite file, as (samples, channels) arrays."""
-    rows: dict[str, list[np.ndarray]] = {}
-    for readings in read_sites(tflite, x, kinds=tuple(PREFIXES)):
-        for name, reading in readings.items():
-            rows.setdefault(name, []).append(reading.gates)
-    return {name: np.concatenate(values) for name, values in rows.items()}
+    reader = GateReader(tflite)
+    if not reader.nodes:
+        return {}
+    readings = [reading.gates for reading in reader.read(x)]
+    return {name: np.concatenate([gates[name] for gates in readings]) for name in readings[0]}
 
 
-def read_sites(
-    tflite: TFLite, x: Any, features: bool = False, kinds: Collection[str] = ("self",)
-) -> Iterator[dict[str, Reading]]:
-    """Yields the gates of each SE site, and its maps if requested, up to 32 samples at a time."""
-    content = read_bytes(tflite)
-    nodes = main_nodes(content, kinds)
-    with runtime_errors(content):
-        plain, kept = load(content), load(content, preserve_all_tensors=True)
-        details = {d["index"]: d for d in kept.get_tensor_details()}
-        rows: list[list[Reading]] = []
-        for n, feed in enumerate(runs(kept, x)):
-            if n < _CHECKED:
-                _check_outputs(plain, kept, feed)
-                for node in nodes:
-                    _check_product(kept, node, details)
-            rows.append([_reading(kept, node, details, features) for node in nodes])
-            if len(rows) == _BATCH:
-                yield _batch(nodes, rows)
-                rows = []
-        if rows:
-            yield _batch(nodes, rows)
+class GateReader:
+    """A TFLite file and its twin that gives the gates, each in an interpreter.
 
+    Attributes:
+        nodes: The sites that are read.
+        plain: The file itself.
+    """
 
-def _reading(
-    interpreter: Any, node: GateNode, details: Mapping[int, Any], features: bool
-) -> Reading:
-    gates = tensor_value(interpreter, details[node.gate_tensor])
-    maps = tensor_value(interpreter, details[node.feature_tensor]) if features else None
-    return Reading(gates.reshape(1, node.site.channels), maps)
+    def __init__(
+        self, tflite: TFLite, kinds: Collection[str] = tuple(PREFIXES), maps: bool = False
+    ) -> None:
+        file = TFLiteModel.of(tflite)
+        self.nodes = main_nodes(file, kinds)
+        self._with_maps = maps
+        if self.nodes:
+            self.plain = Runner(file)
+            tensors = [tensor for node in self.nodes for tensor in _tensors(node, maps)]
+            self._twin = Runner(with_outputs(file, tensors))
 
-
-def _batch(nodes: list[GateNode], rows: list[list[Reading]]) -> dict[str, Reading]:
-    return {
-        node.site.name: Reading(
-            np.concatenate([reading.gates for reading in readings]),
-            None
-            if readings[0].features is None
-            else np.concatenate([reading.features for reading in readings]),
-        )
-        for node, readings in zip(nodes, zip(*rows, strict=True), strict=True)
-    }
-
-
-def _check_outputs(plain: Any, kept: Any, feed: Mapping[int, np.ndarray]) -> None:
-    for index, value in feed.items():
-        plain.set_tensor(index, value)
-    plain.invoke()
-    for output in plain.get_output_details():
-        wanted, found = (i.get_tensor(output["index"]) for i in (plain, kept))
-        # As bytes, because NaN does not equal NaN.
-        if wanted.tobytes() != found.tobytes():
-            raise InputError(
-                "Reading gates must not change what a file computes. Received: a file whose "
-                f"output {output['name']!r} differs when its tensors are kept"
+    def read(self, x: Any) -> Iterator[Reading]:
+        """Yields the gates of the sites, with the outputs and the maps, some samples at a time."""
+        arrays, names = self.plain.arranged(x), list(self.plain.outputs)
+        self._check({name: array[:_CHECKED] for name, array in arrays.items()})
+        outputs = list(self.plain.outputs.values())
+        gates = [node.gate_tensor for node in self.nodes]
+        maps = [node.feature_tensor for node in self.nodes] if self._with_maps else []
+        sites = [node.site for node in self.nodes]
+        for values in self._twin.read(arrays, [*outputs, *gates, *maps]):
+            first, rest = values[: len(names)], values[len(names) :]
+            yield Reading(
+                {site.name: rest[n].reshape(-1, site.channels) for n, site in enumerate(sites)},
+                {site.name: rest[len(sites) + n] for n, site in enumerate(sites) if maps},
+                dict(zip(names, first, strict=True)),
             )
 
+    def _check(self, x: dict[str, np.ndarray]) -> None:
+        wanted, found = (_outputs(self.plain, runner, x) for runner in (self.plain, self._twin))
+        moved = _outputs(self.plain, self.plain, {name: _nudged(v) for name, v in x.items()})
+        for n, (name, tensor) in enumerate(self.plain.outputs.items()):
+            is_float = self.plain.is_float(tensor)
+            tolerance = _tolerance(wanted[n], moved[n]) if is_float else 0.0
+            # NaN is equal to NaN here.
+            if not np.allclose(found[n], wanted[n], rtol=0.0, atol=tolerance, equal_nan=True):
+                raise InputError(
+                    "Reading gates must not change what a file computes. Received: a file whose "
+                    f"output {name!r} differs when its tensors are kept"
+                )
 
-def _check_product(interpreter: Any, node: GateNode, details: Mapping[int, Any]) -> None:
-    gate, feature, product = (
-        tensor_value(interpreter, details[index])
-        for index in (node.gate_tensor, node.feature_tensor, node.product_tensor)
-    )
-    expected = gate * feature
-    dtype = details[node.product_tensor]["dtype"]
-    step, zero_point = details[node.product_tensor]["quantization"]
-    if step and np.issubdtype(dtype, np.integer):
-        # Integer products saturate.
-        limits = np.iinfo(dtype)
-        low, high = limits.min - zero_point, limits.max - zero_point
-        expected = np.clip(expected, low * step, high * step)
-    if not np.isfinite(expected).all():
-        return  # NaN fits no tolerance; the verdict reports it
-    tolerance = 1.01 * step if step else 1e-5 * max(1.0, float(np.abs(expected).max()))
-    # The converter may fuse a ReLU or ReLU6 into the product.
-    fused = (expected, np.maximum(expected, 0.0), np.clip(expected, 0.0, 6.0))
-    error = min(float(np.abs(product - values).max()) for values in fused)
-    if error > tolerance:
-        raise InputError(
-            "The product of an SE site must be its gate times its feature map. Received: "
-            f"site {node.site.name} with a difference of {error:.3g}"
-        )
+
+def _tensors(node: GateNode, maps: bool) -> list[int]:
+    return [node.gate_tensor, *([node.feature_tensor] if maps else [])]
+
+
+def _outputs(names: Runner, runner: Runner, x: Any) -> list[np.ndarray]:
+    rows = [*runner.read(x, names.outputs.values())]
+    return [np.concatenate(values) for values in zip(*rows, strict=True)]
+
+
+def _nudged(x: np.ndarray) -> np.ndarray:
+    return np.nextafter(x, np.float32(np.inf))
+
+
+def _tolerance(outputs: np.ndarray, moved: np.ndarray) -> float:
+    """Returns some roundings of the inputs in the outputs, and of the outputs themselves."""
+    # How far one rounding goes depends on the network: a deep one amplifies it.
+    with np.errstate(invalid="ignore"):
+        amplified = float(np.nan_to_num(np.abs(moved - outputs)).max(initial=0.0))
+        scale = float(np.nan_to_num(np.abs(outputs)).max(initial=0.0))
+    return _ROUNDINGS * (amplified + np.finfo("float32").eps * scale)

@@ -14,13 +14,13 @@ import numpy as np
 
 from keras_se.errors import InputError, import_extra
 from keras_se.graph.inputs import packed_inputs
-from keras_se.litert.gates import Reading, read_sites
+from keras_se.litert.gates import GateReader, Reading
 from keras_se.litert.graph.sites import GateNode, main_nodes
 from keras_se.sites.reading import gates_and_means
 
 _MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
 _MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
-_SAMPLES = 32  # one batch of `read_sites`
+_SAMPLES = 32  # one batch of a `GateReader`
 
 
 def match_sites(
@@ -37,12 +37,13 @@ def match_sites(
     """
     few = {name: array[:_SAMPLES] for name, array in samples.items()}
     wanted = gates_and_means(model, packed_inputs(model, few.values()))
-    (readings,) = read_sites(converted, few, features=True)
-    found = [_features(reading) for reading in readings.values()]
+    reader = GateReader(converted, ("self",), maps=True)
+    reading = next(reader.read(few)) if reader.nodes else Reading({}, {}, {})
+    found = [(g, *_features(g, reading.maps[name])) for name, g in reading.gates.items()]
     distances = np.full((len(wanted), len(found)), np.inf)
     for i, (gates, means) in enumerate(wanted.values()):
-        for j, reading in enumerate(readings.values()):
-            distances[i, j] = _distance(gates, means, reading.gates, *found[j])
+        for j, values in enumerate(found):
+            distances[i, j] = _distance(gates, means, *values)
     optimize: Any = import_extra("scipy.optimize", "litert")
     # SciPy raises on an assignment of infinite cost.
     finite = np.where(np.isfinite(distances), distances, 1e9)
@@ -50,7 +51,7 @@ def match_sites(
     matched = np.full(len(wanted), np.inf)
     matched[rows] = distances[rows, columns]
     _check(list(wanted), distances, matched, columns)
-    names = {name: [*readings][n] for name, n in zip(wanted, columns, strict=True)}
+    names = {name: [*reading.gates][n] for name, n in zip(wanted, columns, strict=True)}
     error = float(matched.max())
     if content is None:
         return names, error
@@ -58,9 +59,9 @@ def match_sites(
     return {name: places[at] for name, at in names.items() if at in places}, error
 
 
-def _features(reading: Reading) -> tuple[np.ndarray, float]:
+def _features(gates: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, float]:
     """Returns the means of the features over positions, and the RMS of the features."""
-    features, channels = np.asarray(reading.features), reading.gates.shape[1]
+    channels = gates.shape[1]
     last = features.shape[-1] == channels
     axes = range(1, features.ndim - 1) if last else range(2, features.ndim)
     return features.mean(axis=tuple(axes)), _rms(features)

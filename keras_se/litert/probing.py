@@ -15,10 +15,9 @@ from keras_se.errors import InputError, import_extra
 from keras_se.litert.graph.flatbuffer import (
     SubGraph,
     TFLite,
+    TFLiteModel,
     dequantized,
     packed,
-    read_bytes,
-    read_graphs,
     unpacked,
 )
 from keras_se.litert.graph.sites import GateNode, gate_nodes
@@ -54,9 +53,9 @@ def probe(tflite: TFLite) -> bytes:
         >>> sorted(predict(twin, np.zeros((1, 8, 8, 4))))
         ['gate_se_1', 'output_0']
     """
-    content = read_bytes(tflite)
-    nodes = _nodes(content)
-    model = unpacked(content)
+    file = TFLiteModel.of(tflite)
+    nodes = _nodes(file)
+    model = unpacked(file.content)
     for index in sorted({node.subgraph for node in nodes}):
         gates = {_output_name(n.site.name): n.gate_tensor for n in nodes if n.subgraph == index}
         signatures = [s for s in model.signatureDefs or () if s.subgraphIndex == index]
@@ -86,11 +85,10 @@ def recorded_gates(
             "Recorded gates must be an .npz file or a dictionary of arrays. "
             f"Received: {type(source).__name__}"
         )
-    content = read_bytes(tflite)
-    nodes = _nodes(content)
+    file = TFLiteModel.of(tflite)
+    nodes = _nodes(file)
     arrays = source if isinstance(source, Mapping) else _read_npz(Path(source))
-    graphs = read_graphs(content, lambda graph: [graph])
-    gates = {node.site.name: _recorded(node, graphs[node.subgraph], arrays) for node in nodes}
+    gates = {node.site.name: _recorded(node, file.graphs[node.subgraph], arrays) for node in nodes}
     samples = {name: len(values) for name, values in gates.items()}
     if len(set(samples.values())) > 1:
         raise InputError(
@@ -99,12 +97,12 @@ def recorded_gates(
     return gates
 
 
-def _nodes(content: bytes) -> list[GateNode]:
-    nodes = gate_nodes(content)
+def _nodes(file: TFLiteModel) -> list[GateNode]:
+    nodes = gate_nodes(file)
     if not nodes:
         raise InputError(
             "probe and recorded gates need a TFLite file with SE sites. "
-            f"Received: {len(content)} bytes without one"
+            f"Received: {len(file.content)} bytes without one"
         )
     return nodes
 

@@ -5,8 +5,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,16 @@ from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
 from keras_se.litert.graph.sites import dead_tensors
 from keras_se.stderr import capture_stderr
 
+_ROWS = 32  # samples whose tensors are held at a time
 
-def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
+
+def load(tflite: TFLite) -> Any:
     """Returns an interpreter for a TFLite file, with allocated tensors."""
     content = read_bytes(tflite)
     interpreter_module: Any = import_extra("ai_edge_litert.interpreter", "litert")
     try:
-        with capture_stderr(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Warning: Enabling `experimental_preserve_all_tens")
-            interpreter = interpreter_module.Interpreter(
-                model_content=content,
-                experimental_preserve_all_tensors=preserve_all_tensors,
-                num_threads=1,
-            )
+        with capture_stderr():
+            interpreter = interpreter_module.Interpreter(model_content=content, num_threads=1)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise InputError(
@@ -43,17 +39,7 @@ def load(tflite: TFLite, preserve_all_tensors: bool = False) -> Any:
 
 def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
     """Returns the shape of one sample of each input of a TFLite file, by name."""
-    return {name: _shape(details)[1:] for name, details in _details(load(tflite), "input").items()}
-
-
-def file_precision(tflite: TFLite) -> str:
-    """Returns the coarsest type in a file: `"int8"`, `"float16"` or `"float32"`."""
-    details = load(tflite).get_tensor_details()
-    types = {d["dtype"] for d in details if d["quantization_parameters"]["scales"].size}
-    # A file of 16-bit activations has 8-bit weights.
-    if {np.int8, np.uint8, np.int16} & types:
-        return "int8"
-    return "float16" if any(d["dtype"] is np.float16 for d in details) else "float32"
+    return {name: _shape(details)[1:] for name, details in Runner(tflite).inputs.items()}
 
 
 def runtime_name() -> str:
@@ -75,16 +61,76 @@ def _vector_instructions() -> list[str]:
 
 def predict(tflite: TFLite, x: Any) -> Any:
     """Returns the outputs of a TFLite file, dequantized; a dictionary if there are several."""
-    content = read_bytes(tflite)
-    with runtime_errors(content):
-        interpreter = load(content)
-        outputs = _details(interpreter, "output")
-        rows = [
-            [tensor_value(interpreter, details) for details in outputs.values()]
-            for _ in runs(interpreter, x)
-        ]
+    runner = Runner(tflite)
+    names = [*runner.outputs]
+    rows = [*runner.read(x, runner.outputs.values())]
     arrays = [np.concatenate(values) for values in zip(*rows, strict=True)]
-    return arrays[0] if len(arrays) == 1 else dict(zip(outputs, arrays, strict=True))
+    return arrays[0] if len(arrays) == 1 else dict(zip(names, arrays, strict=True))
+
+
+class Runner:
+    """A TFLite file in the interpreter.
+
+    Attributes:
+        interpreter: The interpreter.
+        inputs: The details of each input, by name.
+        outputs: The tensor of each output, by name.
+    """
+
+    def __init__(self, tflite: TFLite) -> None:
+        self._size = len(read_bytes(tflite))
+        self.interpreter = load(tflite)
+        with runtime_errors(self._size):
+            self.inputs = _details(self.interpreter, "input")
+            found = _details(self.interpreter, "output")
+            self.outputs = {name: int(details["index"]) for name, details in found.items()}
+            self._tensors = {d["index"]: d for d in self.interpreter.get_tensor_details()}
+            self.batch = _batch(self.inputs)
+
+    def read(self, x: Any, tensors: Iterable[int], size: int = _ROWS) -> Iterator[list[np.ndarray]]:
+        """Runs samples, and yields the values of tensors, dequantized, some samples at a time."""
+        wanted, arrays = list(tensors), self.arranged(x)
+        step = -(-size // self.batch) * self.batch
+        for start in range(0, len(next(iter(arrays.values()))), step):
+            few = {name: array[start : start + step] for name, array in arrays.items()}
+            with runtime_errors(self._size):
+                yield self._read(few, wanted)
+
+    def is_float(self, tensor: int) -> bool:
+        """Returns whether a tensor holds floats, and no codes."""
+        return bool(np.issubdtype(self._tensors[tensor]["dtype"], np.floating))
+
+    def arranged(self, x: Any) -> dict[str, np.ndarray]:
+        """Returns samples as float32 arrays, by the names of the inputs of the file."""
+        with runtime_errors(self._size):
+            return _arranged(self.inputs, x)
+
+    def _read(self, arrays: Mapping[str, np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:
+        rows: list[list[np.ndarray]] = []
+        count = len(next(iter(arrays.values())))
+        for start in range(0, count, self.batch):
+            for name, details in self.inputs.items():
+                sample = _filled(arrays[name][start : start + self.batch], self.batch)
+                self.interpreter.set_tensor(details["index"], _quantized(sample, details))
+            self.interpreter.invoke()
+            rows.append([self.interpreter.get_tensor(tensor) for tensor in tensors])
+        return [
+            self._joined(tensor, values)[:count]
+            for tensor, values in zip(tensors, zip(*rows, strict=True), strict=True)
+        ]
+
+    def _joined(self, tensor: int, values: Sequence[np.ndarray]) -> np.ndarray:
+        # A tensor of a file for one sample may have no axis for it.
+        has_batch = values[0].shape[:1] == (self.batch,)
+        codes = np.concatenate(values) if has_batch else np.stack(values)
+        found = dequantized(codes, *self._tensors[tensor]["quantization"])
+        return np.asarray(found, "float32")
+
+
+def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
+    """Repeats the last row of an incomplete batch."""
+    missing = batch - len(rows)
+    return np.concatenate([rows, *[rows[-1:]] * missing]) if missing else rows
 
 
 def check_loads(content: bytes) -> None:
@@ -133,13 +179,12 @@ def _has_extreme_scales(content: bytes) -> bool:
 
 def run_once(content: bytes) -> None:
     """Runs a file once, on zeros."""
-    with runtime_errors(content):
-        inputs = _details(load(content), "input")
+    inputs = Runner(content).inputs
     predict(content, {name: np.zeros(_shape(details)) for name, details in inputs.items()})
 
 
 @contextmanager
-def runtime_errors(content: bytes) -> Iterator[None]:
+def runtime_errors(size: int) -> Iterator[None]:
     """Converts errors of the runtime to `InputError`."""
     try:
         yield
@@ -148,23 +193,8 @@ def runtime_errors(content: bytes) -> Iterator[None]:
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(
             "A TFLite file must run in the LiteRT runtime and have readable tensors. "
-            f"Received: {len(content)} bytes; the runtime says: {str(error).strip()}"
+            f"Received: {size} bytes; the runtime says: {str(error).strip()}"
         ) from error
-
-
-def runs(interpreter: Any, x: Any) -> Iterator[dict[int, np.ndarray]]:
-    """Invokes the interpreter on each sample of `x`; yields its inputs by tensor index."""
-    inputs = _details(interpreter, "input")
-    arrays = _arranged(inputs, x)
-    for n in range(len(next(iter(arrays.values())))):
-        feed = {
-            details["index"]: _quantized(arrays[name][n : n + 1], details)
-            for name, details in inputs.items()
-        }
-        for index, value in feed.items():
-            interpreter.set_tensor(index, value)
-        interpreter.invoke()
-        yield feed
 
 
 def _details(interpreter: Any, kind: str) -> dict[str, Any]:
@@ -173,6 +203,15 @@ def _details(interpreter: Any, kind: str) -> dict[str, Any]:
     if len(interpreter.get_signature_list()) == 1:
         return dict(getattr(interpreter.get_signature_runner(), f"get_{kind}_details")())
     return {details["name"]: details for details in getattr(interpreter, f"get_{kind}_details")()}
+
+
+def _batch(inputs: Mapping[str, Any]) -> int:
+    """Returns how many samples a file takes at once."""
+    sizes = {_shape(details)[0] for details in inputs.values() if len(details["shape"])}
+    if len(sizes) != 1 or 0 in sizes:
+        shapes = {name: _shape(details) for name, details in inputs.items()}
+        raise InputError(f"The inputs of a file must share a batch axis. Received: {shapes}")
+    return sizes.pop()
 
 
 def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
@@ -213,10 +252,10 @@ def _checked(details: Any, x: Any) -> np.ndarray:
     # `finite_float32` rejects booleans.
     x = np.asarray(x, "uint8") if getattr(x, "dtype", None) == np.bool_ else x
     expected, samples = _shape(details), finite_float32("x", x)
-    if expected[:1] != (1,) or samples.shape[1:] != expected[1:] or len(samples) == 0:
+    if samples.ndim == 0 or samples.shape[1:] != expected[1:] or len(samples) == 0:
         raise InputError(
-            f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) and the file a "
-            f"batch of 1. Received: x of shape {samples.shape}, a file for {expected}"
+            f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of the file's "
+            f"input. Received: x of shape {samples.shape}"
         )
     return samples
 
@@ -232,9 +271,3 @@ def _quantized(sample: np.ndarray, details: dict[str, Any]) -> np.ndarray:
     limits = np.iinfo(dtype)
     codes = np.round(sample / scale) + zero_point
     return np.clip(codes, limits.min, limits.max).astype(dtype)
-
-
-def tensor_value(interpreter: Any, details: dict[str, Any]) -> np.ndarray:
-    """Returns a tensor after a run, dequantized, as float32."""
-    values = dequantized(interpreter.get_tensor(details["index"]), *details["quantization"])
-    return np.asarray(values, "float32")

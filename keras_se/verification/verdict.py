@@ -25,14 +25,14 @@ from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 from keras_se.litert.convert import convert
 from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import Options
-from keras_se.litert.gates import read_sites
-from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
-from keras_se.litert.graph.sites import gate_codes
+from keras_se.litert.gates import GateReader
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
+from keras_se.litert.graph.sites import gate_codes, precision
 from keras_se.litert.inputs import Samples, input_arrays, input_specs
 from keras_se.litert.matching import match_sites
 from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, row_hashes
-from keras_se.litert.runtime import file_precision, runtime_name
+from keras_se.litert.runtime import runtime_name
 from keras_se.reading import read_gates
 from keras_se.sites.gated import GatedSite, gated_sites
 from keras_se.sites.site import PREFIXES
@@ -123,7 +123,7 @@ def verify(
         True
     """
     _check_tau(tau)
-    content = read_bytes(tflite)
+    content = TFLiteModel.of(tflite).content
     compressed, judged = _fitted(model if reference is None else reference, input_shape)
     sites = _sites(judged)
     # Check all arguments before the file runs, which takes long.
@@ -293,10 +293,12 @@ class _File:
         plain = strip(model) if is_quantize_aware(model) else model
         float32 = convert(plain, None, Options(format="float32"), "verify").tflite
         self._names, self.assignment_error = match_sites(plain, samples, float32, content)
+        file = TFLiteModel(content)
         self._content, self._sites = content, sites
-        self._precision = file_precision(content)
-        self._codes = gate_codes(content)
-        self._delegation = delegation(content).sites
+        self._precision = precision(file)
+        self._codes = gate_codes(file)
+        self._reader = GateReader(file, ("self",), maps=True)
+        self._delegation = delegation(file, self._reader.plain.interpreter).sites
 
     def read(self, samples: Samples, recorded: Any = None) -> _Run:
         """Returns the runtime, the gates of the file, and the replayed gates where known."""
@@ -304,11 +306,10 @@ class _File:
             return self._recorded(recorded, _count(samples))
         shipped: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
         replayed: dict[str, list[Any]] = {name: [] for name in self._names}
-        for readings in read_sites(self._content, samples, features=True):
+        for reading in self._reader.read(samples):
             for name, name_in_file in self._names.items():
-                reading = readings[name_in_file]
-                shipped[name].append(reading.gates)
-                replayed[name].append(_replayed(self._sites[name], reading.features))
+                shipped[name].append(reading.gates[name_in_file])
+                replayed[name].append(_replayed(self._sites[name], reading.maps[name_in_file]))
         known = {name: rows for name, rows in replayed.items() if all(r is not None for r in rows)}
         return runtime_name(), _joined(shipped), _joined(known)
 

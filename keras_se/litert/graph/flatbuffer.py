@@ -4,8 +4,10 @@ Source: the TFLite schema (`schema.fbs`), through the generated code that LiteRT
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,8 +15,8 @@ import numpy as np
 
 from keras_se.errors import InputError, import_extra
 
-TFLite = bytes | bytearray | str | os.PathLike[str]
 Shape = tuple[int, ...]
+_T = TypeVar("_T")
 
 _ACTIVATIONS = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # ActivationFunctionType
 # Operators that move values but do not compute with them.
@@ -25,8 +27,59 @@ _OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
 _ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer
 
 
+class TFLiteModel:
+    """A TFLite file that is read and parsed once, for functions that take a file.
+
+    Attributes:
+        content: The bytes of the file.
+    """
+
+    def __init__(self, tflite: "TFLite") -> None:
+        self.content = _read_bytes(tflite)
+
+    @classmethod
+    def of(cls, tflite: "TFLite") -> "TFLiteModel":
+        """Returns a file as it is if it was parsed, or else from its bytes or its path."""
+        return tflite if isinstance(tflite, cls) else cls(tflite)
+
+    @cached_property
+    def graphs(self) -> list["SubGraph"]:
+        """The sub-graphs, the main one first."""
+        schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+        with _readable(self.content):
+            _check_size(schema.Model.GetRootAs(self.content, 0), len(self.content))
+            model = schema.ModelT.InitFromPackedBuf(self.content, 0)
+            return [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
+
+    def read(self, read: Callable[["SubGraph"], Iterable[_T]]) -> list[_T]:
+        """Returns what a function finds in the sub-graphs, the main one first."""
+        graphs = self.graphs
+        # `read` may be a generator that fails only when it runs, so exhaust it here.
+        with _readable(self.content):
+            return [item for graph in graphs for item in read(graph)]
+
+
+TFLite = bytes | bytearray | str | os.PathLike[str] | TFLiteModel
+
+
+@contextmanager
+def _readable(content: bytes) -> Iterator[None]:
+    """Turns what the reader raises on a malformed table, which may be anything, into an error."""
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            "A TFLite file must hold a graph that follows the schema. "
+            f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
+        ) from error
+
+
 def read_bytes(tflite: TFLite) -> bytes:
-    """Returns the bytes of a TFLite file, given as bytes or as a path."""
+    """Returns the bytes of a TFLite file."""
+    return TFLiteModel.of(tflite).content
+
+
+def _read_bytes(tflite: Any) -> bytes:
     if isinstance(tflite, bytes | bytearray):
         content, source = bytes(tflite), f"{len(tflite)} bytes"
     else:
@@ -94,7 +147,7 @@ class SubGraph:
         self.constants = self._found_constants()
 
     def _found_constants(self) -> set[int]:
-        found = {i for i in range(len(_items(self._tensors))) if self._is_stored(i)}
+        found = {i for i in range(self.tensors) if self._is_stored(i)}
         for operator in self.operators:
             # SHAPE reads no values. Operators without inputs, such as variables, pass too.
             if operator.name == "SHAPE" or found.issuperset(i for i in operator.inputs if i >= 0):
@@ -105,6 +158,11 @@ class SubGraph:
         buffer = self._buffers[self._tensors[tensor].buffer]
         # Large files keep data behind the flatbuffer.
         return len(_items(buffer.data)) > 0 or (buffer.offset > _OUTSIDE and buffer.size > 0)
+
+    @property
+    def tensors(self) -> int:
+        """The number of tensors."""
+        return len(_items(self._tensors))
 
     def data_inputs(self, operator: Operator) -> list[int]:
         """Returns the inputs of an operator that are not constants."""
@@ -200,25 +258,6 @@ def _check_size(model: Any, size: int) -> None:
             raise ValueError(f"{listed} entries in {size} bytes")
 
 
-_T = TypeVar("_T")
-
-
-def read_graphs(content: bytes, read: Callable[[SubGraph], Iterable[_T]]) -> list[_T]:
-    """Returns what a function finds in the sub-graphs of a file, the main one first."""
-    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
-    try:
-        _check_size(schema.Model.GetRootAs(content, 0), len(content))
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-        graphs = [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
-        # `read` may be a generator that fails only when it runs, so exhaust it inside the `try`.
-        return [item for graph in graphs for item in read(graph)]
-    except Exception as error:  # the generated reader raises anything on a malformed table
-        raise InputError(
-            "A TFLite file must hold a graph that follows the schema. "
-            f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
-        ) from error
-
-
 def unpacked(content: bytes) -> Any:
     """Unpacks a TFLite file to a `ModelT` that can be changed."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
@@ -237,6 +276,15 @@ def unpacked(content: bytes) -> Any:
             f"above 2 GB have not. Received: a file with {outside} outside"
         )
     return model
+
+
+def with_outputs(tflite: TFLite, tensors: Iterable[int]) -> bytes:
+    """Returns a file whose main sub-graph has more tensors among its outputs."""
+    model = unpacked(read_bytes(tflite))
+    graph = model.subgraphs[0]
+    # A tensor may already be an output; list it once.
+    graph.outputs = list(dict.fromkeys([*map(int, graph.outputs), *tensors]))
+    return packed(model)
 
 
 def packed(model: Any) -> bytes:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from keras_se.errors import InputError
 from keras_se.graph.visits import site_names
 from keras_se.litert.graph.excitations import REPEATS, GatePath, gated_by
-from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, read_bytes, read_graphs
+from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, TFLiteModel
 from keras_se.sites.site import PREFIXES, Site
 
 _SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
@@ -51,42 +51,59 @@ class GateNode:
 
 def file_sites(tflite: TFLite) -> list[Site]:
     """Returns the sites of a TFLite file, self and cross, in the order of its operators."""
-    return [node.site for node in gate_nodes(read_bytes(tflite), kinds=tuple(PREFIXES))]
+    return [node.site for node in gate_nodes(tflite, kinds=tuple(PREFIXES))]
 
 
 def operator_names(tflite: TFLite) -> list[str]:
     """Returns the operator names of the first sub-graph of a TFLite file."""
-    content = read_bytes(tflite)
-    return read_graphs(content, lambda graph: (o.name for o in graph.operators if not graph.index))
+    main = TFLiteModel.of(tflite).graphs[0]
+    return [operator.name for operator in main.operators]
 
 
-def gate_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
+def gate_nodes(tflite: TFLite, kinds: Collection[str] = ("self",)) -> list[GateNode]:
     """Returns the SE sites of a TFLite file, with their tensor indices."""
     if not set(kinds) <= set(PREFIXES):
         raise InputError(f"kinds must be of {list(PREFIXES)}. Received: kinds={kinds!r}")
-    return [node for node in read_graphs(content, _nodes) if node.site.kind in kinds]
+    return [node for node in TFLiteModel.of(tflite).read(_nodes) if node.site.kind in kinds]
 
 
-def dead_tensors(content: bytes) -> list[str]:
+def dead_tensors(tflite: TFLite) -> list[str]:
     """Returns the tensors of a quantized file that calibration saw as almost zero."""
     # Their scale is so small that XNNPACK fails to prepare the file, or crashes the process.
-    return read_graphs(content, _dead)
+    return TFLiteModel.of(tflite).read(_dead)
 
 
-def float_operators(content: bytes) -> list[str]:
+def float_operators(tflite: TFLite) -> list[str]:
     """Returns the operators of a file that compute in floating point."""
-    return read_graphs(content, _in_float)
+    return TFLiteModel.of(tflite).read(_in_float)
 
 
-def main_nodes(content: bytes, kinds: Collection[str] = ("self",)) -> list[GateNode]:
+def main_nodes(tflite: TFLite, kinds: Collection[str] = ("self",)) -> list[GateNode]:
     """Returns the SE sites of the main sub-graph, by default those that gate their own map."""
     # A plain run computes no other sub-graph.
-    return [node for node in gate_nodes(content, kinds) if node.subgraph == 0]
+    return [node for node in gate_nodes(tflite, kinds) if node.subgraph == 0]
 
 
-def gate_codes(content: bytes) -> dict[str, tuple[float, float] | None]:
+def precision(tflite: TFLite) -> str:
+    """Returns the coarsest type in a file: `"int8"`, `"float16"` or `"float32"`."""
+    types = set(TFLiteModel.of(tflite).read(_types))
+    # A file of 16-bit activations has 8-bit weights.
+    if types & {"INT4", *_LARGEST_CODES}:
+        return "int8"
+    return "float16" if "FLOAT16" in types else "float32"
+
+
+def _types(graph: SubGraph) -> Iterator[str]:
+    """Yields the types of floats and of codes of them."""
+    for tensor in range(graph.tensors):
+        kind = graph.type(tensor)
+        if "FLOAT" in kind or graph.scale(tensor):
+            yield kind
+
+
+def gate_codes(tflite: TFLite) -> dict[str, tuple[float, float] | None]:
     """Returns, by site name, the step and ceiling of gates whose scale the format fixes."""
-    return dict(read_graphs(content, _codes))
+    return dict(TFLiteModel.of(tflite).read(_codes))
 
 
 def _dead(graph: SubGraph) -> Iterator[str]:

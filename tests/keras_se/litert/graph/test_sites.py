@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers, ops
 
 from keras_se import SEBlock, find_sites, read_gates, to_tflite
@@ -18,7 +19,6 @@ from keras_se.litert.graph.sites import (
     gate_nodes,
     operator_names,
 )
-from keras_se.litert.runtime import load
 
 
 def test_sites_have_the_figures_of_the_blocks(files):
@@ -81,9 +81,11 @@ def test_other_products_are_no_sites():
     assert [site.name for site in file_sites(tflite)] == ["cross_1"]
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Enabling")
 def test_tensors_of_a_node_are_those_of_the_interpreter(files, images):
     tflite = files["sigmoid", "float32"]
-    interpreter = load(tflite, preserve_all_tensors=True)
+    interpreter = Interpreter(model_content=tflite, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images[:1])
     interpreter.invoke()
     for node in gate_nodes(tflite):
