@@ -128,7 +128,7 @@ def record(
     figures.accuracy.append(float((np.argmax(outputs, axis=1) == images.y_test).mean()))
     figures.size.append(len(tflite))
     figures.zipped.append(len(gzip.compress(tflite, 9)))
-    report = keras_se.verify(original, tflite, images.x_test[:256], reference=reference)
+    report = keras_se.verify(original, tflite, images.x_test[:256], trained=reference)
     figures.verdicts.append(report.verdict)
     for site in report.sites.values():
         if site.r2 is not None:

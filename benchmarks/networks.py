@@ -231,12 +231,13 @@ def judged(case: Case, file: bytes) -> str:
     if not case.judges or (not case.gates and not sites):
         return str(sites)
     try:
-        report = keras_se.verify(case.model, file, case.x, stress=())
+        report = keras_se.verify(case.model, file, case.x)
     except Exception as failure:  # the number of sites is known nevertheless
         return f"{sites}; {reason(failure)}"
     verdicts = Counter(site.verdict for site in report.sites.values())
     said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-    return f"{sites} passed" if report.passed else f"{sites} failed: {said}"
+    kept = "" if report.work_kept is None else f", W {report.work_kept:.2f}"
+    return f"{sites} {'passed' if report.passed else 'failed'}: {said}{kept}"
 
 
 def reason(failure: Exception) -> str:

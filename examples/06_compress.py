@@ -43,7 +43,7 @@ def fitted(network, rate, epochs):
 
 def show(name, network, tflite, reference):
     """One line on a file."""
-    report = keras_se.verify(model, tflite, x_test, reference=reference, stress=())
+    report = keras_se.verify(model, tflite, x_test, trained=reference)
     accuracy = network.evaluate(x_test, y_test, verbose=0)[1]
     kept = [f"{site.spread_kept:.2f}" for site in report.sites.values() if site.spread_kept]
     size = f"{len(tflite):,} bytes, {len(gzip.compress(tflite)):,} zipped"

@@ -15,6 +15,7 @@ from keras_se.surgery.insertion import insert, remove
 from keras_se.surgery.placements import Candidate, candidates
 from keras_se.verification.report import GateReport
 from keras_se.verification.verdict import verify
+from keras_se.verification.worth import worth
 
 __version__ = "0.1.0"
 
@@ -36,4 +37,5 @@ __all__ = [
     "theory",
     "to_tflite",
     "verify",
+    "worth",
 ]

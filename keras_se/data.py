@@ -110,9 +110,9 @@ def finite_float32(name: str, x: Any) -> np.ndarray:
 
 
 def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndarray:
-    """Returns labels as int64; raises unless there is one for each sample."""
+    """Returns labels as int64, also those of a column or one-hot; raises unless one for each."""
     try:
-        y = np.asarray(labels)
+        y = _as_integers(np.asarray(labels))
     except ValueError as error:  # rows of different lengths
         raise InputError(f"{name} must be an array of labels. Received: {error}") from error
     is_integer = y.ndim == 1 and y.dtype.kind in "ui"
@@ -129,6 +129,18 @@ def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndar
             f"Received: {samples} samples and {len(y)} labels from {source!r}"
         )
     return y.astype("int64")
+
+
+def _as_integers(y: np.ndarray) -> np.ndarray:
+    """Returns the labels of a column or of one-hot rows, and anything else as it is."""
+    if y.ndim != 2 or y.dtype.kind not in "bfiu" or not len(y):
+        return y
+    if y.shape[1] == 1:
+        column = y[:, 0]
+        is_whole = column.dtype.kind == "f" and (column == np.round(column)).all()
+        return column.astype("int64") if is_whole else column
+    is_one_hot = np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
+    return y.argmax(axis=1) if is_one_hot else y
 
 
 def fits(shape: Sequence[int | None], expected: Sequence[int | None]) -> bool:

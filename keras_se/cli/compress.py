@@ -22,7 +22,7 @@ from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.convert import to_tflite
-from keras_se.verification.effect import takes_labels
+from keras_se.verification.outcome import takes_labels
 
 _CALIBRATION = 500  # at most so many training samples calibrate the ranges
 
@@ -153,7 +153,7 @@ def _check_classifier(model: keras.Model, labels: Any, data: str) -> None:
             "compress needs a classifier with one output. "
             f"Received: model {model.name!r} with {len(model.outputs)}"
         )
-    if labels is None or not takes_labels(model, labels):
+    if labels is None or not takes_labels(model.outputs[0].shape, labels):
         raise InputError(
             "compress needs labels, y_train or y, that are classes of the model. "
             f"Received: {data!r} for an output of shape {model.outputs[0].shape}"

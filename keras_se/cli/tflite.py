@@ -1,9 +1,8 @@
 """The commands `export` and `verify`."""
 
-import os
+from typing import Any
 
 import click
-from rich.console import Console
 
 import keras_se
 from keras_se.cli.files import check_output, print_renamed, write_outputs
@@ -14,7 +13,6 @@ from keras_se.cli.options import (
     overwrite_option,
     tau_option,
 )
-from keras_se.cli.tables import report_table
 from keras_se.data import load_inputs
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
@@ -22,8 +20,8 @@ from keras_se.litert.convert import convert
 from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
-from keras_se.verification.effect import takes_labels
-from keras_se.verification.report import NOTHING_TO_SURVIVE
+from keras_se.litert.runtime import file_input_shapes
+from keras_se.verification.text import described
 
 _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
 
@@ -98,55 +96,59 @@ def export_command(
 
 
 @click.command("verify")
-@click.argument("model")
-@click.argument("tflite")
+@click.argument("reference", metavar="MODEL.keras|FLOAT.tflite")
+@click.argument("tflite", metavar="FILE.tflite")
 @click.option("--data", required=True, help=f"Held-out inputs. {DATA_HELP}")
+@click.option("--strict", is_flag=True, help="Ask that the gates survive at every site.")
 @tau_option
 @click.option(
-    "--reference",
-    help="The .keras model that compress wrote, if TFLITE was made from it and not from MODEL.",
+    "--trained",
+    help="The .keras model that compress wrote, if FILE was made from it and not from MODEL.",
 )
 @click.option("--gates", "recorded", help="Gates recorded on a device: FILE.npz.")
-@click.option("--recipe", help="Recipe of the file. Default: the one beside it.")
+@click.option("--recipe", help="Recipe of the file. Default: the one in it or beside it.")
 @input_shape_option
 @json_option
 @overwrite_option
 def verify_command(
-    model: str,
+    reference: str,
     tflite: str,
     data: str,
+    strict: bool,
     tau: float,
-    reference: str | None,
+    trained: str | None,
     recorded: str | None,
     recipe: str | None,
     input_shape: tuple[int, ...] | None,
     json_path: str | None,
     overwrite: bool,
 ) -> bool:
-    """Compare the gates of FILE.tflite with those of MODEL.keras.
+    """Compare the gates of FILE.tflite with those of the network that it comes from.
 
-    Exit code 0 if they survive, 1 if they do not.
+    That is the Keras model, or a float TFLite file of any converter. Exit code 0 if the file can
+    ship as far as its gates go, 1 if it cannot.
     """
     check_output(json_path, overwrite)
-    loaded = load_model(model)
-    x, labels = load_inputs(data, input_shapes(loaded))
-    # `verify` refuses labels that do not fit the model's output.
-    fits = labels is not None and takes_labels(loaded, labels)
+    source: Any = reference
+    if reference.endswith(".tflite"):
+        x, labels = load_inputs(data, file_input_shapes(reference))
+    else:
+        source = load_model(reference)
+        x, labels = load_inputs(data, input_shapes(source))
     report = keras_se.verify(
-        loaded,
+        source,
         tflite,
         x,
-        tau,
-        y=labels if fits else None,
-        reference=None if reference is None else load_model(reference),
+        labels,
+        strict=strict,
+        tau=tau,
+        trained=None if trained is None else load_model(trained),
         gates=recorded,
         recipe=recipe,
         input_shape=input_shape,
     )
-    Console().print(report_table(os.path.basename(tflite), report))
-    click.echo(f"{tflite}: {report.verdict}.")
-    if report.verdict == NOTHING_TO_SURVIVE:
-        click.echo("No gate varies over these samples by more than the format can show.")
+    click.echo(f"{tflite} against {reference}")
+    click.echo(described(report, "command line"), nl=False)
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)
     return report.passed

@@ -242,7 +242,7 @@ def _with_float_sites(
     check_names(names, [site.name for site in model_sites(model)], f"model {model.name!r}")
     float32 = converted_bytes(model, inputs, FORMATS["float32"])
     # All formats have the sites in the same order, so these names hold for each of them.
-    in_file, _ = match_sites(model, samples, float32)
+    in_file = match_sites(model, samples, lambda: float32)
     return keep_float(integer, float32, [in_file[name] for name in names])
 
 

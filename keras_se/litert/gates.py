@@ -6,16 +6,17 @@ checked: integers are equal, floats are as near as the kernels round.
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from keras_se.errors import InputError
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, with_outputs
-from keras_se.litert.graph.sites import GateNode, main_nodes
+from keras_se.litert.graph.sites import main_nodes
 from keras_se.litert.runtime import Runner
 from keras_se.sites.site import PREFIXES
 
+MapName = Literal["feature_tensor", "squeezed_tensor"]  # attribute of a GateNode
 _CHECKED = 4  # samples on which to compare with a plain run
 _ROUNDINGS = 32.0  # of the inputs, by which a float output of the twin may be off
 
@@ -26,8 +27,7 @@ class Reading:
 
     Attributes:
         gates: By site name, float32, shape (samples, channels).
-        maps: By site name, the gated maps, float32, shape (samples, *map shape); empty if not
-            requested.
+        maps: By site name, the requested maps, float32, shape (samples, *map shape).
         outputs: By name, the outputs of the file, dequantized.
     """
 
@@ -38,10 +38,10 @@ class Reading:
 
 def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
     """Returns the gates of each SE site of a TFLite file, as (samples, channels) arrays."""
-    reader = GateReader(tflite)
-    if not reader.nodes:
+    file = TFLiteModel.of(tflite)
+    if not main_nodes(file, tuple(PREFIXES)):
         return {}
-    readings = [reading.gates for reading in reader.read(x)]
+    readings = [reading.gates for reading in GateReader(file).read(x)]
     return {name: np.concatenate([gates[name] for gates in readings]) for name in readings[0]}
 
 
@@ -54,30 +54,31 @@ class GateReader:
     """
 
     def __init__(
-        self, tflite: TFLite, kinds: Collection[str] = tuple(PREFIXES), maps: bool = False
+        self, tflite: TFLite, kinds: Collection[str] = tuple(PREFIXES), maps: MapName | None = None
     ) -> None:
         file = TFLiteModel.of(tflite)
         self.nodes = main_nodes(file, kinds)
-        self._with_maps = maps
-        if self.nodes:
-            self.plain = Runner(file)
-            tensors = [tensor for node in self.nodes for tensor in _tensors(node, maps)]
-            self._twin = Runner(with_outputs(file, tensors))
+        self.plain = Runner(file)
+        found = {} if maps is None else {n.site.name: getattr(n, maps) for n in self.nodes}
+        self._maps = {name: tensor for name, tensor in found.items() if tensor is not None}
+        tensors = [node.gate_tensor for node in self.nodes]
+        self._twin = Runner(with_outputs(file, [*tensors, *self._maps.values()]))
 
-    def read(self, x: Any) -> Iterator[Reading]:
-        """Yields the gates of the sites, with the outputs and the maps, some samples at a time."""
+    def read(self, x: Any, maps: Collection[str] | None = None) -> Iterator[Reading]:
+        """Yields the gates and outputs, with the maps of some sites, some samples at a time."""
         arrays, names = self.plain.arranged(x), list(self.plain.outputs)
         self._check({name: array[:_CHECKED] for name, array in arrays.items()})
-        outputs = list(self.plain.outputs.values())
-        gates = [node.gate_tensor for node in self.nodes]
-        maps = [node.feature_tensor for node in self.nodes] if self._with_maps else []
-        sites = [node.site for node in self.nodes]
-        for values in self._twin.read(arrays, [*outputs, *gates, *maps]):
-            first, rest = values[: len(names)], values[len(names) :]
+        wanted = {n: t for n, t in self._maps.items() if maps is None or n in maps}
+        sites = {node.site.name: node for node in self.nodes}
+        gates = [node.gate_tensor for node in sites.values()]
+        tensors = [*self.plain.outputs.values(), *gates, *wanted.values()]
+        for values in self._twin.read(arrays, tensors):
+            rest = iter(values)
+            outputs = {name: next(rest) for name in names}
             yield Reading(
-                {site.name: rest[n].reshape(-1, site.channels) for n, site in enumerate(sites)},
-                {site.name: rest[len(sites) + n] for n, site in enumerate(sites) if maps},
-                dict(zip(names, first, strict=True)),
+                gates={n: next(rest).reshape(-1, s.site.channels) for n, s in sites.items()},
+                maps={name: next(rest) for name in wanted},
+                outputs=outputs,
             )
 
     def _check(self, x: dict[str, np.ndarray]) -> None:
@@ -92,10 +93,6 @@ class GateReader:
                     "Reading gates must not change what a file computes. Received: a file whose "
                     f"output {name!r} differs when its tensors are kept"
                 )
-
-
-def _tensors(node: GateNode, maps: bool) -> list[int]:
-    return [node.gate_tensor, *([node.feature_tensor] if maps else [])]
 
 
 def _outputs(names: Runner, runner: Runner, x: Any) -> list[np.ndarray]:

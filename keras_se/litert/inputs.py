@@ -98,6 +98,12 @@ def batches(samples: Iterable[np.ndarray], size: int = 32) -> Iterator[list[np.n
         yield [array[start : start + size] for array in arrays]
 
 
+def filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Repeats the last row of an incomplete batch: all batches have one size."""
+    missing = size - len(rows)
+    return np.concatenate([rows, *[rows[-1:]] * missing]) if missing else rows
+
+
 def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
     if (hasattr(x, "__iter__") and not hasattr(x, "__len__")) or hasattr(x, "element_spec"):
         raise InputError(

@@ -1,12 +1,13 @@
-"""Matches the SE sites of a Keras model to those of a TFLite file.
+"""Matches the SE sites of a reference to those of a TFLite file.
 
-Names do not identify a site: Keras and the converter may order parallel branches differently. So
-sites are matched by value with a float32 conversion of the model. Their places in that graph then
-lead to any other file of the model, whose gates may be wrong.
+Names do not identify a site: Keras and the converter may order parallel branches differently. Where
+each site depends on the one before, in both, there is one order only. Else sites are matched by
+value with a float32 conversion of the model, whose places lead to any other file of it: there the
+gates may be wrong.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,9 +15,13 @@ import numpy as np
 
 from keras_se.errors import InputError, import_extra
 from keras_se.graph.inputs import packed_inputs
-from keras_se.litert.gates import GateReader, Reading
+from keras_se.graph.trace import trace
+from keras_se.litert.gates import GateReader
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import GateNode, main_nodes
+from keras_se.sites.gated import search
 from keras_se.sites.reading import gates_and_means
+from keras_se.sites.site import PREFIXES, Site
 
 _MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
 _MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
@@ -26,19 +31,73 @@ _SAMPLES = 32  # one batch of a `GateReader`
 def match_sites(
     model: keras.Model,
     samples: Mapping[str, np.ndarray],
-    converted: bytes,
-    content: bytes | None = None,
-) -> tuple[dict[str, str], float]:
+    convert: Callable[[], bytes],
+    file: TFLite | None = None,
+) -> dict[str, str]:
     """Matches the sites of a model to those of its float32 conversion, or of another file of it.
 
-    Returns the names in that file by those in the model, without sites that it lacks, and the
-    largest distance at a site between model and conversion: the RMS difference of the gates, plus
-    that of the feature means relative to the RMS of the features.
+    Returns the names in that file by those in the model, without sites that it lacks. Converts only
+    where the order of the sites does not tell.
     """
+    found = search(trace(model, "Finding SE sites"))
+    steps, sites = found.flow.steps, {part.place: part.site for part in found.sites}
+    calls = [([*map(id, step.inputs)], [*map(id, step.outputs)]) for step in steps]
+    marked = [n for n, step in enumerate(steps) if step.place in sites]
+    if _are_chained(calls, marked):
+        judged = TFLiteModel(convert()) if file is None else TFLiteModel.of(file)
+        if is_chain(judged):
+            return places([*sites.values()], main_sites(judged))
+        converted = judged.content if file is None else convert()
+    else:
+        converted = convert()
+    names = by_value(model, samples, converted)
+    if file is None:
+        return names
+    found_at = places(main_sites(converted), main_sites(file))
+    return {name: found_at[at] for name, at in names.items() if at in found_at}
+
+
+def main_sites(tflite: TFLite) -> list[Site]:
+    """Returns the sites of the main sub-graph, of all kinds."""
+    return [node.site for node in _nodes(tflite)]
+
+
+def _nodes(tflite: TFLite) -> list[GateNode]:
+    return main_nodes(tflite, tuple(PREFIXES))
+
+
+def is_chain(tflite: TFLite) -> bool:
+    """Returns whether each site of a file depends on the one before."""
+    file = TFLiteModel.of(tflite)
+    operators = file.graphs[0].operators
+    calls = [(operator.inputs, operator.outputs) for operator in operators]
+    return _are_chained(calls, [node.positions[-1] for node in _nodes(file)])
+
+
+_Call = tuple[Iterable[Hashable], Iterable[Hashable]]  # its input and output tensors
+
+
+def _are_chained(calls: Sequence[_Call], marked: Sequence[int]) -> bool:
+    """Returns whether each marked call depends on the one that is marked before it."""
+    bits, before = {call: 1 << n for n, call in enumerate(marked)}, dict[Hashable, int]()
+    for n, (inputs, outputs) in enumerate(calls):
+        known = 0
+        for tensor in inputs:
+            known |= before.get(tensor, 0)
+        if n in bits and known != bits[n] - 1:
+            return False
+        before |= dict.fromkeys(outputs, known | bits.get(n, 0))
+    return True
+
+
+def by_value(
+    model: keras.Model, samples: Mapping[str, np.ndarray], converted: bytes
+) -> dict[str, str]:
+    """Matches sites by their gates, and by the means of the maps that these gate."""
     few = {name: array[:_SAMPLES] for name, array in samples.items()}
     wanted = gates_and_means(model, packed_inputs(model, few.values()))
-    reader = GateReader(converted, ("self",), maps=True)
-    reading = next(reader.read(few)) if reader.nodes else Reading({}, {}, {})
+    reader = GateReader(converted, maps="feature_tensor")
+    reading = next(reader.read(few))
     found = [(g, *_features(g, reading.maps[name])) for name, g in reading.gates.items()]
     distances = np.full((len(wanted), len(found)), np.inf)
     for i, (gates, means) in enumerate(wanted.values()):
@@ -51,12 +110,7 @@ def match_sites(
     matched = np.full(len(wanted), np.inf)
     matched[rows] = distances[rows, columns]
     _check(list(wanted), distances, matched, columns)
-    names = {name: [*reading.gates][n] for name, n in zip(wanted, columns, strict=True)}
-    error = float(matched.max())
-    if content is None:
-        return names, error
-    places = _places(main_nodes(converted), main_nodes(content))
-    return {name: places[at] for name, at in names.items() if at in places}, error
+    return {name: [*reading.gates][n] for name, n in zip(wanted, columns, strict=True)}
 
 
 def _features(gates: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, float]:
@@ -103,10 +157,10 @@ def _check(
             )
 
 
-def _places(reference: list[GateNode], judged: list[GateNode]) -> dict[str, str]:
-    """Maps the names of the sites of a conversion to those at the same places in another file."""
+def places(reference: Sequence[Site], judged: Sequence[Site]) -> dict[str, str]:
+    """Maps the names of sites to those at the same places in a file, which may lack or add some."""
     wanted, found = (
-        [(node.site.channels, node.site.width) for node in nodes] for nodes in (reference, judged)
+        [(site.kind, site.channels, site.width) for site in sites] for sites in (reference, judged)
     )
     # Without autojunk=False, difflib ignores frequent elements of long sequences.
     matcher = difflib.SequenceMatcher(None, wanted, found, autojunk=False)
@@ -115,11 +169,14 @@ def _places(reference: list[GateNode], judged: list[GateNode]) -> dict[str, str]
         for start, other, size in matcher.get_matching_blocks()
         for k in range(size)
     }
-    # An alignment is ambiguous if a missing site looks like one that is present.
-    absent = {size for n, size in enumerate(wanted) if n not in pairs}
-    if len(pairs) < len(judged) or any(wanted[n] in absent for n in pairs):
+    # An alignment is ambiguous if a site without a partner looks like one that has one.
+    taken = set(pairs.values())
+    alone = {size for n, size in enumerate(wanted) if n not in pairs}
+    alone |= {size for n, size in enumerate(found) if n not in taken}
+    if not pairs or any(wanted[n] in alone for n in pairs):
         raise InputError(
-            "verify needs a file with the sites of the model. Received: "
-            f"{len(reference)} sites in the model, {len(judged)} in the file, which do not match"
+            "verify needs a file with the sites of the reference. Received: "
+            f"{len(reference)} sites in the reference, {len(judged)} in the file, which do not "
+            "match"
         )
-    return {reference[n].site.name: judged[other].site.name for n, other in pairs.items()}
+    return {reference[n].name: judged[other].name for n, other in pairs.items()}

@@ -20,7 +20,7 @@ from keras_se.graph.trace import Graph
 from keras_se.layers import SEBlock
 from keras_se.litert.calibration import Observations
 from keras_se.litert.formats import Options
-from keras_se.litert.graph.flatbuffer import TFLite
+from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.support import support_row
 from keras_se.sites.gated import gated_sites
 
@@ -84,11 +84,11 @@ def make_recipe(
     return json.dumps(content, indent=2) + "\n"
 
 
-def calibration_rows(tflite: TFLite, content: bytes, recipe: Any = None) -> set[str] | None:
+def calibration_rows(tflite: TFLite, recipe: Any = None) -> set[str] | None:
     """Returns the hashes of a file's calibration samples; `None` without a recipe."""
-    path = recipe
+    content, path = read_bytes(tflite), recipe
     if recipe is None:
-        if isinstance(tflite, bytes | bytearray) or not recipe_path(tflite).is_file():
+        if not isinstance(tflite, str | os.PathLike) or not recipe_path(tflite).is_file():
             return None
         path = recipe_path(tflite)
     try:

@@ -16,6 +16,7 @@ from keras_se.data import finite_float32
 from keras_se.errors import InputError, MissingExtraError, import_extra
 from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
 from keras_se.litert.graph.sites import dead_tensors
+from keras_se.litert.inputs import filled
 from keras_se.stderr import capture_stderr
 
 _ROWS = 32  # samples whose tensors are held at a time
@@ -39,7 +40,7 @@ def load(tflite: TFLite) -> Any:
 
 def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
     """Returns the shape of one sample of each input of a TFLite file, by name."""
-    return {name: _shape(details)[1:] for name, details in Runner(tflite).inputs.items()}
+    return Runner(tflite).shapes
 
 
 def runtime_name() -> str:
@@ -87,6 +88,11 @@ class Runner:
             self._tensors = {d["index"]: d for d in self.interpreter.get_tensor_details()}
             self.batch = _batch(self.inputs)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one sample of each input, by name."""
+        return {name: _shape(details)[1:] for name, details in self.inputs.items()}
+
     def read(self, x: Any, tensors: Iterable[int], size: int = _ROWS) -> Iterator[list[np.ndarray]]:
         """Runs samples, and yields the values of tensors, dequantized, some samples at a time."""
         wanted, arrays = list(tensors), self.arranged(x)
@@ -100,17 +106,17 @@ class Runner:
         """Returns whether a tensor holds floats, and no codes."""
         return bool(np.issubdtype(self._tensors[tensor]["dtype"], np.floating))
 
-    def arranged(self, x: Any) -> dict[str, np.ndarray]:
+    def arranged(self, x: Any, what: str = "x") -> dict[str, np.ndarray]:
         """Returns samples as float32 arrays, by the names of the inputs of the file."""
         with runtime_errors(self._size):
-            return _arranged(self.inputs, x)
+            return _arranged(self.inputs, x, what)
 
     def _read(self, arrays: Mapping[str, np.ndarray], tensors: Sequence[int]) -> list[np.ndarray]:
         rows: list[list[np.ndarray]] = []
         count = len(next(iter(arrays.values())))
         for start in range(0, count, self.batch):
             for name, details in self.inputs.items():
-                sample = _filled(arrays[name][start : start + self.batch], self.batch)
+                sample = filled(arrays[name][start : start + self.batch], self.batch)
                 self.interpreter.set_tensor(details["index"], _quantized(sample, details))
             self.interpreter.invoke()
             rows.append([self.interpreter.get_tensor(tensor) for tensor in tensors])
@@ -125,12 +131,6 @@ class Runner:
         codes = np.concatenate(values) if has_batch else np.stack(values)
         found = dequantized(codes, *self._tensors[tensor]["quantization"])
         return np.asarray(found, "float32")
-
-
-def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
-    """Repeats the last row of an incomplete batch."""
-    missing = batch - len(rows)
-    return np.concatenate([rows, *[rows[-1:]] * missing]) if missing else rows
 
 
 def check_loads(content: bytes) -> None:
@@ -214,18 +214,18 @@ def _batch(inputs: Mapping[str, Any]) -> int:
     return sizes.pop()
 
 
-def _arranged(inputs: Mapping[str, Any], x: Any) -> dict[str, np.ndarray]:
+def _arranged(inputs: Mapping[str, Any], x: Any, what: str) -> dict[str, np.ndarray]:
     given = _renamed(inputs, x)
     if not isinstance(given, Mapping) or set(given) != set(inputs):
         raise InputError(
-            f"x must be a dictionary with the inputs of the file, {list(inputs)}. "
+            f"{what} must be a dictionary with the inputs of the file, {list(inputs)}. "
             f"Received: {list(x) if isinstance(x, Mapping) else type(x).__name__}"
         )
-    arrays = {name: _checked(details, given[name]) for name, details in inputs.items()}
+    arrays = {name: _checked(details, given[name], what) for name, details in inputs.items()}
     if len({len(array) for array in arrays.values()}) != 1:
         lengths = {name: len(array) for name, array in arrays.items()}
         raise InputError(
-            f"x must have the same number of samples for each input. Received: {lengths}"
+            f"{what} must have the same number of samples for each input. Received: {lengths}"
         )
     return arrays
 
@@ -248,14 +248,15 @@ def _renamed(inputs: Mapping[str, Any], x: Any) -> Any:
     return {name: x[key] for name, key in zip(inputs, keys, strict=True)}
 
 
-def _checked(details: Any, x: Any) -> np.ndarray:
+def _checked(details: Any, x: Any, what: str) -> np.ndarray:
     # `finite_float32` rejects booleans.
     x = np.asarray(x, "uint8") if getattr(x, "dtype", None) == np.bool_ else x
-    expected, samples = _shape(details), finite_float32("x", x)
+    expected, samples = _shape(details), finite_float32(what, x)
     if samples.ndim == 0 or samples.shape[1:] != expected[1:] or len(samples) == 0:
+        shape = ", ".join(map(str, expected[1:]))
         raise InputError(
-            f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of the file's "
-            f"input. Received: x of shape {samples.shape}"
+            f"{what} must have the shape (samples, {shape}) of the file's input. "
+            f"Received: shape {samples.shape}"
         )
     return samples
 

@@ -48,7 +48,7 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
 def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Computes by site name the gates and the means of each gated feature map over positions."""
     graph = _trace(model)
-    found = [part for part in gated_sites(graph) if part.site.kind == "self"]
+    found = gated_sites(graph)
     reader = _reader(graph, found, lambda site, x, gates: (gates, _means(x, site.data_format)))
     values = reader.predict(x, verbose=0)
     return {part.site.name: values[part.site.name] for part in found}

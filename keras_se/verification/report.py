@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from keras_se.verification.effect import Effect
+from keras_se.verification.outcome import Outcome
+from keras_se.verification.text import conclusion, described
 
-NOTHING_TO_SURVIVE = "nothing to survive"
-_SURVIVE, _LOST = "the gates survive", "gates are lost"
+SURVIVE, KEPT = "the gates survive", "SE's work is kept"
+WEAKENED, LOST = "gates are weakened", "gates are lost"
+IN_PART, NOTHING_TO_SURVIVE = "judged in part", "nothing to survive"
+MIN_WORK = 0.9  # of what SE does for the outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +22,22 @@ class SiteVerdict:
     variation, or if shipped gates are not finite.
 
     Attributes:
-        name: Name of the site in the Keras model.
+        name: Name of the site in the reference.
+        file_name: Its name in the file; `None` if the file lacks it.
         gate: Name of the gate.
         channels: Number of channels.
-        verdict: `"survives"`, `"fails"` or `"not adaptive"`.
+        verdict: `"survives"`, `"weakened"`, `"lost"` or `"not adaptive"`.
         reason: The deciding test, in words.
-        blame: What lost the gates of a site that fails: `"trunk"` (layers before, or calibration),
-            `"SE"`, `"training"` (with a reference), or `"unknown"` without the feature maps.
+        blame: Of a site that is weakened or lost, what did it: `"trunk"` (layers before, or
+            calibration), `"SE"`, `"training"` (with `trained`), or `"unknown"` without the maps.
+        in_float: The verdict on the float excitation behind the layers of the file: what keeping
+            the site in float would give. Only of a site that is weakened or lost, where known.
+        worth: Share of what SE does for the outputs that is lost if this site alone is constant.
         step: Nominal step of the gate in the file's format.
         spread: Standard deviation of the float gates over samples, rms over channels, in steps.
         r2: Pooled R² of shipped against float gates.
         slope: Pooled within-channel regression slope.
+        worst_channel: The channel of the lowest R² among those that vary, and that R².
         rms_error: Root mean square difference, in gate units.
         p99_error: The 99th percentile of the differences.
         max_error: The largest difference.
@@ -41,21 +49,25 @@ class SiteVerdict:
         trunk_r2: R² of the float excitation on the shipped feature maps.
         suppressed: Indices of the channels whose mean float gate is below `tau`.
         suppressed_shipped: The same for the shipped gates, with a dead band of .02 around `tau`.
-        spread_kept: With a reference, the spread of the shipped gates divided by the original's.
+        spread_kept: With `trained`, the spread of the shipped gates divided by the original's.
         undelegated: Operations of the site that the CPU delegate does not support.
         partitions: Number of delegated partitions of the site.
     """
 
     name: str
+    file_name: str | None
     gate: str
     channels: int
     verdict: str
     reason: str
     blame: str
+    in_float: str | None
+    worth: float | None
     step: float
     spread: float | None = None
     r2: float | None = None
     slope: float | None = None
+    worst_channel: tuple[int, float] | None = None
     rms_error: float | None = None
     p99_error: float | None = None
     max_error: float | None = None
@@ -71,66 +83,109 @@ class SiteVerdict:
     undelegated: tuple[str, ...]
     partitions: int | None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the site is weakened or lost."""
+        return self.verdict in ("weakened", "lost")
+
 
 @dataclass(frozen=True)
 class Stress:
-    """The gates on samples that differ from the others.
+    """The gates on inputs that the caller named.
 
     Attributes:
         verdict: As in `GateReport`; it does not decide the report.
+        work_kept: As in `GateReport`.
         sites: By name, the verdict on the site and its R².
     """
 
     verdict: str
+    work_kept: float | None
     sites: Mapping[str, tuple[str, float | None]]
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """The verdict on a file, with the evidence for it.
+    """The verdict on a file, with the evidence for it. `print(report)` shows it.
 
     Attributes:
         sites: One `SiteVerdict` per SE site, by name.
+        unjudged: Sites of the file that no site of the reference answers for, with their tensors.
+        work_kept: How much of what SE does for the outputs is left, at most 1; `None` if SE does
+            nothing that could be lost, or if gates are missing or not finite.
+        outcome: Accuracy of reference and file, or the agreement of their outputs.
+        constant_error: The change of the outputs by constant gates, over their spread.
+        strict: Whether every site must survive for a pass.
         tau: Gates below it count as suppressed.
         samples: Number of samples for which the gates were read.
         sha256: Digest of the judged bytes.
         runtime: Runtime, delegate and machine that ran the file, or the origin of recorded gates.
         held_out: Whether the samples were compared with those of the calibration.
-        assignment_error: Largest distance at a site between the model and its float32 conversion.
-        effect: Effect of the shipped gates on the outputs of the model, beside two controls.
-        stress: By name, the gates on stressed samples.
+        stress: By name, the gates on the inputs that were given for it.
     """
 
     sites: Mapping[str, SiteVerdict]
+    unjudged: tuple[str, ...]
+    work_kept: float | None
+    outcome: Outcome
+    constant_error: float | None
+    strict: bool
     tau: float
     samples: int
     sha256: str
     runtime: str
     held_out: str
-    assignment_error: float
-    effect: Effect | None
     stress: Mapping[str, Stress]
 
     @property
     def passed(self) -> bool:
-        """Whether no site fails and at least one adaptive site survives."""
-        return self.verdict == _SURVIVE
+        """Whether the file can ship as far as its gates go."""
+        return self.verdict in (SURVIVE, KEPT)
 
     @property
     def verdict(self) -> str:
-        """`"the gates survive"`, `"gates are lost"` or `"nothing to survive"`."""
-        return verdict_of([site.verdict for site in self.sites.values()])
+        """`"the gates survive"` or `"SE's work is kept"`, which pass, or why not.
+
+        `"gates are lost"`, `"gates are weakened"` (if `strict`, or if no work can be measured),
+        `"judged in part"` or `"nothing to survive"`.
+        """
+        verdicts = [site.verdict for site in self.sites.values()]
+        return verdict_of(verdicts, self.work_kept, self.strict, is_whole=not self.unjudged)
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence: ship, do not ship, or nothing to survive, and why."""
+        return conclusion(self)
+
+    def __str__(self) -> str:
+        return described(self, "python")
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # `asdict` leaves out properties; NaN is not JSON, so missing figures are `None`.
-        content = {"passed": self.passed, "verdict": self.verdict, **dataclasses.asdict(self)}
+        content = {
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "conclusion": self.conclusion,
+            **dataclasses.asdict(self),
+        }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
-def verdict_of(verdicts: Sequence[str]) -> str:
-    """Returns the verdict on a file, given those on its sites."""
-    # One lost site loses the file. Sites that do not adapt prove nothing.
-    if "fails" in verdicts:
-        return _LOST
-    return _SURVIVE if "survives" in verdicts else NOTHING_TO_SURVIVE
+def verdict_of(
+    verdicts: Iterable[str], work_kept: float | None, strict: bool, is_whole: bool = True
+) -> str:
+    """Returns the verdict on a file, given those on its sites and the work that is kept."""
+    found = set(verdicts)
+    if "lost" in found:
+        return LOST
+    if not is_whole:
+        return IN_PART
+    # Sites that do not adapt prove nothing.
+    if not found & {"survives", "weakened"}:
+        return NOTHING_TO_SURVIVE
+    if work_kept is not None and work_kept < MIN_WORK:
+        return LOST
+    if "weakened" not in found:
+        return SURVIVE
+    return WEAKENED if strict or work_kept is None else KEPT

@@ -21,6 +21,7 @@ int8 .958, int16x8 .977.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ from keras_se.sites.statistics import spread
 
 ADAPTIVE_STEPS = 1.5  # attainable R² is 1 - (ν·step/sd)², ν = .3-.8 measured: .9 needs this much
 MIN_R2 = 0.9  # sound int8 files reached .958 and more, half-frozen ones .75 and less
+_LOST_R2 = 0.6  # with less a site is lost, from there on only weakened
+_LOST_SLOPE = 0.3
 _SLOPE_TOLERANCE = 0.1  # a hard_sigmoid of slope 0.2 in place of 1/6 passes R², but is off by .2
 _CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
 _MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
@@ -88,37 +91,199 @@ def _pre_gate_rounding(facts: Gate, gates: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """The test that gates failed.
+
+    Attributes:
+        test: Key in `_TESTS`; empty for what is no test, such as gates that are not finite.
+        channel: The channel that failed it; `None` for a test of the whole site.
+        sentence: The test in words.
+        is_lost: Whether the gates are lost, and not only weakened.
+    """
+
+    test: str
+    channel: int | None
+    sentence: str
+    is_lost: bool = False
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The verdict of the rule on the gates of one site.
 
     Attributes:
-        verdict: `"survives"`, `"fails"` or `"not adaptive"`.
+        verdict: `"survives"`, `"weakened"`, `"lost"` or `"not adaptive"`.
         reason: The deciding test, in words.
         figures: The measures, by name, as in `SiteVerdict`; empty without finite shipped gates.
+        fault: The test that failed, or `None`.
     """
 
     verdict: str
     reason: str
     figures: dict[str, Any]
+    fault: Fault | None = None
 
 
 def judge(gates: np.ndarray, shipped: np.ndarray | None, resolution: Resolution) -> Judgement:
     """Judges the shipped gates of a site, if the file has it, against float gates."""
     if shipped is None:
-        return Judgement("fails", "the file has no such site", {})
-    # Values above the ceiling do not exist in the file, so they are no fault of it.
-    f, q = np.minimum(gates, resolution.ceiling).astype("float64"), shipped.astype("float64")
+        return _failed(Fault("", None, "the file has no such site", is_lost=True), {})
+    f, q = _doubles(gates, shipped, resolution)
     # The figures would be NaN, which JSON cannot hold.
     if not np.isfinite(q).all():
-        return Judgement("fails", "shipped gates are NaN or infinite", {})
+        return _failed(Fault("", None, "shipped gates are NaN or infinite", is_lost=True), {})
     figures = measures(f, q, resolution)
-    if figures["spread"] < ADAPTIVE_STEPS:
-        fault = _level_fault(f, q, resolution)
-        reason = "the float gates vary less than the format can show; the level is kept"
-        return Judgement("fails" if fault else "not adaptive", fault or reason, figures)
-    fault = _adaptivity_fault(f, q, resolution, figures)
-    reason = "follows the float gates sample by sample"
-    return Judgement("fails" if fault else "survives", fault or reason, figures)
+    is_adaptive = figures["spread"] >= ADAPTIVE_STEPS
+    # R² means nothing for gates that hardly vary, so only their level is tested.
+    tests = _ADAPTIVITY if is_adaptive else _LEVEL
+    fault = _first_fault(f, q, resolution, tests, figures)
+    if fault is not None:
+        return _failed(fault, figures)
+    if is_adaptive:
+        return Judgement("survives", "follows the reference's gates sample by sample", figures)
+    reason = "the reference's gates vary less than the format can show; the level is kept"
+    return Judgement("not adaptive", reason, figures)
+
+
+def _failed(fault: Fault, figures: dict[str, Any]) -> Judgement:
+    return Judgement("lost" if fault.is_lost else "weakened", fault.sentence, figures, fault)
+
+
+def _doubles(
+    gates: np.ndarray, shipped: np.ndarray, resolution: Resolution
+) -> tuple[np.ndarray, np.ndarray]:
+    # Values above the ceiling do not exist in the file, so they are no fault of it.
+    return np.minimum(gates, resolution.ceiling).astype("float64"), shipped.astype("float64")
+
+
+def fails_likewise(
+    fault: Fault, gates: np.ndarray, others: np.ndarray, resolution: Resolution
+) -> bool:
+    """Returns whether other gates fail the test that shipped gates failed, at its channel."""
+    if not np.isfinite(others).all():
+        return True
+    test = _TESTS[fault.test]
+    f, q = _doubles(gates, others, resolution)
+    values = test.measure(f, q, resolution)
+    return bool(values[0 if fault.channel is None else fault.channel] > test.limit)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A measure that must not be above a limit, of a site or of each channel.
+
+    A measure is NaN where the test says nothing; a site has a measure of length one.
+    """
+
+    measure: Callable[[np.ndarray, np.ndarray, Resolution], np.ndarray]
+    limit: float
+    sentence: Callable[[float, Mapping[str, Any]], str]
+    of_channels: bool = False
+    lost_above: float = math.inf
+
+
+def _first_fault(
+    f: np.ndarray,
+    q: np.ndarray,
+    resolution: Resolution,
+    tests: tuple[str, ...],
+    figures: Mapping[str, Any],
+) -> Fault | None:
+    for name in tests:
+        test = _TESTS[name]
+        values = test.measure(f, q, resolution)
+        worst = int(np.nanargmax(np.append(values, -math.inf)))
+        if worst < len(values) and values[worst] > test.limit:
+            said = test.sentence(float(values[worst]), figures)
+            channel = worst if test.of_channels else None
+            sentence = said if channel is None else f"channel {channel}{said}"
+            return Fault(name, channel, sentence, bool(values[worst] > test.lost_above))
+    return None
+
+
+def _missing_r2(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    r2 = r_squared(f, q)
+    return np.array([math.nan if r2 is None else 1.0 - r2])
+
+
+def _slope_error(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    slope = _slope(f, q)
+    return np.array([math.nan if slope is None else abs(slope - 1.0)])
+
+
+def _is_wide(f: np.ndarray, resolution: Resolution) -> np.ndarray:
+    # Wide channels need an R² of their own, others a level.
+    return f.std(axis=0) >= _CHANNEL_STEPS * resolution.step
+
+
+def _missing_channel_r2(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    total = ((f - f.mean(axis=0)) ** 2).sum(axis=0)
+    missing = ((q - f) ** 2).sum(axis=0) / np.where(total > 0, total, math.nan)
+    return np.where(_is_wide(f, resolution), missing, math.nan)
+
+
+def _dead(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    # A gate below one step in the reference may round to 0 in a sound file.
+    step = resolution.step
+    return ((np.abs(q).max(axis=0) < step / 2) & (np.abs(f).max(axis=0) >= step)).astype(float)
+
+
+def _bias(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    return np.asarray(np.abs((q - f).mean(axis=0) / resolution.level))
+
+
+def _bias_of_steady(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    return np.where(_is_wide(f, resolution), math.nan, _bias(f, q, resolution))
+
+
+def _rms(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    return np.array([np.sqrt((((q - f) / resolution.level) ** 2).mean())])
+
+
+def _said_bias(value: float, of: Mapping[str, Any]) -> str:
+    return f": its level is off by {value:.1f} widened steps, above {_MAX_BIAS_STEPS:g}"
+
+
+_TESTS = {
+    "r2": _Test(
+        _missing_r2,
+        1.0 - MIN_R2,
+        lambda value, of: f"R² of {1.0 - value:.3f} is below {MIN_R2:g}",
+        lost_above=1.0 - _LOST_R2,
+    ),
+    "slope": _Test(
+        _slope_error,
+        _SLOPE_TOLERANCE,
+        lambda value, of: f"slope of {of['slope']:.3f} is not within 1 ± {_SLOPE_TOLERANCE:g}",
+        lost_above=_LOST_SLOPE,
+    ),
+    "channel": _Test(
+        _missing_channel_r2,
+        1.0 - _MIN_CHANNEL_R2,
+        lambda value, of: f": R² of {1.0 - value:.3f} is below {_MIN_CHANNEL_R2:g}",
+        of_channels=True,
+    ),
+    "dead": _Test(_dead, 0.5, lambda value, of: " is dead in the file only", of_channels=True),
+    "steady": _Test(_bias_of_steady, _MAX_BIAS_STEPS, _said_bias, of_channels=True),
+    # Of a site that does not adapt the level is all there is.
+    "dead level": _Test(
+        _dead, 0.5, lambda value, of: " is dead in the file only", of_channels=True, lost_above=0.5
+    ),
+    "level": _Test(
+        _bias, _MAX_BIAS_STEPS, _said_bias, of_channels=True, lost_above=_MAX_BIAS_STEPS
+    ),
+    "rms": _Test(
+        _rms,
+        _MAX_RMS_STEPS,
+        lambda value, of: (
+            f"level: rms error of {value:.2f} widened steps, above {_MAX_RMS_STEPS:g}"
+        ),
+        lost_above=_MAX_RMS_STEPS,
+    ),
+}
+# The pooled tests hide single channels, so these follow.
+_ADAPTIVITY = ("r2", "slope", "channel", "dead", "steady")
+_LEVEL = ("dead level", "level", "rms")
 
 
 def r_squared(f: np.ndarray, q: np.ndarray) -> float | None:
@@ -127,16 +292,33 @@ def r_squared(f: np.ndarray, q: np.ndarray) -> float | None:
     return 1.0 - float(((q - f) ** 2).sum()) / total if total > 0 else None
 
 
+def _slope(f: np.ndarray, q: np.ndarray) -> float | None:
+    centred = f - f.mean(axis=0)
+    total = float((centred**2).sum())
+    return float((centred * q).sum()) / total if total > 0 else None
+
+
+def _worst_channel(
+    f: np.ndarray, q: np.ndarray, resolution: Resolution
+) -> tuple[int, float] | None:
+    """Returns the channel with the lowest R² of those that vary, and that R²."""
+    missing = _missing_channel_r2(f, q, resolution)
+    if np.isnan(missing).all():
+        return None
+    channel = int(np.nanargmax(missing))
+    return channel, float(1.0 - missing[channel])
+
+
 def measures(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> dict[str, Any]:
     """Returns the figures of a site, named as the attributes of `SiteVerdict`."""
     statistics: Any = import_extra("scipy.stats", "litert")
-    centred, error = f - f.mean(axis=0), np.abs(q - f)
-    total, norms = float((centred**2).sum()), float(np.linalg.norm(f) * np.linalg.norm(q))
+    error, norms = np.abs(q - f), float(np.linalg.norm(f) * np.linalg.norm(q))
     low, high = f.min() - 2 * resolution.step, f.max() + 2 * resolution.step
     return {
         "spread": spread(f) / resolution.step,
         "r2": r_squared(f, q),
-        "slope": float((centred * q).sum()) / total if total > 0 else None,
+        "slope": _slope(f, q),
+        "worst_channel": _worst_channel(f, q, resolution),
         "rms_error": float(np.sqrt((error**2).mean())),
         "p99_error": float(np.quantile(error, 0.99)),
         "max_error": float(error.max()),
@@ -156,58 +338,6 @@ def _mean_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     norms = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     varies = norms > 0
     return float(((a * b).sum(axis=1)[varies] / norms[varies]).mean()) if varies.any() else None
-
-
-def _level_fault(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> str:
-    channels = np.arange(f.shape[1])
-    fault = _dead_fault(f, q, resolution.step) or _bias_fault(f, q, resolution, channels)
-    # R² means nothing for gates that hardly vary, so only their level is tested.
-    rms = float(np.sqrt((((q - f) / resolution.level) ** 2).mean()))
-    if fault or rms <= _MAX_RMS_STEPS:
-        return fault
-    return f"level: rms error of {rms:.2f} widened steps, above {_MAX_RMS_STEPS:g}"
-
-
-def _adaptivity_fault(
-    f: np.ndarray, q: np.ndarray, resolution: Resolution, figures: dict[str, Any]
-) -> str:
-    if figures["r2"] < MIN_R2:
-        return f"R² of {figures['r2']:.3f} is below {MIN_R2:g}"
-    if abs(figures["slope"] - 1.0) > _SLOPE_TOLERANCE:
-        return f"slope of {figures['slope']:.3f} is not within 1 ± {_SLOPE_TOLERANCE:g}"
-    # The pooled tests hide single channels: wide ones need an R² of their own, others a level.
-    is_wide = f.std(axis=0) >= _CHANNEL_STEPS * resolution.step
-    return (
-        _channel_fault(f, q, np.flatnonzero(is_wide))
-        or _dead_fault(f, q, resolution.step)
-        or _bias_fault(f, q, resolution, np.flatnonzero(~is_wide))
-    )
-
-
-def _channel_fault(f: np.ndarray, q: np.ndarray, wide: np.ndarray) -> str:
-    if not wide.size:
-        return ""
-    centred = (f - f.mean(axis=0))[:, wide]
-    own = 1.0 - ((q - f)[:, wide] ** 2).sum(axis=0) / (centred**2).sum(axis=0)
-    if own.min() >= _MIN_CHANNEL_R2:
-        return ""
-    return f"channel {wide[own.argmin()]}: R² of {own.min():.3f} is below {_MIN_CHANNEL_R2:g}"
-
-
-def _bias_fault(f: np.ndarray, q: np.ndarray, resolution: Resolution, steady: np.ndarray) -> str:
-    if not steady.size:
-        return ""
-    bias = np.abs((q - f).mean(axis=0) / resolution.level)[steady]
-    if bias.max() <= _MAX_BIAS_STEPS:
-        return ""
-    off = f"{bias.max():.1f} widened steps, above {_MAX_BIAS_STEPS:g}"
-    return f"channel {steady[bias.argmax()]}: its level is off by {off}"
-
-
-def _dead_fault(f: np.ndarray, q: np.ndarray, step: float) -> str:
-    # A gate below one step in the model may round to 0 in a sound file.
-    dead = np.flatnonzero((np.abs(q).max(axis=0) < step / 2) & (np.abs(f).max(axis=0) >= step))
-    return f"channel {int(dead[0])} is dead in the file only" if dead.size else ""
 
 
 def suppressed(gates: np.ndarray, tau: float, band: float = 0.0) -> tuple[int, ...]:

@@ -1,9 +1,8 @@
 """Verdicts on the SE sites of a TFLite file: do its gates still adapt to the input?
 
-The gates that the file computes on held-out samples are compared with those of the Keras model, by
-the rule in `keras_se.verification.rule`. A site whose gates spread less than 1.5 steps of the
-file's format is *not adaptive*, and only its level is judged. The file passes if no site fails and
-at least one is adaptive.
+The gates that the file computes on held-out samples are compared with those of a reference in
+float, by the rule in `keras_se.verification.rule`, and what is left of SE's work for the outputs is
+measured as in `keras_se.verification.work`. Every site of the file must have been judged.
 """
 
 import hashlib
@@ -14,100 +13,83 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.compress.stripping import strip
-from keras_se.data import checked_labels, fits
+from keras_se.data import checked_labels
 from keras_se.errors import InputError
-from keras_se.graph.compressed import compression_of
-from keras_se.graph.fitting import fitted
-from keras_se.graph.inputs import packed_inputs
-from keras_se.graph.trace import trace
-from keras_se.layers.quantization.fake_quantize import is_quantize_aware
-from keras_se.litert.convert import convert
-from keras_se.litert.delegation import delegation
-from keras_se.litert.formats import Options
+from keras_se.litert.delegation import SiteDelegation, delegation
 from keras_se.litert.gates import GateReader
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import gate_codes, precision
-from keras_se.litert.inputs import Samples, input_arrays, input_specs
-from keras_se.litert.matching import match_sites
+from keras_se.litert.inputs import Samples
 from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, row_hashes
 from keras_se.litert.runtime import runtime_name
-from keras_se.reading import read_gates
-from keras_se.sites.gated import GatedSite, gated_sites
-from keras_se.sites.site import PREFIXES
 from keras_se.sites.statistics import spread
-from keras_se.verification.effect import measure_effect, takes_labels
+from keras_se.verification.outcome import outcome, takes_labels
+from keras_se.verification.reference import Gates, Reference
 from keras_se.verification.report import GateReport, SiteVerdict, Stress, verdict_of
 from keras_se.verification.rule import (
     ADAPTIVE_STEPS,
-    MIN_R2,
     MIN_SPREAD_KEPT,
     Judgement,
     Resolution,
+    fails_likewise,
     judge,
     r_squared,
     resolution_of,
     suppressed,
 )
+from keras_se.verification.work import Work, work_kept
+from keras_se.verification.worth import reference_of
 
 MIN_SAMPLES = 32
-_MIN_STRESSED = 8
 _DEAD_BAND = 0.02  # around tau, where a rounding error decides whether a gate is below it
-REMEDIES = {
-    "trunk": (
-        "The layers before the site lost them: calibrate on more data in the range of use, "
-        "equalize the channels with keras_se.compress.equalize, or use format='int16x8'."
-    ),
-    "training": (
-        "Training with compression made them steady: equalize the channels first, or train longer."
-    ),
-    "SE": "The site itself lost them: keep it in float with to_tflite(..., keep_float=[...]).",
-}
 _LOST_IN_TRAINING = "adaptivity lost in training"
-
-_Gates = Mapping[str, np.ndarray]  # by the site names of the Keras model
-_Run = tuple[str, _Gates, _Gates]
 
 
 def verify(
-    model: keras.Model,
+    reference: keras.Model | TFLite,
     tflite: TFLite,
     x: Any,
-    tau: float = 0.2,
-    *,
     y: Any = None,
-    stress: Sequence[float] | Mapping[str, Any] = (0.5, 1.5),
-    reference: Any = None,
+    *,
+    strict: bool = False,
+    tau: float = 0.2,
+    stress: Mapping[str, Any] | None = None,
+    trained: Any = None,
     gates: Any = None,
     recipe: Any = None,
     input_shape: Sequence[int] | None = None,
 ) -> GateReport:
-    """Judges the gates of a TFLite file against those of the Keras model that it comes from.
+    """Judges the gates of a TFLite file against those of the network that it comes from, in float.
 
     Args:
-        model: The built Keras model, with `SEBlock`s or with SE built from other layers. Of one
-            that computes in half precision, such as `mixed_float16`, the float32 twin is compared.
+        reference: The built Keras model, with `SEBlock`s or with SE built from other layers (of one
+            that computes in half precision, such as `mixed_float16`, the float32 twin), or a float
+            TFLite file of it from any converter, as bytes or a path.
         tflite: The bytes or the path of the file, in any format.
-        x: Held-out inputs in the float model's units, shape (samples, *input shape), or a list or
+        x: Held-out inputs in the float network's units, shape (samples, *input shape), or a list or
             dictionary of them. At least 32 samples, none of them used for training or calibration.
+        y: Labels: integers of shape (samples,) or (samples, 1), or one-hot. With them the accuracy
+            of reference and file is compared, without them their outputs.
+        strict: Whether every site must survive. By default sites may be weakened as long as 90 % of
+            what SE does for the outputs is kept.
         tau: Gates below it are reported as suppressed. It does not affect the verdict.
-        y: Integer labels, shape (samples,). If given, the effect on the model is its accuracy.
-        stress: Factors of brightness, or inputs by name, on which the gates are judged too.
-        reference: After training with compression, the compressed model, stripped or not. Gates are
-            judged against it, and `model` is the original: gates must keep half of its spread.
+        stress: Other inputs, by a name for each, on which the gates are judged too. They do not
+            affect the verdict.
+        trained: After training with compression, the compressed model, stripped or not. Gates are
+            judged against it, and `reference` is the original: gates must keep half of its spread.
         gates: Gates recorded on a device with the outputs of `keras_se.litert.probe`: an `.npz`
             file or a dictionary. They are judged instead of those of this machine.
         recipe: Recipe of the file, to check that `x` was not used for calibration. By default the
-            one beside the file.
+            one in the file or beside it.
         input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
             sizes open. Only for models with one input.
 
     Returns:
-        A `GateReport`; `report.passed` is the verdict.
+        A `GateReport`; `report.passed` is the verdict, `print(report)` the whole.
 
     Raises:
-        InputError: If model and file do not belong together, or an argument is invalid.
+        InputError: If reference and file do not belong together, or an argument is invalid.
         MissingExtraError: If TensorFlow or LiteRT is not installed.
 
     Warns:
@@ -123,32 +105,33 @@ def verify(
         True
     """
     _check_tau(tau)
-    content = TFLiteModel.of(tflite).content
-    compressed, judged = _fitted(model if reference is None else reference, input_shape)
-    sites = _sites(judged)
+    file = TFLiteModel.of(tflite)
+    own = reference_of(reference if trained is None else trained, "verify", input_shape)
     # Check all arguments before the file runs, which takes long.
-    samples = _samples(judged, x, "x", MIN_SAMPLES)
-    labels = None if y is None else _labels(judged, y, _count(samples))
-    stressed = _stressed_samples(judged, samples, stress)
-    held_out = _held_out(tflite, content, recipe, samples, was_trained=reference is not None)
-    # A stripped model has lost the ranges of quantization, so take the gates of the compressed one.
-    own = _model_gates(compressed, judged, samples, "the Keras model's")
-    original: _Gates = {}
-    if reference is not None:
-        original = _original_gates(fitted(model, "verify", input_shape), judged, sites, samples)
-    file = _File(content, judged, sites, samples)
-    runtime, shipped, replayed = file.read(samples, gates)
+    samples = _samples(own, x, "x")
+    labels = None if y is None else _labels(own, y, _count(samples))
+    stressed = _stressed(own, stress)
+    held_out = _held_out(tflite, recipe, samples, was_trained=trained is not None)
+    judge_file = _FileJudge(file, own, samples)
+    original: Gates = {}
+    if trained is not None:
+        original = _original_gates(reference_of(reference, "verify", input_shape), own, samples)
+    found = judge_file.judged(samples, gates, original)
+    constant = None if found.work is None else found.work.constant[0]
     return GateReport(
-        sites=file.verdicts(own, shipped, replayed, original, tau),
+        sites=judge_file.verdicts(found, samples, tau),
+        unjudged=judge_file.unjudged,
+        work_kept=None if found.work is None else found.work.kept,
+        outcome=outcome(found.outputs[0], found.file_outputs, constant, labels),
+        constant_error=None if found.work is None else found.work.constant_error,
+        strict=strict,
         tau=tau,
         samples=_count(samples),
-        sha256=hashlib.sha256(content).hexdigest(),
-        runtime=runtime,
+        sha256=hashlib.sha256(file.content).hexdigest(),
+        runtime=found.runtime,
         held_out=held_out,
-        assignment_error=file.assignment_error,
-        effect=measure_effect(judged, list(samples.values()), own, shipped, labels),
         # A device recorded its gates for `x` only.
-        stress={} if gates is not None else _stress(file, compressed, judged, stressed),
+        stress={} if gates is not None else _stress(judge_file, stressed, strict),
     )
 
 
@@ -158,80 +141,47 @@ def _check_tau(tau: Any) -> None:
         raise InputError(f"tau must be between 0 and 1. Received: tau={tau!r}")
 
 
-def _fitted(compressed: Any, input_shape: Sequence[int] | None) -> tuple[Any, keras.Model]:
-    """The model whose gates are read, and the one in which the sites are found."""
-    if compression_of(compressed) is None:
-        judged = fitted(compressed, "verify", input_shape, stacklevel=4)
-        return judged, judged
-    # Sites are found in Keras 3 models, and this is one of tf_keras.
-    return compressed, fitted(strip(compressed), "verify", input_shape, stacklevel=4)
-
-
-def _sites(model: keras.Model) -> dict[str, GatedSite]:
-    found = gated_sites(trace(model, "verify"))
-    sites = {part.site.name: part for part in found if part.site.kind == "self"}
-    if not sites:
-        raise InputError(
-            "verify needs a model with SE sites; add them with insert. "
-            f"Received: model {model.name!r} with none"
-        )
-    return sites
-
-
 def _count(samples: Samples) -> int:
     return len(next(iter(samples.values())))
 
 
-def _samples(model: keras.Model, x: Any, what: str, least: int) -> Samples:
-    samples = input_arrays(input_specs(model, "verify"), x, what)
-    if _count(samples) < least:
+def _samples(reference: Reference, x: Any, what: str) -> Samples:
+    samples = reference.samples(x, what)
+    if _count(samples) < MIN_SAMPLES:
         raise InputError(
-            f"verify needs at least {least} held-out samples in {what}. Received: {_count(samples)}"
+            f"verify needs at least {MIN_SAMPLES} held-out samples in {what}. "
+            f"Received: {_count(samples)}"
         )
     return samples
 
 
-def _stressed_samples(model: keras.Model, samples: Samples, stress: Any) -> dict[str, Samples]:
-    if isinstance(stress, Mapping):
-        return {
-            str(name): _samples(model, x, f"stress[{name!r}]", _MIN_STRESSED)
-            for name, x in stress.items()
-        }
-    are_factors = isinstance(stress, list | tuple) and all(
-        isinstance(factor, int | float) and np.isfinite(factor) for factor in stress
-    )
-    if not are_factors:
+def _stressed(reference: Reference, stress: Any) -> dict[str, Samples]:
+    if stress is None:
+        return {}
+    if not isinstance(stress, Mapping):
         raise InputError(
-            "stress must be a list of brightness factors, or a dictionary of inputs by name. "
-            f"Received: {stress if np.ndim(stress) == 0 else type(stress).__name__!r}"
+            "stress must be a dictionary of inputs by name, such as "
+            f"{{'dark': 0.5 * x}}. Received: {type(stress).__name__}"
         )
-    return {
-        f"times {factor:g}": {
-            # Integer inputs may be indices, which have no brightness.
-            name: array * np.float32(factor) if array.dtype.kind == "f" else array
-            for name, array in samples.items()
-        }
-        for factor in stress
-    }
+    return {str(name): _samples(reference, x, f"stress[{name!r}]") for name, x in stress.items()}
 
 
-def _labels(model: keras.Model, y: Any, samples: int) -> np.ndarray:
+def _labels(reference: Reference, y: Any, samples: int) -> np.ndarray:
     labels = checked_labels("verify", "y", y, samples)
-    if not takes_labels(model, labels):
+    if not takes_labels(reference.output_shape, labels):
         raise InputError(
-            "y needs a model whose first output has one value per class, or one in all. Received: "
-            f"labels up to {labels.max()} for an output of shape {tuple(model.outputs[0].shape)}"
+            "y needs a reference whose first output has one value per class, or one in all. "
+            f"Received: labels up to {labels.max()} for an output of shape "
+            f"{reference.output_shape}"
         )
     return labels
 
 
-def _held_out(
-    tflite: TFLite, content: bytes, recipe: Any, samples: Samples, was_trained: bool
-) -> str:
+def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) -> str:
     """Refuses calibration samples, and says what the samples were compared with."""
-    rows = calibration_rows(tflite, content, recipe)
+    rows = calibration_rows(tflite, recipe)
     if rows is None:
-        return "not checked: no recipe of this file"
+        return "not checked against calibration data: the file has no recipe"
     if not rows and was_trained:
         return "not checked: a recipe does not list the samples that a model was trained on"
     if not rows:
@@ -242,12 +192,10 @@ def _held_out(
             "verify needs samples that the file was not calibrated on. "
             f"Received: {used} of {_count(samples)} samples that are in its recipe"
         )
-    return f"compared with the {len(rows)} calibration samples of the recipe"
+    return f"none of the {len(rows)} calibration samples of the recipe among them"
 
 
-def _model_gates(model: Any, judged: keras.Model, samples: Samples, whose: str) -> _Gates:
-    read = read_gates(model, packed_inputs(judged, samples.values()))
-    gates = {name: values for name, values in read.items() if not _is_cross(name)}
+def _checked_gates(gates: Gates, whose: str) -> Gates:
     for name, values in gates.items():
         if not np.isfinite(values).all():
             raise InputError(
@@ -256,179 +204,212 @@ def _model_gates(model: Any, judged: keras.Model, samples: Samples, whose: str) 
     return gates
 
 
-def _is_cross(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(PREFIXES["cross"])
-
-
-def _original_gates(
-    model: keras.Model, judged: keras.Model, sites: Mapping[str, GatedSite], samples: Samples
-) -> _Gates:
-    wanted = [(name, part.site.channels) for name, part in sites.items()]
-    found = [(name, part.site.channels) for name, part in _sites(model).items()]
+def _original_gates(original: Reference, own: Reference, samples: Samples) -> Gates:
+    wanted = [(name, site.channels) for name, site in own.sites.items()]
+    found = [(name, site.channels) for name, site in original.sites.items()]
     # Compression may have opened a layer around a site, which changes its name.
     if [channels for _, channels in wanted] != [channels for _, channels in found]:
         raise InputError(
-            "reference must have the sites of the original model. "
-            f"Received: {found} in the model, {wanted} in the reference"
+            "trained must have the sites of the reference, the original model. "
+            f"Received: {wanted} in the trained model, {found} in the reference"
         )
-    gates = _model_gates(model, judged, samples, "the original model's")
-    return {name: gates[own] for (name, _), (own, _) in zip(wanted, found, strict=True)}
+    gates, _ = original.read(samples)
+    _checked_gates(gates, "the original model's")
+    return {name: gates[at] for (name, _), (at, _) in zip(wanted, found, strict=True)}
 
 
 @dataclass(frozen=True)
-class _SiteGates:
-    own: np.ndarray
-    shipped: np.ndarray | None  # `None` if the file lacks the site
-    replayed: np.ndarray | None  # float gates for the feature maps of the file, where known
-    original: np.ndarray | None  # `None` without a reference
+class _Judged:
+    """What was measured on some samples, by the names of the reference."""
+
+    runtime: str
+    own: Gates
+    shipped: Gates
+    original: Gates
+    outputs: Sequence[np.ndarray]  # of the reference
+    file_outputs: Sequence[np.ndarray]
+    work: Work | None
+    judgements: Mapping[str, Judgement]
+    resolutions: Mapping[str, Resolution]
+    has_maps: bool
 
 
-class _File:
-    """The judged file; its sites have the names of the Keras model."""
+class _FileJudge:
+    """Compares a file with its reference; its sites have the names of the reference.
 
-    def __init__(
-        self, content: bytes, model: keras.Model, sites: Mapping[str, GatedSite], samples: Samples
-    ) -> None:
-        # The float32 conversion is of a stripped model, whose sites are at the same places.
-        plain = strip(model) if is_quantize_aware(model) else model
-        float32 = convert(plain, None, Options(format="float32"), "verify").tflite
-        self._names, self.assignment_error = match_sites(plain, samples, float32, content)
-        file = TFLiteModel(content)
-        self._content, self._sites = content, sites
-        self._precision = precision(file)
-        self._codes = gate_codes(file)
-        self._reader = GateReader(file, ("self",), maps=True)
+    Attributes:
+        unjudged: The sites of the file that the reference does not have.
+    """
+
+    def __init__(self, file: TFLiteModel, reference: Reference, samples: Samples) -> None:
+        self._file, self._reference = file, reference
+        self._names = reference.matched(file, samples)
+        self._reader = GateReader(file, maps=reference.map_name)
+        self._precision, self._codes = precision(file), gate_codes(file)
         self._delegation = delegation(file, self._reader.plain.interpreter).sites
+        judged = set(self._names.values())
+        self.unjudged = tuple(
+            f"{node.site.name} (tensor {node.site.after!r})"
+            for node in self._reader.nodes
+            if node.site.name not in judged
+        )
 
-    def read(self, samples: Samples, recorded: Any = None) -> _Run:
-        """Returns the runtime, the gates of the file, and the replayed gates where known."""
+    def judged(
+        self, samples: Samples, recorded: Any = None, original: Gates | None = None
+    ) -> _Judged:
+        """Judges each site on some samples, and measures the work that is kept."""
+        own, outputs = self._reference.read(samples)
+        _checked_gates(own, "the reference's")
+        shipped, file_outputs = self._read(samples)
+        runtime = runtime_name()
         if recorded is not None:
-            return self._recorded(recorded, _count(samples))
-        shipped: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
-        replayed: dict[str, list[Any]] = {name: [] for name in self._names}
-        for reading in self._reader.read(samples):
-            for name, name_in_file in self._names.items():
-                shipped[name].append(reading.gates[name_in_file])
-                replayed[name].append(_replayed(self._sites[name], reading.maps[name_in_file]))
-        known = {name: rows for name, rows in replayed.items() if all(r is not None for r in rows)}
-        return runtime_name(), _joined(shipped), _joined(known)
+            runtime, shipped = self._recorded(recorded, _count(samples))
+            file_outputs = []
+        resolutions = {name: self._resolution(name, gates) for name, gates in own.items()}
+        judgements = {
+            name: judge(gates, shipped.get(name), resolutions[name]) for name, gates in own.items()
+        }
+        return _Judged(
+            runtime=runtime,
+            own=own,
+            shipped=shipped,
+            original=original or {},
+            outputs=outputs,
+            file_outputs=file_outputs,
+            work=work_kept(self._reference, samples, own, outputs, shipped),
+            judgements=judgements,
+            resolutions=resolutions,
+            has_maps=recorded is None,
+        )
 
-    def _recorded(self, source: Any, count: int) -> _Run:
-        recorded = recorded_gates(self._content, source)
+    def _read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
+        readings = [*self._reader.read(samples, maps=())]
+        gates = {
+            name: np.concatenate([reading.gates[at] for reading in readings])
+            for name, at in self._names.items()
+        }
+        outputs = [[*reading.outputs.values()] for reading in readings]
+        return gates, [np.concatenate(values) for values in zip(*outputs, strict=True)]
+
+    def _recorded(self, source: Any, count: int) -> tuple[str, Gates]:
+        recorded = recorded_gates(self._file, source)
         lengths = {name: len(values) for name, values in recorded.items()}
         if set(lengths.values()) != {count}:
             raise InputError(
                 f"Recorded gates must be of the {count} samples in x. Received: {lengths}"
             )
         origin = "given as arrays" if isinstance(source, Mapping) else f"from {source}"
-        gates = {name: recorded[name_in_file] for name, name_in_file in self._names.items()}
-        return f"gates recorded on a device, {origin}", gates, {}
+        gates = {name: recorded[at] for name, at in self._names.items() if at in recorded}
+        return f"gates recorded on a device, {origin}", gates
 
-    def resolution(self, name: str, own: np.ndarray) -> Resolution:
-        code = self._codes[self._names[name]] if name in self._names else None
+    def _resolution(self, name: str, own: np.ndarray) -> Resolution:
+        code = self._codes.get(self._names.get(name, ""))
         # A gate above the ceiling of its code is clipped in any sound file: judge it as such.
         ceiling = None if code is None else code[1]
-        return resolution_of(self._sites[name].site.gate, own, self._precision, ceiling)
+        return resolution_of(self._reference.sites[name].gate, own, self._precision, ceiling)
 
-    def verdicts(
-        self, own: _Gates, shipped: _Gates, replayed: _Gates, original: _Gates, tau: float
-    ) -> dict[str, SiteVerdict]:
-        found = {}
-        for name in self._sites:
-            gates = _SiteGates(own[name], shipped.get(name), replayed.get(name), original.get(name))
-            found[name] = self._verdict(name, gates, tau)
-        return found
+    def verdicts(self, found: _Judged, samples: Samples, tau: float) -> dict[str, SiteVerdict]:
+        """Returns the verdicts on the sites, with what did it where one failed."""
+        failed = [name for name, judgement in found.judgements.items() if judgement.fault]
+        replayed = self._replayed(samples, failed) if found.has_maps else {}
+        return {
+            name: self._verdict(name, found, replayed.get(name), tau)
+            for name in self._reference.sites
+        }
 
-    def _verdict(self, name: str, gates: _SiteGates, tau: float) -> SiteVerdict:
-        site, resolution = self._sites[name].site, self.resolution(name, gates.own)
-        judgement = judge(gates.own, gates.shipped, resolution)
-        judgement, kept = _adaptivity_kept(judgement, gates, resolution)
-        delegated = self._delegation[self._names[name]] if name in self._names else None
+    def _replayed(self, samples: Samples, names: Sequence[str]) -> Gates:
+        """The float gates of sites for the maps of the file, where they are known."""
+        wanted = {name: self._names[name] for name in names if name in self._names}
+        rows: dict[str, list[np.ndarray]] = {}
+        if wanted:
+            for reading in self._reader.read(samples, maps=[*wanted.values()]):
+                for name, at in wanted.items():
+                    maps = reading.maps.get(at)
+                    gates = None if maps is None else self._reference.replay(name, maps)
+                    if gates is not None:
+                        rows.setdefault(name, []).append(gates)
+        return {name: np.concatenate(values) for name, values in rows.items()}
+
+    def _verdict(
+        self, name: str, found: _Judged, replayed: np.ndarray | None, tau: float
+    ) -> SiteVerdict:
+        site, own, shipped = self._reference.sites[name], found.own[name], found.shipped.get(name)
+        judgement, resolution = found.judgements[name], found.resolutions[name]
+        blame = _blame(judgement, own, shipped, replayed, resolution)
+        judgement, kept = _adaptivity_kept(judgement, found.original.get(name), shipped, resolution)
+        in_float = None if replayed is None else judge(own, replayed, resolution).verdict
+        delegated = self._delegation.get(self._names.get(name, ""), SiteDelegation(name, (), ()))
+        is_replayed = replayed is not None and np.isfinite(replayed).all()
         return SiteVerdict(
             name=name,
+            file_name=self._names.get(name),
             gate=site.gate,
             channels=site.channels,
             verdict=judgement.verdict,
             reason=judgement.reason,
-            blame=_blame(judgement, gates, resolution),
+            blame="training" if judgement.reason.startswith(_LOST_IN_TRAINING) else blame,
+            in_float=in_float,
+            worth=None if found.work is None else found.work.worth.get(name),
             step=resolution.step,
-            trunk_r2=_trunk_r2(gates),
-            suppressed=suppressed(gates.own, tau),
-            suppressed_shipped=(
-                () if gates.shipped is None else suppressed(gates.shipped, tau, _DEAD_BAND)
-            ),
+            trunk_r2=r_squared(own, replayed) if is_replayed and replayed is not None else None,
+            suppressed=suppressed(own, tau),
+            suppressed_shipped=() if shipped is None else suppressed(shipped, tau, _DEAD_BAND),
             spread_kept=kept,
-            undelegated=() if delegated is None else delegated.undelegated,
-            partitions=None if delegated is None else delegated.partitions,
+            undelegated=delegated.undelegated,
+            partitions=delegated.partitions if name in self._names else None,
             **judgement.figures,
         )
 
 
-def _stress(
-    file: _File, compressed: Any, judged: keras.Model, stressed: Mapping[str, Samples]
-) -> dict[str, Stress]:
+def _stress(file: _FileJudge, stressed: Mapping[str, Samples], strict: bool) -> dict[str, Stress]:
     found = {}
     for name, samples in stressed.items():
-        own = _model_gates(compressed, judged, samples, "the Keras model's")
-        _, shipped, _ = file.read(samples)
-        sites = {}
-        for site, gates in own.items():
-            judgement = judge(gates, shipped.get(site), file.resolution(site, gates))
-            sites[site] = (judgement.verdict, judgement.figures.get("r2"))
-        found[name] = Stress(verdict_of([verdict for verdict, _ in sites.values()]), sites)
+        judged = file.judged(samples)
+        kept = None if judged.work is None else judged.work.kept
+        sites = {n: (j.verdict, j.figures.get("r2")) for n, j in judged.judgements.items()}
+        verdict = verdict_of([v for v, _ in sites.values()], kept, strict, not file.unjudged)
+        found[name] = Stress(verdict, kept, sites)
     return found
 
 
-def _joined(batches: Mapping[str, list[np.ndarray]]) -> _Gates:
-    return {name: np.concatenate(rows) for name, rows in batches.items()}
-
-
-def _replayed(part: GatedSite, features: np.ndarray | None) -> np.ndarray | None:
-    # A converter may reshape or transpose a map.
-    if features is None or not fits(features.shape[1:], tuple(part.features.shape[1:])):
-        return None
-    return part.replay(features)
-
-
-def _trunk_r2(gates: _SiteGates) -> float | None:
-    if gates.replayed is None or not np.isfinite(gates.replayed).all():
-        return None
-    return r_squared(gates.own, gates.replayed)
-
-
-def _blame(judgement: Judgement, gates: _SiteGates, resolution: Resolution) -> str:
-    if judgement.verdict != "fails":
+def _blame(
+    judgement: Judgement,
+    own: np.ndarray,
+    shipped: np.ndarray | None,
+    replayed: np.ndarray | None,
+    resolution: Resolution,
+) -> str:
+    """Says whether the layers before a site lost its gates, by the test that they failed."""
+    fault = judgement.fault
+    if fault is None:
         return ""
-    if judgement.reason.startswith(_LOST_IN_TRAINING):
-        return "training"
-    if gates.shipped is None:
+    if shipped is None:
         return "SE"
-    if gates.replayed is None:
+    if replayed is None:
         return "unknown"
-    if not np.isfinite(gates.replayed).all():
+    # Gates that are not finite fail no test; their maps tell whose they are.
+    if not np.isfinite(replayed).all():
         return "trunk"
-    # If even the float excitation fails on the file's maps, the trunk or its calibration is at
-    # fault. The R² of gates that hardly vary is noise: compare the level of the replay instead.
-    if spread(gates.own) < ADAPTIVE_STEPS * resolution.step:
-        is_lost = judge(gates.own, gates.replayed, resolution).verdict == "fails"
-    else:
-        r2 = _trunk_r2(gates)
-        is_lost = r2 is not None and r2 < MIN_R2
-    return "trunk" if is_lost else "SE"
+    if not fault.test:
+        return "SE"
+    return "trunk" if fails_likewise(fault, own, replayed, resolution) else "SE"
 
 
 def _adaptivity_kept(
-    judgement: Judgement, gates: _SiteGates, resolution: Resolution
+    judgement: Judgement,
+    original: np.ndarray | None,
+    shipped: np.ndarray | None,
+    resolution: Resolution,
 ) -> tuple[Judgement, float | None]:
     """Fails a site that was adaptive before training with compression and is not any more."""
-    if gates.original is None or gates.shipped is None or not np.isfinite(gates.shipped).all():
+    if original is None or shipped is None or not np.isfinite(shipped).all():
         return judgement, None
-    before = spread(gates.original)
+    before = spread(original)
     if before < ADAPTIVE_STEPS * resolution.step:
         return judgement, None
-    kept = spread(gates.shipped) / before
+    kept = spread(shipped) / before
     # A site that already fails keeps its first reason.
-    if kept >= MIN_SPREAD_KEPT or judgement.verdict == "fails":
+    if kept >= MIN_SPREAD_KEPT or judgement.fault is not None:
         return judgement, kept
     left = f"{kept:.2f} of the original's spread is left, below {MIN_SPREAD_KEPT:g}"
-    return Judgement("fails", f"{_LOST_IN_TRAINING}: {left}", judgement.figures), kept
+    return Judgement("lost", f"{_LOST_IN_TRAINING}: {left}", judgement.figures), kept

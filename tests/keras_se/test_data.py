@@ -82,6 +82,13 @@ def test_a_function_of_a_module(tmp_path, monkeypatch):
             load_images(source)
 
 
+@pytest.mark.parametrize("y", [Y[:, None], Y[:, None].astype("uint8"), np.eye(3)[Y]])
+def test_labels_in_a_column_and_one_hot(npz, y):
+    (_, labels), _ = load_images(npz(x=X, y=y))
+    np.testing.assert_array_equal(labels, Y)
+    assert labels.dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -90,9 +97,9 @@ def test_a_function_of_a_module(tmp_path, monkeypatch):
         ({"x": np.where(X == 5, np.nan, X), "y": Y}, r"x must be finite\. Received: 1 values"),
         ({"x": X[:, 0], "y": Y}, r"x must hold images of shape .* Received: shape \(6, 4\)"),
         ({"x": X.astype("complex64"), "y": Y}, "x must be an array of numbers.* dtype complex64"),
-        ({"x": X, "y": Y.astype(float)}, r"y must hold one integer label .* dtype float64"),
+        ({"x": X, "y": Y + 0.5}, r"y must hold one integer label .* dtype float64"),
         ({"x": X, "y": -Y}, r"label of at least 0 .* lowest -2 from"),
-        ({"x": X, "y": np.eye(3)[Y]}, r"one integer label .* shape \(6, 3\)"),
+        ({"x": X, "y": np.ones((6, 3))}, r"one integer label .* shape \(6, 3\)"),
         ({"x": X}, "x and y must be given together. Received: x alone, from"),
         ({"images": X}, r"Data must hold arrays x_train.* Received: \['images'\]"),
         ({"x_train": X, "y_train": Y, "x_test": X[:, :3], "y_test": Y}, r"images of one shape\. "),

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from keras_se.data import cross_entropy_of
 from keras_se.errors import InputError
-from keras_se.verification.effect import takes_labels
+from keras_se.verification.outcome import takes_labels
 from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.seeding import trial_seed
 from tuning.space import SESpace
@@ -88,7 +88,11 @@ def _loss(model: keras.Model, data: TrialData) -> dict[str, Any]:
     # Sparse cross entropy takes class indices, so one-hot labels and several outputs need --loss.
     x, y = _samples(data)
     shapes = [output.shape for output in model.outputs]
-    if len(shapes) != 1 or not _are_labels(y) or not takes_labels(model, np.ravel(y).astype(int)):
+    if (
+        len(shapes) != 1
+        or not _are_labels(y)
+        or not takes_labels(shapes[0], np.ravel(y).astype(int))
+    ):
         kind = f"{y.dtype} of shape {y.shape}" if isinstance(y, np.ndarray) else type(y).__name__
         raise InputError(
             "Without --loss the model needs one output of classes, and the data integer labels of "

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,13 @@ import click
 import keras
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 import keras_se
 from keras_se.cli.options import overwrite_option
-from keras_se.cli.tables import report_table
 from keras_se.data import load_images
 from keras_se.errors import InputError, import_extra
 from keras_se.files import free_name, output_folder, refuse_existing
-from keras_se.litert.runtime import predict
-from keras_se.verification.report import GateReport
+from keras_se.verification.text import described
 from keras_se.verification.verdict import MIN_SAMPLES
 from tuning.result import SearchResult
 from tuning.searching import search
@@ -122,15 +118,15 @@ def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) 
     console.print("Reading the gates from the bytes of both files ...")
     # Bytes, without the recipe beside the file: the user's data may hold an image twice.
     reports = {
-        name: keras_se.verify(model, (folder / name).read_bytes(), x_test, y=y_test)
+        name: keras_se.verify(model, (folder / name).read_bytes(), x_test, y_test)
         for name in (_FLOAT32, _INT8)
     }
-    outputs = {"model.keras": model.predict(x_test, verbose=0)}
-    outputs |= {name: predict(folder / name, x_test) for name in reports}
-    accuracy = {name: float((y.argmax(axis=-1) == y_test).mean()) for name, y in outputs.items()}
-    if (effect := reports[_INT8].effect) is not None:
-        accuracy["model.keras with constant gates"] = effect.constant
-    _print_results(console, reports, accuracy)
+    for name, report in reports.items():
+        console.print(f"\n{name} against model.keras")
+        console.print(described(report, "command line"), markup=False, end="")
+    outcome = reports[_INT8].outcome
+    accuracy = {"model.keras": outcome.reference, "with constant gates": outcome.constant}
+    accuracy |= {name: report.outcome.file for name, report in reports.items()}
     content = {
         "passed": all(report.passed for report in reports.values()),
         "data": split.source,
@@ -215,27 +211,3 @@ def _compile(model: keras.Model) -> None:
         metrics=["accuracy"],
         jit_compile=False,  # compiling each candidate costs more than it saves
     )
-
-
-def _print_results(
-    console: Console, reports: Mapping[str, GateReport], accuracy: Mapping[str, float]
-) -> None:
-    for name, report in reports.items():
-        console.print(report_table(f"{name}, gates against model.keras", report))
-    console.print(
-        "spread/step: how far a gate varies over images, in quantization steps of the file (in "
-        "int8 1/256 for sigmoid, 1/128 for one_plus_tanh). Below 1.5 the gate is 'not adaptive'. "
-        "A float32 file has no such step.\n"
-    )
-    table = Table("model", "accuracy on test images")
-    for name, value in accuracy.items():
-        table.add_row(name, f"{value:.4f}")
-    console.print(table)
-    int8 = reports[_INT8]
-    if (effect := int8.effect) is not None:
-        cost = 100 * (effect.own - effect.constant)
-        unknown = f"{int8.samples} images cannot tell it from none"
-        conclusion = "adaptivity matters here" if effect.constant_costs else unknown
-        console.print(f"Gates held constant cost {cost:.2f} points of accuracy: {conclusion}.")
-    for name, report in reports.items():
-        console.print(f"{name}: {report.verdict}.")

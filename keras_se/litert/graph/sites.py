@@ -32,6 +32,7 @@ class GateNode:
         site: The site, named by its ordinal among the operators.
         gate_tensor: Index of the tensor that holds the gates.
         feature_tensor: Index of the gated tensor.
+        squeezed_tensor: Index of the tensor of which the gates are made; `None` if it is not one.
         product_tensor: Index of the product.
         quantized: Whether the gates are integer codes.
         operators: Names of the operators of the site, from the pooling to the product.
@@ -42,6 +43,7 @@ class GateNode:
     site: Site
     gate_tensor: int
     feature_tensor: int
+    squeezed_tensor: int | None
     product_tensor: int
     quantized: bool
     operators: tuple[str, ...]
@@ -125,8 +127,7 @@ def _in_float(graph: SubGraph) -> Iterator[str]:
 
 def _codes(graph: SubGraph) -> Iterator[tuple[str, tuple[float, float] | None]]:
     for node in _nodes(graph):
-        if node.site.kind == "self":
-            yield node.site.name, _code(graph, node)
+        yield node.site.name, _code(graph, node)
 
 
 def _code(graph: SubGraph, node: GateNode) -> tuple[float, float] | None:
@@ -175,9 +176,20 @@ def _node(graph: SubGraph, product: int, path: GatePath, name: str) -> GateNode:
         site=site,
         gate_tensor=path.gate,
         feature_tensor=path.feature,
+        squeezed_tensor=_squeezed(graph, path),
         product_tensor=operators[product].outputs[0],
         quantized="FLOAT" not in graph.type(path.gate),
         operators=tuple(operator.name for operator in operators.values()),
         positions=tuple(operators),
         subgraph=graph.index,
     )
+
+
+def _squeezed(graph: SubGraph, path: GatePath) -> int | None:
+    """Returns the one tensor that the operators of a site read from outside of it."""
+    made = {tensor for operator in path.operators.values() for tensor in operator.outputs}
+    read = {
+        tensor for operator in path.operators.values() for tensor in graph.data_inputs(operator)
+    }
+    outside = read - made
+    return outside.pop() if len(outside) == 1 else None

@@ -18,9 +18,10 @@ def test_export_and_verify(files, tmp_path, keras_se_command, capsys):
     assert out.read_bytes() == (files / "se.tflite").read_bytes()
     assert keras_se_command("verify se.keras", out, "--data data.npz --json", report) == 0
     printed = capsys.readouterr().out
-    assert "a.tflite: the gates survive.\n" in printed
-    assert "On 100 samples, compared with the 200 calibration samples of the recipe" in printed
-    assert "accuracy of the Keras model: " in printed
+    assert printed.splitlines()[1].startswith("Ship: the gates survive at every site; ")
+    words = " ".join(printed.split())
+    assert "On 100 samples, none of the 200 calibration samples of the recipe among them" in words
+    assert "Accuracy: reference " in printed
     assert json.loads(report.read_text())["passed"] is True
 
 
@@ -70,7 +71,7 @@ def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
     verify = "verify se.keras se.tflite --data data.npz"
     assert keras_se_command(verify, "--gates", tmp_path / "device.npz") == 0
     assert "gates recorded on a device" in capsys.readouterr().out
-    assert keras_se_command(verify, "--reference se.keras --recipe se.recipe.json") == 0
+    assert keras_se_command(verify, "--trained se.keras --recipe se.recipe.json") == 0
 
 
 def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, images, capsys):
@@ -82,8 +83,23 @@ def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, ima
     keras_se.to_tflite(hold_gates(model, means), "float32", path=frozen)
     assert keras_se_command("verify se.keras", frozen, "--data data.npz") == 1
     printed = capsys.readouterr().out
-    assert "gates are lost" in printed
-    assert "se_1 fails: R² of" in printed
+    assert "Do not ship: gates are lost at se_1 and se_2; none of SE's work is kept." in printed
+    assert "se_1 is lost: R² of" in printed
+
+
+def test_verify_of_two_files(tmp_path, keras_se_command, networks, images, capsys):
+    """A float file is the reference; what to do is said in the words of the command line."""
+    float32, frozen = tmp_path / "float32.tflite", tmp_path / "frozen.tflite"
+    model = networks["sigmoid"]
+    keras_se.to_tflite(model, "float32", path=float32)
+    assert keras_se_command("verify", float32, "se.tflite --data data.npz --strict") == 0
+    assert "Ship: the gates survive at every site" in capsys.readouterr().out
+    gates = keras_se.read_gates(model, images)
+    means = {"se_2": gates["se_2"].mean(axis=0)}
+    last = [site.layer for site in keras_se.find_sites(model)][1]
+    keras_se.to_tflite(hold_gates(model, {last: means["se_2"]}), "float32", path=frozen)
+    assert keras_se_command("verify", float32, frozen, "--data data.npz") == 1
+    assert "keras-se export --keep-float se_2" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -100,7 +116,7 @@ def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, ima
             "verify needs a model with inputs of known",
         ),
         ("verify half.keras se.tflite --data data.npz --input-shape 8x8", "such as 224,224,3. Rec"),
-        ("verify plain.keras se.tflite --data data.npz", "needs a model with SE sites"),
+        ("verify plain.keras se.tflite --data data.npz", "needs a reference with SE sites"),
         ("verify se.keras text.keras --data data.npz", "holds 'TFL3' at byte 4"),
         ("verify se.keras se.tflite --data few.npz", "32 held-out samples in x. Received: 8"),
         (

@@ -40,6 +40,6 @@ def sound(
 
     @cache
     def report(gate: str, file_format: str) -> GateReport:
-        return verify(networks[gate], converted(gate, file_format), images[:100], stress=())
+        return verify(networks[gate], converted(gate, file_format), images[:100])
 
     return report

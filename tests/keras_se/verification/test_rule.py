@@ -10,6 +10,7 @@ from keras_se.sites.statistics import spread
 from keras_se.verification.report import SiteVerdict
 from keras_se.verification.rule import (
     Resolution,
+    fails_likewise,
     judge,
     measures,
     r_squared,
@@ -29,11 +30,18 @@ def coded(gates):
 
 def test_a_rounded_gate_survives():
     found = judge(GATES, coded(GATES), INT8)
-    assert (found.verdict, found.reason) == ("survives", "follows the float gates sample by sample")
+    assert (found.verdict, found.reason) == (
+        "survives",
+        "follows the reference's gates sample by sample",
+    )
 
 
 def frozen(q):
     return np.tile(q.mean(axis=0), (len(q), 1))
+
+
+def scaled(factor):
+    return lambda q: q.mean(axis=0) + factor * (q - q.mean(axis=0))
 
 
 def half_frozen(q):
@@ -50,22 +58,40 @@ def one_channel(value):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "verdict", "reason"),
     [
-        (frozen, "R² of"),
-        (half_frozen, "R² of"),
-        (lambda q: np.roll(q, 1, axis=1), "R² of"),
-        (lambda q: np.roll(q, 1, axis=0), "R² of"),
-        (lambda q: np.minimum(q, 0.5), "R² of"),
-        (lambda q: q.mean(axis=0) + 1.15 * (q - q.mean(axis=0)), "slope of 1.1"),
-        (lambda q: q.mean(axis=0) + 0.85 * (q - q.mean(axis=0)), "slope of 0.8"),
-        (one_channel(np.nan), "shipped gates are NaN"),
+        (frozen, "lost", "R² of"),
+        (half_frozen, "lost", "R² of"),
+        (lambda q: np.roll(q, 1, axis=1), "lost", "R² of"),
+        (lambda q: np.roll(q, 1, axis=0), "lost", "R² of"),
+        (lambda q: np.minimum(q, 0.5), "lost", "R² of"),
+        (lambda q: np.minimum(q, 0.56), "weakened", "R² of"),
+        (scaled(1.15), "weakened", "slope of 1.1"),
+        (scaled(0.85), "weakened", "slope of 0.8"),
+        (scaled(0.65), "weakened", "R² of"),
+        (one_channel(np.nan), "lost", "shipped gates are NaN"),
     ],
 )
-def test_sabotage_fails(change, reason):
+def test_sabotage_fails(change, verdict, reason):
     found = judge(GATES, change(coded(GATES)), INT8)
-    assert found.verdict == "fails"
+    assert found.verdict == verdict
     assert found.reason.startswith(reason)
+
+
+def test_blame_asks_the_test_that_failed():
+    """A replay is blamed if it fails the same test, at the same channel."""
+    dead = judge(GATES, one_channel(0.0)(coded(GATES)), INT8).fault
+    assert (dead.test, dead.channel) == ("r2", None)
+    many = 0.5 + 0.1 * RNG.standard_normal((200, 64))
+    resolution = resolution_of("sigmoid", many, "int8")
+    fault = judge(many, one_channel(0.4)(coded(many)), resolution).fault
+    assert (fault.test, fault.channel) == ("channel", 2)
+    assert not fails_likewise(fault, many, coded(many), resolution)
+    assert fails_likewise(fault, many, one_channel(0.45)(many), resolution)
+    other = coded(many)
+    other[:, 3] = 0.4  # another channel's loss is not this one's
+    assert not fails_likewise(fault, many, other, resolution)
+    assert fails_likewise(fault, many, np.full_like(many, np.nan), resolution)
 
 
 def test_one_frozen_channel_of_many():

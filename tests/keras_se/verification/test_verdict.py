@@ -8,15 +8,16 @@ import pytest
 from sabotage import hold_gates
 
 import keras_se
-from keras_se import SEBlock, read_gates, to_tflite, verify
+from keras_se import GraphSEBlock, SEBlock, read_gates, to_tflite, verify
 from keras_se.errors import InputError
+from keras_se.litert.runtime import predict
 
 
 def judged(model, source, x, **arguments):
     """The verdict on a file, or on the int8 file of a model, calibrated on other samples."""
     samples, calibration = x[:100], x[100:]
     tflite = to_tflite(source, "int8", calibration) if isinstance(source, keras.Model) else source
-    return verify(model, tflite, samples, **{"stress": (), **arguments})
+    return verify(model, tflite, samples, **arguments)
 
 
 def copy_of(model):
@@ -58,7 +59,8 @@ def test_yes_to_a_sound_file(sound, gate, file_format):
     report = sound(gate, file_format)
     assert report.passed
     assert report.verdict == "the gates survive"
-    assert report.assignment_error < 1e-5
+    assert report.work_kept > (0.999999 if file_format == "float32" else 0.95)
+    assert report.unjudged == ()
     assert list(report.sites) == ["se_1", "se_2"]
     for site in report.sites.values():
         assert (site.verdict, site.gate) == ("survives", gate)
@@ -86,7 +88,7 @@ def test_no_to_gates_frozen_at_their_mean(networks, images, gate):
     assert not report.passed
     assert report.verdict == "gates are lost"
     for site in report.sites.values():
-        assert site.verdict == "fails"
+        assert site.verdict == "lost"
         assert site.reason.startswith("R² of")
         assert site.r2 < 0.1  # frozen at the mean of other images: about 0
 
@@ -98,7 +100,8 @@ def test_no_to_permuted_channels(networks, images):
         block.b2.assign(np.roll(block.b2.numpy(), 1))
     report = judged(networks["sigmoid"], sabotaged, images)
     assert not report.passed
-    assert {site.verdict for site in report.sites.values()} == {"fails"}
+    assert {site.verdict for site in report.sites.values()} == {"lost"}
+    assert report.work_kept < 0.5
     assert all(site.reason.startswith("R² of") for site in report.sites.values())
 
 
@@ -113,10 +116,21 @@ def test_no_to_one_frozen_channel(networks, images):
         w2[:, channel], b2[channel] = 0.0, np.arctanh(gates.mean(axis=0)[channel] - 1.0)
         return w1, b1, w2, b2
 
-    site = judged(model, edited(model, 1, frozen), images).sites["se_2"]
-    assert site.verdict == "fails"
+    report = judged(model, edited(model, 1, frozen), images)
+    site = report.sites["se_2"]
+    assert (site.verdict, site.blame, site.in_float) == ("weakened", "SE", "survives")
+    assert site.worst_channel[0] == channel
     assert site.r2 > 0.9
     assert site.reason.startswith(f"channel {channel}: R² of")
+    assert report.verdict == "SE's work is kept"
+    assert report.conclusion.startswith("Ship: 9")
+    assert report.conclusion.endswith("gates are weakened at se_2.")
+    strict = judged(model, edited(model, 1, frozen), images, strict=True)
+    assert strict.verdict == "gates are weakened"
+    assert strict.conclusion == (
+        "Do not ship: gates are weakened at se_2, and every site must survive."
+    )
+    assert "What to do: keep se_2 in float: to_tflite(..., keep_float=['se_2'])." in str(strict)
 
 
 def single(gate, scale=1.0):
@@ -138,7 +152,7 @@ def test_no_to_a_weaker_slope(features):
     assert gates.max() < 1.0
     level = 6.0 * gates.mean(axis=0) - 3.0
     sabotaged = edited(model, 0, lambda w1, b1, w2, b2: (w1, b1, 0.8 * w2, 0.8 * b2 + 0.2 * level))
-    site = verify(model, to_tflite(sabotaged, "float32"), features, stress=()).sites["se_1"]
+    site = verify(model, to_tflite(sabotaged, "float32"), features).sites["se_1"]
     assert site.r2 == pytest.approx(0.96, abs=0.005)
     assert site.reason.startswith("slope of 0.800 is not within 1 ± 0.1")
 
@@ -195,7 +209,7 @@ def test_yes_to_every_setting_of_a_block():
     assert len(report.sites) == len(settings)
     for site in report.sites.values():
         found = (site.verdict, site.reason)
-        assert found == ("survives", "follows the float gates sample by sample"), site
+        assert found == ("survives", "follows the reference's gates sample by sample"), site
 
 
 def test_gates_that_do_not_adapt_are_judged_by_their_level(features):
@@ -243,7 +257,7 @@ def test_no_to_half_of_the_samples_frozen(networks, images):
     median = np.median(hidden_of(model, 1, images), axis=0)
     sabotaged = edited(model, 1, lambda w1, b1, w2, b2: (w1, b1 - median, w2, b2 + median @ w2))
     site = judged(model, sabotaged, images).sites["se_2"]
-    assert (site.verdict, site.blame) == ("fails", "SE")
+    assert (site.failed, site.blame) == (True, "SE")
     assert site.reason.startswith(("R² of", "slope of"))
 
 
@@ -257,7 +271,7 @@ def test_no_to_the_stronger_half_of_the_bottleneck_zeroed(networks, images):
 
     report = judged(model, edited(model, 1, weakened), images)
     assert report.sites["se_1"].verdict == "survives"
-    assert (report.sites["se_2"].verdict, report.sites["se_2"].blame) == ("fails", "SE")
+    assert (report.sites["se_2"].failed, report.sites["se_2"].blame) == (True, "SE")
     assert report.sites["se_2"].reason.startswith("R² of")
 
 
@@ -285,7 +299,7 @@ def test_no_to_another_gate(networks, images, gate, wrong, reason):
     sabotaged = keras.models.clone_model(networks[gate], clone_function=replaced)
     sabotaged.set_weights(networks[gate].get_weights())
     site = judged(networks[gate], sabotaged, images).sites["se_1"]
-    assert (site.verdict, site.blame) == ("fails", "SE")
+    assert (site.failed, site.blame) == (True, "SE")
     assert site.reason.startswith(reason)
 
 
@@ -324,7 +338,7 @@ def test_no_to_a_missing_product_and_to_a_squeeze_over_one_corner(networks, imag
     assert report.sites["se_1"].verdict == "survives"
     site = report.sites["se_2"]
     assert (site.reason, site.blame, site.r2) == ("the file has no such site", "SE", None)
-    assert report.effect is None
+    assert report.work_kept is None
 
 
 def test_no_to_the_gates_of_two_sites_swapped(images):
@@ -341,7 +355,7 @@ def test_no_to_the_gates_of_two_sites_swapped(images):
         block.set_excitation(*other, layout="dense")
     assert judged(model, model, images).passed
     report = judged(model, sabotaged, images)
-    assert {site.verdict for site in report.sites.values()} == {"fails"}
+    assert {site.verdict for site in report.sites.values()} == {"lost"}
 
 
 def scaled_up(model, factor):
@@ -365,7 +379,7 @@ def test_no_to_outlier_channels_and_the_trunk_is_blamed(networks, images):
     expected = networks["one_plus_tanh"].predict(images[:8], verbose=0)
     np.testing.assert_allclose(model.predict(images[:8], verbose=0), expected, rtol=1e-3, atol=1e-3)
     site = judged(model, model, images).sites["se_1"]
-    assert (site.verdict, site.blame) == ("fails", "trunk")
+    assert (site.failed, site.blame) == (True, "trunk")
     assert site.trunk_r2 < 0.9
     assert judged(model, to_tflite(model, "int16x8", images[100:]), images).passed
 
@@ -380,7 +394,7 @@ def test_what_se_itself_lost_is_rescued_in_float(networks, images):
     model = edited(networks["one_plus_tanh"], 1, larger)
     plain = to_tflite(model, "int8", images[100:])
     report = judged(model, plain, images)
-    assert (report.sites["se_2"].verdict, report.sites["se_2"].blame) == ("fails", "SE")
+    assert (report.sites["se_2"].failed, report.sites["se_2"].blame) == (True, "SE")
     kept = to_tflite(model, "int8", images[100:], keep_float=["se_2"])
     report = judged(model, kept, images)
     assert report.passed
@@ -403,7 +417,7 @@ def test_the_level_of_steady_gates_is_blamed_on_who_lost_it(images):
     steady = (0.5 + 0.001 * images).astype("float32")
     sabotaged = edited(model, 0, lambda w1, b1, w2, b2: (w1, b1, w2, b2 + 0.3))
     site = judged(model, sabotaged, steady).sites["se_1"]
-    assert (site.verdict, site.blame) == ("fails", "SE")
+    assert (site.failed, site.blame) == (True, "SE")
 
 
 def test_nan_in_the_trunk_is_the_trunks(networks, images, monkeypatch):
@@ -413,7 +427,7 @@ def test_nan_in_the_trunk_is_the_trunks(networks, images, monkeypatch):
     conv.bias.assign(np.full(8, np.nan))
     report = judged(networks["sigmoid"], to_tflite(sabotaged, "float32"), images)
     assert {(s.verdict, s.blame, s.trunk_r2) for s in report.sites.values()} == {
-        ("fails", "trunk", None)
+        ("lost", "trunk", None)
     }
     json.loads(report.to_json())
 
@@ -423,16 +437,16 @@ def test_adaptivity_lost_in_training(networks, images):
     original = networks["one_plus_tanh"]
     compressed = edited(original, 1, lambda w1, b1, w2, b2: (w1, b1, 0.3 * w2, b2))
     tflite = to_tflite(compressed, "int8", images[100:])
-    report = judged(original, tflite, images, reference=compressed)
+    report = judged(original, tflite, images, trained=compressed)
     assert report.sites["se_1"].verdict == "survives"
     site = report.sites["se_2"]
-    assert (site.verdict, site.blame) == ("fails", "training")
+    assert (site.verdict, site.blame) == ("lost", "training")
     assert site.reason.startswith("adaptivity lost in training: 0.")
     assert site.r2 > 0.9
     assert site.spread_kept < 0.5
     other = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(1)])
-    with pytest.raises(InputError, match="reference must have the sites of the original model"):
-        judged(other, tflite, images, reference=compressed)
+    with pytest.raises(InputError, match="trained must have the sites of the reference"):
+        judged(other, tflite, images, trained=compressed)
 
 
 def test_se_that_is_written_out_and_nested():
@@ -458,17 +472,21 @@ def test_se_that_is_written_out_and_nested():
     assert all(site.trunk_r2 is None or site.trunk_r2 > 0.99 for site in report.sites.values())
 
 
-def test_several_inputs_and_factors_of_brightness(images):
+def test_several_inputs(images):
     image, gain = keras.Input((8, 8, 3), name="image"), keras.Input((2,), name="gain")
     block = SEBlock(2, kernel_initializer=wide(), bias_initializer="ones")
     x = block(keras.layers.Conv2D(8, 3, activation="relu")(image))
     x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), gain])
     model = keras.Model({"image": image, "gain": gain}, keras.layers.Dense(2)(x))
     given = {"image": images[:100], "gain": np.ones((100, 2), "float32")}
-    report = verify(model, to_tflite(model, "int8", given), given)
+    tflite = to_tflite(model, "int8", given)
+    report = verify(model, tflite, given)
     assert report.passed
-    assert report.effect.own == 0.0 < report.effect.constant
-    assert list(report.stress) == ["times 0.5", "times 1.5"]
+    assert report.stress == {}
+    assert report.constant_error > 0.05
+    from_file = verify(to_tflite(model, "float32"), tflite, given)
+    assert from_file.sites["se_1"].r2 == pytest.approx(report.sites["se_1"].r2, abs=1e-5)
+    assert from_file.work_kept == pytest.approx(report.work_kept, abs=1e-5)
 
 
 def test_a_nested_model_called_on_its_own_output(images):
@@ -481,7 +499,7 @@ def test_a_nested_model_called_on_its_own_output(images):
     report = judged(model, to_tflite(model, "float32"), images)
     assert report.passed
     assert list(report.sites) == ["inner/se_1", "inner/se_2"]
-    assert report.effect.constant_costs
+    assert report.work_kept == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -507,7 +525,7 @@ def test_bytes_as_inputs_do_not_make_a_file_coarse():
 def test_samples_of_the_calibration_are_refused(networks, images, converted, sound, tmp_path):
     model, path = networks["sigmoid"], converted("sigmoid", "int8")
     held_out = sound("sigmoid", "int8").held_out
-    assert held_out == "compared with the 200 calibration samples of the recipe"
+    assert held_out == "none of the 200 calibration samples of the recipe among them"
     held_out = sound("sigmoid", "float32").held_out
     assert held_out == "by its recipe the file was not calibrated"
     with pytest.raises(InputError, match=r"not calibrated on\. Received: 7 of 47 samples that are"):
@@ -534,19 +552,31 @@ def test_stress_shows_ranges_that_clip(networks, images):
     assert list(report.stress) == ["bright", "same"]
     assert report.stress["bright"].verdict == "gates are lost"
     assert report.stress["same"].sites["se_1"] == ("survives", report.sites["se_1"].r2)
+    assert report.stress["same"].work_kept == report.work_kept
+    assert "On bright: gates are lost, " in str(report)
 
 
-def test_the_effect_on_the_model_beside_two_controls(networks, images, converted, sound):
+def test_accuracy_of_reference_file_and_constant_gates(networks, images, converted, sound):
     model = networks["one_plus_tanh"]
+    path = converted("one_plus_tanh", "int8")
     labels = model.predict(images[:100], verbose=0).argmax(axis=-1)
-    effect = judged(model, converted("one_plus_tanh", "int8"), images, y=labels).effect
-    assert (effect.metric, effect.own) == ("accuracy", 1.0)
-    assert effect.shipped > 0.97
-    assert effect.constant < 0.95
-    assert effect.constant_costs
-    unlabelled = sound("one_plus_tanh", "int8").effect
-    assert unlabelled.metric == "output error"
-    assert unlabelled.own == 0.0 < unlabelled.shipped < 0.05 < unlabelled.constant
+    labels[:10] = (labels[:10] + 1) % 3
+    right = float((predict(path, images[:100]).argmax(axis=-1) == labels).mean())
+    report = judged(model, path, images, y=labels)
+    outcome = report.outcome
+    assert (outcome.metric, outcome.reference, outcome.file) == ("accuracy", 0.9, right)
+    assert outcome.difference == pytest.approx(right - 0.9)
+    assert outcome.interval[0] < outcome.difference < outcome.interval[1]
+    assert outcome.constant < 0.86
+    assert f"Accuracy: reference 0.9000, file {right:.4f}" in str(report)
+    for shape in ((100, 1), "one-hot"):
+        given = np.eye(labels.max() + 1)[labels] if shape == "one-hot" else labels.reshape(shape)
+        assert judged(model, path, images, y=given).outcome == outcome
+    unlabelled = sound("one_plus_tanh", "int8").outcome
+    assert (unlabelled.metric, unlabelled.reference) == ("agreement", 1.0)
+    assert unlabelled.file > 0.85
+    assert unlabelled.difference is None
+    assert unlabelled.error < 0.05
 
 
 def test_labels_of_one_logit(networks, images):
@@ -557,11 +587,103 @@ def test_labels_of_one_logit(networks, images):
     binary.layers[-1].bias.assign(-np.median(logits)[None])
     labels = (logits > np.median(logits)).astype(int)
     tflite = to_tflite(binary, "float32")
-    effect = judged(binary, tflite, images, y=labels).effect
-    assert effect.own > 0.98
-    assert effect.constant < effect.own
-    with pytest.raises(InputError, match=r"y needs a model whose .* labels up to 5 for an output"):
+    outcome = judged(binary, tflite, images, y=labels).outcome
+    assert outcome.reference > 0.98
+    assert outcome.constant < outcome.reference
+    with pytest.raises(InputError, match=r"y needs a reference .* labels up to 5 for an output"):
         judged(binary, tflite, images, y=np.full(100, 5))
+
+
+def test_se_that_does_nothing_says_so(features):
+    """Gates that vary, and outputs that do not follow them."""
+    block = SEBlock(width=2, kernel_initializer=wide(), name="se")
+    layers = [block, keras.layers.Rescaling(0.0), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 6)), *layers])
+    report = judged(model, to_tflite(model, "float32"), features)
+    assert report.verdict == "the gates survive"
+    assert report.work_kept is None
+    assert "SE does nothing for these samples: " in str(report)
+
+
+def test_a_site_that_the_reference_does_not_have_is_no_pass(networks, images):
+    """A file of a network with one site more: that site is named, and nothing passes."""
+    model = networks["sigmoid"]
+    first = keras.Model(model.input, blocks(model)[0].output)
+    tflite = to_tflite(keras.Model(model.input, blocks(model)[1].output), "float32")
+    report = judged(first, tflite, images)
+    assert report.verdict == "judged in part"
+    assert not report.passed
+    (unjudged,) = report.unjudged
+    assert unjudged.startswith("se_2 (tensor '")
+    assert report.conclusion == f"Do not ship: the reference has no site for {unjudged}."
+
+
+def test_a_file_of_another_network_is_refused(networks, images):
+    other = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(1)])
+    with pytest.raises(
+        InputError, match=r"sites of the reference\. Received: 2 sites in the refer"
+    ):
+        judged(networks["sigmoid"], to_tflite(other, "float32"), images)
+
+
+@pytest.mark.parametrize("file_format", ["float32", "float16", "dynamic", "int8", "int16x8"])
+def test_file_against_file(networks, images, converted, sound, file_format):
+    """The float file gives the verdict that the model gives."""
+    gate = "hard_sigmoid"
+    float32, path = converted(gate, "float32"), converted(gate, file_format)
+    report, expected = verify(float32, path, images[:100]), sound(gate, file_format)
+    assert (report.verdict, report.unjudged) == (expected.verdict, ())
+    assert report.work_kept == pytest.approx(expected.work_kept, abs=1e-4)
+    assert report.outcome.file == expected.outcome.file
+    for name, site in report.sites.items():
+        assert site.verdict == expected.sites[name].verdict
+        assert site.r2 == pytest.approx(expected.sites[name].r2, abs=1e-4)
+        assert site.worth == pytest.approx(expected.sites[name].worth, abs=1e-3)
+
+
+def test_sabotage_file_against_file(networks, images, converted):
+    """Frozen, permuted, dead and halved gates, and what they are blamed on."""
+    model, float32 = networks["one_plus_tanh"], converted("one_plus_tanh", "float32")
+    gates = read_gates(model, images)["se_2"]
+    channel = int(np.argsort(gates.std(axis=0))[-1])
+    level = np.arctanh(np.clip(gates.mean(axis=0) - 1.0, -0.999, 0.999))
+    median = np.median(hidden_of(model, 1, images), axis=0)
+    sabotages = {
+        "frozen": lambda w1, b1, w2, b2: (w1, b1, 0.0 * w2, level),
+        "permuted": lambda w1, b1, w2, b2: (w1, b1, np.roll(w2, 1, 1), np.roll(b2, 1)),
+        "a channel": with_channel(channel, level[channel]),
+        "half of the samples": lambda w1, b1, w2, b2: (w1, b1 - median, w2, b2 + median @ w2),
+    }
+    for name, change in sabotages.items():
+        tflite = to_tflite(edited(model, 1, change), "int8", images[100:])
+        report = verify(float32, tflite, images[:100], strict=True)
+        site = report.sites["se_2"]
+        assert not report.passed, name
+        assert (report.sites["se_1"].verdict, site.failed) == ("survives", True), name
+        assert (site.blame, site.in_float) == ("SE", "survives"), name
+    dark = to_tflite(model, "int8", 0.1 * images[100:], check_range=False)
+    report = verify(float32, dark, images[:100])
+    assert report.verdict == "gates are lost"
+    assert {site.blame for site in report.sites.values()} <= {"trunk", ""}
+
+
+def test_a_reference_file_must_be_in_float(converted, images):
+    with pytest.raises(InputError, match=r"float TFLite file\. Received: a file with integer"):
+        verify(converted("sigmoid", "int8"), converted("sigmoid", "int8"), images[:40])
+
+
+def test_graph_blocks_are_refused_by_name(converted, images):
+    nodes, segments = keras.Input((4,)), keras.Input((), dtype="int32")
+    block = GraphSEBlock(2, name="pooled")
+    model = keras.Model([nodes, segments], block((nodes, segments)))
+    with pytest.raises(InputError, match=r"of a graph in a union.*GraphSEBlocks \['se_1'\]"):
+        verify(model, converted("sigmoid", "float32"), images[:40])
+
+
+def test_a_report_fits_80_columns_and_starts_with_its_conclusion(sound):
+    lines = str(sound("sigmoid", "int8")).splitlines()
+    assert lines[0].startswith("Ship: the gates survive at every site; ")
+    assert max(map(len, lines)) <= 80
 
 
 def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path):
@@ -571,11 +693,11 @@ def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path
     report = judged(model, tflite, images, gates=tmp_path / "device.npz")
     assert report.passed
     assert report.runtime.startswith("gates recorded on a device, from ")
-    assert report.held_out == "not checked: no recipe of this file"
+    assert report.held_out == "not checked against calibration data: the file has no recipe"
     assert report.sites["se_1"].r2 == sound("sigmoid", "int8").sites["se_1"].r2
     frozen = {name: np.tile(g.mean(axis=0), (100, 1)) for name, g in recorded.items()}
     report = judged(model, tflite, images, gates=frozen)
-    assert {(s.verdict, s.blame) for s in report.sites.values()} == {("fails", "unknown")}
+    assert {(s.verdict, s.blame) for s in report.sites.values()} == {("lost", "unknown")}
     assert report.runtime == "gates recorded on a device, given as arrays"
     with pytest.raises(InputError, match="must be of the 100 samples in x"):
         judged(model, tflite, images, gates={k: v[:5] for k, v in recorded.items()})
@@ -584,7 +706,7 @@ def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path
 def test_half_precision_and_open_sizes(half_network, images, converted, sound, twins):
     """The verdict is that on the network in float32 with fixed inputs."""
     arguments = (half_network, converted("sigmoid", "int8"), images[:100])
-    report = verify(*arguments, stress=(), input_shape=(8, 8, 3))
+    report = verify(*arguments, input_shape=(8, 8, 3))
     assert report.to_json() == sound("sigmoid", "int8").to_json()
     (warning,) = twins
     assert str(warning.message).startswith("verify takes the float32 twin of model ")
@@ -596,9 +718,12 @@ def test_half_precision_and_open_sizes(half_network, images, converted, sound, t
 
 
 def test_a_refused_conversion_names_verify():
+    """Only parallel sites need one: else their order tells which is which."""
     inputs = keras.Input((4, 4, 4))
-    x = SEBlock(2, kernel_initializer=wide())(inputs)
-    model = keras.Model(inputs, keras.ops.cholesky(keras.ops.eye(4) + 0.0 * x))
+    both = [SEBlock(2, kernel_initializer=wide(seed=n))(inputs) for n in range(2)]
+    x = keras.layers.Concatenate()(both)
+    matrix = keras.ops.eye(4) + 0.0 * both[0]
+    model = keras.Model(inputs, [x, keras.ops.cholesky(matrix)])
     with pytest.raises(InputError, match=r"^verify supports built-in .* which needs Cholesky"):
         verify(model, to_tflite(keras.Model(inputs, x), "float32"), np.ones((32, 4, 4, 4)))
 
@@ -614,9 +739,11 @@ def test_refusals(networks, images, converted):
         ((model, tflite, images[:31]), r"at least 32 held-out samples in x\. Received: 31"),
         ((model, tflite, with_nan), r"x must be finite\. Received: 1 values"),
         ((model, tflite, np.array(["a"] * 40)), "x must be an array of numbers"),
-        ((model, tflite, images[:40], 1.5), r"tau must be between 0 and 1\. Received: tau=1\.5"),
-        ((plain, tflite, images[:40]), "needs a model with SE sites; add them with insert"),
-        ((broken, tflite, images[:40]), "NaN or infinity in the Keras model's gates at se_1"),
+        (
+            (plain, tflite, images[:40]),
+            "needs a reference with SE sites; add them to a model w",
+        ),
+        ((broken, tflite, images[:40]), "NaN or infinity in the reference's gates at se_1"),
         ((model, b"junk", images[:40]), "A TFLite file holds 'TFL3' at byte 4"),
     ]
     for tflite in (None, 3, memoryview(b"TFL3TFL3")):
@@ -631,12 +758,12 @@ def test_refusals(networks, images, converted):
     [
         ({"tau": "0.2"}, "tau must be between 0 and 1"),
         ({"tau": None}, "tau must be between 0 and 1"),
+        ({"tau": 1.5}, r"tau must be between 0 and 1\. Received: tau=1\.5"),
         ({"y": "abc"}, "y must hold one integer label"),
         ({"y": [[1], [1, 2]]}, "y must be an array of labels"),
-        ({"stress": 0.5}, "stress must be a list of brightness factors"),
-        ({"stress": "ab"}, "stress must be a list of brightness factors"),
-        ({"stress": (np.nan,)}, "stress must be a list of brightness factors"),
-        ({"stress": {"dim": np.ones((3, 8, 8, 3))}}, "at least 8 held-out samples in stress"),
+        ({"stress": 0.5}, r"stress must be a dictionary of inputs by name.*Received: float"),
+        ({"stress": [0.5]}, r"stress must be a dictionary of inputs by name.*Received: list"),
+        ({"stress": {"dim": np.ones((3, 8, 8, 3))}}, "at least 32 held-out samples in stress"),
         ({"gates": 5}, r"an \.npz file or a dictionary of arrays\. Received: int"),
         ({"recipe": 5}, "A recipe must be the JSON file"),
     ],

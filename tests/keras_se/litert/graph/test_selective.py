@@ -251,7 +251,7 @@ def test_every_kind_of_block(maps):
     model = keras.Model(inputs, keras.layers.Conv2D(4, 1)(x))
     expected = read_gates(model, maps[:32])
     reference = to_tflite(model, "float32")
-    names, _ = match_sites(model, {"inputs": maps}, reference)
+    names = match_sites(model, {"inputs": maps}, lambda: reference)
     mixed = keep_float(to_tflite(model, "int8", maps), reference, list(names.values()))
     assert not any(node.quantized for node in gate_nodes(mixed))
     found = file_gates(mixed, maps[:32])
@@ -332,7 +332,7 @@ def branches():
 def test_names_are_those_of_the_model(maps):
     model = branches()
     expected = read_gates(model, maps[:32])
-    names, _ = match_sites(model, {"inputs": maps}, to_tflite(model, "float32"))
+    names = match_sites(model, {"inputs": maps}, lambda: to_tflite(model, "float32"))
     assert names != {name: name for name in expected}
     for site, name in names.items():
         mixed = to_tflite(model, "int8", maps, keep_float=[site])

@@ -1,12 +1,15 @@
+"""Gates put into a Keras model, against what its own gates and other gates must give."""
+
 import keras
 import numpy as np
 import pytest
 
 from keras_se import SEBlock, adopt, read_gates
-from keras_se.verification.effect import Injection, measure_effect
+from keras_se.verification.keras_reference import KerasReference
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 8, 8, 4)).astype("float32")
+SAMPLES = {"inputs": X}
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,19 @@ def network():
 
 
 def test_own_gates_give_the_models_outputs_and_others_change_them(network):
-    gates, compute = read_gates(network, X), Injection(network)
-    assert len(gates) == 7
-    expected = network.predict(X, verbose=0)[0]
-    np.testing.assert_allclose(compute([X], gates), expected, rtol=1e-5, atol=1e-5)
-    for name in gates:
-        other = compute([X], {**gates, name: gates[name] + 0.5})
-        assert np.abs(other - expected).max() > 1e-3
+    reference, expected = KerasReference(network), network.predict(X, verbose=0)
+    own, outputs = reference.read(SAMPLES)
+    for name, gates in read_gates(network, X).items():
+        np.testing.assert_allclose(own[name], gates, atol=1e-6)
+    assert len(own) == 7
+    for given in ({}, own):
+        found = reference.outputs(SAMPLES, given)
+        for values, wanted, same in zip(found, expected, outputs, strict=True):
+            np.testing.assert_allclose(values, wanted, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(values, same, rtol=1e-5, atol=1e-5)
+    for name in own:
+        other = reference.outputs(SAMPLES, {name: own[name] + 0.5})[0]
+        assert np.abs(other - expected[0]).max() > 1e-3
 
 
 def test_written_out_and_adopted_alike():
@@ -45,45 +54,22 @@ def test_written_out_and_adopted_alike():
     model = keras.Model(inputs, inputs * keras.layers.Conv2D(4, 1, activation="sigmoid")(gates))
     chosen = {"se_1": RNG.random((20, 4))}
     for judged in (model, adopt(model)):
-        outputs = Injection(judged)([X], chosen)
+        (outputs,) = KerasReference(judged).outputs(SAMPLES, chosen)
         np.testing.assert_allclose(outputs, X * chosen["se_1"][:, None, None], rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:verify takes the float32 twin")
 def test_nested_models_that_change_their_inputs():
     inner = keras.Model(i := keras.Input((8, 8, 4)), SEBlock(2)(i), name="inner")
     inputs = keras.Input((8, 8, 4), dtype="float64")
     chosen = {"inner/se_1": RNG.random((20, 4))}
-    outputs = Injection(keras.Model(inputs, inner(inputs)))([X], chosen)
+    (outputs,) = KerasReference(keras.Model(inputs, inner(inputs))).outputs(SAMPLES, chosen)
     np.testing.assert_allclose(outputs, X * chosen["inner/se_1"][:, None, None], rtol=1e-5)
-
-
-def test_effects_with_and_without_labels():
-    model = keras.Sequential(
-        [keras.Input((8, 8, 4)), SEBlock(2), keras.layers.GlobalAveragePooling2D()]
-    )
-    own = {"se_1": RNG.random((20, 4))}
-    own["se_1"][:, 0] = 1.0
-    wrong = {"se_1": own["se_1"][:, ::-1]}
-    x = 1.0 + 0.1 * np.abs(X)
-    labels = (x.mean(axis=(1, 2)) * own["se_1"]).argmax(axis=1)
-    effect = measure_effect(model, [x], own, wrong, labels)
-    assert (effect.metric, effect.own) == ("accuracy", 1.0)
-    assert effect.shipped < 0.5
-    without = measure_effect(model, [x], own, own)
-    assert (without.metric, without.own, without.shipped) == ("output error", 0.0, 0.0)
-    assert without.constant_costs
-    assert "with constant ones." in without.sentence
-    steady = {"se_1": np.full((20, 4), 0.5)}
-    effect = measure_effect(model, [x], steady, steady)
-    assert not effect.constant_costs
-    assert effect.sentence.endswith("constant gates cost nothing, so SE does nothing here.")
-    assert measure_effect(model, [x], own, {}) is None
-    assert measure_effect(model, [x], own, {"se_1": np.full((20, 4), np.nan)}) is None
 
 
 def test_inputs_with_the_names_that_keras_would_give_next():
     inputs = keras.Input((8, 8, 4), name="input_layer")
     model = keras.Model(inputs, SEBlock(2)(inputs))
     keras.backend.clear_session()  # names are counted from the start again
-    outputs = Injection(model)([X], read_gates(model, X))
+    (outputs,) = KerasReference(model).outputs(SAMPLES, read_gates(model, X))
     np.testing.assert_allclose(outputs, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)

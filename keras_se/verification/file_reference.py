@@ -1,0 +1,101 @@
+"""A float TFLite file as the reference of a verdict, whoever converted it; no Keras is needed."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from keras_se.errors import InputError
+from keras_se.litert.gates import GateReader, MapName
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
+from keras_se.litert.graph.injection import GATES, excitation_of, with_gates_as_inputs
+from keras_se.litert.graph.sites import precision
+from keras_se.litert.inputs import Samples
+from keras_se.litert.matching import main_sites, places
+from keras_se.litert.runtime import Runner
+from keras_se.sites.site import Site
+from keras_se.verification.reference import Gates
+
+
+class FileReference:
+    """A float file whose gates another file must have.
+
+    Attributes:
+        sites: The sites, by name.
+        map_name: The tensor of a site in a file of which `replay` makes its gates.
+    """
+
+    map_name: MapName = "squeezed_tensor"
+
+    def __init__(self, tflite: TFLite) -> None:
+        self._file = TFLiteModel.of(tflite)
+        if precision(self._file) == "int8":
+            raise InputError(
+                "The reference must be a Keras model or a float TFLite file. "
+                "Received: a file with integer weights or activations"
+            )
+        self._reader = GateReader(self._file)
+        self._nodes = {node.site.name: node for node in self._reader.nodes}
+        self._excitations: dict[str, Runner] = {}
+        self.sites: dict[str, Site] = {name: node.site for name, node in self._nodes.items()}
+
+    @property
+    def name(self) -> str:
+        """What the reference is called in a sentence."""
+        return f"a file of {len(self._file.content)} bytes"
+
+    def samples(self, x: Any, what: str) -> Samples:
+        """Returns inputs as float32 arrays, by their names in the file."""
+        return self._reader.plain.arranged(x, what)
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of the first output."""
+        main = self._file.graphs[0]
+        return (None, *main.shape(next(iter(self._reader.plain.outputs.values())))[1:])
+
+    def read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
+        """Returns the gates, and the outputs that they make."""
+        readings = [*self._reader.read(samples)]
+        gates = {
+            name: np.concatenate([reading.gates[name] for reading in readings])
+            for name in self.sites
+        }
+        names = [*self._reader.plain.outputs]
+        return gates, [np.concatenate([r.outputs[name] for r in readings]) for name in names]
+
+    def outputs(self, samples: Samples, gates: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs with given gates, one array for each site."""
+        given = {
+            name: np.asarray(gates[name.removeprefix(f"{GATES}_")]).reshape(-1, *shape)
+            for name, shape in self._injected.shapes.items()
+            if name.startswith(GATES)
+        }
+        tensors = self._reader.plain.outputs.values()
+        rows = [*self._injected.read({**samples, **given}, tensors)]
+        return [np.concatenate(values) for values in zip(*rows, strict=True)]
+
+    @cached_property
+    def _injected(self) -> Runner:
+        names = ((n, int(d["index"])) for n, d in self._reader.plain.inputs.items())
+        return Runner(with_gates_as_inputs(self._file, self._reader.nodes, names))
+
+    def replay(self, name: str, maps: np.ndarray) -> np.ndarray | None:
+        """Returns the gates of a site for other maps; `None` if they are not made of one map."""
+        runner = self._excitation(name)
+        if runner is None or maps.shape[1:] != next(iter(runner.shapes.values())):
+            return None
+        rows = [values for (values,) in runner.read(np.nan_to_num(maps), runner.outputs.values())]
+        return np.concatenate(rows).reshape(len(maps), -1)
+
+    def _excitation(self, name: str) -> Runner | None:
+        node = self._nodes[name]
+        known = self._excitations
+        if name not in known and node.squeezed_tensor is not None:
+            known[name] = Runner(excitation_of(self._file, node))
+        return known.get(name)
+
+    def matched(self, file: TFLiteModel, samples: Samples) -> dict[str, str]:
+        """Returns the names of the sites in another file by those in this one."""
+        return places(main_sites(self._file), main_sites(file))

@@ -1,0 +1,118 @@
+"""What a file makes of samples beside its reference: accuracy, or agreement of the outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The first output of reference and file on the same samples.
+
+    Attributes:
+        metric: `"accuracy"`; without labels `"agreement"`, the share of samples that get the class
+            of the reference; `""` for outputs that are no classes.
+        reference: The metric of the reference.
+        file: That of the file; `None` if it was not run on these samples.
+        difference: That of the file minus that of the reference; `None` without labels.
+        interval: The 95 % interval of this difference, paired by sample.
+        constant: The metric of the reference with constant gates; `None` if not measured.
+        constant_interval: The 95 % interval of what constant gates change, paired by sample.
+        error: The root mean square difference of the outputs over their spread; `None` if unknown.
+    """
+
+    metric: str
+    reference: float | None
+    file: float | None
+    difference: float | None
+    interval: Interval | None
+    constant: float | None
+    constant_interval: Interval | None
+    error: float | None
+
+
+def outcome(
+    reference: np.ndarray,
+    file: Sequence[np.ndarray],
+    constant: np.ndarray | None,
+    labels: np.ndarray | None,
+) -> Outcome:
+    """Compares the first output of a reference with that of a file, and with constant gates."""
+    found = _nearest(reference, file)
+    error = None if found is None else _relative(reference, found)
+    error = None if error is None or not np.isfinite(error) else error
+    if not are_classes(reference.shape):
+        return Outcome("", None, None, None, None, None, None, error)
+    wanted = _classes(reference) if labels is None else labels
+    own, shipped, steady = (
+        None if values is None else _classes(values) == wanted
+        for values in (reference, found, constant)
+    )
+    change = None if own is None or shipped is None else _change(own, shipped)
+    lost = None if own is None or steady is None else _change(own, steady)
+    return Outcome(
+        metric="agreement" if labels is None else "accuracy",
+        reference=_share(own),
+        file=_share(shipped),
+        difference=None if change is None or labels is None else change[0],
+        interval=None if change is None or labels is None else change[1],
+        constant=_share(steady),
+        constant_interval=None if lost is None else lost[1],
+        error=error,
+    )
+
+
+def are_classes(shape: Sequence[int | None]) -> bool:
+    """Whether an output has one value per class, or one in all."""
+    return len(shape) == 2
+
+
+def takes_labels(shape: Sequence[int | None], labels: np.ndarray) -> bool:
+    """Whether an output of some shape is classes, and these labels are among them."""
+    # A single unit distinguishes two classes.
+    known = shape[1] if are_classes(shape) else None
+    return known is not None and int(labels.max()) < max(2, known)
+
+
+def _nearest(reference: np.ndarray, file: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The output of a file that is most like the reference's: a converter may reorder them."""
+    alike = [values for values in file if values.shape == reference.shape]
+    return min(alike, key=lambda values: _relative(reference, values), default=None)
+
+
+def _share(hits: np.ndarray | None) -> float | None:
+    return None if hits is None else float(hits.mean())
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> tuple[float, Interval]:
+    """The difference of two paired proportions, and its 95 % interval.
+
+    Source: A. Agresti and Y. Min, "Simple improved confidence intervals for comparing matched
+    proportions", Statistics in Medicine 24 (2005): Wald's interval with half a pair added to each
+    of the four kinds.
+    """
+    count = len(before)
+    won, lost = float((after & ~before).sum()), float((before & ~after).sum())
+    n, b, c = count + 2.0, won + 0.5, lost + 0.5
+    middle = (b - c) / n
+    half = 1.96 * np.sqrt(b + c - (b - c) ** 2 / n) / n
+    return (won - lost) / count, (float(middle - half), float(middle + half))
+
+
+def _classes(outputs: np.ndarray) -> np.ndarray:
+    if outputs.shape[1] > 1:
+        return np.asarray(outputs.argmax(axis=1))
+    # A single unit is a probability, decided at ½, or a logit, decided by its sign.
+    is_probability = outputs.min() >= 0.0 and outputs.max() <= 1.0
+    return np.asarray(outputs[:, 0] > (0.5 if is_probability else 0.0)).astype(int)
+
+
+def _relative(reference: np.ndarray, values: np.ndarray) -> float:
+    difference = float(np.sqrt(((values.astype("float64") - reference) ** 2).mean()))
+    spread = float(np.sqrt(reference.astype("float64").var(axis=0).mean()))
+    # The outputs may be constant, or not finite.
+    error = difference / max(spread, 1e-12)
+    return error if np.isfinite(error) else np.inf

@@ -1,0 +1,196 @@
+"""A verdict as text: one conclusion, the accuracy, the sites, and what to do."""
+
+from collections.abc import Iterator
+from io import StringIO
+from typing import TYPE_CHECKING, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from keras_se.verification.outcome import Interval, Outcome
+    from keras_se.verification.report import GateReport, SiteVerdict
+
+Place = Literal["python", "command line"]
+
+_WIDTH = 80
+_LEGEND = (
+    "R² 1: follows the reference's gates; 0: constant. slope: 1 if as strongly. spread: of the "
+    "gates over samples, in steps of the format. worst: R² of the worst channel. worth: share of "
+    "SE's work that is lost if this site alone is constant."
+)
+
+
+def conclusion(report: "GateReport") -> str:
+    """Returns one sentence: ship, do not ship, or nothing to survive, and why."""
+    failed = [site.name for site in report.sites.values() if site.failed]
+    lost = [site.name for site in report.sites.values() if site.verdict == "lost"]
+    kept = _kept(report.work_kept)
+    must = ", and every site must survive" if report.strict else ""
+    sentences = {
+        "the gates survive": f"Ship: the gates survive at every site{kept and f'; {kept}'}.",
+        "SE's work is kept": f"Ship: {kept}, though gates are weakened at {_listed(failed)}.",
+        "gates are weakened": f"Do not ship: gates are weakened at {_listed(failed)}{must}.",
+        "gates are lost": "Do not ship: gates are lost"
+        f"{(lost and f' at {_listed(lost)}') or ''}{kept and f'; {kept}'}.",
+        "judged in part": f"Do not ship: the reference has no site for {_listed(report.unjudged)}.",
+        "nothing to survive": "Nothing to survive: no gate varies over these samples by more than "
+        "the format can show.",
+    }
+    return sentences[report.verdict]
+
+
+def _kept(work: float | None) -> str:
+    if work is None:
+        return ""
+    return f"{work:.0%} of SE's work is kept" if work >= 0.005 else "none of SE's work is kept"
+
+
+def _listed(names: "list[str] | tuple[str, ...]") -> str:
+    if len(names) <= 4:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def described(report: "GateReport", place: Place) -> str:
+    """Returns the report as text of at most 80 columns."""
+    stream = StringIO()
+    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, emoji=False)
+    for line in (report.conclusion, *_evidence(report)):
+        console.print(line, markup=False)
+    console.print(_table(report))
+    for line in (_LEGEND, *_reasons(report), *_advice(report, place), *_provenance(report)):
+        console.print(line, markup=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _evidence(report: "GateReport") -> Iterator[str]:
+    yield from _outcome(report.outcome)
+    yield from _effect(report)
+    for site in report.unjudged:
+        yield f"Not judged: {site}, for which the reference has no site."
+
+
+def _outcome(outcome: "Outcome") -> Iterator[str]:
+    error = "" if outcome.error is None else f"outputs off by {outcome.error:.1%} of their spread"
+    if outcome.metric == "accuracy":
+        file = "not run" if outcome.file is None else f"{outcome.file:.4f}"
+        change = ""
+        if outcome.difference is not None and outcome.interval is not None:
+            change = f" ({outcome.difference:+.4f}; 95 % {_interval(outcome.interval)})"
+        yield f"Accuracy: reference {outcome.reference:.4f}, file {file}{change}."
+    elif outcome.file is not None:
+        yield f"The file gives the class of the reference to {outcome.file:.1%} of the samples."
+    if error:
+        yield f"File against reference: {error}, root mean square."
+
+
+def _effect(report: "GateReport") -> Iterator[str]:
+    outcome = report.outcome
+    if report.constant_error is None:
+        return
+    if outcome.metric == "accuracy" and outcome.constant_interval is not None:
+        yield (
+            f"Constant gates in the reference: {outcome.constant:.4f} "
+            f"(95 % of the change {_interval(outcome.constant_interval)}), outputs off by "
+            f"{report.constant_error:.1%} of their spread."
+        )
+    else:
+        moved = f"{report.constant_error:.1%} of their spread"
+        yield f"Constant gates would move the outputs of the reference by {moved}."
+    if report.work_kept is None:
+        yield (
+            "SE does nothing for these samples: gates fixed at their means would give almost the "
+            "same outputs, so that there is no work to keep or to lose."
+        )
+
+
+def _interval(interval: "Interval") -> str:
+    return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+
+
+def _table(report: "GateReport") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    columns = ("site", "C", "R²", "slope", "spread", "worst", "worth", "verdict")
+    has_kept = any(site.spread_kept is not None for site in report.sites.values())
+    for column in (*columns[:-1], *(("kept",) if has_kept else ()), columns[-1]):
+        # A name is folded, not cut: cut names may be equal.
+        table.add_column(column, overflow="fold", no_wrap=column != "site")
+    for site in report.sites.values():
+        figures = [*_figures(site, report), *([_number(site.spread_kept, ".2f")] * has_kept)]
+        table.add_row(site.name, str(site.channels), *figures, site.verdict)
+    return table
+
+
+def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
+    worst = None if site.worst_channel is None else site.worst_channel[1]
+    # A float32 file has no step: the spread in steps says nothing there.
+    spread = None if site.step < 1e-4 else site.spread
+    return [
+        _number(site.r2, ".3f"),
+        _number(site.slope, ".3f"),
+        _number(spread, ".1f"),
+        _number(worst, ".3f"),
+        _number(site.worth, ".2f"),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _reasons(report: "GateReport") -> Iterator[str]:
+    for site in report.sites.values():
+        if site.failed:
+            yield f"{site.name} is {site.verdict}: {site.reason}."
+    for name, stress in report.stress.items():
+        kept = "" if stress.work_kept is None else f", {stress.work_kept:.0%} of SE's work kept"
+        sites = ", ".join(f"{n} {verdict}" for n, (verdict, _) in stress.sites.items())
+        yield f"On {name}: {stress.verdict}{kept} ({sites})."
+
+
+def _advice(report: "GateReport", place: Place) -> Iterator[str]:
+    """Yields what to do, once for all sites that need it."""
+    if report.passed:
+        return
+    sites = [site for site in report.sites.values() if site.failed]
+    helped = [
+        s.name for s in sites if s.blame == "SE" and s.in_float in ("survives", "not adaptive")
+    ]
+    named = [site.name for site in sites if site.blame == "SE" and site.name not in helped]
+    trunk = [site.name for site in sites if site.blame == "trunk"]
+    trained = [site.name for site in sites if site.blame == "training"]
+    if helped:
+        yield f"What to do: keep {_listed(helped)} in float: {_keep_float(helped, place)}."
+    if named:
+        yield (
+            f"At {_listed(named)} SE itself lost them, and keeping it in float is not enough: "
+            "check that the file is of this network, with these weights."
+        )
+    if trunk:
+        yield (
+            f"At {_listed(trunk)} the layers before lost them, and keeping SE in float will not "
+            f"help: calibrate on more data in the range of use, or {_finer(place)}."
+        )
+    if trained:
+        yield (
+            f"At {_listed(trained)} training with compression made them steady: equalize the "
+            "channels first, or train longer."
+        )
+
+
+def _keep_float(names: list[str], place: Place) -> str:
+    if place == "python":
+        return f"to_tflite(..., keep_float={names})"
+    return "keras-se export " + " ".join(f"--keep-float {name}" for name in names)
+
+
+def _finer(place: Place) -> str:
+    if place == "python":
+        return "equalize the channels with keras_se.compress.equalize, or use format='int16x8'"
+    return "use --format int16x8"
+
+
+def _provenance(report: "GateReport") -> Iterator[str]:
+    yield f"On {report.samples} samples, {report.held_out}; {report.runtime}."

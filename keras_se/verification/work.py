@@ -1,0 +1,117 @@
+"""How much of what SE does for the outputs is left with other gates: the work kept, W.
+
+Let o(g) be the outputs of the float reference with the gates g: its own f, those of a file q, or
+constants c, the means of f over the samples. W = 1 - Σ|o(q) - o(f)|² / Σ|o(c) - o(f)|² is 1 for
+the reference's gates and 0 for constant ones. The *worth* of a site is what constants do in it
+alone, over what they do in all. Classes are compared as logits, each output over its spread.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_se.litert.inputs import Samples
+from keras_se.verification.reference import Gates, Reference
+
+_LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
+_FEW = 32  # samples, for one run for each site
+_TINY = 1e-7  # a probability of float32 below it is rounding
+
+
+@dataclass(frozen=True)
+class Work:
+    """What SE does for the outputs of a reference, and what is left of it.
+
+    Attributes:
+        kept: W; `None` if constant gates change the outputs by less than 1 % of their spread.
+        constant_error: The root mean square change of the outputs by constant gates, over their
+            spread.
+        worth: By site, its share on 32 samples at most; they need not sum to 1. Empty where `kept`
+            is `None`.
+        constant: The outputs with constant gates.
+    """
+
+    kept: float | None
+    constant_error: float
+    worth: Mapping[str, float]
+    constant: Sequence[np.ndarray]
+
+
+def work_kept(
+    reference: Reference,
+    samples: Samples,
+    own: Gates,
+    outputs: Sequence[np.ndarray],
+    shipped: Gates,
+) -> Work | None:
+    """Measures W for the gates of a file; `None` if those of a site are missing or not finite."""
+    if not set(own) <= set(shipped) or not all(np.isfinite(shipped[n]).all() for n in own):
+        return None
+    constants = _constant(own)
+    constant = reference.outputs(samples, constants)
+    scales = [_spread(_logits(values)) for values in outputs]
+    loss = _distance(outputs, constant, scales)
+    error = float(np.sqrt(loss / max(sum(scale is not None for scale in scales), 1)))
+    if not np.isfinite(loss) or error < _LEAST:
+        return Work(None, error if np.isfinite(error) else 0.0, {}, constant)
+    with_shipped = reference.outputs(samples, {name: shipped[name] for name in own})
+    kept = 1.0 - _distance(outputs, with_shipped, scales) / loss
+    shares = _shares(reference, samples, own, constants, outputs)
+    return Work(kept if np.isfinite(kept) else None, error, shares, constant)
+
+
+def _shares(
+    reference: Reference,
+    samples: Samples,
+    own: Gates,
+    constants: Gates,
+    outputs: Sequence[np.ndarray],
+) -> dict[str, float]:
+    few = {name: array[:_FEW] for name, array in samples.items()}
+    own, constants, wanted = (
+        {name: gates[:_FEW] for name, gates in own.items()},
+        {name: gates[:_FEW] for name, gates in constants.items()},
+        [values[:_FEW] for values in outputs],
+    )
+    scales = [_spread(_logits(values)) for values in outputs]
+    loss = _distance(wanted, reference.outputs(few, constants), scales)
+    return {
+        name: _distance(wanted, reference.outputs(few, {**own, name: gates}), scales) / loss
+        for name, gates in constants.items()
+        if loss > 0.0
+    }
+
+
+def _constant(own: Gates) -> Gates:
+    """The mean of each gate over the samples, for each sample."""
+    return {name: np.broadcast_to(gates.mean(axis=0), gates.shape) for name, gates in own.items()}
+
+
+def _distance(
+    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], scales: Sequence[float | None]
+) -> float:
+    """The mean square difference in units of the spread, summed over the outputs."""
+    return sum(
+        float(((_logits(f) - _logits(w)) ** 2).mean()) / scale**2
+        for w, f, scale in zip(wanted, found, scales, strict=True)
+        if scale is not None
+    )
+
+
+def _logits(values: np.ndarray) -> np.ndarray:
+    """Classes as logits: probabilities saturate, where a gate may do much or nothing."""
+    values = values.astype("float64")
+    if values.ndim < 2 or values.min(initial=0.0) < 0.0 or values.max(initial=0.0) > 1.0:
+        return values
+    clipped = np.clip(values, _TINY, 1.0 - _TINY)
+    if values.shape[-1] > 1 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3):
+        logs = np.log(clipped)
+        return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
+    return np.log(clipped / (1.0 - clipped)) if values.shape[-1] == 1 else values
+
+
+def _spread(values: np.ndarray) -> float | None:
+    """The standard deviation over samples, rms over the rest; `None` for a constant output."""
+    spread = float(np.sqrt(values.var(axis=0).mean()))
+    return spread if np.isfinite(spread) and spread > 1e-12 * np.abs(values).max() else None
