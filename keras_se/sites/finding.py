@@ -27,6 +27,7 @@ from keras_se.sites.squeezing import (
     origins,
     squeeze_of,
     squeeze_of_any,
+    weights_of,
 )
 
 _MAX_STEPS = 64  # from the squeeze to the product
@@ -143,7 +144,7 @@ def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearM
     maps = origins(flow, feature)
     # On a map of one position a pooling does nothing.
     is_folded = not has_positions(tuple(feature.shape), axis)
-    steps, squeezed = _traced(flow, gates, maps if is_folded else [])
+    steps, squeezed = _traced(flow, gates, maps, is_folded)
     hidden = next((step for step in steps if _is_hidden(flow, step)), None)
     matrices = depth(steps, gates)
     # There, one matrix is only a gated linear unit.
@@ -188,13 +189,16 @@ def _unrepeated(flow: Flow, gates: Any) -> Any:
     return gates
 
 
-def _traced(flow: Flow, gates: Any, maps: Sequence[Any]) -> tuple[list[Step], list[Any]]:
+def _traced(
+    flow: Flow, gates: Any, maps: Sequence[Any], is_folded: bool
+) -> tuple[list[Step], list[Any]]:
     """The steps between vectors that lead to the gates, and the vectors where they begin.
 
-    These are the results of steps that take a map, or `maps` of one position. Empty if anything
-    else is needed, such as another input of the model.
+    These are the results of steps that take a map or a weight, such as the number of positions
+    under a mask, or they are `maps` of one position. Empty if anything else is needed, such as
+    another input of the model.
     """
-    stops, found = set(map(id, maps)), set[int]()
+    stops, found = set(map(id, maps if is_folded else [])), set[int]()
     squeezed: dict[int, Any] = {}
     to_visit = [gates]
     while to_visit:
@@ -204,7 +208,7 @@ def _traced(flow: Flow, gates: Any, maps: Sequence[Any]) -> tuple[list[Step], li
             squeezed[id(tensor)] = tensor
         elif index is None or len(found) > _MAX_STEPS or not flow.steps[index].inputs:
             return [], []
-        elif all(map(is_vector, flow.steps[index].inputs)):
+        elif _is_excitation(flow, flow.steps[index], maps):
             if index not in found:
                 found.add(index)
                 to_visit += flow.steps[index].inputs
@@ -213,6 +217,13 @@ def _traced(flow: Flow, gates: Any, maps: Sequence[Any]) -> tuple[list[Step], li
         else:
             squeezed[id(tensor)] = tensor
     return [flow.steps[index] for index in sorted(found)], list(squeezed.values())
+
+
+def _is_excitation(flow: Flow, step: Step, maps: Sequence[Any]) -> bool:
+    """Whether a step takes vectors alone, without weights."""
+    return all(map(is_vector, step.inputs)) and not any(
+        length(tensor) == 1 and id(tensor) in weights_of(flow, step, maps) for tensor in step.inputs
+    )
 
 
 def _is_hidden(flow: Flow, step: Step) -> bool:
@@ -230,7 +241,7 @@ def _squeezes(
     pooled = _pooled(flow, steps, maps)
     if pooled is not None:
         return [pooled]
-    found = [squeeze_of(flow, v, maps) or squeeze_of_any(flow, v) for v in squeezed]
+    found = [squeeze_of(flow, v, maps) or squeeze_of_any(flow, v, maps) for v in squeezed]
     return [] if None in found else [squeeze for squeeze in found if squeeze is not None]
 
 

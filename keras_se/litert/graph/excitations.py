@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from keras_se.litert.graph.flatbuffer import Operator, Shape, SubGraph
 from keras_se.litert.graph.functions import gate_name
-from keras_se.litert.graph.squeezes import MAX_OPERATORS, Operators, origin, squeeze, squeeze_of_any
+from keras_se.litert.graph.squeezes import (
+    MAX_OPERATORS,
+    Operators,
+    is_weight,
+    origin,
+    squeeze,
+    squeeze_of_any,
+)
 from keras_se.sites.site import FORMS, Form
 
 REPEATS = {"BROADCAST_TO", "TILE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
@@ -60,12 +67,13 @@ def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
     traced = _traced(graph, gate, *origin(graph, feature, channel), batch=shape[0])
     if traced is None:
         return None
-    kind, operators = traced
-    matrices = [o for o in operators.values() if _is_matrix(graph, o, shape[0])]
+    kind, squeezing, excitation = traced
+    operators = dict(sorted({**squeezing, **excitation}.items()))
+    matrices = [o for o in excitation.values() if _is_matrix(graph, o, shape[0])]
     # On a map of one position one matrix is only a gated linear unit, not SE.
     is_folded = kind == "self" and _is_vector(shape, shape[0])
     fewest = _MAX_MATRICES if is_folded else 1
-    depth = _depth(graph, gate, operators, matrices)
+    depth = _depth(graph, gate, excitation, matrices)
     if not fewest <= depth <= _MAX_MATRICES:
         return None
     function = gate_name(graph, gate, operators.values(), matrices)
@@ -122,9 +130,13 @@ def _channel_axis(gate: Shape, feature: Shape) -> int | None:
 
 def _traced(
     graph: SubGraph, gate: int, source: int, channel: int, *, batch: int
-) -> tuple[str, Operators] | None:
-    """Returns the kind and operators of a gate path; `None` if a branch has no pooling."""
+) -> tuple[str, Operators, Operators] | None:
+    """Returns the kind of a gate path, and the operators of its squeezes and its excitation.
+
+    `None` if a branch has no pooling.
+    """
     found: Operators = {}
+    squeezes: Operators = {}
     kinds, to_visit = {"self"}, [gate]
     # The converter removes the pooling of a map of one position.
     is_folded = _is_vector(graph.shape(source), batch)
@@ -139,19 +151,28 @@ def _traced(
         if operator.position in found:
             continue
         inputs = graph.data_inputs(operator)
-        if all(_is_vector(graph.shape(i), batch) for i in inputs):
+        is_between = all(_is_vector(graph.shape(i), batch) for i in inputs)
+        if is_between and not _takes_count(graph, operator, source):
             found[operator.position] = operator
             to_visit += inputs
             continue
         kind, squeezing = "self", squeeze(graph, tensor, source, channel)
         if squeezing is None:
-            kind, squeezing = "cross", squeeze_of_any(graph, tensor)
+            kind, squeezing = "cross", squeeze_of_any(graph, tensor, source)
         if squeezing is None or (is_folded and kind == "cross"):
             return None
         kinds.add(kind)
-        found |= squeezing
+        squeezes |= squeezing
     # "cross" sorts first: one cross path makes a cross site.
-    return min(kinds), dict(sorted(found.items()))
+    return min(kinds), squeezes, dict(sorted(found.items()))
+
+
+def _takes_count(graph: SubGraph, operator: Operator, source: int) -> bool:
+    """Whether an operator takes a vector and a weight per sample, such as a number of positions."""
+    # Then it is part of a squeeze under a mask, and not of the excitation.
+    inputs = graph.data_inputs(operator)
+    single = [i for i in inputs if all(size == 1 for size in graph.shape(i)[1:])]
+    return len(inputs) > 1 and any(is_weight(graph, i, source) for i in single)
 
 
 def _is_vector(shape: Shape, batch: int) -> bool:

@@ -1,7 +1,8 @@
 """Recognizes a tensor of a TFLite graph as a statistic of a feature map over all its positions.
 
 The axes of the map are followed through poolings, reductions, transpositions, reshapes and
-element-wise operators.
+element-wise operators. Other data may enter as weights of samples and positions: a mask, or the
+number of positions under it.
 """
 
 import math
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from keras_se.litert.graph.flatbuffer import CASTS, LAYOUTS, Operator, SubGraph
 
 _Axes = tuple[str, ...]
+_Given = Sequence[_Axes | None]  # `None` for a weight
 Operators = dict[int, Operator]
 
 MAX_OPERATORS = 64  # a site has about 20; the limit bounds the time on a hostile file
@@ -26,9 +28,7 @@ def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operator
         return None
     known = {root: axes}
     for operator in between.values():
-        given = [known.get(i) for i in graph.data_inputs(operator)]
-        rule = _RULES[operator.name]
-        found = None if None in given else rule(graph, operator, [a for a in given if a])
+        found = _axes(graph, operator, known, _weights(graph, operator, root))
         if found is None or len(found) != len(graph.shape(operator.outputs[0])):
             return None
         known[operator.outputs[0]] = found
@@ -37,18 +37,33 @@ def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operator
     return between if _SPACE not in left and set(axes) - {_SPACE, _ONE} <= set(left) else None
 
 
-def squeeze_of_any(graph: SubGraph, squeezed: int) -> Operators | None:
-    """Returns the operators from any map to its statistic; `None` if there is no such map."""
-    root = squeezed
-    for _ in range(MAX_OPERATORS):
-        operator = graph.producers.get(root)
-        if operator is None or operator.name not in _POOLINGS | CASTS | LAYOUTS:
-            break
-        root = operator.inputs[0]
-    rank = len(graph.shape(root))
+def squeeze_of_any(graph: SubGraph, squeezed: int, gated: int) -> Operators | None:
+    """Returns the operators from any map but the gated one to its statistic; `None` without one."""
+    roots = _before(graph, squeezed, gated)
     # The layout of the map is unknown: try channels last, then channels first.
-    tried = (squeeze(graph, squeezed, root, channel) for channel in (rank - 1, 1) if rank > 2)
+    tried = (
+        squeeze(graph, squeezed, root, channel)
+        for root in reversed(roots)
+        for channel in (len(graph.shape(root)) - 1, 1)
+        if len(graph.shape(root)) > 2
+    )
     return next((found for found in tried if found is not None), None)
+
+
+def _before(graph: SubGraph, squeezed: int, gated: int) -> list[int]:
+    """Returns a tensor and those that it is a pooling, another layout or a weighing of."""
+    found = [squeezed]
+    for _ in range(MAX_OPERATORS):
+        operator = graph.producers.get(found[-1])
+        if operator is None:
+            break
+        weights = _weights(graph, operator, gated)
+        others = [i for i in graph.data_inputs(operator) if i not in weights]
+        is_followed = weights or operator.name in _POOLINGS | CASTS | LAYOUTS | _SLICES
+        if not is_followed or len(others) != 1:
+            break
+        found += others
+    return found
 
 
 def origin(graph: SubGraph, tensor: int, channel: int) -> tuple[int, int]:
@@ -66,6 +81,46 @@ def origin(graph: SubGraph, tensor: int, channel: int) -> tuple[int, int]:
     return tensor, channel
 
 
+def is_weight(graph: SubGraph, tensor: int, root: int) -> bool:
+    """Whether a tensor is made of masks: it can only weigh the samples and positions of a map.
+
+    A mask is of booleans or integers, or an input of the graph with fewer axes than the map.
+    """
+    axes = len(graph.shape(root)) - 2
+    seen, to_visit = set[int](), [tensor]
+    while to_visit:
+        found = to_visit.pop()
+        if found == root:
+            return False
+        if found in seen or graph.type(found) in _MASKS:
+            continue
+        seen.add(found)
+        operator = graph.producers.get(found)
+        if operator is None:
+            if sum(size != 1 for size in graph.shape(found)[1:]) > axes:
+                return False
+        # Softmax and sigmoid are no part of it: attention is no mask.
+        elif operator.name not in _WEIGHING or len(seen) > MAX_OPERATORS:
+            return False
+        else:
+            to_visit += graph.data_inputs(operator)
+    return True
+
+
+def _weights(graph: SubGraph, operator: Operator, root: int) -> set[int]:
+    """Returns the inputs of an operator that only weigh its others."""
+    inputs = graph.data_inputs(operator)
+    if operator.name not in _COMBINED or len(inputs) < 2:
+        return set()
+    return {i for i in inputs if is_weight(graph, i, root)}
+
+
+def _weighs(shape: Sequence[int], axes: _Axes) -> bool:
+    """Whether a weight of some shape has no channels, and no positions that the others lack."""
+    aligned = zip(reversed(shape), reversed(axes), strict=False)
+    return all(size == 1 or name in (_BATCH, _SPACE) for size, name in aligned)
+
+
 def _between(graph: SubGraph, squeezed: int, root: int) -> Operators | None:
     """Returns the operators between two tensors; `None` if one of them has no rule."""
     found: Operators = {}
@@ -79,31 +134,77 @@ def _between(graph: SubGraph, squeezed: int, root: int) -> Operators | None:
             return None
         if operator.position not in found:
             found[operator.position] = operator
-            to_visit += graph.data_inputs(operator)
+            weights = _weights(graph, operator, root)
+            to_visit += [i for i in graph.data_inputs(operator) if i not in weights]
     return dict(sorted(found.items()))
 
 
-def _broadcast(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
-    rank = max(map(len, given), default=0)
-    aligned = [(_ONE,) * (rank - len(axes)) + axes for axes in given]
+def _axes(
+    graph: SubGraph, operator: Operator, known: Mapping[int, _Axes], weights: set[int]
+) -> _Axes | None:
+    """Returns the axes of the output of an operator; `None` if it has no rule for its inputs."""
+    inputs = graph.data_inputs(operator)
+    given = [known.get(i) for i in inputs]
+    if any(axes is None and i not in weights for i, axes in zip(inputs, given, strict=True)):
+        return None
+    if operator.name in _COMBINED:
+        return _COMBINED[operator.name](graph, operator, given)
+    axes = given[0] if len(given) == 1 else None
+    return None if axes is None else _FOLLOWED[operator.name](graph, operator, axes)
+
+
+def _broadcast(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | None:
+    maps = [axes for axes in given if axes is not None]
+    rank = max(map(len, maps), default=0)
+    aligned = [(_ONE,) * (rank - len(axes)) + axes for axes in maps]
     merged = [set(names) - {_ONE} for names in zip(*aligned, strict=True)]
     if any(len(names) > 1 for names in merged):
         return None
-    return tuple(names.pop() if names else _ONE for names in merged)
+    found = tuple(names.pop() if names else _ONE for names in merged)
+    weights = [
+        graph.shape(i)
+        for i, axes in zip(graph.data_inputs(operator), given, strict=True)
+        if axes is None
+    ]
+    return found if all(_weighs(shape, found) for shape in weights) else None
 
 
-def _reduced(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
-    (axes,) = given
+def _clipped(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | None:
+    """Returns the axes of values that are clipped once they are pooled."""
+    # Clipped before, as by a ReLU, they are those of another map.
+    axes = _broadcast(graph, operator, given)
+    return None if axes is None or _SPACE in axes else axes
+
+
+def _contracted(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | None:
+    """Returns the axes of a sum over positions that is written as a product with a mask."""
+    if len(given) != 2 or given.count(None) != 1:
+        return None
+    is_left = given[1] is None  # the map is the left factor
+    (axes,) = (axes for axes in given if axes is not None)
+    is_flipped = bool(operator.options.adjX if is_left else operator.options.adjY)
+    # A left factor is summed over its columns, a right one over its rows.
+    summed, kept = (-1, -2) if is_left != is_flipped else (-2, -1)
+    weight = graph.shape(graph.data_inputs(operator)[given.index(None)])
+    is_one = graph.shape(operator.outputs[0])[-1 if is_left else -2] == 1  # of one mask
+    if axes[summed] != _SPACE or not is_one or not _weighs(weight[:-2], axes[:-2]):
+        return None
+    return *axes[:-2], *((axes[kept], _ONE) if is_left else (_ONE, axes[kept]))
+
+
+def _reduced(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
     # _Axes may be negative.
     numbers = {n % len(axes) for n in _constant_integers(graph, operator.inputs[1])}
+    # Over the channels it is no statistic of each.
+    if {axes[n] for n in numbers} - {_SPACE, _ONE}:
+        return None
     if len(graph.shape(operator.outputs[0])) == len(axes):
         return tuple(_ONE if n in numbers else name for n, name in enumerate(axes))
     return tuple(name for n, name in enumerate(axes) if n not in numbers)
 
 
-def _pooled(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
+def _pooled(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
     """Returns the axes after a pooling whose window covers the whole map."""
-    (axes,) = given
     _, height, width, _ = graph.shape(operator.inputs[0])
     options = operator.options
     covered = 0 < height <= options.filterHeight and 0 < width <= options.filterWidth
@@ -114,14 +215,12 @@ def _pooled(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axe
     return axes[0], _ONE, _ONE, axes[3]
 
 
-def _transposed(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
-    (axes,) = given
+def _transposed(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
     order = _constant_integers(graph, operator.inputs[1])
     return tuple(axes[n] for n in order) if len(order) == len(axes) else None
 
 
-def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _Axes | None:
-    (axes,) = given
+def _reshaped(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
     old, new = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
     if max(len(old), len(new)) > _MAX_RANK:
         return None
@@ -141,6 +240,12 @@ def _reshaped(graph: SubGraph, operator: Operator, given: Sequence[_Axes]) -> _A
     return tuple(_ONE if size == 1 else next(rest, _SPACE) for size in new)
 
 
+def _sliced(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
+    """Returns the axes after a slice that takes everything, as one that adds axes of size 1."""
+    old, new = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
+    return _reshaped(graph, operator, axes) if math.prod(old) == math.prod(new) else None
+
+
 def _groups(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[slice, slice]]:
     """Yields the shortest runs of sizes, before and after a reshape, with equal products."""
     start = other = 0
@@ -158,15 +263,28 @@ def _constant_integers(graph: SubGraph, tensor: int) -> tuple[int, ...]:
     return tuple(int(value) for value in graph.values(tensor))
 
 
-_Rule = Callable[[SubGraph, Operator, Sequence[_Axes]], _Axes | None]
-_REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX"}
+_REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
 _WINDOWS = {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
 _POOLINGS = _REDUCTIONS | _WINDOWS
-_ELEMENTWISE = {"SUB", "SQUARE", "SQUARED_DIFFERENCE", "ABS", "POW", "MUL", "SQRT", "ADD"}
-_RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(CASTS | _ELEMENTWISE, _broadcast),
+_ELEMENTWISE = {"SUB", "SQUARE", "SQUARED_DIFFERENCE", "ABS", "POW", "MUL", "SQRT", "ADD", "DIV"}
+_SELECTIONS = {"SELECT", "SELECT_V2", "ZEROS_LIKE"}  # and what is selected elsewhere
+_CLIPS = {"MAXIMUM", "MINIMUM"}
+_SLICES = {"SLICE", "STRIDED_SLICE"}
+_FOLLOWED: Mapping[str, Callable[[SubGraph, Operator, _Axes], _Axes | None]] = {
     **dict.fromkeys(_REDUCTIONS, _reduced),
     **dict.fromkeys(_WINDOWS, _pooled),
     **dict.fromkeys(LAYOUTS - {"TRANSPOSE"}, _reshaped),
+    **dict.fromkeys(_SLICES, _sliced),
     "TRANSPOSE": _transposed,
+}
+_COMBINED: Mapping[str, Callable[[SubGraph, Operator, _Given], _Axes | None]] = {
+    **dict.fromkeys(CASTS | _ELEMENTWISE | _SELECTIONS, _broadcast),
+    **dict.fromkeys(_CLIPS, _clipped),
+    "BATCH_MATMUL": _contracted,
+}
+_RULES = {*_FOLLOWED, *_COMBINED}
+_MASKS = {"BOOL", "INT32", "INT64"}
+_WEIGHING = {  # operators that make weights of masks
+    *(CASTS | LAYOUTS | _REDUCTIONS | _ELEMENTWISE | _SELECTIONS | _CLIPS | _SLICES),
+    *("BROADCAST_TO", "TILE"),
 }

@@ -322,6 +322,17 @@ def test_another_map_is_squeezed():
         np.testing.assert_allclose(adopt(model)(X), model(X), rtol=1e-4, atol=1e-4)
 
 
+def test_a_squeeze_under_a_mask_is_found_and_left_as_it_is():
+    """No mask of an input reaches a block, so that it would compute other gates."""
+    inputs, mask = keras.Input((6, 6, C)), keras.Input((6, 6, 1))
+    mean = ops.sum(inputs * mask, (1, 2), keepdims=True) / ops.sum(mask, (1, 2), keepdims=True)
+    model = randomized(keras.Model([inputs, mask], inputs * dense(mean)))
+    (site,) = find_sites(model)
+    assert facts(site) == expected("mean")
+    with pytest.raises(InputError, match="se_1: its squeeze is none that SEBlock knows"):
+        adopt(model)
+
+
 def test_a_near_miss_is_named_with_its_reason():
     inputs = keras.Input((6, 6, C))
     product = layers.Multiply(name="product")([inputs, dense(layers.Dense(5)(pooled(inputs)))])
