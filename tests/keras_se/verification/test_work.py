@@ -23,7 +23,7 @@ def network(activation="linear", units=3):
         x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name=f"{name}_conv")(x)
         x = SEBlock(2, kernel_initializer=wide, name=name)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    logits = keras.layers.Dense(units)(x)
+    logits = keras.layers.Dense(units)(x) - 0.1
     if units > 1:  # classes know their logits up to one number for each sample
         logits -= keras.ops.mean(logits, axis=-1, keepdims=True)
     return keras.Model(inputs, keras.layers.Activation(activation)(logits))
