@@ -110,4 +110,4 @@ def _tolerance(outputs: np.ndarray, moved: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
         amplified = float(np.nan_to_num(np.abs(moved - outputs)).max(initial=0.0))
         scale = float(np.nan_to_num(np.abs(outputs)).max(initial=0.0))
-    return _ROUNDINGS * (amplified + np.finfo("float32").eps * scale)
+    return _ROUNDINGS * (amplified + float(np.finfo("float32").eps) * scale)

@@ -37,7 +37,7 @@ class FileReference:
             )
         self._reader = GateReader(self._file)
         self._nodes = {node.site.name: node for node in self._reader.nodes}
-        self._excitations: dict[str, Runner] = {}
+        self._excitations: dict[str, Runner | None] = {}
         self.sites: dict[str, Site] = {name: node.site for name, node in self._nodes.items()}
 
     @property
@@ -90,11 +90,10 @@ class FileReference:
         return np.concatenate(rows).reshape(len(maps), -1)
 
     def _excitation(self, name: str) -> Runner | None:
-        node = self._nodes[name]
-        known = self._excitations
-        if name not in known and node.squeezed_tensor is not None:
-            known[name] = Runner(excitation_of(self._file, node))
-        return known.get(name)
+        if name not in self._excitations:
+            part = excitation_of(self._file, self._nodes[name])
+            self._excitations[name] = None if part is None else Runner(part)
+        return self._excitations[name]
 
     def matched(self, file: TFLiteModel, samples: Samples) -> dict[str, str]:
         """Returns the names of the sites in another file by those in this one."""

@@ -49,6 +49,7 @@ class TFLiteModel:
         with _readable(self.content):
             _check_size(schema.Model.GetRootAs(self.content, 0), len(self.content))
             model = schema.ModelT.InitFromPackedBuf(self.content, 0)
+            _take_inside(model, self.content)
             return [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
 
     def read(self, read: Callable[["SubGraph"], Iterable[_T]]) -> list[_T]:
@@ -155,9 +156,7 @@ class SubGraph:
         return found
 
     def _is_stored(self, tensor: int) -> bool:
-        buffer = self._buffers[self._tensors[tensor].buffer]
-        # Large files keep data behind the flatbuffer.
-        return len(_items(buffer.data)) > 0 or (buffer.offset > _OUTSIDE and buffer.size > 0)
+        return len(_items(self._buffers[self._tensors[tensor].buffer].data)) > 0
 
     @property
     def tensors(self) -> int:
@@ -261,21 +260,35 @@ def _check_size(model: Any, size: int) -> None:
 def unpacked(content: bytes) -> Any:
     """Unpacks a TFLite file to a `ModelT` that can be changed."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
-    try:
+    with _readable(content):
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        outside = _outside(model)
-    except Exception as error:  # the generated reader raises anything on a malformed table
+        _take_inside(model, content)
+    if model.externalBuffers:
         raise InputError(
-            "A TFLite file must follow the schema to be changed. "
-            f"Received: {len(content)} bytes; reading them gives {type(error).__name__}: {error}"
-        ) from error
-    # Packing would lose data outside the flatbuffer.
-    if outside:
-        raise InputError(
-            "A TFLite file must have all of its data inside the flatbuffer to be changed; files "
-            f"above 2 GB have not. Received: a file with {outside} outside"
+            "A TFLite file must have all of its data in one file to be changed. "
+            "Received: a file with external buffers"
         )
     return model
+
+
+def _take_inside(model: Any, content: bytes) -> None:
+    """Moves what a file keeps behind its flatbuffer into the objects: packing would lose it."""
+    for buffer in _items(model.buffers):
+        if buffer.offset > _OUTSIDE:
+            buffer.data = _behind(content, buffer.offset, buffer.size)
+            buffer.offset = buffer.size = 0
+    for graph in model.subgraphs:
+        for operator in _items(graph.operators):
+            if operator.largeCustomOptionsOffset > _OUTSIDE:
+                place = operator.largeCustomOptionsOffset, operator.largeCustomOptionsSize
+                operator.customOptions = _behind(content, *place)
+                operator.largeCustomOptionsOffset = operator.largeCustomOptionsSize = 0
+
+
+def _behind(content: bytes, offset: int, size: int) -> np.ndarray:
+    if offset + size > len(content):
+        raise ValueError(f"{size} bytes at {offset}")
+    return np.frombuffer(content, "uint8", size, offset)
 
 
 def with_outputs(tflite: TFLite, tensors: Iterable[int]) -> bytes:
@@ -300,13 +313,3 @@ def packed(model: Any) -> bytes:
     builder = Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
-
-
-def _outside(model: Any) -> str:
-    """Names the data outside the flatbuffer; empty if there is none."""
-    operators = [operator for graph in model.subgraphs for operator in graph.operators]
-    if any(buffer.offset > _OUTSIDE for buffer in model.buffers):
-        return "buffers"
-    if any(operator.largeCustomOptionsOffset > _OUTSIDE for operator in operators):
-        return "custom options"
-    return "external buffers" if model.externalBuffers else ""

@@ -39,12 +39,20 @@ def with_gates_as_inputs(
     return packed(model)
 
 
-def excitation_of(file: TFLiteModel, node: GateNode) -> bytes:
-    """Returns the part of a file from the map that a site squeezes to its gates."""
+def excitation_of(file: TFLiteModel, node: GateNode) -> bytes | None:
+    """Returns the part of a file from the map that a site squeezes to its gates.
+
+    `None` if the gates are made of more than that one map.
+    """
+    needed = _needed(file, node)
     model = unpacked(file.content)
     graph = model.subgraphs[0]
-    model.signatureDefs = []
-    graph.operators = [graph.operators[n] for n in _needed(file, node)]
+    operators = [graph.operators[n] for n in needed]
+    read = {int(i) for operator in operators for i in operator.inputs} - {node.squeezed_tensor}
+    # The shape of the file's input, for one, may make that of the gates.
+    if node.squeezed_tensor is None or read & {int(i) for i in graph.inputs}:
+        return None
+    model.signatureDefs, graph.operators = [], operators
     graph.inputs, graph.outputs = [node.squeezed_tensor], [node.gate_tensor]
     return packed(model)
 

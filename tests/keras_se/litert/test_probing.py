@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_se import SEBlock, to_tflite
+from keras_se import SEBlock, find_sites, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.gates import file_gates
 from keras_se.litert.graph.flatbuffer import packed, unpacked
@@ -171,25 +171,34 @@ def test_refused_files(files, images):
         probe(probe(files["float32"]))
     with pytest.raises(InputError, match=r"^A TFLite file holds 'TFL3'"):
         probe(b"nothing")
-    with pytest.raises(InputError, match=r"^A TFLite file must follow the schema to be changed\."):
+    with pytest.raises(InputError, match=r"^A TFLite file must hold a graph that follows"):
         unpacked(b"\xff\xff\xff\x7fTFL3")
 
 
-@pytest.mark.parametrize(
-    ("what", "change"),
-    [
-        ("buffers", lambda model: setattr(model.buffers[1], "offset", 4096)),
-        (
-            "custom options",
-            lambda model: setattr(model.subgraphs[0].operators[0], "largeCustomOptionsOffset", 64),
-        ),
-        ("external buffers", lambda model: setattr(model, "externalBuffers", [external()])),
-    ],
-)
-def test_data_outside_of_the_flatbuffer_is_refused(files, what, change):
-    sentence = rf"have all of its data inside .* Received: a file with {what} outside$"
-    with pytest.raises(InputError, match=sentence):
-        probe(changed(files["float32"], change))
+def test_data_behind_the_flatbuffer_is_taken_inside(files, images):
+    """As other converters write it: the weights follow the flatbuffer, at offsets in the file."""
+    tflite = files["float32"]
+    model, place, behind = unpacked(tflite), len(tflite) + 4096, b""
+    for buffer in model.buffers:
+        if buffer.data is not None and len(buffer.data) > 64:
+            buffer.offset, buffer.size = place + len(behind), len(buffer.data)
+            behind, buffer.data = behind + bytes(buffer.data), None
+    other = packed(model)
+    other += bytes(place - len(other)) + behind
+    assert behind
+    expected, found = predict(probe(tflite), images[:4]), predict(probe(other), images[:4])
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    assert find_sites(other) == find_sites(tflite)
+    for broken in (other[: place + 8], other[:-8]):
+        with pytest.raises(InputError, match=r"follows the schema\. .* ValueError: \d+ bytes at"):
+            probe(broken)
+
+
+def test_data_in_another_file_is_refused(files):
+    change = changed(files["float32"], lambda m: setattr(m, "externalBuffers", [external()]))
+    with pytest.raises(InputError, match=r"all of its data in one file .* with external buffers$"):
+        probe(change)
 
 
 def external():
