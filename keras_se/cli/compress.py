@@ -21,7 +21,9 @@ from keras_se.data import cross_entropy_of, load_inputs
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
 from keras_se.graph.inputs import input_shapes
-from keras_se.litert.convert import to_tflite
+from keras_se.litert.convert import convert
+from keras_se.litert.formats import Options
+from keras_se.litert.recipe import recipe_path
 from keras_se.verification.outcome import takes_labels
 
 _CALIBRATION = 500  # at most so many training samples calibrate the ranges
@@ -101,7 +103,9 @@ def compress_command(
     contents = {out: model_bytes(stripped)}
     if tflite is not None:
         # Not from `stripped`: it has lost the ranges of quantization.
-        contents[tflite] = to_tflite(compressed)
+        conversion = convert(compressed, None, Options(input_shape=input_shape))
+        contents[tflite] = conversion.tflite
+        contents[str(recipe_path(tflite))] = conversion.recipe.encode()
     write_outputs(contents, overwrite)
     _print_files(contents)
     _print_weights(stripped, method, clusters)
@@ -114,6 +118,8 @@ def _check_tflite(tflite: str | None, method: str, overwrite: bool) -> None:
             f"Received: --method {method}"
         )
     check_output(tflite, overwrite, ".tflite")
+    if tflite is not None:
+        check_output(str(recipe_path(tflite)), overwrite)
 
 
 def _check_input_shape(input_shape: tuple[int, ...] | None, method: str) -> None:

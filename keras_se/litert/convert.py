@@ -22,7 +22,7 @@ from keras_se.litert.graph.selective import check_names, keep_float
 from keras_se.litert.graph.sites import float_operators
 from keras_se.litert.inputs import InputSpec, Samples, input_arrays, input_specs
 from keras_se.litert.matching import match_sites
-from keras_se.litert.recipe import make_recipe, recipe_path
+from keras_se.litert.recipe import make_recipe, recipe_path, signed
 from keras_se.litert.runtime import check_loads, predict, run_once
 from keras_se.sites.reading import model_sites
 
@@ -112,11 +112,13 @@ class Conversion:
 
     Attributes:
         tflite: The bytes of the file.
+        recipe: Its recipe, as JSON text.
         asides: The new names of the files that existed at its path.
         integer: The all-integer file, if some sites are kept in float.
     """
 
     tflite: bytes
+    recipe: str
     asides: tuple[Path, ...] = ()
     integer: bytes | None = None
 
@@ -148,12 +150,14 @@ def convert(
             f"quantize-aware, too. Received: operators that compute in float: {operators}"
         )
     error = _run(model, spec, tflite, samples)
+    recipe = make_recipe(keras_model(model), options, samples, observed, error)
+    tflite, text = signed(recipe, tflite)
+    integer = None if integer is None else signed(recipe, integer)[0]
     if options.path is None:
-        return Conversion(tflite, integer=integer)
-    recipe = make_recipe(keras_model(model), tflite, options, samples, observed, error)
-    files = {options.path: tflite, recipe_path(options.path): recipe.encode()}
+        return Conversion(tflite, text, integer=integer)
+    files = {options.path: tflite, recipe_path(options.path): text.encode()}
     asides = write_files(files, options.overwrite)
-    return Conversion(tflite, tuple(a for a in asides if a is not None), integer)
+    return Conversion(tflite, text, tuple(a for a in asides if a is not None), integer)
 
 
 def _check_compression(model: keras.Model, options: Options) -> None:

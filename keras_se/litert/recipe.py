@@ -1,5 +1,6 @@
 """The recipe of a TFLite file: a JSON record of how it was converted."""
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -21,10 +22,12 @@ from keras_se.layers import SEBlock
 from keras_se.litert.calibration import Observations
 from keras_se.litert.formats import Options
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
+from keras_se.litert.graph.metadata import metadata_of, with_metadata
 from keras_se.litert.support import support_row
 from keras_se.sites.gated import gated_sites
 
 _PACKAGES = ("keras-se", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
+_SHORT = 8  # of the 16 digits of a hash, in the file itself
 _SETTINGS = (
     "ratio",
     "width",
@@ -55,15 +58,14 @@ def row_hashes(samples: Mapping[str, np.ndarray]) -> list[str]:
 
 def make_recipe(
     model: keras.Model,
-    tflite: bytes,
     options: Options,
     samples: Mapping[str, np.ndarray] | None,
     observed: Observations | None,
     output_error: float | None,
-) -> str:
-    """Returns the recipe of a converted file as JSON text."""
+) -> dict[str, Any]:
+    """Returns how a file was converted, all but what is known of its bytes."""
     sites = _sites(model)
-    content = {
+    return {
         "format": options.format,
         "options": {
             "input_type": options.io_types[0],
@@ -73,23 +75,32 @@ def make_recipe(
             "check_range": options.check_range,
         },
         "model": model.name,
-        "bytes": len(tflite),
-        "sha256": _digest(tflite),
         "versions": {"python": platform.python_version(), **_versions()},
         "calibration": None if samples is None else _calibration(samples, observed),
         "output_error": output_error,
         "sites": sites,
         "support": {name: _support(site, options.format) for name, site in sites.items()},
     }
-    return json.dumps(content, indent=2) + "\n"
+
+
+def signed(recipe: Mapping[str, Any], tflite: bytes) -> tuple[bytes, str]:
+    """Returns a file that holds the digests of its calibration samples, and its recipe as JSON."""
+    calibration = recipe["calibration"]
+    rows = None
+    if calibration is not None:
+        digits = "".join(row[:_SHORT] for row in calibration["rows"])
+        rows = base64.b64encode(bytes.fromhex(digits)).decode()
+    content = with_metadata(tflite, {"format": recipe["format"], "rows": rows})
+    known = {**recipe, "bytes": len(content), "sha256": _digest(content)}
+    return content, json.dumps(known, indent=2) + "\n"
 
 
 def calibration_rows(tflite: TFLite, recipe: Any = None) -> set[str] | None:
-    """Returns the hashes of a file's calibration samples; `None` without a recipe."""
-    content, path = read_bytes(tflite), recipe
+    """Returns the hashes of a file's calibration samples, whole or short; `None` if unknown."""
+    path = recipe
     if recipe is None:
         if not isinstance(tflite, str | os.PathLike) or not recipe_path(tflite).is_file():
-            return None
+            return _rows_inside(tflite)
         path = recipe_path(tflite)
     try:
         is_text = isinstance(recipe, str) and recipe.lstrip().startswith("{")
@@ -101,15 +112,32 @@ def calibration_rows(tflite: TFLite, recipe: Any = None) -> set[str] | None:
             "A recipe must be the JSON file that to_tflite writes beside a TFLite file. "
             f"Received: {str(path)[:200]!r}, which gives {type(error).__name__}: {error}"
         ) from error
+    content = read_bytes(tflite)
     if digest == _digest(content):
         return rows
     # A recipe beside the file may be stale; only one that the caller passes must match.
     if recipe is None:
-        return None
+        return _rows_inside(tflite)
     raise InputError(
         "A recipe must belong to the judged file. "
         f"Received: a recipe of SHA-256 {digest}, a file of {_digest(content)}"
     )
+
+
+def _rows_inside(tflite: TFLite) -> set[str] | None:
+    found = metadata_of(tflite)
+    if "rows" not in found:
+        return None
+    try:
+        digits = base64.b64decode(found["rows"] or "").hex()
+    except (TypeError, ValueError):  # another program wrote it
+        return None
+    return {digits[n : n + _SHORT] for n in range(0, len(digits), _SHORT)}
+
+
+def used_rows(samples: Mapping[str, np.ndarray], rows: set[str]) -> int:
+    """Returns how many samples are among the hashed ones."""
+    return sum(row in rows or row[:_SHORT] in rows for row in row_hashes(samples))
 
 
 def _calibration(samples: Mapping[str, np.ndarray], observed: Observations | None) -> Any:

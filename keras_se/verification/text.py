@@ -29,7 +29,8 @@ def conclusion(report: "GateReport") -> str:
     kept = _kept(report.work_kept)
     must = ", and every site must survive" if report.strict else ""
     sentences = {
-        "the gates survive": f"Ship: the gates survive at every site{kept and f'; {kept}'}.",
+        "the gates survive": f"Ship: the gates survive at every site{_adapting(report)}"
+        f"{kept and f'; {kept}'}.",
         "SE's work is kept": f"Ship: {kept}, though gates are weakened at {_listed(failed)}.",
         "gates are weakened": f"Do not ship: gates are weakened at {_listed(failed)}{must}.",
         "gates are lost": "Do not ship: gates are lost"
@@ -39,6 +40,12 @@ def conclusion(report: "GateReport") -> str:
         "the format can show.",
     }
     return sentences[report.verdict]
+
+
+def _adapting(report: "GateReport") -> str:
+    adaptive = sum(site.verdict != "not adaptive" for site in report.sites.values())
+    of_all = len(report.sites)
+    return "" if adaptive == of_all else f" that adapts ({adaptive} of {of_all})"
 
 
 def _kept(work: float | None) -> str:
@@ -60,7 +67,12 @@ def described(report: "GateReport", place: Place) -> str:
     for line in (report.conclusion, *_evidence(report)):
         console.print(line, markup=False)
     console.print(_table(report))
-    for line in (_LEGEND, *_reasons(report), *_advice(report, place), *_provenance(report)):
+    for line in (
+        *_legend(report),
+        *_reasons(report),
+        *_advice(report, place),
+        *_provenance(report),
+    ):
         console.print(line, markup=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
@@ -138,6 +150,15 @@ def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def _legend(report: "GateReport") -> Iterator[str]:
+    yield _LEGEND
+    if any(site.verdict == "not adaptive" for site in report.sites.values()):
+        yield (
+            "not adaptive: the gates vary by less than 1.5 steps of the format, so that only their "
+            "level is judged."
+        )
 
 
 def _reasons(report: "GateReport") -> Iterator[str]:

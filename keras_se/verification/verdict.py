@@ -21,7 +21,7 @@ from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import gate_codes, precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.probing import recorded_gates
-from keras_se.litert.recipe import calibration_rows, row_hashes
+from keras_se.litert.recipe import calibration_rows, used_rows
 from keras_se.litert.runtime import runtime_name
 from keras_se.sites.statistics import spread
 from keras_se.verification.outcome import outcome, takes_labels
@@ -186,8 +186,7 @@ def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) 
         return "not checked: a recipe does not list the samples that a model was trained on"
     if not rows:
         return "by its recipe the file was not calibrated"
-    used = sum(row in rows for row in row_hashes(samples))
-    if used:
+    if used := used_rows(samples, rows):
         raise InputError(
             "verify needs samples that the file was not calibrated on. "
             f"Received: {used} of {_count(samples)} samples that are in its recipe"

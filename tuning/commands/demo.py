@@ -17,6 +17,7 @@ from keras_se.cli.options import overwrite_option
 from keras_se.data import load_images
 from keras_se.errors import InputError, import_extra
 from keras_se.files import free_name, output_folder, refuse_existing
+from keras_se.litert.recipe import row_hashes
 from keras_se.verification.text import described
 from keras_se.verification.verdict import MIN_SAMPLES
 from tuning.result import SearchResult
@@ -101,8 +102,23 @@ def load_split(data: str | None, seed: int) -> _Split:
     return _Split(source, *split_in_two(*train, share=0.25, seed=seed), test)
 
 
+def _unseen(console: Console, split: _Split) -> tuple[np.ndarray, np.ndarray]:
+    """The test images that are not among the training images: data may hold an image twice."""
+    x, y = split.test
+    known = set(row_hashes({"x": split.training[0]}))
+    is_new = np.array([row not in known for row in row_hashes({"x": x})])
+    if not is_new.all():
+        console.print(f"Test images that are also training images, left out: {(~is_new).sum()}")
+    if is_new.sum() < MIN_SAMPLES:
+        raise InputError(
+            f"The demo needs at least {MIN_SAMPLES} test images that are no training images. "
+            f"Received: {is_new.sum()} from {split.source}"
+        )
+    return x[is_new], y[is_new]
+
+
 def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) -> bool:
-    x_test, y_test = split.test
+    x_test, y_test = _unseen(console, split)
     console.print(
         f"Data: {split.source}; {len(split.fit[0])} images to fit, {len(split.validation[0])} to "
         f"validate, {len(x_test)} to test, of shape {x_test.shape[1:]}"
@@ -116,10 +132,8 @@ def _run(console: Console, folder: Path, split: _Split, epochs: int, seed: int) 
     console.print("Converting to TFLite ...")
     _convert(model, folder, split, seed)
     console.print("Reading the gates from the bytes of both files ...")
-    # Bytes, without the recipe beside the file: the user's data may hold an image twice.
     reports = {
-        name: keras_se.verify(model, (folder / name).read_bytes(), x_test, y_test)
-        for name in (_FLOAT32, _INT8)
+        name: keras_se.verify(model, folder / name, x_test, y_test) for name in (_FLOAT32, _INT8)
     }
     for name, report in reports.items():
         console.print(f"\n{name} against model.keras")

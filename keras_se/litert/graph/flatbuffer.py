@@ -46,11 +46,28 @@ class TFLiteModel:
     def graphs(self) -> list["SubGraph"]:
         """The sub-graphs, the main one first."""
         schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+        model = self._parsed
+        with _readable(self.content):
+            return [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
+
+    @cached_property
+    def metadata(self) -> dict[bytes, bytes]:
+        """The named buffers that no operator reads."""
+        model = self._parsed
+        with _readable(self.content):
+            return {
+                bytes(entry.name): bytes(_items(model.buffers[entry.buffer].data))
+                for entry in _items(model.metadata)
+            }
+
+    @cached_property
+    def _parsed(self) -> Any:
+        schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
         with _readable(self.content):
             _check_size(schema.Model.GetRootAs(self.content, 0), len(self.content))
             model = schema.ModelT.InitFromPackedBuf(self.content, 0)
             _take_inside(model, self.content)
-            return [SubGraph(schema, model, n) for n in range(len(model.subgraphs))]
+            return model
 
     def read(self, read: Callable[["SubGraph"], Iterable[_T]]) -> list[_T]:
         """Returns what a function finds in the sub-graphs, the main one first."""

@@ -10,6 +10,7 @@ from sabotage import hold_gates
 import keras_se
 from keras_se import GraphSEBlock, SEBlock, read_gates, to_tflite, verify
 from keras_se.errors import InputError
+from keras_se.litert.graph.metadata import with_metadata
 from keras_se.litert.runtime import predict
 
 
@@ -479,7 +480,8 @@ def test_several_inputs(images):
     x = keras.layers.Concatenate()([keras.layers.GlobalAveragePooling2D()(x), gain])
     model = keras.Model({"image": image, "gain": gain}, keras.layers.Dense(2)(x))
     given = {"image": images[:100], "gain": np.ones((100, 2), "float32")}
-    tflite = to_tflite(model, "int8", given)
+    others = {"image": images[100:], "gain": np.ones((200, 2), "float32")}
+    tflite = to_tflite(model, "int8", others)
     report = verify(model, tflite, given)
     assert report.passed
     assert report.stress == {}
@@ -530,6 +532,11 @@ def test_samples_of_the_calibration_are_refused(networks, images, converted, sou
     assert held_out == "by its recipe the file was not calibrated"
     with pytest.raises(InputError, match=r"not calibrated on\. Received: 7 of 47 samples that are"):
         verify(model, path, images[60:107])
+    with pytest.raises(InputError, match=r"Received: 7 of 47 samples that are in its recipe"):
+        verify(model, path.read_bytes(), images[60:107])  # the bytes carry it
+    exported = with_metadata(path.read_bytes(), {})  # as another converter leaves it
+    held_out = verify(model, exported, images[:40]).held_out
+    assert held_out == "not checked against calibration data: the file has no recipe"
     recipe = path.with_name("sigmoid_int8.recipe.json")
     with pytest.raises(InputError, match="Received: 40 of 40"):
         verify(model, path.read_bytes(), images[100:140], recipe=recipe)
@@ -545,8 +552,8 @@ def test_stress_shows_ranges_that_clip(networks, images):
     """Calibrated on the darker half: the gates hold there, and not on brighter images."""
     model = networks["one_plus_tanh"]
     order = np.argsort(images.mean(axis=(1, 2, 3)))
-    tflite = to_tflite(model, "int8", images[order[:150]])
-    x = images[order[:64]]
+    tflite = to_tflite(model, "int8", images[order[1:200:2]])
+    x = images[order[:128:2]]
     report = judged(model, tflite, x, stress={"bright": images[order[-64:]], "same": x})
     assert report.passed
     assert list(report.stress) == ["bright", "same"]
@@ -693,7 +700,7 @@ def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path
     report = judged(model, tflite, images, gates=tmp_path / "device.npz")
     assert report.passed
     assert report.runtime.startswith("gates recorded on a device, from ")
-    assert report.held_out == "not checked against calibration data: the file has no recipe"
+    assert report.held_out == "none of the 200 calibration samples of the recipe among them"
     assert report.sites["se_1"].r2 == sound("sigmoid", "int8").sites["se_1"].r2
     frozen = {name: np.tile(g.mean(axis=0), (100, 1)) for name, g in recorded.items()}
     report = judged(model, tflite, images, gates=frozen)

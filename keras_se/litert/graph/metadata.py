@@ -1,0 +1,36 @@
+"""What `to_tflite` writes about a file into the file itself.
+
+Source: the TFLite schema (`schema.fbs`): a file may hold named buffers that no operator reads.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from keras_se.errors import import_extra
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, packed, unpacked
+
+_NAME = b"keras_se"
+
+
+def with_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
+    """Returns a file that also holds a JSON object."""
+    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+    model = unpacked(content)
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode(), "uint8")
+    entry.name, entry.buffer = _NAME, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    return packed(model)
+
+
+def metadata_of(tflite: TFLite) -> dict[str, Any]:
+    """Returns the JSON object in a file; empty if there is none, or if it was changed."""
+    found = TFLiteModel.of(tflite).metadata.get(_NAME)
+    try:
+        content = json.loads(found or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
