@@ -137,7 +137,7 @@ def record(
             figures.kept.append(site.spread_kept)
         if site.p99_error is not None:
             figures.p99.append(site.p99_error / site.step)
-        if site.verdict == "fails":
+        if site.failed:
             figures.reasons.add(f"{site.name}: {site.reason}")
 
 

@@ -177,12 +177,12 @@ def show(found: dict[tuple[str, str, str], list[Any]]) -> None:
         adaptive = [site for site in sites if (site.spread or 0.0) >= 1.5]
         figures = [site.r2 for site in adaptive if site.r2 is not None]
         if kind == "sound":
-            wrong = [site.verdict == "fails" for site in sites]
+            wrong = [site.failed for site in sites]
             alarms += wrong
             share = interval(sum(wrong), len(wrong))
             sound.add_row(source, what, share, str(len(adaptive)), f"{min(figures, default=0):.4f}")
             for site in sites:
-                if site.verdict == "fails":
+                if site.failed:
                     print("false alarm:", source, what, site.gate, site.name, site.reason)
         else:
             missed = [site.verdict == "survives" for site in adaptive]

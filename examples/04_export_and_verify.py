@@ -11,6 +11,7 @@ from keras_se.litert.runtime import predict
 digits = load_digits()
 x, y = digits.images[..., None].astype("float32"), digits.target
 x_train, x_test = x[:1400], x[1400:]
+y_test = y[1400 : 1400 + len(x_test)]
 
 keras.utils.set_random_seed(0)
 model = keras.Sequential(
@@ -44,7 +45,7 @@ for file_format in ("float32", "float16", "dynamic", "weight_only", "int8", "int
 
 for file_format in ("float32", "int8"):
     tflite = keras_se.to_tflite(model, file_format, calibration=x_train[:300])
-    report = keras_se.verify(model, tflite, x_test, y[1400:])
+    report = keras_se.verify(model, tflite, x_test, y_test)
     print(f"{file_format}, {len(tflite):,} bytes")
     print(report)
 

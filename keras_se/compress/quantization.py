@@ -52,7 +52,7 @@ def quantize_aware(
             the `"clusters"` of a clustered one, or `"both"`. Depthwise kernels have neither.
         engine: `"tfmot"`: training in tf_keras, with all features above. `"keras"`: training in
             Keras without another library. The result is a Keras 3 model with quantize-aware layers,
-            which saves like any other model; `reference=` and `strip` accept it. This engine does
+            which saves like any other model; `trained=` and `strip` accept it. This engine does
             not support `preserve`.
         input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
             sizes open, which the result then has. Only for models with one input.
@@ -61,7 +61,7 @@ def quantize_aware(
         A model to `compile` and `fit` with objects of Keras 3: a `tf_keras.Model`, which also
         accepts objects of tf_keras, or with `engine="keras"` a `keras.Model`. `keras_se.to_tflite`
         converts it to an int8 file without calibration, `keras_se.read_gates` returns its rounded
-        gates, `keras_se.verify(model, tflite, x, reference=...)` checks the file against both
+        gates, `keras_se.verify(model, tflite, x, trained=...)` checks the file against both
         models, and `strip` returns a Keras 3 model.
 
     Raises:

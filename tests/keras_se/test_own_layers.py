@@ -106,9 +106,9 @@ def test_sites_gates_and_costs(model):
 
 
 def test_files_are_judged(model):
-    report = verify(model, to_tflite(model, "int8", X, check_range=False), HELD_OUT, stress=())
+    report = verify(model, to_tflite(model, "int8", X, check_range=False), HELD_OUT)
     assert list(report.sites) == NAMES
-    assert report.effect is not None
+    assert report.work_kept is not None
     assert all(site.r2 > 0.9 for site in report.sites.values())
 
 
@@ -147,7 +147,7 @@ def test_quantize_aware(model, engine):
     aware = quantize_aware(model, X, engine=engine)
     aware.compile("sgd", "mse")
     aware.fit(X, np.zeros((128, 3)), verbose=0)
-    report = verify(model, to_tflite(aware), HELD_OUT, stress=(), reference=aware)
+    report = verify(model, to_tflite(aware), HELD_OUT, trained=aware)
     assert len(report.sites) == 2
     assert all(site.r2 > 0.9 and site.spread_kept > 0.5 for site in report.sites.values())
 

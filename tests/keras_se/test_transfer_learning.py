@@ -101,7 +101,7 @@ def trained(model):
 
 
 def judged(model, tflite, **arguments):
-    return verify(model, tflite, HELD_OUT, stress=(), **arguments)
+    return verify(model, tflite, HELD_OUT, **arguments)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -149,6 +149,6 @@ def test_every_stage(kind):
         assert judged(model, to_tflite(model, name, X)).samples == 64
     for engine in ("keras", "tfmot"):
         aware = trained(quantize_aware(model, X, engine=engine))
-        report = judged(model, to_tflite(aware), reference=aware)
+        report = judged(model, to_tflite(aware), trained=aware)
         assert list(report.sites) == ["backbone/se_1", "backbone/se_2"]
         assert all(site.r2 > 0.9 for site in report.sites.values())

@@ -41,7 +41,7 @@ def test_gates_of_the_file_are_those_of_the_model(trained, task):
     assert found.partitions == 1
     assert all(found.delegated)
     own, shipped = (keras_se.read_gates(source, task.x_test) for source in (model, tflite))
-    report = keras_se.verify(original, tflite, task.x_test, reference=model, stress=())
+    report = keras_se.verify(original, tflite, task.x_test, trained=model)
     assert report.passed
     for name, site in report.sites.items():
         step = 2 / 255 if own[name].max() > 1 else 1 / 256
@@ -368,7 +368,7 @@ def test_the_file_a_recipe_and_other_formats(trained, tmp_path, task):
     assert keras_se.to_tflite(model, path=path) == tflite
     assert '"calibration": null' in path.with_name("aware.recipe.json").read_text()
     stripped = strip(model)
-    assert keras_se.verify(original, path, task.x_test, reference=stripped, stress=()).passed
+    assert keras_se.verify(original, path, task.x_test, trained=stripped).passed
     for settings in ({"format": "float16"}, {"keep_float": ["se_1"]}):
         with pytest.raises(InputError, match=r"strip it first"):
             keras_se.to_tflite(model, **settings)
@@ -383,7 +383,7 @@ def test_dead_gates_are_seen_against_the_original(trained, task):
             kernel = {base_name(v): v for v in wrapper.weights}["kernel"]
             kernel.assign(kernel * 1e-3)
     tflite = keras_se.to_tflite(model)
-    report = keras_se.verify(original, tflite, task.x_test, reference=model, stress=())
+    report = keras_se.verify(original, tflite, task.x_test, trained=model)
     assert not report.passed
     assert {s.blame for s in report.sites.values()} == {"training"}
     assert "adaptivity lost in training" in report.to_json()
