@@ -1,9 +1,13 @@
 """Layers called again in a second graph: with their variables, or for shapes alone."""
 
 import inspect
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import keras
+
+_NUMBERS = itertools.count()
 
 
 class _Shared(keras.layers.Layer):
@@ -74,6 +78,27 @@ def _alike(part: Any) -> Any:
     if not isinstance(part, keras.KerasTensor):
         return part
     return keras.KerasTensor(part.shape, dtype=part.dtype, sparse=part.sparse)
+
+
+class Computation(keras.layers.Layer):
+    """Computes tensors with a function, as one operation of a second graph.
+
+    Raw operations name themselves, and the graph may hold others of these names from a file.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(name=f"keras_se_computation_{next(_NUMBERS)}", autocast=False)
+        self.function = function
+        self.supports_masking = True  # what it returns has the mask of its first argument
+        self.built = True
+
+    def call(self, *args: Any) -> Any:  # noqa: D102
+        return self.function(*args)
+
+    def compute_output_spec(self, *args: Any) -> Any:  # noqa: D102
+        # Keras takes some raw operations for sparse, whose tensors it cannot slice.
+        dense = [keras.KerasTensor(part.shape, dtype=part.dtype) for part in args]
+        return super().compute_output_spec(*dense)
 
 
 def shared(operation: Any) -> Any:

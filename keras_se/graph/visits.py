@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +84,14 @@ class Visit:
         return recorded.returned if now and now == before else None
 
 
+@contextmanager
+def replaying() -> Iterator[None]:
+    """Silences what Keras says of a mask that ends at a layer: it said so when it was called."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Layer '.*' .* was passed an input with a mask attached")
+        yield
+
+
 def walk(
     graph: Graph,
     inputs: Any,
@@ -135,7 +145,8 @@ def walk(
             values |= _paired(call.returned, outputs)
         return keras.tree.map_structure(value, graph.outputs)
 
-    return level(graph, inputs, None, None)
+    with replaying():
+        return level(graph, inputs, None, None)
 
 
 def holds(places: Iterable[Place]) -> Callable[[Visit], bool]:

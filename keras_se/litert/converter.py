@@ -13,6 +13,7 @@ import numpy as np
 from keras_se.errors import InputError, first_line, import_extra
 from keras_se.graph.compressed import compression_of, is_compressed, keras_model
 from keras_se.graph.inputs import packed_inputs
+from keras_se.graph.visits import replaying
 from keras_se.litert.formats import Format
 from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.inputs import InputSpec
@@ -70,7 +71,8 @@ def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) ->
             return model(x, training=False)
         return model.stateless_call(trainable, non_trainable, x, training=False)[0]
 
-    return infer.get_concrete_function()
+    with replaying():
+        return infer.get_concrete_function()
 
 
 def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from keras_se.errors import SiteWarning
 from keras_se.graph.composites import may_reduce
 from keras_se.graph.models import sublayers
-from keras_se.graph.replay import shared
+from keras_se.graph.replay import Computation, shared
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Place, Visit, site_names
 from keras_se.layers import GraphSEBlock, SEBlock, gates
@@ -69,13 +69,14 @@ class GatedSite:
             batch_shape=(None, *self.features.shape[1:]), dtype=self.features.dtype
         )
         gates = compute(source.path, {id(self.features): inputs}, source.gates, stand_in=shared)
-        return keras.Model(inputs, keras.ops.reshape(gates, (-1, self.site.channels)))
+        return keras.Model(inputs, Computation(self._vector)(gates))
 
     def observe(self, visit: Visit) -> tuple[Any, Any, Any]:
         """Returns the outputs of a visit of this site, the features and the (batch, C) gates."""
         if isinstance(self.source, InlineSE):
             features = visit.arguments[self.source.position]
-            return visit.outputs(), features, self._vector(visit.arguments)
+            gates = visit.arguments[self.source.gate_position]
+            return visit.outputs(), features, Computation(self._vector)(gates)
         # Always ask for the gates; the caller gets them only if the model uses them.
         given = call_arguments(self.source, visit)
         asked = given.pop("return_gates", False)
@@ -83,10 +84,9 @@ class GatedSite:
         outputs, gates = visit.stand_in(x, **given, return_gates=True)
         return ((outputs, gates) if asked else outputs), x, gates
 
-    def _vector(self, arguments: list[Any]) -> Any:
+    def _vector(self, gates: Any) -> Any:
         """The gates of an inline site as (batch, C)."""
         source: Any = self.source
-        gates = arguments[source.gate_position]
         rank = len(self.features.shape)
         if len(gates.shape) == rank:  # they may be repeated over the positions
             keep = slice(None)

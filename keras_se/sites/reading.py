@@ -10,6 +10,7 @@ import numpy as np
 from keras_se.data import finite_float32, fits
 from keras_se.errors import InputError, first_line
 from keras_se.graph.inputs import fresh_inputs
+from keras_se.graph.replay import Computation
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit, holds, walk
 from keras_se.layers import GraphSEBlock
@@ -69,7 +70,8 @@ def _reader(
             return visit.outputs()
         site = sites[visit.place]
         outputs, features, gates = site.observe(visit)
-        tensors[site.site.name] = read(site, features, gates)
+        compute = Computation(lambda x, g: read(site, x, g))
+        tensors[site.site.name] = compute(features, gates)
         return outputs
 
     inputs = fresh_inputs(graph.model)

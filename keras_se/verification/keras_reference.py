@@ -13,8 +13,9 @@ from keras_se.errors import InputError
 from keras_se.graph.compressed import compression_of
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import fresh_inputs, packed_inputs
+from keras_se.graph.replay import Computation
 from keras_se.graph.trace import trace
-from keras_se.graph.visits import Visit, holds, walk
+from keras_se.graph.visits import Visit, holds, replaying, walk
 from keras_se.layers import GraphSEBlock
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 from keras_se.litert.convert import convert
@@ -121,10 +122,11 @@ class KerasReference:
             for name, site in self.sites.items()
         ]
         # `predict` would set up a pipeline for each of many runs, which takes longer than they do.
-        rows = [
-            keras.tree.flatten(self._injected.predict_on_batch([filled(a, _BATCH) for a in few]))
-            for few in batches([*samples.values(), *given], _BATCH)
-        ]
+        with replaying():
+            rows = [
+                keras.tree.flatten(self._injected.predict_on_batch([filled(a, _BATCH) for a in b]))
+                for b in batches([*samples.values(), *given], _BATCH)
+            ]
         return [np.concatenate(values)[:count] for values in zip(*rows, strict=True)]
 
     @cached_property
@@ -156,19 +158,40 @@ def _with_gates(part: GatedSite, visit: Visit, given: Any, own: dict[str, Any]) 
     """Returns the outputs of a site with given gates, and notes its own."""
     outputs, x, gates = part.observe(visit)
     own[part.site.name] = gates
-    given = keras.ops.cast(given, x.dtype)
-    chosen = keras.ops.where(keras.ops.isnan(given), gates, given)
-    gated = x * _per_channel(part, chosen, x)
     source: Any = part.source
     if isinstance(source, InlineSE):
-        others = {source.position, source.gate_position}
-        for n in source.product.slots:  # a product may have more than two factors
-            gated = gated if n in others else gated * visit.arguments[n]
-        return gated
+        taken = {source.position, source.gate_position}
+        # A product may have more than two factors.
+        others = [visit.arguments[n] for n in source.product.slots if n not in taken]
+        return Computation(lambda x, g, own, *rest: _gated(part, x, g, own, rest))(
+            x, given, gates, *others
+        )
     with_gates = call_arguments(source, visit).get("return_gates")
-    if source.shift:  # its value is unknown here: move the output by the difference
-        gated += (outputs[0] if with_gates else outputs) - _per_channel(part, gates, x) * x
+    plain = outputs[0] if with_gates else outputs
+    gated = Computation(lambda x, g, own, y: _moved(part, x, g, own, y))(x, given, gates, plain)
+    chosen = Computation(_chosen)(given, gates) if with_gates else None
     return (gated, chosen) if with_gates else gated
+
+
+def _chosen(given: Any, own: Any) -> Any:
+    given = keras.ops.cast(given, own.dtype)
+    return keras.ops.where(keras.ops.isnan(given), own, given)
+
+
+def _gated(part: GatedSite, x: Any, given: Any, own: Any, others: Sequence[Any] = ()) -> Any:
+    gated = x * _per_channel(part, keras.ops.cast(_chosen(given, own), x.dtype), x)
+    for factor in others:
+        gated = gated * factor
+    return gated
+
+
+def _moved(part: GatedSite, x: Any, given: Any, own: Any, outputs: Any) -> Any:
+    gated = _gated(part, x, given, own)
+    source: Any = part.source
+    if not source.shift:
+        return gated
+    # The value of the shift is unknown here: move the output by the difference.
+    return gated + outputs - _per_channel(part, own, x) * x
 
 
 def _per_channel(part: GatedSite, gates: Any, x: Any) -> Any:

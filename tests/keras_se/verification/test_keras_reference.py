@@ -73,3 +73,18 @@ def test_inputs_with_the_names_that_keras_would_give_next():
     keras.backend.clear_session()  # names are counted from the start again
     (outputs,) = KerasReference(model).outputs(SAMPLES, read_gates(model, X))
     np.testing.assert_allclose(outputs, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_with_the_names_of_raw_operations():
+    """As in networks that were loaded from a file, whose operations have names."""
+    inputs = x = keras.Input((8, 8, 4))
+    for name in ("multiply", "reshape", "get_item", "cast", "where", "isnan", "mean", "add"):
+        x = keras.layers.Activation("linear", name=name)(x)
+    gates = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gates = keras.layers.Conv2D(2, 1, activation="relu")(gates)
+    gates = keras.layers.Conv2D(4, 1, activation="sigmoid")(gates)
+    model = keras.Model(inputs, SEBlock(2)(keras.layers.Multiply(name="product")([x, gates])))
+    keras.backend.clear_session()
+    own, _ = KerasReference(model).read(SAMPLES)
+    for name, values in read_gates(model, X).items():
+        np.testing.assert_allclose(own[name], values, atol=1e-6)
