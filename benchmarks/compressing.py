@@ -1,6 +1,6 @@
 """Training with compression on real images: accuracy, size and gates, over several seeds.
 
-    python benchmarks/compression.py cifar10.npz
+    python benchmarks/compressing.py cifar10.npz
 
 Small SE networks are trained, then compressed after training and in training, each technique from
 the same trained network. The second table has the same networks with two outlier channels: they are
