@@ -32,6 +32,7 @@ class SiteVerdict:
             calibration), `"SE"`, `"training"` (with `trained`), or `"unknown"` without the maps.
         in_float: The verdict on the float excitation behind the layers of the file: what keeping
             the site in float would give. Only of a site that is weakened or lost, where known.
+        quantized: Whether the gates are integer codes in the file; `None` if it lacks the site.
         worth: Share of what SE does for the outputs that is lost if this site alone is constant.
         step: Nominal step of the gate in the file's format.
         spread: Standard deviation of the float gates over samples, rms over channels, in steps.
@@ -62,6 +63,7 @@ class SiteVerdict:
     reason: str
     blame: str
     in_float: str | None
+    quantized: bool | None
     worth: float | None
     step: float
     spread: float | None = None
@@ -109,6 +111,7 @@ class GateReport:
     """The verdict on a file, with the evidence for it. `print(report)` shows it.
 
     Attributes:
+        reference: What the file was compared with: a model or a float file.
         sites: One `SiteVerdict` per SE site, by name.
         unjudged: Sites of the file that no site of the reference answers for, with their tensors.
         work_kept: How much of what SE does for the outputs is left, at most 1; `None` if SE does
@@ -124,6 +127,7 @@ class GateReport:
         stress: By name, the gates on the inputs that were given for it.
     """
 
+    reference: str
     sites: Mapping[str, SiteVerdict]
     unjudged: tuple[str, ...]
     work_kept: float | None

@@ -176,24 +176,15 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
     if report.passed:
         return
     sites = [site for site in report.sites.values() if site.failed]
-    helped = [
-        s.name for s in sites if s.blame == "SE" and s.in_float in ("survives", "not adaptive")
-    ]
-    named = [site.name for site in sites if site.blame == "SE" and site.name not in helped]
-    trunk = [site.name for site in sites if site.blame == "trunk"]
-    trained = [site.name for site in sites if site.blame == "training"]
-    if helped:
-        yield f"What to do: keep {_listed(helped)} in float: {_keep_float(helped, place)}."
-    if named:
-        yield (
-            f"At {_listed(named)} SE itself lost them, and keeping it in float is not enough: "
-            "check that the file is of this network, with these weights."
-        )
+    by_blame = {blame: [s for s in sites if s.blame == blame] for blame in {s.blame for s in sites}}
+    yield from _advice_on_se(report, by_blame.get("SE", []), place)
+    trunk = [site.name for site in by_blame.get("trunk", [])]
     if trunk:
         yield (
             f"At {_listed(trunk)} the layers before lost them, and keeping SE in float will not "
             f"help: calibrate on more data in the range of use, or {_finer(place)}."
         )
+    trained = [site.name for site in by_blame.get("training", [])]
     if trained:
         yield (
             f"At {_listed(trained)} training with compression made them steady: equalize the "
@@ -201,7 +192,32 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
         )
 
 
-def _keep_float(names: list[str], place: Place) -> str:
+def _advice_on_se(report: "GateReport", sites: "list[SiteVerdict]", place: Place) -> Iterator[str]:
+    coarse = [site.name for site in sites if site.quantized is False]
+    if coarse:
+        yield (
+            f"At {_listed(coarse)} SE itself lost them, though the file computes it in float: its "
+            "weights are too coarse; take a format with finer ones, such as float16."
+        )
+    sound = ("survives", "not adaptive")
+    helped = [site.name for site in sites if site.quantized and site.in_float in sound]
+    if helped:
+        # What is in float already must stay so in the next file.
+        kept = [s.name for s in report.sites.values() if s.quantized is False]
+        in_order = [name for name in report.sites if name in {*helped, *kept}]
+        how = _keep_float(report, in_order, place)
+        yield f"What to do: keep {_listed(helped)} in float: {how}."
+    rest = [s.name for s in sites if s.name not in {*coarse, *helped}]
+    if rest:
+        yield (
+            f"At {_listed(rest)} SE itself lost them, and keeping it in float is not enough: "
+            "check that the file is of this network, with these weights."
+        )
+
+
+def _keep_float(report: "GateReport", names: list[str], place: Place) -> str:
+    if not report.reference.startswith("model"):
+        return "exclude their operators, from the squeeze to the product, where it is quantized"
     if place == "python":
         return f"to_tflite(..., keep_float={names})"
     return "keras-se export " + " ".join(f"--keep-float {name}" for name in names)

@@ -119,6 +119,7 @@ def verify(
     found = judge_file.judged(samples, gates, original)
     constant = None if found.work is None else found.work.constant[0]
     return GateReport(
+        reference=own.name,
         sites=judge_file.verdicts(found, samples, tau),
         unjudged=judge_file.unjudged,
         work_kept=None if found.work is None else found.work.kept,
@@ -246,6 +247,7 @@ class _FileJudge:
         self._reader = GateReader(file, maps=reference.map_name)
         self._precision, self._codes = precision(file), gate_codes(file)
         self._delegation = delegation(file, self._reader.plain.interpreter).sites
+        self._quantized = {node.site.name: node.quantized for node in self._reader.nodes}
         judged = set(self._names.values())
         self.unjudged = tuple(
             f"{node.site.name} (tensor {node.site.after!r})"
@@ -348,6 +350,7 @@ class _FileJudge:
             reason=judgement.reason,
             blame="training" if judgement.reason.startswith(_LOST_IN_TRAINING) else blame,
             in_float=in_float,
+            quantized=self._quantized.get(self._names.get(name, "")),
             worth=None if found.work is None else found.work.worth.get(name),
             step=resolution.step,
             trunk_r2=r_squared(own, replayed) if is_replayed and replayed is not None else None,
