@@ -42,9 +42,11 @@ def max(x: Any, axis: _Axes, mask: Any = None) -> Any:
     """Maximum over the spatial axes: shape (batch, 1, ..., channels)."""
     if mask is None:
         return ops.max(x, axis=axis, keepdims=True)
-    lowest = ops.full_like(x, -float("inf"))
-    highest = ops.max(ops.where(mask, x, lowest), axis=axis, keepdims=True)
-    return _zero_where_none(highest, axis, mask)
+    # The padding may hold NaN. Where all is padding, all is 0.
+    x = ops.where(mask, x, ops.zeros_like(x))
+    # Not -inf, which would take up the range of an int8 file.
+    lowest = ops.min(x, axis=axis, keepdims=True)
+    return ops.max(ops.where(mask, x, lowest), axis=axis, keepdims=True)
 
 
 @_registered
@@ -62,12 +64,9 @@ def std(x: Any, axis: _Axes, mask: Any = None) -> Any:
     # E[x²] - E[x]² would lose all digits where the mean is large.
     variance = avg(ops.square(x - avg(x, axis, mask)), axis, mask)
     deviation = ops.sqrt(ops.maximum(variance, MIN_VARIANCE))
-    return deviation if mask is None else _zero_where_none(deviation, axis, mask)
-
-
-def _zero_where_none(pooled: Any, axis: _Axes, mask: Any) -> Any:
-    # The maximum over no position is -inf.
-    return ops.where(ops.any(mask, axis=axis, keepdims=True), pooled, ops.zeros_like(pooled))
+    if mask is None:
+        return deviation
+    return ops.where(ops.any(mask, axis=axis, keepdims=True), deviation, ops.zeros_like(deviation))
 
 
 SQUEEZES: dict[str, Squeeze] = {"avg": avg, "max": max, "avg_max": avg_max, "std": std}

@@ -31,11 +31,12 @@ def test_every_squeeze_has_a_test():
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_only_positions_under_the_mask_count(name):
+@pytest.mark.parametrize("padding", [np.nan, np.inf, -np.inf, 9.0, -9.0])
+def test_only_positions_under_the_mask_count(name, padding):
     x = RNG.normal(size=(4, 6, 3)).astype("float32")
     lengths = [1, 3, 6, 0]
     mask = np.arange(6)[None, :] < np.array(lengths)[:, None]
-    x[~mask] = np.nan  # nothing of the padding may be seen
+    x[~mask] = padding  # nothing of it may be seen
     y = squeezed(name, x, (1,), mask=mask[..., None])
     for row, length in enumerate(lengths):
         valid = x[row : row + 1, :length]
