@@ -139,6 +139,11 @@ def takes_training(operation: Any) -> bool:
     return "training" in _parameters(operation)
 
 
+def takes_mask(operation: Any) -> bool:
+    """Whether the call of a layer has an argument `mask`."""
+    return "mask" in _parameters(operation)
+
+
 def default_training(operation: Any) -> Any:
     """The default of `training` in the call of a layer; `None` if it has no such argument."""
     parameter = _parameters(operation).get("training")

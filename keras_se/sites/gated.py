@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -17,9 +17,9 @@ import numpy as np
 from keras_se.errors import SiteWarning
 from keras_se.graph.composites import may_reduce
 from keras_se.graph.models import sublayers
-from keras_se.graph.replay import Computation, shared
+from keras_se.graph.replay import Computation, shared, takes_mask
 from keras_se.graph.trace import Graph
-from keras_se.graph.visits import Place, Visit, site_names
+from keras_se.graph.visits import Place, Visit, nested_arguments, site_names
 from keras_se.layers import GraphSEBlock, SEBlock, gates
 from keras_se.layers.se_block import DataFormat
 from keras_se.sites.finding import InlineSE, NearMiss, find_inline
@@ -38,12 +38,14 @@ class GatedSite:
         source: The block, or the `InlineSE` of an inline site.
         place: The place of its visit on a walk over the model: of the block, or of the product.
         features: The feature map in the recorded graph, with a shape only.
+        is_masked: Whether the squeeze may be under a mask of Keras.
     """
 
     site: Site
     source: Block | InlineSE
     place: Place
     features: Any
+    is_masked: bool
 
     @property
     def data_format(self) -> DataFormat:
@@ -53,8 +55,10 @@ class GatedSite:
     def replay(self, features: np.ndarray) -> np.ndarray | None:
         """Computes the float gates for feature maps of shape (samples, *map shape).
 
-        Returns `None` for a site whose gates do not come from these maps.
+        Returns `None` for a site whose gates do not come from these maps alone.
         """
+        if self.is_masked:
+            return None
         if isinstance(self.source, SEBlock):
             return self.source.gates(features)
         return None if self._excite is None else self._excite.predict(features, verbose=0)
@@ -131,7 +135,11 @@ def search(graph: Graph) -> Search:
             found[part.product.place] = part.product, part
     order = {step.place: n for n, step in enumerate(flow.steps)}
     ordered = [found[place] for place in sorted(found, key=order.__getitem__)]
-    return Search([_gated(flow, name, pair) for name, pair in _named(ordered)], remarks, flow)
+    masked = _masked_tensors(flow)
+    sites = [
+        _gated(flow, name, pair, _is_masked(graph, *pair, masked)) for name, pair in _named(ordered)
+    ]
+    return Search(sites, remarks, flow)
 
 
 def gated_sites(graph: Graph) -> list[GatedSite]:
@@ -155,7 +163,46 @@ def _kind(source: Block | InlineSE) -> str:
     return source.kind if isinstance(source, InlineSE) else "self"
 
 
-def _gated(flow: Flow, name: str, pair: tuple[Step, Block | InlineSE]) -> GatedSite:
+def _masked_tensors(flow: Flow) -> set[int]:
+    """The ids of the tensors that may have a mask of Keras."""
+    masked: set[int] = set()
+    for step in flow.steps:
+        # A composite layer may hand a mask on from its input to its output, whatever is inside.
+        hands_on = getattr(step.layer, "supports_masking", len(step.local) > 1)
+        if hands_on and (_takes_masked(step, masked) or _makes_mask(step.layer)):
+            masked |= set(map(id, step.outputs))
+    return masked
+
+
+def _takes_masked(step: Step, masked: set[int]) -> bool:
+    if any(id(tensor) in masked for tensor in step.inputs):
+        return True
+    return takes_mask(step.layer) and call_arguments(step.layer, step).get("mask") is not None
+
+
+def _makes_mask(layer: Any) -> bool:
+    """Whether a layer may make a mask; a class of the user's that overrides `compute_mask` may."""
+    if not isinstance(layer, keras.layers.Layer) or type(layer).__module__.startswith("keras."):
+        return isinstance(layer, keras.layers.Masking) or bool(getattr(layer, "mask_zero", False))
+    return type(layer).compute_mask is not keras.layers.Layer.compute_mask
+
+
+def _is_masked(graph: Graph, step: Step, source: Block | InlineSE, masked: set[int]) -> bool:
+    """Whether a mask may enter the squeeze of a site."""
+    path = source.path or () if isinstance(source, InlineSE) else [step]
+    if any(takes_mask(part.layer) and _takes_masked(part, masked) for part in path):
+        return True
+    for index in step.place[:-1]:  # a nested model may be called with a mask
+        call, inside = graph.calls[index], graph.inside(index)
+        if inside and nested_arguments(call.args, call.kwargs)["mask"] is not None:
+            return True
+        graph = inside or cast(Graph, graph.look_into(index))
+    return False
+
+
+def _gated(
+    flow: Flow, name: str, pair: tuple[Step, Block | InlineSE], is_masked: bool
+) -> GatedSite:
     step, source = pair
     block: Any = source  # or what stands for one
     if isinstance(source, InlineSE):
@@ -176,7 +223,7 @@ def _gated(flow: Flow, name: str, pair: tuple[Step, Block | InlineSE]) -> GatedS
         kind=_kind(source),
         form=source.form if isinstance(source, InlineSE) else "two_matrices",
     )
-    return GatedSite(site, source, step.place, features)
+    return GatedSite(site, source, step.place, features, is_masked)
 
 
 def _hidden(flow: Flow) -> Iterator[tuple[Step, str]]:
@@ -195,7 +242,7 @@ def _title(step: Step) -> str:
     return f"The layer {step.path + step.name!r} ({step.kind})"
 
 
-def call_arguments(block: Block, call: Visit | Step) -> dict[str, Any]:
-    """Returns the arguments of a call of a block by name."""
-    bound = inspect.signature(block.call).bind(*call.args, **call.kwargs)
+def call_arguments(layer: Any, call: Visit | Step) -> dict[str, Any]:
+    """Returns the arguments of a call of a layer by name."""
+    bound = inspect.signature(layer.call).bind(*call.args, **call.kwargs)
     return dict(bound.arguments)
