@@ -56,7 +56,10 @@ def insert(
             unknown site, or if the function cannot be preserved.
 
     Warns:
-        SiteWarning: If the model has SE at some of the places, or a part that may hide SE.
+        SiteWarning: If the model has SE at some of the places, or a part that may hide SE. If a
+            place is in a frozen model, such as a nested backbone with `trainable = False`: a new
+            block in it does not train, until the model is set to `trainable = True` and its other
+            layers to `False`.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -91,6 +94,13 @@ def insert(
         if place.candidate.name in plan
     ]
     _check_names(sites)
+    if frozen := _frozen(graph, sites):
+        warnings.warn(
+            f"insert puts blocks into frozen models, where they do not train: {frozen}. Set "
+            "trainable = True on them in the new model, then False on their layers but the blocks.",
+            SiteWarning,
+            stacklevel=2,
+        )
     insertion = _Insertion(sites)
     rebuilding = Rebuilding(graph, {id(site.place.graph.model): insertion for site in sites})
     new_model = rebuilding.model()
@@ -151,6 +161,7 @@ class _PlacedBlock:
             "name": place.candidate.name.rpartition("/")[-1],
             **arguments,
         }
+        _check_data_format(place, arguments)
         if "/" in str(arguments["name"]):
             raise InputError(
                 f"The name of a block must not hold a slash. Received: name={arguments['name']!r}"
@@ -205,6 +216,26 @@ class _Insertion:
             gated = [site(output) for output in keras.tree.flatten(outputs)]
             outputs = keras.tree.pack_sequence_as(outputs, gated)
         return outputs
+
+
+def _frozen(graph: Graph, sites: Iterable[_PlacedBlock]) -> list[str]:
+    """The names of the frozen models that keep a block from training: its own and the outermost."""
+    around = [(graph, site.place.graph) for site in sites if site.block.trainable]
+    models = [part.model for pair in around for part in pair]
+    return sorted({model.name for model in models if not model.trainable})
+
+
+def _check_data_format(place: Place, arguments: dict[str, Any]) -> None:
+    """Refuses a data format that a layer contradicts: the block would gate another axis."""
+    found, given = place.candidate.data_format, arguments["data_format"]
+    if given is None:
+        arguments["data_format"] = found
+    elif place.is_certain and given != found:
+        raise InputError(
+            "The data_format of a block must be that of the layers beside it; leave it out, and "
+            f"insert takes theirs. Received: data_format={given!r} for {place.candidate.name}, "
+            f"which is {found} after {place.candidate.after!r}"
+        )
 
 
 def _check_names(sites: list[_PlacedBlock]) -> None:

@@ -27,6 +27,7 @@ WHERE: tuple[WhereName, ...] = get_args(WhereName)
 # Not Iterable[str]: a str is one itself, so a type checker would pass a misspelt kind.
 Where = WhereName | list[str] | tuple[str, ...] | Callable[[Any], bool] | None
 Edges = tuple[tuple[int, int], ...]
+_WHERE_RULE = f"where must be one of {list(WHERE)}, a list of layer names, or a function of a layer"
 
 _CONVOLUTIONS = (
     layers.Conv1D,
@@ -38,6 +39,7 @@ _CONVOLUTIONS = (
     layers.SeparableConv2D,
 )
 _NORMALIZATIONS = (layers.BatchNormalization, layers.GroupNormalization, layers.LayerNormalization)
+_REORDERING = {"Einsum", "EinsumDense", "Moveaxis", "Permute", "Reshape", "Swapaxes", "Transpose"}
 _ACTIVATIONS = (layers.Activation, layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU)
 
 
@@ -71,6 +73,8 @@ class Place:
         edges: The consumers that get the gated tensor, as (index of the call, position among its
             arguments); `None` for all consumers and the model's outputs.
         dtype_policy: Policy for the block, that of the producer.
+        is_certain: Whether a layer states the data format of the candidate, and none in between may
+            change it.
     """
 
     candidate: Candidate
@@ -78,6 +82,7 @@ class Place:
     producer: int
     edges: Edges | None
     dtype_policy: Any
+    is_certain: bool
 
 
 def candidates(
@@ -184,6 +189,8 @@ def _find(graph: Graph, placement: Placement, where: Where) -> list[tuple[Graph,
         order: tuple[WhereName, ...] = ("residual",) if placement != "standard" else WHERE
         return next((points for kind in order if (points := _find(graph, placement, kind))), [])
     if not isinstance(where, str) and not callable(where):
+        if not isinstance(where, list | tuple | set) or not all(isinstance(n, str) for n in where):
+            raise InputError(f"{_WHERE_RULE}. Received: where={where!r}")
         names = set(where)
         known = {call.layer.name for part in graph.family() for call in part.calls}
         if names - known:
@@ -199,10 +206,7 @@ def _find(graph: Graph, placement: Placement, where: Where) -> list[tuple[Graph,
         "conv": _convolution,
     }
     if where not in finders:
-        raise InputError(
-            f"where must be one of {list(WHERE)}, names of layers, or a function of a layer. "
-            f"Received: where={where!r}"
-        )
+        raise InputError(f"{_WHERE_RULE}. Received: where={where!r}")
     return list(_points(graph, finders[where]))
 
 
@@ -318,7 +322,7 @@ def _place(graph: Graph, name: str, point: _Point) -> Place:
             "An SE block needs one feature map of rank 3, 4 or 5. "
             f"Received: {[tuple(t.shape) for t in outputs]} after {after!r}"
         )
-    data_format = _data_format(graph, producer)
+    data_format, is_certain = _data_format(graph, producer)
     shape = tuple(outputs[0].shape)
     channels = shape[-1 if data_format == "channels_last" else 1]
     if channels is None:
@@ -327,7 +331,8 @@ def _place(graph: Graph, name: str, point: _Point) -> Place:
             f"Received: shape {shape} after layer {after!r}"
         )
     candidate = Candidate(name, after, channels, shape, data_format)
-    return Place(candidate, graph, producer, point.edges, _dtype_policy(layer, outputs[0]))
+    policy = _dtype_policy(layer, outputs[0])
+    return Place(candidate, graph, producer, point.edges, policy, is_certain)
 
 
 def _dtype_policy(layer: Any, tensor: Any) -> Any:
@@ -342,14 +347,26 @@ def _dtype_policy(layer: Any, tensor: Any) -> Any:
     return policy
 
 
-def _data_format(graph: Graph, producer: int) -> DataFormat:
-    """Return the data format of the nearest layer before a point, else of one after it."""
+def _data_format(graph: Graph, producer: int) -> tuple[DataFormat, bool]:
+    """Return the data format of the nearest layer before a point, else of one after it.
+
+    And whether it is certain: no layer in between may change it.
+    """
     # Only some layers have a data format; an SE block must use the one of its neighbours.
     before = sorted(graph.ancestors[producer], reverse=True) if producer >= 0 else []
     after = [n for n in range(len(graph.calls)) if n not in before]
-    nearest = (graph.calls[n].layer for n in (*before, *after))
-    formats = (format for layer in nearest for format in _data_formats(layer))
-    return next(formats, keras.config.image_data_format())
+    is_certain = True
+    for layer in (graph.calls[n].layer for n in (*before, *after)):
+        for data_format in _data_formats(layer):
+            return data_format, is_certain
+        is_certain = is_certain and not _may_reorder(layer)
+    return keras.config.image_data_format(), False
+
+
+def _may_reorder(layer: Any) -> bool:
+    """Whether the output of a layer may have its channels on another axis than the input."""
+    is_own = not type(layer).__module__.startswith(("keras.", "keras_se."))
+    return is_own or type(layer).__name__ in _REORDERING or isinstance(layer, layers.Lambda)
 
 
 def _data_formats(layer: Any) -> Iterator[DataFormat]:

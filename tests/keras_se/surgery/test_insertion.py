@@ -1,9 +1,13 @@
+import re
+
 import keras
 import numpy as np
 import pytest
 
 from keras_se import SEBlock, candidates, find_sites, insert
-from keras_se.errors import InputError
+from keras_se.errors import InputError, SiteWarning
+from keras_se.graph.trace import trace
+from keras_se.sites.gated import gated_sites
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(4, 8, 8, 3)).astype("float32")
@@ -105,10 +109,89 @@ def test_channels_first_convolutions_get_channels_first_blocks():
     assert insert(model).layers[1].data_format == "channels_first"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{"data_format": "channels_first"}, {"plan": {"se_1": {"data_format": "channels_first"}}}],
+)
+def test_a_data_format_must_be_that_of_the_layers_beside(arguments):
+    """The block would gate the height, here 6, and not the 8 channels."""
+    conv = keras.layers.Conv2D(8, 3, padding="same", name="conv")
+    model = keras.Sequential([keras.Input((6, 5, 3)), conv])
+    message = (
+        r"must be that of the layers beside it; leave it out, .* Received: "
+        r"data_format='channels_first' for se_1, which is channels_last after 'conv'"
+    )
+    with pytest.raises(InputError, match=message):
+        insert(model, 2, **arguments)
+    # The layer that states it may come after.
+    inputs = keras.Input((6, 5, 3))
+    later = keras.Model(inputs, conv(keras.layers.ReLU(name="relu")(inputs)))
+    with pytest.raises(InputError, match="which is channels_last after 'relu'"):
+        insert(later, 2, where=["relu"], data_format="channels_first")
+    for same in ("channels_last", None):
+        assert find_sites(insert(model, 2, data_format=same))[0].channels == 8
+
+
+def test_no_data_format_is_that_of_the_layers_not_of_the_configuration():
+    conv = keras.layers.Conv2D(8, 1, data_format="channels_first")
+    model = keras.Sequential([keras.Input((3, 6, 5)), conv])
+    assert find_sites(insert(model, 2, data_format=None))[0].channels == 8
+
+
+@pytest.mark.parametrize(
+    "reorder", [keras.layers.Permute((3, 1, 2)), lambda x: keras.ops.transpose(x, (0, 3, 1, 2))]
+)
+def test_a_data_format_can_be_given_where_axes_changed(reorder):
+    inputs = keras.Input((6, 5, 3))
+    x = keras.layers.ReLU(name="relu")(reorder(keras.layers.Conv2D(8, 1)(inputs)))
+    new = insert(keras.Model(inputs, x), 2, where=["relu"], data_format="channels_first")
+    assert find_sites(new)[0].channels == 8
+
+
+def nested(*frozen):
+    inner = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(8, 3)], name="inner")
+    inputs = keras.Input((8, 8, 3))
+    outer = keras.Model(inputs, inner(inputs), name="outer")
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(outer(inputs))
+    whole = keras.Model(inputs, keras.layers.Dense(2)(x), name="whole")
+    for model in (whole, outer, inner):  # each time with all that is inside
+        model.trainable = model.name not in frozen
+    return whole
+
+
+@pytest.mark.parametrize("names", [["inner"], ["whole"], ["inner", "whole"]])
+def test_blocks_in_a_frozen_model_are_named_and_can_be_set_free(names):
+    model = nested(*names)
+    message = f"blocks into frozen models, where they do not train: {names}. Set trainable = True"
+    with pytest.warns(SiteWarning, match=re.escape(message)):
+        new = insert(model, 2)
+    (block,) = (site.source for site in gated_sites(trace(new, "test")))
+    assert not set(map(id, block.weights)) & set(map(id, new.trainable_weights))
+    outer = new.get_layer("outer")
+    inner = outer.get_layer("inner")
+    models = {"inner": inner, "whole": new}
+    for name in names:
+        models[name].trainable = True
+    for layer in inner.layers:
+        layer.trainable = isinstance(layer, SEBlock)
+    trained = {id(weight) for weight in new.trainable_weights}
+    assert trained == {id(w) for layer in (block, new.layers[-1]) for w in layer.weights}
+
+
+def test_blocks_that_train_or_shall_not_give_no_warning():
+    assert len(find_sites(insert(nested(), 2))) == 1
+    assert len(find_sites(insert(nested("inner"), 2, trainable=False))) == 1
+    new = insert(nested("outer"), 2)  # Keras trains what is set free inside
+    (block,) = (site.source for site in gated_sites(trace(new, "test")))
+    assert set(map(id, block.weights)) < set(map(id, new.trainable_weights))
+
+
 def test_a_frozen_model_stays_frozen():
     model = sequential()
     model.trainable = False
-    assert insert(model).trainable_variables == []
+    with pytest.warns(SiteWarning, match=r"they do not train: \['plain'\]"):
+        assert insert(model).trainable_variables == []
 
 
 def residual():
@@ -197,7 +280,8 @@ def test_trainable_flags_are_kept_layer_by_layer():
     model = sequential()
     model.trainable = False
     model.layers[-1].trainable = True
-    new = insert(model)
+    with pytest.warns(SiteWarning, match="they do not train"):
+        new = insert(model)
     flags = {layer.name: layer.trainable for layer in new.layers}
     assert all(flags[layer.name] == layer.trainable for layer in model.layers)
 

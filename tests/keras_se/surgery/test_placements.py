@@ -212,7 +212,9 @@ def test_remove_refuses_a_model_without_blocks_and_one_that_uses_gates():
     ("arguments", "message"),
     [
         ({"placement": "between"}, r"placement must be one of \['standard', 'pre', 'post', 'iden"),
-        ({"where": "everywhere"}, r"where must be one of \['residual', 'concat', 'conv'\], names"),
+        ({"where": "everywhere"}, r"where must be one of \['residual', 'concat', 'conv'\], a list"),
+        ({"where": 3}, r"a list of layer names, or a function of a layer\. Received: where=3$"),
+        ({"where": [["stem"]]}, r"where must be one of .* Received: where=\[\['stem'\]\]$"),
         (
             {"where": ["nowhere"]},
             r"must name layers of the model\. Received: unknown \['nowhere'\]",
