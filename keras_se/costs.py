@@ -15,6 +15,8 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError
+from keras_se.graph.inputs import checked_shape, computable
+from keras_se.graph.models import check_graph
 from keras_se.graph.replay import outlined
 from keras_se.graph.trace import trace
 from keras_se.graph.visits import Place, Visit, walk
@@ -126,7 +128,10 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
         >>> report.se_parameters, report.se_flops
         (512, 9216)
     """
-    graph = trace(model, "cost", None if input_shape is None else [tuple(input_shape)])
+    check_graph("cost", model)
+    shape = None if input_shape is None else checked_shape(model, input_shape)
+    with computable(model, shape):
+        graph = trace(model, "cost", None if shape is None else [shape])
     count = _Count({part.place: part for part in search(graph).warn()})
     # Shapes flow along the walk, so that nested models of open sizes get those of their calls.
     walk(graph, graph.inputs, count.visit, stand_in=outlined, opens=lambda visit: True)

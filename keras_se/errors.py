@@ -4,9 +4,15 @@ The command line prints their message and exits with 2. Any other exception is a
 """
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+
+_AROUND = re.compile(
+    r"\A\s*in user code:\n(?:\s*\n|    .*\n)*?    \w+: |"
+    r"Exception encountered when calling .+\.call\(\)\.\s*|\x1b\[\d*m"
+)
 
 
 class InputError(ValueError):
@@ -40,8 +46,12 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an exception says, or the name of its type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """Returns the first line of what an exception says, or the name of its type.
+
+    Without what Keras and TensorFlow write before it: the call, the lines of code, the bold type.
+    """
+    said = _AROUND.sub("", str(error)).strip()
+    return next(iter(said.splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Reads SE sites and gate values from a Keras model or a TFLite file."""
 
 import os
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -66,7 +67,8 @@ def read_gates(
         channels). Empty if there is no site.
 
     Raises:
-        InputError: If the argument is neither, or `x` does not fit it.
+        InputError: If the argument is neither, its weights are not finite, `x` does not fit it, or
+            `batch_size` is no whole number of at least 1.
         MissingExtraError: If a file is given and LiteRT is not installed.
 
     Warns:
@@ -78,6 +80,7 @@ def read_gates(
         >>> read_gates(model, np.zeros((3, 8, 8, 16), "float32"))["se_1"].shape
         (3, 16)
     """
+    _check_batch_size(batch_size)
     compression = compression_of(model_or_tflite)
     # A quantize-aware model has rounded gates; those of the stripped model are in float.
     if compression is not None and compression.technique == QUANTIZED:
@@ -96,3 +99,11 @@ def _checked(tflite: Any) -> TFLite:
             f"Received: {type(tflite).__name__}"
         )
     return tflite
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    is_whole = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
+    if not is_whole or batch_size < 1:
+        raise InputError(
+            f"batch_size must be a whole number of at least 1. Received: batch_size={batch_size!r}"
+        )

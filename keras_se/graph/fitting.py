@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_se.errors import PrecisionWarning
-from keras_se.graph.inputs import checked_shape
+from keras_se.graph.inputs import checked_shape, computable
 from keras_se.graph.precision import in_float32, other_precisions
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import trace
@@ -27,7 +27,8 @@ def fitted(
     others = other_precisions(model)
     if not others and shape in (None, tuple(model.inputs[0].shape[1:])):
         return model
-    graph = trace(model, purpose, None if shape is None else [shape])
+    with computable(model, shape):
+        graph = trace(model, purpose, None if shape is None else [shape])
     if others:
         warnings.warn(
             f"{purpose} takes the float32 twin of model {model.name!r}, which computes in "

@@ -1,13 +1,14 @@
 """The symbolic inputs of a Keras model: structure, names, shapes, and new ones like them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
 import keras
 
 from keras_se.data import Shape, fits
-from keras_se.errors import InputError
+from keras_se.errors import InputError, first_line
 from keras_se.graph.models import check_graph
 
 
@@ -79,6 +80,23 @@ def checked_shape(model: keras.Model, input_shape: Any) -> tuple[int, ...]:
     shape = tuple(map(int, input_shape))
     _check_shapes(model, [shape])
     return shape
+
+
+@contextmanager
+def computable(model: keras.Model, input_shape: Any) -> Iterator[None]:
+    """Turns what Keras raises where a layer cannot take a given size into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # Keras and its backends have exceptions of many types for it
+        if input_shape is None:
+            raise
+        raise InputError(
+            f"input_shape must be one that model {model.name!r} can compute. "
+            f"Received: input_shape={tuple(input_shape)}, for which Keras raises: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_se.errors import InputError
 
@@ -48,6 +49,19 @@ def check_graph(purpose: str, model: Any) -> None:
             f"{purpose} needs a built model: call it once, or give it an Input. "
             f"Received: model {model.name!r}, not built"
         )
+
+
+def check_weights(purpose: str, model: Any) -> None:
+    """Raises `InputError` for NaN or infinite weights, also of a model of tf_keras."""
+    for variable in model.weights:
+        values = variable.numpy()
+        # The kind of bfloat16 is not "f".
+        if "float" in values.dtype.name and not np.isfinite(values).all():
+            name = getattr(variable, "path", variable.name)
+            raise InputError(
+                f"{purpose} needs finite weights. "
+                f"Received: NaN or infinity in {name!r} of model {model.name!r}"
+            )
 
 
 def raw_activation(operation: Any) -> str | None:

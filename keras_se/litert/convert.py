@@ -15,6 +15,7 @@ from keras_se.files import check_file_name, refuse_existing, write_files
 from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, keras_model
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
+from keras_se.graph.models import check_weights
 from keras_se.litert import calibration as checks
 from keras_se.litert.converter import converted_bytes
 from keras_se.litert.formats import FORMATS, Format, FormatName, IOType, Options
@@ -135,7 +136,7 @@ def convert(
     check_backend(purpose)
     model = _fitted(model, purpose, options.input_shape)
     inputs = input_specs(keras_model(model), purpose)
-    _check_weights(model, purpose)
+    check_weights(purpose, model)
     samples, observed = _checked_calibration(model, inputs, calibration, options)
     io_types = options.io_types
     integer, tflite = None, converted_bytes(model, inputs, spec, io_types, samples, purpose)
@@ -188,17 +189,6 @@ def _fitted(model: keras.Model, purpose: str, input_shape: Sequence[int] | None)
     twin = fitted(plain, purpose, input_shape, stacklevel=5)
     # A compressed model of tf_keras was made from a twin, so only the shape is checked.
     return twin if plain is model else model
-
-
-def _check_weights(model: keras.Model, purpose: str) -> None:
-    for variable in model.weights:
-        values = variable.numpy()
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            name = getattr(variable, "path", variable.name)
-            raise InputError(
-                f"{purpose} needs finite weights. "
-                f"Received: NaN or infinity in {name!r} of model {model.name!r}"
-            )
 
 
 def check_backend(purpose: str) -> None:

@@ -1,5 +1,6 @@
 """The gates of a Keras model for inputs, and the means of what they gate."""
 
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from keras_se.data import finite_float32, fits
 from keras_se.errors import InputError, first_line
 from keras_se.graph.inputs import fresh_inputs
+from keras_se.graph.models import check_weights
 from keras_se.graph.replay import Computation
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit, holds, walk
@@ -29,15 +31,17 @@ def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, n
     found = search(graph).warn(stacklevel=4)
     if not found:
         return {}
+    # Some kernels swallow NaN: the gates would look plausible.
+    check_weights("read_gates", model)
     reader = _reader(graph, found, lambda site, features, gates: gates)
+    # A batch of nodes would split graphs.
+    is_union = any(isinstance(part.source, GraphSEBlock) for part in found)
     if isinstance(x, Iterator):
-        values = _gates_of_batches(model, reader, x)
+        values = _gates_of_batches(model, reader, x, is_union)
     else:
-        _check_arrays(model, reader, x)
+        _check_arrays(model, reader, x, is_union)
         # Datasets have batches of their own, and Keras wants no batch_size for them.
         is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
-        # A batch of nodes would split graphs.
-        is_union = any(isinstance(part.source, GraphSEBlock) for part in found)
         with _computable(model):
             if is_arrays and is_union:
                 values = reader.predict_on_batch(x)
@@ -89,13 +93,13 @@ def _means(features: Any, data_format: str) -> Any:
 
 
 def _gates_of_batches(
-    model: keras.Model, reader: keras.Model, batches: Iterator[Any]
+    model: keras.Model, reader: keras.Model, batches: Iterator[Any], is_union: bool
 ) -> dict[str, np.ndarray]:
     rows: dict[str, list[np.ndarray]] = {}
     # Hold one batch at a time: memory stays bounded.
     for batch in batches:
         x = batch[0] if isinstance(batch, tuple) and batch else batch
-        _check_arrays(model, reader, x)
+        _check_arrays(model, reader, x, is_union)
         with _computable(model):
             gates = reader.predict_on_batch(x)
         for name, values in gates.items():
@@ -119,8 +123,14 @@ def _computable(model: keras.Model) -> Iterator[None]:
         ) from error
 
 
-def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
+def _check_arrays(model: keras.Model, reader: keras.Model, x: Any, is_union: bool) -> None:
     leaves = keras.tree.flatten(x) if isinstance(x, list | tuple | dict) else [x]
+    # An optional input may be None.
+    if all(leaf is None for leaf in leaves) or any(map(np.isscalar, leaves)):
+        raise InputError(
+            f"x must be inputs of model {model.name!r}: arrays, a dataset, or a generator of "
+            f"batches. Received: x={reprlib.repr(x)[:80]}"
+        )
     arrays = [a for a in leaves if isinstance(a, np.ndarray) or keras.ops.is_tensor(a)]
     if len(arrays) == len(reader.inputs) == 1:
         shape, expected = tuple(arrays[0].shape), tuple(reader.inputs[0].shape)
@@ -129,6 +139,12 @@ def _check_arrays(model: keras.Model, reader: keras.Model, x: Any) -> None:
                 f"x must have the shape (samples, {', '.join(map(str, expected[1:]))}) of model "
                 f"{model.name!r}. Received: x of shape {shape}"
             )
+    lengths = [array.shape[0] for array in arrays if len(array.shape) > 0]
+    if len(set(lengths)) > 1 and not is_union:  # there may be more edges than nodes
+        raise InputError(
+            f"The inputs of a model must have one number of samples. Received: {lengths} for "
+            f"model {model.name!r}"
+        )
     # Arrays and tensors only: to check a dataset takes a pass over all of its batches.
     for array in arrays:
         values = keras.ops.convert_to_numpy(array)

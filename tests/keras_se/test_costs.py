@@ -132,6 +132,25 @@ def test_unknown_sizes_need_the_shape():
             cost(model, shape)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, 2, 3),
+            r"must be one that model 'small' can compute\. Received: input_shape=\(2, 2, 3\)",
+        ),
+        ((2, 2, 3), r"for which Keras raises: Computed output size would be"),
+        (3, "must be the sizes of one sample, .* Received: input_shape=3"),
+        (("a", 2, 3), r"must be the sizes of one sample, .* Received: input_shape=\('a', 2, 3\)"),
+    ],
+)
+def test_shapes_that_a_model_cannot_compute(shape, message):
+    layers = [keras.layers.Conv2D(4, 3, name="valid"), SEBlock(2)]
+    model = keras.Sequential([keras.Input((None, None, 3)), *layers], name="small")
+    with pytest.raises(InputError, match=message):
+        cost(model, shape)
+
+
 def test_json(resnet):
     model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
     content = json.loads(cost(model).to_json())

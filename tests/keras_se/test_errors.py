@@ -1,6 +1,9 @@
+import re
 import sys
 
+import keras
 import pytest
+import tensorflow as tf
 
 from keras_se.errors import InputError, MissingExtraError, first_line, import_extra, user_code
 
@@ -45,3 +48,15 @@ def test_an_interruption_is_no_error_of_the_users_code():
 def test_the_first_line_of_an_error():
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_the_first_line_is_the_reason_not_the_call(is_traced):
+    """Keras writes the name of the call before it, TensorFlow also the lines of code."""
+    layer = keras.layers.Lambda(lambda x: keras.ops.reshape(x, (7,)), name="own")
+    call = tf.function(lambda x: layer(x)) if is_traced else layer
+    with pytest.raises(Exception, match="Exception encountered when calling Lambda") as caught:
+        call(tf.zeros((2, 3)))
+    assert "Exception" not in first_line(caught.value)
+    assert "user code" not in first_line(caught.value)
+    assert re.search("reshape", first_line(caught.value), re.IGNORECASE)

@@ -11,6 +11,7 @@ from keras_se.compress.tfmot.bridge.translation import plain_name
 from keras_se.compress.tfmot.bridge.weights import inner_layer
 from keras_se.errors import InputError
 from keras_se.graph.compressed import keras_model
+from keras_se.graph.models import check_weights
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.reading import model_sites
 from keras_se.sites.site import Site
@@ -22,10 +23,11 @@ def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.nd
     sites = model_sites(like)
     if not sites:
         return {}
+    check_weights("read_gates", model)
     samples = list(input_arrays(input_specs(like, "read_gates"), x, "x").values())
     reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
     rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
-    for batch in batches(samples, batch_size or 32):
+    for batch in batches(samples, batch_size):
         gates = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
         for site in sites:
             rows[site.name].append(gates[site.name].numpy().reshape(-1, site.channels))

@@ -165,3 +165,13 @@ def test_policies_in_float32():
         None: None,
     }
     assert {dtype: in_float32(dtype) for dtype in pairs} == pairs
+
+
+def test_a_size_that_the_model_cannot_compute():
+    model = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)], name="small")
+    message = (
+        r"input_shape must be one that model 'small' can compute\. Received: "
+        r"input_shape=\(2, 2, 3\), for which Keras raises: Computed output size would be"
+    )
+    with pytest.raises(InputError, match=message):
+        fitted(model, "to_tflite", (2, 2, 3))

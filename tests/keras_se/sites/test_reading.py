@@ -173,11 +173,31 @@ def one_input():
         (one_input, {"z": X}, "x must be inputs of model 'functional.*'"),
         (one_input, iter(["a"]), "x must be inputs of model 'functional.*'"),
         (one_input, iter([()]), "x must be inputs of model 'functional.*'"),
+        (one_input, None, "arrays, a dataset, or a generator of batches. Received: x=None"),
+        (two_inputs, [None, None], r"or a generator of batches\. Received: x=\[None, None\]"),
+        (one_input, 3, r"or a generator of batches\. Received: x=3"),
+        (one_input, X.tolist(), r"or a generator of batches\. Received: x=\[\[\[\["),
+        (two_inputs, [X, X[:2]], r"one number of samples\. Received: \[5, 2\] for model 'func"),
+        (two_inputs, {"a": X, "b": X[:2]}, r"one number of samples\. Received: \[5, 2\] for"),
+        (two_inputs, iter([[X, X[:2]]]), r"one number of samples\. Received: \[5, 2\] for"),
     ],
 )
 def test_inputs_that_cannot_be_computed_with(build, x, message):
     with pytest.raises(InputError, match=message):
         model_gates(build(), x)
+
+
+@pytest.mark.parametrize("policy", ["float32", "bfloat16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_must_be_finite(policy, value):
+    """A fused ReLU of TensorFlow swallows NaN: the gates looked plausible."""
+    conv = keras.layers.Conv2D(4, 1, activation="relu", dtype=policy, name="c")
+    model = keras.Sequential([keras.Input((8, 8, 4)), conv, SEBlock(2)], name="m")
+    conv.kernel.assign(np.full((1, 1, 4, 4), value))
+    with pytest.raises(
+        InputError, match=r"read_gates needs finite weights\. .* in '.*c/kernel' of model 'm'"
+    ):
+        model_gates(model, X)
 
 
 class Subclassed(keras.Model):
