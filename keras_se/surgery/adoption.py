@@ -16,8 +16,9 @@ from keras_se.layers import SEBlock
 from keras_se.layers.gates import GateName
 from keras_se.layers.squeezes import SqueezeName
 from keras_se.sites.finding import InlineSE
-from keras_se.sites.gated import GatedSite, gated_sites
-from keras_se.sites.matrices import Matrices, matrices_of
+from keras_se.sites.gated import search
+from keras_se.sites.matrices import matrices_of
+from keras_se.surgery.sharing import Adoption, Key, in_groups, tied_elsewhere
 
 
 def adopt(model: keras.Model) -> keras.Model:
@@ -25,7 +26,8 @@ def adopt(model: keras.Model) -> keras.Model:
 
     Takes every site with two matrices, however it is written: the excitation must compute
     gate(W2·activation(W1·g + b1) + b2) for a squeeze, an activation and a gate that `SEBlock`
-    knows. A BatchNormalization in it is folded into the matrices as it is at inference.
+    knows. A BatchNormalization in it is folded into the matrices as it is at inference. Sites
+    of the same layers share one block.
 
     Args:
         model: A built functional or Sequential model, also with nested models. It is not changed.
@@ -62,46 +64,50 @@ def adopt(model: keras.Model) -> keras.Model:
     return adopted(graph, taken)
 
 
-Adoption = tuple[GatedSite, Matrices]
+_TIED = "the model uses its weights elsewhere, too, and an SEBlock has weights of its own"
 
 
 def proposed(graph: Graph) -> tuple[list[Adoption], dict[str, str]]:
     """The inline sites that can become blocks, and by name the reason for each other one."""
-    taken: dict[tuple[int, Place], Adoption] = {}
+    taken: dict[Key, Adoption] = {}
     left: dict[str, str] = {}
-    for part in gated_sites(graph):
+    se = search(graph)
+    for part in se.sites:
         if isinstance(part.source, InlineSE):
             found = _kept_inside(part.source) or matrices_of(part.source)
             if isinstance(found, str):
                 left[part.site.name] = found
             else:
+                site = Adoption(part, found)
                 # A nested model that is called twice has the same product in both calls.
-                taken.setdefault(_key(part.source), (part, found))
-    return list(taken.values()), left
+                taken.setdefault(site.key, site)
+    tied = tied_elsewhere(se.flow, taken.values())
+    left |= {site.part.site.name: _TIED for site in tied}
+    return [site for site in taken.values() if site not in tied], left
 
 
 def adopted(graph: Graph, taken: list[Adoption]) -> keras.Model:
     """Rebuilds a model with a block in place of the product of each site."""
     edits: dict[int, _Adoptions] = {}
-    for part, matrices in taken:
-        source = cast(InlineSE, part.source)
-        edit = edits.setdefault(id(source.product.home.model), _Adoptions())
-        edit.sites[source.product.local] = source, matrices
-    around = {key for part, _ in taken for key in _layers_around(cast(InlineSE, part.source))}
+    for group in in_groups(taken):
+        for site in group:
+            model, place = site.key
+            edits.setdefault(model, _Adoptions()).sites[place] = site, group
+    around = {key for site in taken for key in _layers_around(site)}
     new_model = Rebuilding(
         graph, edits, opens=lambda visit: (id(visit.home.model), visit.local) in around
     ).model()
     # `Rebuilding` copies the weights of old layers only; the blocks are new.
     for edit in edits.values():
-        for block, source, matrices in edit.blocks:
-            block.set_excitation(*matrices.weights, layout="dense")
-            block.trainable = getattr(source.matrices[0].layer, "trainable", True)
+        for block, site in edit.blocks.values():
+            block.set_excitation(*site.matrices.weights, layout="dense")
+            block.trainable = getattr(site.source.matrices[0].layer, "trainable", True)
     return new_model
 
 
-def _layers_around(source: InlineSE) -> list[tuple[int, Place]]:
+def _layers_around(site: Adoption) -> list[Key]:
     """The composite layers around a site in its model, which must be opened to change it."""
-    model, place = _key(source)
+    model, place = site.key
     return [(model, place[:n]) for n in range(1, len(place))]
 
 
@@ -124,33 +130,33 @@ def _has_variables(call: Call) -> bool:
     return any(isinstance(a, keras.Variable) for a in keras.tree.flatten((call.args, call.kwargs)))
 
 
-def _key(source: InlineSE) -> tuple[int, Place]:
-    return id(source.product.home.model), source.product.local
-
-
 class _Adoptions:
-    """Replays the calls of a model, with a block in place of each product."""
+    """Replays the calls of a model, with a block in place of each product, one for a group."""
 
     def __init__(self) -> None:
-        self.sites: dict[Place, tuple[InlineSE, Matrices]] = {}
-        self.blocks: list[tuple[SEBlock, InlineSE, Matrices]] = []
+        self.sites: dict[Place, tuple[Adoption, list[Adoption]]] = {}
+        self.blocks: dict[int, tuple[SEBlock, Adoption]] = {}  # by id of the group
         self._names = site_names(itertools.repeat(""))
 
     def __call__(self, visit: Visit) -> Any:
         if visit.local not in self.sites:
             # Also pooling and matrices: unused, they drop out of the new model.
             return visit.outputs()
-        site, matrices = self.sites[visit.local]
-        taken = {layer.name for layer in visit.home.model.layers}
-        block = SEBlock(
-            width=site.width,
-            squeeze=cast(SqueezeName, site.squeeze),  # known, or the site is left alone
+        site, group = self.sites[visit.local]
+        if id(group) not in self.blocks:
+            self.blocks[id(group)] = self._block(site, visit.home.model), site
+        block, _ = self.blocks[id(group)]
+        return block(visit.arguments[site.source.position])
+
+    def _block(self, site: Adoption, model: keras.Model) -> SEBlock:
+        source, matrices = site.source, site.matrices
+        return SEBlock(
+            width=source.width,
+            squeeze=cast(SqueezeName, source.squeeze),  # known, or the site is left alone
             activation=matrices.activation,
             gate=cast(GateName, matrices.gate),
             use_bias=matrices.weights[1] is not None,
-            data_format=site.data_format,
-            dtype=getattr(site.matrices[0].layer, "dtype_policy", None),
-            name=free_name(next(self._names), taken),
+            data_format=source.data_format,
+            dtype=getattr(source.matrices[0].layer, "dtype_policy", None),
+            name=free_name(next(self._names), {layer.name for layer in model.layers}),
         )
-        self.blocks.append((block, site, matrices))
-        return block(visit.arguments[site.position])
