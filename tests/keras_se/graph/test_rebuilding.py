@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_se import SEBlock, adopt, candidates, cost, find_sites, insert, read_gates, remove
-from keras_se.errors import InputError
+from keras_se.errors import InputError, SiteWarning
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 8, 8, 3)).astype("float32")
@@ -113,7 +113,8 @@ def test_flags_of_nested_models_are_kept():
     model = chain()
     model.get_layer("inner").trainable = False
     model.get_layer("inner").get_layer("conv_2").trainable = True
-    new = insert(model, 2)
+    with pytest.warns(SiteWarning, match=r"do not train: \['inner'\]"):
+        new = insert(model, 2)
     inner = new.get_layer("inner")
     assert not inner.trainable
     assert [layer.trainable for layer in inner.layers if layer.weights] == [False, True, False]

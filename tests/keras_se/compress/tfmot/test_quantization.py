@@ -444,3 +444,13 @@ def test_a_normalization_that_two_calls_share_is_refused_at_once():
     model = keras.Model(inputs, shared(layers.Conv2D(3, 1)(shared(inputs))))
     with pytest.raises(InputError, match=r"called once, .* Received: 'n', called 2 times"):
         quantize_aware(model, np.ones((4, 6, 6, 3), "float32"))
+
+
+def test_gates_need_finite_weights():
+    model = keras.Sequential([keras.Input((6, 6, 4)), layers.Conv2D(4, 1, name="c"), SEBlock(2)])
+    x = np.random.default_rng(0).normal(size=(100, 6, 6, 4)).astype("float32")
+    aware = quantize_aware(model, x, engine="tfmot")
+    values = aware.get_weights()
+    aware.set_weights([np.full_like(v, np.nan) if v.ndim == 4 else v for v in values])
+    with pytest.raises(InputError, match=r"read_gates needs finite weights\. Received: NaN or inf"):
+        keras_se.read_gates(aware, x)
