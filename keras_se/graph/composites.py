@@ -1,6 +1,7 @@
 """What a composite layer computes, as a graph: its `call` on symbolic inputs records its parts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -13,6 +14,22 @@ from keras_se.graph.replay import takes_training
 _OPEN = (keras.layers.Lambda, keras.layers.Pipeline, keras.layers.Wrapper)
 # TensorFlow's operations that can squeeze a map.
 _REDUCTIONS = {"AvgPool", "AvgPool3D", "Einsum", "Max", "MaxPool", "MaxPool3D", "Mean", "Sum"}
+_ASSIGNS = "assigns weights"
+# The operators of a variable; its class takes symbolic tensors only on the left.
+_OPERATORS = {
+    "add": "add",
+    "floordiv": "floor_divide",
+    "ge": "greater_equal",
+    "gt": "greater",
+    "le": "less_equal",
+    "lt": "less",
+    "matmul": "matmul",
+    "mod": "mod",
+    "mul": "multiply",
+    "pow": "power",
+    "sub": "subtract",
+    "truediv": "true_divide",
+}
 
 
 def is_composite(layer: Any) -> bool:
@@ -35,6 +52,13 @@ def recorded_call(
 
     Its inputs are the symbolic tensors among the arguments, in the precision of the layer.
     """
+    return _recorded(layer, args, kwargs)[0]
+
+
+def _recorded(
+    layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[keras.Model | str, list[str]]:
+    """What `recorded_call` gives, and what the call does besides."""
     inputs: list[Any] = []
 
     def fresh(part: Any) -> Any:
@@ -45,11 +69,54 @@ def recorded_call(
         return inputs[-1]
 
     args, kwargs = keras.tree.map_structure(fresh, (args, dict(kwargs)))
+    effects: list[str] = []
+    with _recording(layer, effects):
+        try:
+            # Not `layer(...)`, which would record the layer itself, as one call.
+            return keras.Model(inputs, layer.call(*args, **kwargs)), effects
+        except Exception as error:  # the code of the user's layer may raise anything
+            return first_line(error).split(". ")[0].rstrip(".:"), effects
+
+
+@contextmanager
+def _recording(layer: Any, effects: list[str]) -> Iterator[None]:
+    """Keeps a call on symbolic tensors from changing its layer, and notes what it would change."""
+    assign = keras.Variable.assign
+
+    def assigned(variable: Any, value: Any) -> Any:
+        if not _is_symbolic(value):
+            return assign(variable, value)
+        effects.append(_ASSIGNS)
+        return value
+
+    given = {f"__{name}__": _symbolic(f"__{name}__", of) for name, of in _OPERATORS.items()}
+    given |= {"assign": assigned}
+    before = {name: vars(keras.Variable).get(name) for name in given}
+    # Keras takes losses of values only.
+    vars(layer)["add_loss"] = lambda loss: effects.append("adds a loss")
     try:
-        # Not `layer(...)`, which would record the layer itself, as one call.
-        return keras.Model(inputs, layer.call(*args, **kwargs))
-    except Exception as error:  # the code of the user's layer may raise anything
-        return first_line(error).split(". ")[0].rstrip(".:")
+        for name, function in given.items():
+            setattr(keras.Variable, name, function)
+        with keras.StatelessScope() as scope:
+            yield
+    finally:
+        del vars(layer)["add_loss"]
+        for name, function in before.items():
+            setattr(keras.Variable, name, function) if function else delattr(keras.Variable, name)
+    if any(scope.get_current_value(variable) is not None for variable in layer.variables):
+        effects.append(_ASSIGNS)
+
+
+def _symbolic(name: str, operation: str) -> Any:
+    """An operator of variables that takes symbolic tensors, too."""
+    plain = getattr(keras.Variable, name)
+
+    def operator(variable: Any, other: Any) -> Any:
+        if _is_symbolic(other):
+            return getattr(keras.ops, operation)(variable, other)
+        return plain(variable, other)
+
+    return operator
 
 
 def precision(layer: Any, dtype: str) -> str:
@@ -62,25 +129,28 @@ def _is_symbolic(part: Any) -> bool:
     return isinstance(part, keras.KerasTensor)
 
 
-def is_same_in_training(call: Any) -> bool:
-    """Whether a composite layer calls the same layers and operations in training."""
-    if not takes_training(call.layer):
-        return True
+def why_closed(call: Any) -> str | None:
+    """What a composite layer does that its parts would not do by themselves; `None` if nothing."""
+    modes = [{"training": False}, {"training": True}] if takes_training(call.layer) else [{}]
+    recorded = [_recorded(call.layer, call.args, {**call.kwargs, **mode}) for mode in modes]
+    first, last = (_parts(model) for model, _ in (recorded[0], recorded[-1]))
+    if len(modes) > 1 and (not first or first != last):
+        return "differs in training"
+    if getattr(call.layer, "activity_regularizer", None) is not None:
+        return "adds a loss"
+    return next((effect for _, effects in recorded for effect in effects), None)
 
-    def parts(training: bool) -> list[Any] | None:
-        model = recorded_call(call.layer, call.args, {**call.kwargs, "training": training})
-        if isinstance(model, str):
-            return None
-        # Raw operations are new objects in each recording.
-        return [o if isinstance(o, keras.layers.Layer) else type(o) for o in model.operations]
 
-    inference, training = parts(False), parts(True)
-    is_known = inference is not None and training is not None
-    inputs = (keras.layers.InputLayer,)
-    kept = [
-        [p for p in found or () if not isinstance(p, inputs)] for found in (inference, training)
-    ]
-    return is_known and kept[0] == kept[1]
+def _parts(model: keras.Model | str) -> list[Any]:
+    """The layers and kinds of operations in a recorded call; empty if Keras cannot record it."""
+    operations = [] if isinstance(model, str) else model.operations
+    # Raw operations are new objects in each recording, and so are inputs.
+    return [o if _is_kept(o) else type(o) for o in operations]
+
+
+def _is_kept(operation: Any) -> bool:
+    is_input = isinstance(operation, keras.layers.InputLayer)
+    return isinstance(operation, keras.layers.Layer) and not is_input
 
 
 def may_reduce(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -99,7 +169,8 @@ def may_reduce(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return layer(*given[0], **given[1])
 
     try:
-        traced = tf.function(call, autograph=False).get_concrete_function(*specs)
+        with keras.StatelessScope():  # a loss that it adds would stay in the layer
+            traced = tf.function(call, autograph=False).get_concrete_function(*specs)
         graph = traced.graph.as_graph_def()
     except Exception:  # the code of the user's layer may raise anything
         return True

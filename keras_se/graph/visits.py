@@ -139,7 +139,7 @@ def walk(
                     stand_ins[id(layer)] = stand_in(layer)
                 outputs = visit(dataclasses.replace(met, stand_in=stand_ins[id(layer)]))
             else:
-                mode = nested_arguments(args, kwargs)["training"]
+                mode = _mode(call.layer, args, kwargs)
                 outputs = level(inside, (enter or entered)(met), met, mode)
                 outputs = _left(met, inside, outputs)
             values |= _paired(call.returned, outputs)
@@ -172,6 +172,14 @@ def _takes_training(call: Call) -> bool:
     if not isinstance(call.layer, keras.layers.Layer) or call.kwargs.get("training") is not None:
         return False
     return "training" in list(inspect.signature(call.layer.call).parameters)[len(call.args) :]
+
+
+def _mode(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The `training` that a nested model or composite layer is called with."""
+    if not is_composite(layer):
+        return nested_arguments(args, kwargs)["training"]
+    names = inspect.signature(layer.call).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs}.get("training")
 
 
 def nested_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any, cast
 import keras
 
 from keras_se.errors import InputError, SiteWarning
-from keras_se.graph.composites import is_same_in_training
-from keras_se.graph.models import free_name
+from keras_se.graph.composites import why_closed
+from keras_se.graph.models import free_name, sublayers
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Call, Graph, trace
 from keras_se.graph.visits import Place, Visit, site_names
@@ -117,9 +117,15 @@ def _kept_inside(source: InlineSE) -> str | None:
     ours = {step.local for step in (source.product, *source.excitation)}
     for n, index in enumerate(source.product.local[:-1], 1):
         call = graph.calls[index]
-        if not is_same_in_training(call):
-            return f"it is inside the layer {call.layer.name!r}, which differs in training"
+        reason = why_closed(call)
+        if reason is not None:
+            return f"it is inside the layer {call.layer.name!r}, which {reason}"
         graph = graph.look_into(index)
+        inside = {id(v) for part in sublayers(call.layer) for v in part.variables}
+        # What the call computes of a weight alone is a constant in the recording.
+        known = inside | {id(c) for step in source.excitation for c in step.constants}
+        if any(id(variable) not in known for variable in call.layer.variables):
+            return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
         for at, part in enumerate(graph.calls):
             if (*source.product.local[:n], at) not in ours and _has_variables(part):
                 return f"it is inside the layer {call.layer.name!r}, which has weights of its own"

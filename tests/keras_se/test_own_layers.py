@@ -18,7 +18,7 @@ HELD_OUT = RNG.uniform(size=(64, 8, 8, 3)).astype("float32")
 class Block(layers.Layer):
     """A convolution, BatchNormalization and SE, as packages of networks have them."""
 
-    def __init__(self, filters=8, scaled=False, dropout=0.0, switched=False, **kwargs):
+    def __init__(self, filters=8, scaled="", dropout=0.0, switched=False, **kwargs):
         super().__init__(**kwargs)
         self.settings = {"filters": filters, "scaled": scaled, "dropout": dropout}
         self.settings["switched"] = switched
@@ -39,8 +39,12 @@ class Block(layers.Layer):
 
     def call(self, x, training=None):
         x = ops.relu(self.normalization(self.conv(x), training=training))
-        if self.settings["scaled"]:
+        if self.settings["scaled"] == "weight":
             x = x * self.scale
+        if self.settings["scaled"] == "function":
+            x = ops.square(self.scale) * x
+        if self.settings["scaled"] == "counted":
+            self.scale.assign(self.scale + 1.0)
         x = x * self.expand(self.reduce(ops.mean(x, axis=(1, 2), keepdims=True)))
         x = self.dropout(x, training=training)
         return 2.0 * x if training and self.settings["switched"] else x
@@ -127,7 +131,9 @@ def test_adopted_with_the_layers_opened(model):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"scaled": True}, "'block_1', which has weights of its own"),
+        ({"scaled": "weight"}, "'block_1', which has weights of its own"),
+        ({"scaled": "function"}, "'block_1', which has weights of its own"),
+        ({"scaled": "counted"}, "'block_1', which assigns weights"),
         ({"switched": True}, "'block_1', which differs in training"),
     ],
 )

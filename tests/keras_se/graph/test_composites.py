@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_se.graph.composites import is_composite, is_same_in_training, may_reduce, recorded_call
+from keras_se.graph.composites import is_composite, why_closed, may_reduce, recorded_call
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import holds, walk
@@ -159,7 +159,86 @@ def test_what_may_reduce(reduces):
 def test_what_differs_in_training():
     inputs = keras.Input((6, 6, 4))
     model = keras.Model(inputs, Switch()(Block()(inputs)["map"]))
-    assert list(map(is_same_in_training, Graph(model).calls)) == [True, False]
+    assert list(map(why_closed, Graph(model).calls)) == [None, "differs in training"]
+
+
+class Counted(Block):
+    """A call that changes the layer, in different ways."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        if how == "regularizer":
+            self.activity_regularizer = keras.regularizers.L1(1.0)
+
+    def build(self, shape):
+        super().build(shape)
+        self.steps = self.add_weight(shape=(4,), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        y = super().call(x)["map"]
+        if self.how == "values":
+            self.steps.assign(self.steps + 1.0)
+        if self.how == "tensors":
+            self.steps.assign_add(ops.mean(y, axis=(0, 1, 2)))
+        if self.how == "kernel":
+            self.conv.kernel.assign(0.5 * self.conv.kernel)
+        if self.how == "loss":
+            self.add_loss(ops.mean(y))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("how", "effect"),
+    [
+        ("values", "assigns weights"),
+        ("tensors", "assigns weights"),
+        ("kernel", "assigns weights"),
+        ("loss", "adds a loss"),
+        ("regularizer", "adds a loss"),
+    ],
+)
+def test_recording_changes_nothing(how, effect):
+    layer, inputs = Counted(how), keras.Input((6, 6, 4))
+    outputs = layer(inputs)
+    graph = Graph(keras.Model(inputs, outputs))
+    config, weights = sorted(vars(layer)), [v.numpy() for v in layer.variables]
+    operators = dict(vars(keras.Variable))
+    assert isinstance(graph.look_into(0), Graph)
+    assert why_closed(graph.calls[0]) == effect
+    may_reduce(layer, (inputs,), {})
+    assert sorted(vars(layer)) == config
+    assert layer.losses == []
+    assert dict(vars(keras.Variable)) == operators
+    keras.tree.map_structure(
+        np.testing.assert_array_equal, [v.numpy() for v in layer.variables], weights
+    )
+
+
+class WeightFirst(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], name="scale")
+
+    def call(self, x, other, training=None):
+        return [
+            *(self.scale + x, self.scale - x, self.scale * x, self.scale / other),
+            *(self.scale**other, self.scale % other, self.scale // other),
+            *(self.scale < x, self.scale <= x, self.scale > x, self.scale >= x),
+            self.scale @ ops.transpose(other, (0, 1, 3, 2)),
+            2.0 * x if training else x,
+        ]
+
+
+def test_weights_on_the_left_and_tensors_by_position():
+    """Keras takes a second tensor by position, too: it is no order of training."""
+    inputs, other = keras.Input((6, 6, 4)), keras.Input((6, 6, 4))
+    model = keras.Model([inputs, other], WeightFirst()(inputs, other))
+    model.layers[-1].scale.assign([1.0, 2.0, 0.5, 3.0])
+    opened, names = replayed(model, lambda visit: True)
+    assert "weight_first/TrueDivide" in names
+    x = [X, 1.0 + np.abs(X)]
+    for found, expected in zip(opened(x), model(x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_default_is_no_order():

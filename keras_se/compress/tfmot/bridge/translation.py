@@ -14,7 +14,7 @@ from keras_se.compress.tfmot.bridge.layers import convert_layer
 from keras_se.compress.tfmot.bridge.operations import convert_operation
 from keras_se.compress.tfmot.bridge.se_block import convert_block
 from keras_se.errors import InputError
-from keras_se.graph.composites import is_composite, is_same_in_training
+from keras_se.graph.composites import is_composite, why_closed
 from keras_se.graph.compressed import check_plain
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
@@ -104,7 +104,7 @@ class Translation:
             self._visit,
             stand_in=lambda layer: layer,
             enter=_nested_inputs,
-            opens=lambda visit: is_same_in_training(visit.recorded),
+            opens=lambda visit: why_closed(visit.recorded) is None,
         )
         new_model = tf_keras.Model(inputs, outputs, name=plain_name(self._original.name))
         for weights in self.weights:
