@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_se.graph.composites import recorded_call
+from keras_se.graph.composites import recorded_call, symbolic_arguments
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.models import check_graph, is_nested_graph
 from keras_se.graph.replay import default_training, outlined, replayable
@@ -98,21 +98,22 @@ class Graph:
         # Keras records the default of the layer as if the user had ordered it.
         if kwargs.get("training") in (None, default_training(layer)):
             kwargs.pop("training", None)
-        stand_in = outlined(layer, self._known_output(layer))
+        stand_in = outlined(layer, self._known_output(layer, symbolic_arguments(args, kwargs)))
         call = Call(layer, args, kwargs, stand_in(*args, **kwargs))
         self.tensors |= {id(t): t for t in call.outputs}
         self.producers |= {id(t): len(self.calls) for t in call.outputs}
         self.calls.append(call)
         return call.returned
 
-    def _known_output(self, layer: Any) -> Any:
-        """The output of a layer that was called once; `None` if it must be computed."""
+    def _known_output(self, layer: Any, inputs: list[Any]) -> Any:
+        """The output of the first call of a layer, if it fits; `None` if it must be computed."""
         # The output of a model is the one inside, whose shape may be more general.
         if not self._has_own_shapes or isinstance(layer, keras.Model):
             return None
         try:
-            return layer.output
-        except (AttributeError, ValueError):  # called several times, or a raw operation
+            first = keras.tree.flatten(layer.input)
+            return layer.output if _shapes(first) == _shapes(inputs) else None
+        except (AttributeError, ValueError):  # never called, or a raw operation
             return None
 
     def inside(self, n: int) -> "Graph | None":
@@ -187,6 +188,10 @@ class Graph:
         """The name of the layer that made the tensor of this id; empty for an input."""
         producer = self.producers.get(tensor)
         return "" if producer is None else str(self.calls[producer].layer.name)
+
+
+def _shapes(tensors: list[Any]) -> list[Any]:
+    return [(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
 def trace(
