@@ -17,6 +17,7 @@ from keras_se.litert.graph.squeezes import (
 from keras_se.sites.site import FORMS, Form
 
 REPEATS = {"BROADCAST_TO", "TILE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
+_FILLS = {"ADD": 0.0, "MUL": 1.0}  # repeat gates, too, with a constant of this value
 _MATRICES = {"CONV_2D", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _MAX_MATRICES = 2
 
@@ -52,17 +53,17 @@ def gated_by(graph: SubGraph, product: Operator) -> GatePath | None:
         return None
     left, right = product.inputs
     for gate, feature in ((left, right), (right, left)):
-        found = _gate_path(graph, gate, feature)
+        found = _gate_path(graph, product, gate, feature)
         if found is not None:
             return found
     return None
 
 
-def _gate_path(graph: SubGraph, gate: int, feature: int) -> GatePath | None:
+def _gate_path(graph: SubGraph, product: Operator, gate: int, feature: int) -> GatePath | None:
     shape = graph.shape(feature)
     gate, repeats = _unrepeated(graph, gate, len(shape))
     channel = _channel_axis(graph.shape(gate), shape)
-    if channel is None:
+    if channel is None or _is_mixture(graph, product.outputs[0], channel):
         return None
     traced = _traced(graph, gate, *origin(graph, feature, channel), batch=shape[0])
     if traced is None:
@@ -98,17 +99,35 @@ def _unrepeated(graph: SubGraph, gate: int, rank: int) -> tuple[int, Operators]:
     tensor, operator = gate, graph.producers.get(gate)
     # The check of positions ends cycles in malformed files.
     while operator is not None and operator.position not in repeats:
-        # The converter reshapes between two repetitions.
-        if operator.name not in REPEATS | {"RESHAPE"}:
+        inputs = graph.data_inputs(operator)
+        if not _may_repeat(graph, operator) or len(inputs) != 1:
             break
         repeats[operator.position] = operator
-        tensor = operator.inputs[0]
+        (tensor,) = inputs
         shape = graph.shape(tensor)
-        is_repeated = any(o.name in REPEATS for o in repeats.values())
+        is_repeated = any(o.name != "RESHAPE" for o in repeats.values())
         if is_repeated and _is_vector(shape, graph.shape(gate)[0]) and len(shape) <= rank:
             return tensor, repeats
         operator = graph.producers.get(tensor)
     return gate, {}
+
+
+def _may_repeat(graph: SubGraph, operator: Operator) -> bool:
+    # The converter reshapes between two repetitions.
+    if operator.name not in _FILLS:
+        return operator.name in REPEATS | {"RESHAPE"}
+    constants = [graph.values(i) for i in operator.inputs if i in graph.constants]
+    return all(len(v) and (v == _FILLS[operator.name]).all() for v in constants)
+
+
+def _is_mixture(graph: SubGraph, product: int, channel: int) -> bool:
+    """Whether a product is only summed over its gates: they weigh branches, and no channels."""
+    readers = [operator for operator in graph.operators if product in operator.inputs]
+    summed = [graph.values(reader.inputs[1]) for reader in readers if reader.name == "SUM"]
+    rank = len(graph.shape(product))
+    axes = [[int(n) % rank for n in numbers] for numbers in summed]
+    is_summed = product not in graph.outputs and len(readers) > 0
+    return is_summed and axes == [[channel]] * len(readers)
 
 
 def _channel_axis(gate: Shape, feature: Shape) -> int | None:
@@ -161,10 +180,27 @@ def _traced(
             kind, squeezing = "cross", squeeze_of_any(graph, tensor, source)
         if squeezing is None or (is_folded and kind == "cross"):
             return None
+        # Maps of two inputs are no map and its gates: one input modulates another, as in FiLM.
+        if kind == "cross" and not _starts_of(graph, tensor) & _starts_of(graph, source):
+            return None
         kinds.add(kind)
         squeezes |= squeezing
     # "cross" sorts first: one cross path makes a cross site.
     return min(kinds), squeezes, dict(sorted(found.items()))
+
+
+def _starts_of(graph: SubGraph, tensor: int) -> set[int]:
+    """Returns the inputs of the graph on which a tensor depends."""
+    found, seen, to_visit = set[int](), set[int](), [tensor]
+    while to_visit:
+        tensor = to_visit.pop()
+        operator = graph.producers.get(tensor)
+        if operator is None:
+            found.add(tensor)
+        elif tensor not in seen:
+            seen.add(tensor)
+            to_visit += graph.data_inputs(operator)
+    return found
 
 
 def _takes_count(graph: SubGraph, operator: Operator, source: int) -> bool:

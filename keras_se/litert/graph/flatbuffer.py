@@ -143,6 +143,7 @@ class SubGraph:
         index: Its index among the sub-graphs.
         prefix: Prefix of the names of its sites; empty for the first.
         operators: In the order of the file.
+        outputs: The tensors that it returns.
         producers: By tensor, the operator that computes it.
         constants: Tensors that do not depend on the value of an input: stored in the file, or
             computed from constants, variables or shapes.
@@ -154,6 +155,7 @@ class SubGraph:
         self._types = {code: name for name, code in vars(schema.TensorType).items()}
         self._tensors = model.subgraphs[index].tensors
         self._buffers = model.buffers
+        self.outputs = _integers(model.subgraphs[index].outputs)
         names = {code: n for n, code in vars(schema.BuiltinOperator).items() if n.isupper()}
         # The schema has two fields for the code; old files leave the wider one at 0.
         codes = [names[max(c.builtinCode, c.deprecatedBuiltinCode)] for c in model.operatorCodes]
@@ -186,6 +188,12 @@ class SubGraph:
 
     def shape(self, tensor: int) -> Shape:
         """Returns the shape of a tensor, with -1 for an unknown size."""
+        # A quantizer may write a cast without the unknown sizes of what it casts.
+        for _ in range(_MAX_MOVES):
+            operator = self.producers.get(tensor)
+            if operator is None or operator.name not in CASTS:
+                break
+            tensor = operator.inputs[0]
         sizes = _integers(self._tensors[tensor].shape)
         signature = _integers(self._tensors[tensor].shapeSignature)
         # Only the signature marks unknown sizes by -1, and a file may omit it.

@@ -26,12 +26,18 @@ def squeeze(graph: SubGraph, squeezed: int, root: int, channel: int) -> Operator
     axes = tuple(_ONE if size == 1 else named.get(n, _SPACE) for n, size in enumerate(sizes))
     if between is None or _SPACE not in axes:
         return None
-    known = {root: axes}
+    known, pooled, is_partly = {root: axes}, set(), False
     for operator in between.values():
         found = _axes(graph, operator, known, _weights(graph, operator, root))
         if found is None or len(found) != len(graph.shape(operator.outputs[0])):
             return None
         known[operator.outputs[0]] = found
+        if operator.name in _POOLINGS:
+            pooled.add(_POOLINGS[operator.name])
+            is_partly |= _SPACE in found
+    # Axis by axis, the order of the positions counts in a mean of maxima.
+    if is_partly and len(pooled) > 1:
+        return None
     # The statistic must lose all positions but keep the samples and the channels.
     left = known.get(squeezed, (_SPACE,))
     return between if _SPACE not in left and set(axes) - {_SPACE, _ONE} <= set(left) else None
@@ -59,7 +65,7 @@ def _before(graph: SubGraph, squeezed: int, gated: int) -> list[int]:
             break
         weights = _weights(graph, operator, gated)
         others = [i for i in graph.data_inputs(operator) if i not in weights]
-        is_followed = weights or operator.name in _POOLINGS | CASTS | LAYOUTS | _SLICES
+        is_followed = weights or operator.name in {*_POOLINGS, *CASTS, *LAYOUTS, *_SLICES}
         if not is_followed or len(others) != 1:
             break
         found += others
@@ -164,9 +170,28 @@ def _broadcast(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | No
     weights = [
         graph.shape(i)
         for i, axes in zip(graph.data_inputs(operator), given, strict=True)
-        if axes is None
+        if axes is None and not _is_finite(graph, i)
     ]
     return found if all(_weighs(shape, found) for shape in weights) else None
+
+
+def _is_finite(graph: SubGraph, tensor: int) -> bool:
+    """Whether a tensor asks if others are finite, as a logarithm of a sum of exponentials does."""
+    equal = graph.producers.get(tensor)
+    difference = graph.producers.get(equal.inputs[0]) if equal and equal.name == "EQUAL" else None
+    return bool(difference and difference.name == "SUB" and len(set(difference.inputs)) == 1)
+
+
+def _joined(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | None:
+    """Returns the axes of statistics side by side, such as a mean and a maximum."""
+    axes = given[0]
+    if axes is None or len(set(given)) != 1:
+        return None
+    is_new = operator.name == "PACK"
+    at = operator.options.axis % (len(axes) + is_new)
+    if not is_new and axes[at] not in (_ONE, _SPACE):
+        return None
+    return (*axes[:at], _SPACE, *axes[at + (not is_new) :])
 
 
 def _clipped(graph: SubGraph, operator: Operator, given: _Given) -> _Axes | None:
@@ -204,15 +229,17 @@ def _reduced(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
 
 
 def _pooled(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
-    """Returns the axes after a pooling whose window covers the whole map."""
-    _, height, width, _ = graph.shape(operator.inputs[0])
-    options = operator.options
-    covered = 0 < height <= options.filterHeight and 0 < width <= options.filterWidth
-    # One output alone does not prove coverage: the stride can exceed the window.
-    is_one = graph.shape(operator.outputs[0])[1:3] == (1, 1)
-    if not (covered and is_one) or set(axes[1:3]) - {_SPACE, _ONE}:
-        return None
-    return axes[0], _ONE, _ONE, axes[3]
+    """Returns the axes after a pooling whose window covers the whole height, width or both."""
+    old, new = graph.shape(operator.inputs[0]), graph.shape(operator.outputs[0])
+    options, found = operator.options, list(axes)
+    windows = (options.filterHeight, options.strideH), (options.filterWidth, options.strideW)
+    for n, (window, stride) in enumerate(windows, 1):
+        # One output alone does not prove coverage: the stride can exceed the window.
+        if 0 < old[n] <= window and new[n] == 1 and axes[n] in (_SPACE, _ONE):
+            found[n] = _ONE
+        elif not window == stride == 1:
+            return None
+    return tuple(found)
 
 
 def _transposed(graph: SubGraph, operator: Operator, axes: _Axes) -> _Axes | None:
@@ -265,8 +292,15 @@ def _constant_integers(graph: SubGraph, tensor: int) -> tuple[int, ...]:
 
 _REDUCTIONS = {"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"}
 _WINDOWS = {"AVERAGE_POOL_2D", "MAX_POOL_2D"}
-_POOLINGS = _REDUCTIONS | _WINDOWS
-_ELEMENTWISE = {"SUB", "SQUARE", "SQUARED_DIFFERENCE", "ABS", "POW", "MUL", "SQRT", "ADD", "DIV"}
+_POOLINGS = {  # with what they take of the positions
+    **dict.fromkeys(("AVERAGE_POOL_2D", "MEAN", "SUM"), "sum"),
+    **dict.fromkeys(("MAX_POOL_2D", "REDUCE_MAX"), "maximum"),
+    "REDUCE_MIN": "minimum",
+}
+_ELEMENTWISE = {
+    *("ABS", "ADD", "DIV", "EXP", "LOG", "MUL", "POW", "SQRT", "SQUARE", "SQUARED_DIFFERENCE"),
+    "SUB",
+}
 _SELECTIONS = {"SELECT", "SELECT_V2", "ZEROS_LIKE"}  # and what is selected elsewhere
 _CLIPS = {"MAXIMUM", "MINIMUM"}
 _SLICES = {"SLICE", "STRIDED_SLICE"}
@@ -280,6 +314,7 @@ _FOLLOWED: Mapping[str, Callable[[SubGraph, Operator, _Axes], _Axes | None]] = {
 _COMBINED: Mapping[str, Callable[[SubGraph, Operator, _Given], _Axes | None]] = {
     **dict.fromkeys(CASTS | _ELEMENTWISE | _SELECTIONS, _broadcast),
     **dict.fromkeys(_CLIPS, _clipped),
+    **dict.fromkeys(("CONCATENATION", "PACK"), _joined),
     "BATCH_MATMUL": _contracted,
 }
 _RULES = {*_FOLLOWED, *_COMBINED}

@@ -422,7 +422,7 @@ def test_cross_sites_have_an_ordinal_of_their_own():
     tflite = convert(trunk(decoder))
     assert figures(tflite) == [SIGMOID, ("cross_1", 8, 4, "sigmoid", "cross")]
     assert [n.site.name for n in gate_nodes(tflite)] == ["se_1"]
-    assert set(gate_codes(tflite)) == {"se_1", "cross_1"}
+    assert list(gate_codes(tflite)) == ["se_1", "cross_1"]
     assert [n.site.name for n in gate_nodes(tflite, kinds=("cross",))] == ["cross_1"]
     assert figures(convert(trunk(lraspp_head))) == [("cross_1", 16, 16, "sigmoid", "cross")]
 
@@ -583,6 +583,38 @@ def rewritten(tflite, change):
     builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def test_casts_without_the_unknown_sizes_of_what_they_cast(images):
+    """As litert-quantizer inserts them in a file of an open batch."""
+    model = trunk(se_of_convolutions)
+    tflite = to_tflite(model, "int8", images, check_range=False, keep_float=["se_1"])
+    casts = [n for n, name in enumerate(operator_names(tflite)) if name == "DEQUANTIZE"]
+
+    def open_batch(model):
+        graph = model.subgraphs[0]
+        cast = {int(i) for n in casts for i in graph.operators[n].outputs}
+        for n, tensor in enumerate(graph.tensors):
+            if n not in cast and tensor.shape is not None and tensor.shape[:1] == 1:
+                tensor.shapeSignature = [-1, *tensor.shape[1:]]
+
+    assert casts
+    assert figures(rewritten(tflite, open_batch)) == figures(tflite) == [SIGMOID]
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_a_mixture_of_branches_is_no_site(unread):
+    """Its gates weigh maps that are summed; if the product is an output, it is no mixture."""
+
+    def mixture(x):
+        pooled = tf.reduce_mean(x, (1, 2))
+        gates = tf.nn.softmax(tf.nn.relu(pooled @ np.ones((8, 4), "f")) @ np.ones((4, 8), "f"))
+        product = x * tf.reshape(gates, (1, 1, 1, 8))
+        total = tf.reduce_sum(product, -1)
+        return total if unread else (total, product)
+
+    found = file_sites(_converter(mixture, (1, 6, 6, 8)).convert())
+    assert [site.kind for site in found] == ([] if unread else ["self"])
 
 
 @pytest.fixture(scope="module")
