@@ -7,18 +7,27 @@ the product is the excitation, whatever layers or raw operations it is made of.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import keras
+import numpy as np
 from keras import layers
 
 from keras_se.errors import first_line
 from keras_se.layers.se_block import DataFormat
-from keras_se.sites.excitation import Excitation, GateFunction, depth, is_matrix, opened
-from keras_se.sites.flow import Flow, Step, between
-from keras_se.sites.shapes import channel_axis, has_positions, is_vector, length
+from keras_se.sites.excitation import Excitation, GateFunction, as_tensor, depth, is_matrix, opened
+from keras_se.sites.flow import Flow, Step, between, compute, starts_of
+from keras_se.sites.shapes import (
+    Shape,
+    channel_axis,
+    einsum_shape,
+    has_positions,
+    is_vector,
+    length,
+)
 from keras_se.sites.site import FORMS, Form
 from keras_se.sites.squeezing import (
     LAYOUTS,
@@ -31,11 +40,14 @@ from keras_se.sites.squeezing import (
 )
 
 _MAX_STEPS = 64  # from the squeeze to the product
-# They repeat gates over the positions of a map.
+# They may repeat gates over the positions of a map; arithmetic does with ones or zeros.
 _REPEATS = {
-    *("BroadcastTo", "Repeat", "RepeatVector", "Resizing", "Tile"),
+    *("Add", "BroadcastTo", "Multiply", "Repeat", "RepeatVector"),
+    *("Resize", "Resizing", "Tile"),
     *(f"UpSampling{n}D" for n in (1, 2, 3)),
 }
+_TOLERANCE = 1e-5  # of values that are only repeated
+_SORTS = {"Median", "Nanmedian", "Nanpercentile", "Nanquantile", "Percentile", "Quantile"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ def find_inline(flow: Flow) -> list[InlineSE | NearMiss]:
     """Returns the inline SE sites of a model in topological order, and what is almost one."""
     found = []
     for step in flow.steps:
-        if step.kind == "Multiply" and len(step.inputs) > 1:
+        if step.kind in ("Einsum", "Multiply") and flow.is_first(step):
             # Either factor may be the gate.
             pairs = itertools.permutations(step.slots, 2)
             sites = [site for pair in pairs if (site := _checked(flow, step, *pair)) is not None]
@@ -136,10 +148,9 @@ def _checked(flow: Flow, product: Step, position: int, at: int) -> InlineSE | Ne
 
 
 def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearMiss | None:
-    feature, gates = product.arguments[position], _unrepeated(flow, product.arguments[at])
-    aligns_left = isinstance(product.layer, layers.Multiply)
-    axis = channel_axis(tuple(gates.shape), tuple(feature.shape), aligns_left)
-    if axis is None or not is_vector(gates) or length(gates) is None:
+    feature = product.arguments[position]
+    gates, axis = _factor(flow, product, position, at)
+    if axis is None or _is_mixture(flow, product, axis):
         return None
     maps = origins(flow, feature)
     # On a map of one position a pooling does nothing.
@@ -153,10 +164,9 @@ def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearM
     squeezes = _squeezes(flow, steps, squeezed, maps, is_folded)
     if not squeezes:
         return None
-    if hidden is not None:
-        return NearMiss(product, f"keras_se cannot look into {hidden.layer.name!r}")
-    if matrices > 2:
-        return NearMiss(product, f"it has {matrices} matrices, where SE has one or two")
+    reason = _shortcoming(product, steps, matrices, squeezes, hidden)
+    if reason is not None:
+        return NearMiss(product, reason)
     excitation = between(flow, [squeeze.vector for squeeze in squeezes], gates) or steps
     gate = GateFunction(flow, [step for step in excitation if is_matrix(step)], gates).name()
     is_self = all(any(s.root is m for m in maps) for s in squeezes)
@@ -180,13 +190,84 @@ def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearM
     )
 
 
-def _unrepeated(flow: Flow, gates: Any) -> Any:
-    """The gates before they are repeated over the positions of a map."""
-    while (step := flow.producer(gates)) is not None and step.kind in _REPEATS:
-        if len(step.inputs) != 1 or not is_vector(step.inputs[0]):
+def _factor(flow: Flow, product: Step, position: int, at: int) -> tuple[Any, int | None]:
+    """A factor as a vector, and the axis of its channels in the other; `None` for no axis."""
+    gates, shape = _unrepeated(flow, product.arguments[at])
+    if product.kind == "Einsum":
+        shape = einsum_shape(product.layer.subscripts, position, gates)
+    feature = tuple(product.arguments[position].shape)
+    axis = channel_axis(shape, feature, isinstance(product.layer, layers.Multiply))
+    return gates, axis if is_vector(gates) and length(gates) is not None else None
+
+
+def _shortcoming(
+    product: Step,
+    steps: Sequence[Step],
+    matrices: int,
+    squeezes: Sequence[Squeeze],
+    hidden: Step | None,
+) -> str | None:
+    """Why a product is no site although a squeeze leads to its gates; `None` if it is one."""
+    if hidden is not None:
+        return f"keras_se cannot look into {hidden.layer.name!r}"
+    if matrices > 2:
+        return f"it has {matrices} matrices, where SE has one or two"
+    if product.kind == "Einsum":
+        return "its product is an einsum; keras_se reads x * gates"
+    if any(step.kind in _REPEATS and _lengthens(step) for step in steps):
+        return "groups of channels share their gates"
+    if any(step.kind in _SORTS for squeeze in squeezes for step in squeeze.steps):
+        return "its squeeze sorts the positions"
+    return None
+
+
+def _unrepeated(flow: Flow, gates: Any) -> tuple[Any, Shape]:
+    """The gates before they are repeated over a map, and their shape beside it."""
+    steps: list[Step] = []
+    tensor, known = gates, dict[int, Any]()
+    while (step := flow.producer(tensor)) is not None and step.kind in _REPEATS | RESHAPES:
+        known |= {id(t): fill for t in step.inputs if (fill := flow.fill(t)) is not None}
+        others = [t for t in step.inputs if id(t) not in known]
+        if len(others) != 1:
             break
-        gates = step.inputs[0]
-    return gates
+        (tensor,) = others
+        steps.insert(0, step)
+        if is_vector(tensor) and any(step.kind in _REPEATS for step in steps):
+            shape = _repeated(steps, known, tensor, gates)
+            return (gates, tuple(gates.shape)) if shape is None else (tensor, shape)
+    return gates, tuple(gates.shape)
+
+
+def _repeated(
+    steps: Sequence[Step], known: Mapping[int, Any], vector: Any, gates: Any
+) -> Shape | None:
+    """The shape of a repeated vector beside a map; `None` if steps do more than to repeat it."""
+    if length(vector) is None:
+        return None
+    rows = np.random.default_rng(0).normal(size=(gates.shape[0] or 2, int(length(vector) or 0)))
+    given = {**known, id(vector): as_tensor(rows, vector)}
+    values = keras.ops.convert_to_numpy(compute(steps, given, gates))
+    axes = [n for n in range(1, values.ndim) if np.ptp(values, axis=n).max() > _TOLERANCE]
+    kept = tuple(slice(None) if n in (0, *axes) else 0 for n in range(values.ndim))
+    one = values[kept].reshape(len(rows), -1)
+    if one.shape != rows.shape or np.abs(one - rows).max() > _TOLERANCE:
+        return None
+    return tuple(size if n in (0, *axes) else 1 for n, size in enumerate(gates.shape))
+
+
+def _lengthens(step: Step) -> bool:
+    return all(length(tensor) != length(step.outputs[0]) for tensor in step.inputs)
+
+
+def _is_mixture(flow: Flow, product: Step, axis: int) -> bool:
+    """Whether a product is only summed over its gates: they weigh branches, and no channels."""
+    (output,) = product.outputs
+    if any(output is end for end in flow.ends):
+        return False
+    readers = [step for step in flow.steps if any(t is output for t in step.inputs)]
+    summed = [step.layer.axis or () for step in readers if step.kind == "Sum"]
+    axes = [[n % len(output.shape) for n in numbers] for numbers in summed]
+    return bool(readers) and axes == [[axis]] * len(readers)
 
 
 def _traced(
@@ -242,7 +323,11 @@ def _squeezes(
     if pooled is not None:
         return [pooled]
     found = [squeeze_of(flow, v, maps) or squeeze_of_any(flow, v, maps) for v in squeezed]
-    return [] if None in found else [squeeze for squeeze in found if squeeze is not None]
+    known = [squeeze for squeeze in found if squeeze is not None]
+    # If they share no input of the model, one modulates the other, as in FiLM.
+    starts = starts_of(flow, maps[0])
+    are_related = all(starts & starts_of(flow, squeeze.root) for squeeze in known)
+    return known if len(known) == len(found) and are_related else []
 
 
 def _pooled(flow: Flow, steps: Sequence[Step], maps: Sequence[Any]) -> Squeeze | None:

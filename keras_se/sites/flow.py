@@ -15,6 +15,8 @@ from keras_se.graph.visits import Place, Visit, handed, operation_name, walk
 from keras_se.layers import GraphSEBlock, SEBlock
 from keras_se.sites.shapes import is_vector
 
+FILLS = {"OnesLike": 1.0, "ZerosLike": 0.0}  # they read a shape, and no values
+
 
 @dataclass(frozen=True)
 class Step:
@@ -99,6 +101,7 @@ class Flow:
     closed: dict[int, str] = field(default_factory=dict)
     starts: list[Any] = field(default_factory=list)
     ends: list[Any] = field(default_factory=list)
+    _made: dict[Any, Any] = field(default_factory=dict)  # by what was called, what it returned
 
     @classmethod
     def of(cls, graph: Graph) -> "Flow":
@@ -121,16 +124,32 @@ class Flow:
             home=visit.home,
             local=visit.local,
         )
-        self.producers |= {id(tensor): len(self.steps) for tensor in step.outputs}
         if isinstance(reason := visit.graph.looked(visit.index), str):
             self.closed[len(self.steps)] = reason
         self.steps.append(step)
-        return returned
+        # What is computed twice, such as one slice, is one tensor, as in a file.
+        key = _computation(step)
+        if key not in self._made:
+            self._made[key] = returned
+            self.producers |= {id(tensor): len(self.steps) - 1 for tensor in step.outputs}
+        return self._made[key]
 
     def producer(self, tensor: Any) -> Step | None:
         """The step that made a tensor, or `None` for an input of the model."""
         index = self.producers.get(id(tensor))
         return None if index is None else self.steps[index]
+
+    def is_first(self, step: Step) -> bool:
+        """Whether no earlier step computes the same."""
+        return self.producer(step.outputs[0]) is step
+
+    def fill(self, tensor: Any) -> Any:
+        """The value of a tensor that is the same whatever the inputs are, or `None`."""
+        step = self.producer(tensor)
+        if step is None or step.kind not in FILLS:
+            return None
+        sizes = [size or 1 for size in tensor.shape]
+        return keras.ops.full(sizes, FILLS[step.kind], dtype=tensor.dtype)
 
 
 class _Opening:
@@ -166,6 +185,25 @@ def _is_plain(graph: Graph) -> bool:
         for part in graph.family()
         for n, call in enumerate(part.calls)
     )
+
+
+def _computation(step: Step) -> Any:
+    """What a step computes, the same for another step that computes the same."""
+
+    def named(part: Any) -> Any:
+        is_tensor = isinstance(part, keras.KerasTensor) or is_array(part)
+        return f"#{id(part)}" if is_tensor else part
+
+    given = repr(keras.tree.map_structure(named, (step.args, step.kwargs)))
+    layer = step.layer
+    if not getattr(layer, "variables", None) and not is_composite(layer):
+        # Each call of a raw operation has an object of its own, with its settings as attributes.
+        own = {key: v for key, v in vars(layer).items() if not hasattr(type(layer), key)}
+        settings = {key: v for key, v in own.items() if key[0] != "_" and key != "name"}
+        return type(layer), repr(keras.tree.map_structure(named, settings)), given
+    # Seeds are no weights: two calls of a random layer differ.
+    is_random = len(getattr(layer, "variables", ())) > len(getattr(layer, "weights", ()))
+    return id(layer), id(step) if is_random else None, given
 
 
 def _unused(layer: Any) -> Any:
@@ -212,3 +250,17 @@ def between(flow: Flow, start: Sequence[Any], end: Any, limit: int = 64) -> list
             found.add(index)
             to_visit += flow.steps[index].inputs
     return [flow.steps[index] for index in sorted(found)]
+
+
+def starts_of(flow: Flow, tensor: Any) -> set[int]:
+    """The ids of the inputs of the model on whose values a tensor depends."""
+    found, seen, to_visit = set[int](), set[int](), [tensor]
+    while to_visit:
+        tensor = to_visit.pop()
+        step = flow.producer(tensor)
+        if step is None:
+            found.add(id(tensor))
+        elif id(tensor) not in seen and step.kind not in FILLS:
+            seen.add(id(tensor))
+            to_visit += step.inputs
+    return found

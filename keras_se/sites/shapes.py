@@ -39,6 +39,19 @@ def channel_axis(gate: Shape, feature: Shape, aligns_left: bool) -> int | None:
     return axis if is_fit else None
 
 
+def einsum_shape(subscripts: str, position: int, gates: Any) -> Shape:
+    """The shape of gates beside a map in an einsum of both; empty if it is no such product."""
+    operands, _, out = subscripts.partition("->")
+    terms = operands.split(",")
+    if len(terms) != 2:
+        return ()
+    whole, gate = terms[position], terms[1 - position]
+    if whole != out or not set(gate) <= set(whole) or gate[:1] != whole[:1]:
+        return ()
+    sizes = dict(zip(gate, gates.shape, strict=True))
+    return tuple(sizes.get(letter, 1) for letter in whole)
+
+
 def has_positions(shape: Shape, channel: int) -> bool:
     """Whether a map has more than one position."""
     return any(size != 1 for n, size in enumerate(shape) if n not in (0, channel))

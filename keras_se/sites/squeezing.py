@@ -26,8 +26,8 @@ RESHAPES = {"ExpandDims", "Flatten", "Reshape", "Squeeze"}
 _ARITHMETIC = {
     *LAYOUTS,
     *RESHAPES,
-    *("Absolute", "Add", "Divide", "Multiply", "Power", "Rescaling", "Sqrt", "Square"),
-    *("Subtract", "TrueDivide"),
+    *("Absolute", "Add", "Concatenate", "Divide", "Exp", "Log", "Multiply", "Power", "Rescaling"),
+    *("Sqrt", "Square", "Stack", "Subtract", "TrueDivide"),
 }
 # Under a mask, arithmetic may select.
 _WEIGHED = {*_ARITHMETIC, "FullLike", "OnesLike", "Where", "ZerosLike"}
@@ -144,9 +144,8 @@ def _masks_between(flow: Flow, root: Any, squeezed: Any) -> list[Any] | None:
 
 def _keeps_map(step: Step) -> bool:
     """Whether the values after a step are still those of the map: a reduction or arithmetic."""
-    is_reduced = len(step.outputs) == 1 and _positions(step.outputs[0]) < max(
-        map(_positions, step.inputs), default=0
-    )
+    before = max(map(_positions, step.inputs), default=0)
+    is_reduced = all(_positions(tensor) < before for tensor in step.outputs)
     is_kept = step.kind in _WEIGHED or (step.kind == "GetItem" and _is_whole(step))
     # Clipped before they are pooled, as by a ReLU, the values are those of another map.
     return is_reduced or is_kept or (step.kind in _CLIPS and is_vector(step.outputs[0]))
@@ -210,17 +209,19 @@ class _Trial:
         """
         channels = sizes[self.channel]
         rng = np.random.default_rng(0)
-        # Rows of positions and channels: a map, its positions in another order, half of it changed.
+        # Rows of positions and channels: a map, its positions in other orders, half of it changed.
         x = rng.normal(size=(math.prod(sizes[1:]) // channels, channels)) + 0.5
         changed = np.arange(channels) % 2 == 0
-        maps = np.stack([x, rng.permutation(x), np.where(changed, 2.0 * x - 3.0, x)])
+        # A permutation may leave a position where it is, the roll leaves none.
+        orders = [np.roll(x, 1, axis=0), rng.permutation(x), rng.permutation(x)]
+        maps = np.stack([x, *orders, np.where(changed, 2.0 * x - 3.0, x)])
         values = self._values(maps, sizes, np.ones)
         if values is None:
             return None
-        one, other, third = values
+        one, *others, last = values
         tolerance = _TOLERANCE * max(1.0, float(np.abs(values).max()))
-        moved = np.abs(third - one) > tolerance
-        if np.abs(other - one).max() > tolerance or not np.array_equal(moved, changed):
+        moved = np.abs(last - one) > tolerance
+        if np.abs(others - one).max() > tolerance or not np.array_equal(moved, changed):
             return None
         if self.masks and not self._is_alike(x, sizes):
             return None
@@ -252,7 +253,7 @@ class _Trial:
     def _values(
         self, maps: np.ndarray, sizes: Sequence[int], masked: Callable[[tuple[int, ...]], Any]
     ) -> np.ndarray | None:
-        """The vectors of three maps, as rows; `None` if the steps do not take this size."""
+        """The vectors of some maps, as rows; `None` if the steps do not take this size."""
         channels = sizes[self.channel]
         spatial = [n for at, n in enumerate(sizes) if at not in (0, self.channel)]
         maps = np.moveaxis(maps.reshape(len(maps), *spatial, channels), -1, self.channel)

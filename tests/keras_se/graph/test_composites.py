@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_se.graph.composites import is_composite, why_closed, may_reduce, recorded_call
+from keras_se.graph.composites import is_composite, may_reduce, recorded_call, why_closed
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import holds, walk
