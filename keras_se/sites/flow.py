@@ -94,6 +94,7 @@ class Flow:
         closed: By index of a step, why a composite layer could not be looked into.
         starts: The inputs of the model.
         ends: Its outputs.
+        made: By computation, what its first step returned.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -101,7 +102,7 @@ class Flow:
     closed: dict[int, str] = field(default_factory=dict)
     starts: list[Any] = field(default_factory=list)
     ends: list[Any] = field(default_factory=list)
-    _made: dict[Any, Any] = field(default_factory=dict)  # by what was called, what it returned
+    made: dict[Any, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: Graph) -> "Flow":
@@ -129,10 +130,10 @@ class Flow:
         self.steps.append(step)
         # What is computed twice, such as one slice, is one tensor, as in a file.
         key = _computation(step)
-        if key not in self._made:
-            self._made[key] = returned
+        if key not in self.made:
+            self.made[key] = returned
             self.producers |= {id(tensor): len(self.steps) - 1 for tensor in step.outputs}
-        return self._made[key]
+        return self.made[key]
 
     def producer(self, tensor: Any) -> Step | None:
         """The step that made a tensor, or `None` for an input of the model."""
