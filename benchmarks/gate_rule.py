@@ -153,9 +153,12 @@ def trial(
 ) -> Iterator[Finding]:
     """Sound and sabotaged files of one network."""
     x, y, calibration = split[2], split[3], split[0][:500]
-    files = {
-        name: keras_se.to_tflite(model, name, calibration, check_range=False) for name in formats
-    }
+    files = {}
+    for name in formats:
+        try:
+            files[name] = keras_se.to_tflite(model, name, calibration, check_range=False)
+        except InputError as error:  # TFLite lacks an operation in this format
+            print(f"{source}, {name}: {error}", flush=True)
     float32 = keras_se.to_tflite(model, "float32")
     reference = KerasReference(model)
     names = reference.matched(TFLiteModel(files["int8"]), {"inputs": x[:32]})

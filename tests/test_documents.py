@@ -56,6 +56,15 @@ def test_readme(tmp_path, monkeypatch):
     run("\n".join(found), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask")
+@pytest.mark.parametrize("name", ["sites.md", "verify.md"])
+def test_pages(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = blocks((ROOT / "docs" / name).read_text())
+    assert found
+    run("\n".join(found), tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("examples/*.py")))
 def test_examples(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, 
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_weights
+from keras_se.layers import GraphSEBlock
 from keras_se.litert import calibration as checks
 from keras_se.litert.converter import converted_bytes
 from keras_se.litert.formats import FORMATS, Format, FormatName, IOType, Options
@@ -135,6 +136,7 @@ def convert(
         _check_outputs(options.path, options.overwrite)
     check_backend(purpose)
     model = _fitted(model, purpose, options.input_shape)
+    _check_unions(keras_model(model), purpose)
     inputs = input_specs(keras_model(model), purpose)
     check_weights(purpose, model)
     samples, observed = _checked_calibration(model, inputs, calibration, options)
@@ -173,6 +175,24 @@ def _check_compression(model: keras.Model, options: Options) -> None:
             "A quantize-aware model becomes int8 throughout; for anything else strip it first. "
             f"Received: format={options.format!r}, keep_float={list(options.keep_float)}"
         )
+
+
+def _check_unions(model: keras.Model, purpose: str) -> None:
+    """Refuses a block whose samples are graphs in a union: a file is for one sample."""
+    found = [layer.name for layer in _layers(model) if isinstance(layer, GraphSEBlock)]
+    if found:
+        raise InputError(
+            f"{purpose} makes files for one sample, and a GraphSEBlock takes a union of graphs, "
+            "whose sizes a file fixes: use keras.Input(batch_shape=...), num_graphs= and "
+            f"model.export(path, format='litert'). Received: the GraphSEBlocks {found}"
+        )
+
+
+def _layers(layer: Any) -> Iterator[Any]:
+    """Yields the layers of a model and of the models nested in it."""
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from _layers(inner)
 
 
 def _check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:

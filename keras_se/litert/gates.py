@@ -13,6 +13,7 @@ import numpy as np
 from keras_se.errors import InputError
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, with_outputs
 from keras_se.litert.graph.sites import main_nodes
+from keras_se.litert.inputs import thinned
 from keras_se.litert.runtime import Runner
 from keras_se.sites.site import PREFIXES
 
@@ -41,8 +42,7 @@ def file_gates(tflite: TFLite, x: Any) -> dict[str, np.ndarray]:
     file = TFLiteModel.of(tflite)
     if not main_nodes(file, tuple(PREFIXES)):
         return {}
-    readings = [reading.gates for reading in GateReader(file).read(x)]
-    return {name: np.concatenate([gates[name] for gates in readings]) for name in readings[0]}
+    return GateReader(file).gates_and_outputs(x)[0]
 
 
 class GateReader:
@@ -80,6 +80,18 @@ class GateReader:
                 maps={name: next(rest) for name in wanted},
                 outputs=outputs,
             )
+
+    def gates_and_outputs(self, x: Any) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Returns the gates by site, and each output; of large maps some positions only."""
+        gates: list[dict[str, np.ndarray]] = []
+        outputs: list[list[np.ndarray]] = []
+        for reading in self.read(x, maps=()):
+            gates.append(reading.gates)
+            outputs.append([thinned(values) for values in reading.outputs.values()])
+        return (
+            {name: np.concatenate([part[name] for part in gates]) for name in gates[0]},
+            [np.concatenate(values) for values in zip(*outputs, strict=True)],
+        )
 
     def _check(self, x: dict[str, np.ndarray]) -> None:
         wanted, found = (_outputs(self.plain, runner, x) for runner in (self.plain, self._twin))

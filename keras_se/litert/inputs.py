@@ -12,6 +12,9 @@ from keras_se.data import Shape, finite_float32, fits
 from keras_se.errors import InputError
 from keras_se.graph.inputs import named_inputs
 
+_MAP_RANK = 3  # with the samples; outputs of less are vectors, such as classes
+_KEPT = 4096  # values of an output map for each sample
+
 Samples = dict[str, np.ndarray]  # by the name of the input in the file
 
 # Keras makes these names up; their numbers depend on what the process built before.
@@ -102,6 +105,16 @@ def filled(rows: np.ndarray, size: int) -> np.ndarray:
     """Repeats the last row of an incomplete batch: all batches have one size."""
     missing = size - len(rows)
     return np.concatenate([rows, *[rows[-1:]] * missing]) if missing else rows
+
+
+def thinned(outputs: np.ndarray) -> np.ndarray:
+    """Keeps some positions of large output maps, so that memory does not grow with their size."""
+    if outputs.ndim < _MAP_RANK:
+        return outputs
+    count, channels = outputs.shape[0], outputs.shape[-1]
+    rows = outputs.reshape(count, -1, channels)
+    step = -(-rows.shape[1] * channels // _KEPT)
+    return outputs if step <= 1 else rows[:, ::step]
 
 
 def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:

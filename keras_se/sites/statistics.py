@@ -28,6 +28,8 @@ class GateStatistics:
         suppressed: Number of channels whose mean gate is below tau.
         saturated: Share of values within 1 % of the top of the gate's range; `None` without a top.
         between_classes: Standard deviation of class means, rms over channels; `None` if no labels.
+        channel_means: By channel, the mean over samples.
+        channel_spreads: By channel, the standard deviation over samples.
         by_class: By label, if any, the mean gate of each channel (arXiv 1709.01507v4, section 7.2).
     """
 
@@ -39,6 +41,8 @@ class GateStatistics:
     suppressed: int
     saturated: float | None
     between_classes: float | None
+    channel_means: tuple[float, ...]
+    channel_spreads: tuple[float, ...]
     by_class: Mapping[int, tuple[float, ...]]
 
 
@@ -61,6 +65,8 @@ def gate_statistics(
         suppressed=int((gates.mean(axis=0) < tau).sum()),
         saturated=saturated,
         between_classes=spread(np.stack(list(by_class.values()))) if by_class else None,
+        channel_means=tuple(map(float, gates.mean(axis=0))),
+        channel_spreads=tuple(map(float, gates.std(axis=0))),
         by_class={n: tuple(map(float, means)) for n, means in by_class.items()},
     )
 

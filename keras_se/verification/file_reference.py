@@ -11,7 +11,7 @@ from keras_se.litert.gates import GateReader, MapName
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.injection import GATES, excitation_of, with_gates_as_inputs
 from keras_se.litert.graph.sites import precision
-from keras_se.litert.inputs import Samples
+from keras_se.litert.inputs import Samples, thinned
 from keras_se.litert.matching import main_sites, places
 from keras_se.litert.runtime import Runner
 from keras_se.sites.site import Site
@@ -57,13 +57,7 @@ class FileReference:
 
     def read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
         """Returns the gates, and the outputs that they make."""
-        readings = [*self._reader.read(samples)]
-        gates = {
-            name: np.concatenate([reading.gates[name] for reading in readings])
-            for name in self.sites
-        }
-        names = [*self._reader.plain.outputs]
-        return gates, [np.concatenate([r.outputs[name] for r in readings]) for name in names]
+        return self._reader.gates_and_outputs(samples)
 
     def outputs(self, samples: Samples, gates: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns the outputs with given gates, one array for each site."""
@@ -73,7 +67,7 @@ class FileReference:
             if name.startswith(GATES)
         }
         tensors = self._reader.plain.outputs.values()
-        rows = [*self._injected.read({**samples, **given}, tensors)]
+        rows = [map(thinned, row) for row in self._injected.read({**samples, **given}, tensors)]
         return [np.concatenate(values) for values in zip(*rows, strict=True)]
 
     @cached_property

@@ -22,7 +22,14 @@ from keras_se.litert.convert import convert
 from keras_se.litert.formats import Options
 from keras_se.litert.gates import MapName
 from keras_se.litert.graph.flatbuffer import TFLiteModel
-from keras_se.litert.inputs import Samples, batches, filled, input_arrays, input_specs
+from keras_se.litert.inputs import (
+    Samples,
+    batches,
+    filled,
+    input_arrays,
+    input_specs,
+    thinned,
+)
 from keras_se.litert.matching import match_sites
 from keras_se.reading import read_gates
 from keras_se.sites.finding import InlineSE
@@ -123,11 +130,14 @@ class KerasReference:
         ]
         # `predict` would set up a pipeline for each of many runs, which takes longer than they do.
         with replaying():
-            rows = [
-                keras.tree.flatten(self._injected.predict_on_batch([filled(a, _BATCH) for a in b]))
-                for b in batches([*samples.values(), *given], _BATCH)
-            ]
+            rows = [self._run(few) for few in batches([*samples.values(), *given], _BATCH)]
         return [np.concatenate(values)[:count] for values in zip(*rows, strict=True)]
+
+    def _run(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        found = self._injected.predict_on_batch([filled(array, _BATCH) for array in batch])
+        values = [np.asarray(part) for part in keras.tree.flatten(found)]
+        gates = len(self.sites)
+        return [*values[:gates], *map(thinned, values[gates:])]
 
     @cached_property
     def _injected(self) -> keras.Model:

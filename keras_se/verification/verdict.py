@@ -284,13 +284,8 @@ class _FileJudge:
         )
 
     def _read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
-        readings = [*self._reader.read(samples, maps=())]
-        gates = {
-            name: np.concatenate([reading.gates[at] for reading in readings])
-            for name, at in self._names.items()
-        }
-        outputs = [[*reading.outputs.values()] for reading in readings]
-        return gates, [np.concatenate(values) for values in zip(*outputs, strict=True)]
+        gates, outputs = self._reader.gates_and_outputs(samples)
+        return {name: gates[at] for name, at in self._names.items()}, outputs
 
     def _recorded(self, source: Any, count: int) -> tuple[str, Gates]:
         recorded = recorded_gates(self._file, source)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_se import SEBlock, find_sites, read_gates, to_tflite
+from keras_se import GraphSEBlock, SEBlock, find_sites, read_gates, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.formats import FORMATS
@@ -595,3 +595,33 @@ def test_sites_that_are_not_in_the_model_cannot_stay_in_float(networks, images):
     message = r"each once; model 'functional.*' has \['se_1', 'se_2'\]\. Received: \['se_9'\]"
     with pytest.raises(InputError, match=message):
         to_tflite(networks["sigmoid"], "int8", images[100:], keep_float=["se_9"])
+
+
+def test_graph_blocks_need_fixed_sizes():
+    nodes, segments = keras.Input((4,)), keras.Input((), dtype="int32")
+    block = GraphSEBlock(2, name="pooled")
+    model = keras.Model([nodes, segments], block((nodes, segments)))
+    with pytest.raises(InputError, match=r"takes a union of graphs.*Received: .*\['pooled'\]"):
+        to_tflite(model, "float32")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_graph_block_of_fixed_sizes_can_be_exported(tmp_path):
+    """As the refusal says; the file computes what the model does."""
+    nodes = keras.Input(batch_shape=(6, 4), name="nodes")
+    segments = keras.Input(batch_shape=(6,), dtype="int32", name="segments")
+    block = GraphSEBlock(2, kernel_initializer="ones")
+    model = keras.Model([nodes, segments], block((nodes, segments), num_graphs=2))
+    path = str(tmp_path / "graph.tflite")
+    signature = [
+        keras.InputSpec(shape=(6, 4), dtype="float32"),
+        keras.InputSpec(shape=(6,), dtype="int32"),
+    ]
+    model.export(path, format="litert", verbose=False, input_signature=[signature])
+    x, ids = np.arange(24.0, dtype="float32").reshape(6, 4), np.array([0, 0, 0, 1, 1, 1], "int32")
+    interpreter = load(path)
+    for details in interpreter.get_input_details():
+        interpreter.set_tensor(details["index"], x if details["dtype"] is np.float32 else ids)
+    interpreter.invoke()
+    found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    np.testing.assert_allclose(found, model([x, ids]), rtol=1e-5)

@@ -18,6 +18,8 @@ def test_figures():
     assert (figures.suppressed, figures.channels) == (1, 3)
     assert figures.saturated == pytest.approx(2 / 9)
     assert figures.between_classes is None
+    np.testing.assert_allclose(figures.channel_means, GATES.mean(axis=0))
+    np.testing.assert_allclose(figures.channel_spreads, GATES.std(axis=0))
     assert figures.by_class == {}
 
 

@@ -1,9 +1,5 @@
 """SE that squeezes only the positions under a mask, in a model and in its file."""
 
-import re
-import runpy
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -15,7 +11,6 @@ from keras_se.layers.squeezes import SQUEEZES
 from keras_se.litert.graph.sites import file_sites
 from keras_se.litert.runtime import predict
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "sites.md"
 STEPS, C, WIDTH = 12, 8, 4
 SELF = [("se_1", C, WIDTH, "sigmoid", "self")]
 CROSS = [("cross_1", C, WIDTH, "sigmoid", "cross")]
@@ -330,12 +325,3 @@ def test_a_convolution_drops_the_mask():
     found = read_gates(model, padded(8))["se_1"]
     np.testing.assert_allclose(found, block.gates(maps), atol=1e-6)
     assert np.abs(found - block.gates(maps, kept(8))).max() > 0.01
-
-
-def test_the_document(tmp_path):
-    (block,) = re.findall(
-        r"^```python\n(.+?)^```", DOCUMENT.read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-    script = tmp_path / "script.py"
-    script.write_text(block)
-    runpy.run_path(str(script))
