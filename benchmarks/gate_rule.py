@@ -230,7 +230,7 @@ def networks(arguments: Any) -> Iterator[tuple[str, Split, Callable[[], keras.Mo
                 build = partial(network, split, gate, seed, arguments.epochs)
                 yield f"{data} {gate} {seed}", split, build
     for path in arguments.model:
-        split = other(arguments.data, scale=1.0, held_out=1000)
+        split = other(arguments.data, scale=1.0, held_out=500)
         yield Path(path).stem, split, partial(keras.saving.load_model, path, compile=False)
 
 

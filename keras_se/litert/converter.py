@@ -32,7 +32,7 @@ def converted_bytes(
 ) -> bytes:
     """Returns the file of a model, with the types of its inputs and outputs."""
     tf: Any = import_extra("tensorflow", "litert")
-    function = _inference_function(tf, model, inputs)
+    function = _inference_function(tf, model, inputs, purpose)
     # An empty trackable: with the model itself calibration fails on its variables.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     # `weight_only` starts from the float32 file: DEFAULT would make it `dynamic`.
@@ -59,7 +59,7 @@ def converted_bytes(
     return _with_int8_weights(tflite) if spec.name == "weight_only" else tflite
 
 
-def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) -> Any:
+def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec], purpose: str) -> Any:
     # With constant weights the converter need not freeze variables.
     trainable = [v.numpy() for v in model.trainable_variables]
     non_trainable = [v.numpy() for v in model.non_trainable_variables]
@@ -71,8 +71,14 @@ def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec]) ->
             return model(x, training=False)
         return model.stateless_call(trainable, non_trainable, x, training=False)[0]
 
-    with replaying():
-        return infer.get_concrete_function()
+    try:
+        with replaying():
+            return infer.get_concrete_function()
+    except Exception as error:  # the code of the user's layer may raise anything
+        raise InputError(
+            f"{purpose} needs a model that TensorFlow can compute for a batch of one. "
+            f"Received: model {model.name!r}, for which it raises: {first_line(error)}"
+        ) from error
 
 
 def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:

@@ -507,6 +507,17 @@ def test_activations_that_overflow_are_refused(images):
         to_tflite(model, "int8", 1e9 * images)
 
 
+def test_a_model_that_cannot_be_computed():
+    inputs = keras.Input((8, 8, 3))
+    pooled = keras.layers.AdaptiveAveragePooling2D(1)(inputs)
+    message = (
+        r"to_tflite needs a model that TensorFlow can compute .* Received: model 'wrong', for "
+        r"which it raises: Negative dimension size caused by subtracting 9 from 8"
+    )
+    with pytest.raises(InputError, match=message):
+        to_tflite(keras.Model(inputs, pooled, name="wrong"), "float32")
+
+
 def test_weights_that_are_not_finite_are_named():
     model = built(keras.layers.Conv2D(4, 3, name="conv"))
     model.get_layer("conv").bias.assign([np.nan, 0.0, 0.0, 0.0])
