@@ -4,11 +4,9 @@ Where a package writes SE with plain layers, its Multiply layers have a name by 
 where it has a layer for SE, that layer holds the one whose output is the gate. One run, layer by
 layer, notes the gates that pass there: as many as there are sites, without any of `keras_se`.
 
-Versions that were measured: keras 3.15.1, kimm 0.2.5, keras-hub 0.32.0, keras-cv 0.9.0,
-keras-cv-attention-models 1.4.3, keras-vision 0.6.3, zeromodels 1.3.6, medicai 0.0.4,
-image-classifiers 1.0.0, classification-models-3D 1.1.0, segmentation-models-3D 1.1.1,
-mobilenet-v3 0.1.4, gcvit 1.1.6, k3im 0.1.1. Most are installed with
-`pip install --no-deps`: they name old versions of TensorFlow or Keras and run on the new ones.
+`pip install -e ".[all,bench]"` installs the packages beside Keras 3.15.1, but for three that name old
+versions of Keras and run on the new one:
+`pip install --no-deps segmentation-models-3D==1.1.1 gcvit==1.1.6 efficientnet==1.1.1`.
 """
 
 import os
