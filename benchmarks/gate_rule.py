@@ -36,7 +36,7 @@ from keras_se.litert.formats import FORMATS
 from keras_se.litert.gates import file_gates
 from keras_se.litert.graph.flatbuffer import TFLiteModel
 from keras_se.verification.keras_reference import KerasReference
-from keras_se.verification.report import NOTHING_TO_SURVIVE
+from keras_se.verification.rule import NOTHING_TO_SURVIVE
 
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
 ONE_SITE = "frozen at one site"

@@ -4,8 +4,8 @@ Where a package writes SE with plain layers, its Multiply layers have a name by 
 where it has a layer for SE, that layer holds the one whose output is the gate. One run, layer by
 layer, notes the gates that pass there: as many as there are sites, without any of `keras_se`.
 
-`pip install -e ".[all,bench]"` installs the packages beside Keras 3.15.1, but for three that name old
-versions of Keras and run on the new one:
+`pip install -e ".[all,bench]"` installs the packages beside Keras 3.15.1, but for three that name
+old versions of Keras and run on the new one:
 `pip install --no-deps segmentation-models-3D==1.1.1 gcvit==1.1.6 efficientnet==1.1.1`.
 """
 

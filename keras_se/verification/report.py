@@ -1,17 +1,14 @@
 """The verdict on the gates of a TFLite file, as data classes."""
 
 import dataclasses
+import html
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_se.verification.outcome import Outcome
+from keras_se.verification.rule import KEPT, SURVIVE, verdict_of
 from keras_se.verification.text import conclusion, described
-
-SURVIVE, KEPT = "the gates survive", "SE's work is kept"
-WEAKENED, LOST = "gates are weakened", "gates are lost"
-IN_PART, NOTHING_TO_SURVIVE = "judged in part", "nothing to survive"
-MIN_WORK = 0.9  # of what SE does for the outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +161,10 @@ class GateReport:
     def __str__(self) -> str:
         return described(self, "python")
 
+    def _repr_html_(self) -> str:
+        """Shows the report in a notebook."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         # `asdict` leaves out properties; NaN is not JSON, so missing figures are `None`.
@@ -174,22 +175,3 @@ class GateReport:
             **dataclasses.asdict(self),
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
-
-
-def verdict_of(
-    verdicts: Iterable[str], work_kept: float | None, strict: bool, is_whole: bool = True
-) -> str:
-    """Returns the verdict on a file, given those on its sites and the work that is kept."""
-    found = set(verdicts)
-    if "lost" in found:
-        return LOST
-    if not is_whole:
-        return IN_PART
-    # Sites that do not adapt prove nothing.
-    if not found & {"survives", "weakened"}:
-        return NOTHING_TO_SURVIVE
-    if work_kept is not None and work_kept < MIN_WORK:
-        return LOST
-    if "weakened" not in found:
-        return SURVIVE
-    return WEAKENED if strict or work_kept is None else KEPT

@@ -21,7 +21,7 @@ int8 .958, int16x8 .977.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,11 @@ from keras_se.errors import import_extra
 from keras_se.layers.gates import GATES, Gate
 from keras_se.sites.statistics import spread
 
+SURVIVE, KEPT = "the gates survive", "SE's work is kept"
+WEAKENED, LOST = "gates are weakened", "gates are lost"
+IN_PART, NOTHING_TO_SURVIVE = "judged in part", "nothing to survive"
+
+MIN_WORK = 0.9  # of what SE does for the outputs
 ADAPTIVE_STEPS = 1.5  # attainable R² is 1 - (ν·step/sd)², ν = .3-.8 measured: .9 needs this much
 MIN_R2 = 0.9  # sound int8 files reached .958 and more, half-frozen ones .75 and less
 _LOST_R2 = 0.6  # with less a site is lost, from there on only weakened
@@ -143,6 +148,25 @@ def judge(gates: np.ndarray, shipped: np.ndarray | None, resolution: Resolution)
         return Judgement("survives", "follows the reference's gates sample by sample", figures)
     reason = "the reference's gates vary less than the format can show; the level is kept"
     return Judgement("not adaptive", reason, figures)
+
+
+def verdict_of(
+    grades: Iterable[str], work_kept: float | None, strict: bool, is_whole: bool = True
+) -> str:
+    """Returns the verdict on a file, given those on its sites and the work that is kept."""
+    found = set(grades)
+    if "lost" in found:
+        return LOST
+    if not is_whole:
+        return IN_PART
+    # Sites that do not adapt prove nothing.
+    if not found & {"survives", "weakened"}:
+        return NOTHING_TO_SURVIVE
+    if work_kept is not None and work_kept < MIN_WORK:
+        return LOST
+    if "weakened" not in found:
+        return SURVIVE
+    return WEAKENED if strict or work_kept is None else KEPT
 
 
 def _failed(fault: Fault, figures: dict[str, Any]) -> Judgement:

@@ -1,5 +1,6 @@
 """A verdict as text: one conclusion, the accuracy, the sites, and what to do."""
 
+import math
 from collections.abc import Iterator
 from io import StringIO
 from typing import TYPE_CHECKING, Literal
@@ -7,6 +8,15 @@ from typing import TYPE_CHECKING, Literal
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from keras_se.verification.rule import (
+    IN_PART,
+    KEPT,
+    LOST,
+    NOTHING_TO_SURVIVE,
+    SURVIVE,
+    WEAKENED,
+)
 
 if TYPE_CHECKING:
     from keras_se.verification.outcome import Interval, Outcome
@@ -29,14 +39,13 @@ def conclusion(report: "GateReport") -> str:
     kept = _kept(report.work_kept)
     must = ", and every site must survive" if report.strict else ""
     sentences = {
-        "the gates survive": f"Ship: the gates survive at every site{_adapting(report)}"
-        f"{kept and f'; {kept}'}.",
-        "SE's work is kept": f"Ship: {kept}, though gates are weakened at {_listed(failed)}.",
-        "gates are weakened": f"Do not ship: gates are weakened at {_listed(failed)}{must}.",
-        "gates are lost": "Do not ship: gates are lost"
+        SURVIVE: f"Ship: the gates survive at every site{_adapting(report)}{kept and f'; {kept}'}.",
+        KEPT: f"Ship: {kept}, though gates are weakened at {_listed(failed)}.",
+        WEAKENED: f"Do not ship: gates are weakened at {_listed(failed)}{must}.",
+        LOST: "Do not ship: gates are lost"
         f"{(lost and f' at {_listed(lost)}') or ''}{kept and f'; {kept}'}.",
-        "judged in part": f"Do not ship: the reference has no site for {_listed(report.unjudged)}.",
-        "nothing to survive": "Nothing to survive: no gate varies over these samples by more than "
+        IN_PART: f"Do not ship: the reference has no site for {_listed(report.unjudged)}.",
+        NOTHING_TO_SURVIVE: "Nothing to survive: no gate varies over these samples by more than "
         "the format can show.",
     }
     return sentences[report.verdict]
@@ -51,7 +60,8 @@ def _adapting(report: "GateReport") -> str:
 def _kept(work: float | None) -> str:
     if work is None:
         return ""
-    return f"{work:.0%} of SE's work is kept" if work >= 0.005 else "none of SE's work is kept"
+    percent = math.floor(100.0 * work + 1e-3)  # rounded up, a loss could look like a pass
+    return f"{percent}% of SE's work is kept" if percent > 0 else "none of SE's work is kept"
 
 
 def _listed(names: "list[str] | tuple[str, ...]") -> str:

@@ -26,7 +26,7 @@ from keras_se.litert.runtime import runtime_name
 from keras_se.sites.statistics import spread
 from keras_se.verification.outcome import outcome, takes_labels
 from keras_se.verification.reference import Gates, Reference
-from keras_se.verification.report import GateReport, SiteVerdict, Stress, verdict_of
+from keras_se.verification.report import GateReport, SiteVerdict, Stress
 from keras_se.verification.rule import (
     ADAPTIVE_STEPS,
     MIN_SPREAD_KEPT,
@@ -37,6 +37,7 @@ from keras_se.verification.rule import (
     r_squared,
     resolution_of,
     suppressed,
+    verdict_of,
 )
 from keras_se.verification.work import Work, work_kept
 from keras_se.verification.worth import reference_of
@@ -261,9 +262,9 @@ class _FileJudge:
         """Judges each site on some samples, and measures the work that is kept."""
         own, outputs = self._reference.read(samples)
         _checked_gates(own, "the reference's")
-        shipped, file_outputs = self._read(samples)
-        runtime = runtime_name()
-        if recorded is not None:
+        if recorded is None:
+            runtime, (shipped, file_outputs) = runtime_name(), self._read(samples)
+        else:
             runtime, shipped = self._recorded(recorded, _count(samples))
             file_outputs = []
         resolutions = {name: self._resolution(name, gates) for name, gates in own.items()}

@@ -16,6 +16,7 @@ from keras_se.verification.rule import (
     r_squared,
     resolution_of,
     suppressed,
+    verdict_of,
 )
 
 RNG = np.random.default_rng(0)
@@ -180,3 +181,23 @@ def test_small_functions():
         np.ones((4, 2)), np.ones((4, 2)), Resolution(STEP, np.inf, np.full(2, STEP))
     )
     assert (constant["r2"], constant["slope"], constant["spread"]) == (None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("grades", "work", "expected", "strict"),
+    [
+        (["survives", "not adaptive"], 0.99, "the gates survive", "the gates survive"),
+        (["survives"], None, "the gates survive", "the gates survive"),
+        (["survives", "weakened"], 0.9, "SE's work is kept", "gates are weakened"),
+        (["survives", "weakened"], 0.899, "gates are lost", "gates are lost"),
+        (["weakened"], None, "gates are weakened", "gates are weakened"),
+        (["survives", "lost"], 0.99, "gates are lost", "gates are lost"),
+        (["survives"], 0.5, "gates are lost", "gates are lost"),
+        (["not adaptive"], 0.0, "nothing to survive", "nothing to survive"),
+    ],
+)
+def test_the_verdict_on_a_file(grades, work, expected, strict):
+    assert verdict_of(grades, work, False) == expected
+    assert verdict_of(grades, work, True) == strict
+    in_part = "gates are lost" if "lost" in grades else "judged in part"
+    assert verdict_of(grades, work, False, is_whole=False) == in_part
