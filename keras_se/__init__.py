@@ -17,7 +17,7 @@ from keras_se.verification.report import GateReport
 from keras_se.verification.verdict import verify
 from keras_se.verification.worth import worth
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Candidate",
