@@ -21,6 +21,7 @@ from keras_se.litert.graph.flatbuffer import (
     unpacked,
 )
 from keras_se.litert.graph.sites import GateNode, gate_nodes
+from keras_se.sites.site import PREFIXES
 
 
 def probe(tflite: TFLite) -> bytes:
@@ -98,7 +99,7 @@ def recorded_gates(
 
 
 def _nodes(file: TFLiteModel) -> list[GateNode]:
-    nodes = gate_nodes(file)
+    nodes = gate_nodes(file, tuple(PREFIXES))
     if not nodes:
         raise InputError(
             "probe and recorded gates need a TFLite file with SE sites. "

@@ -166,6 +166,20 @@ class SubGraph:
         self.producers = {i: operator for operator in self.operators for i in operator.outputs}
         self.constants = self._found_constants()
 
+    @cached_property
+    def needed(self) -> set[int]:
+        """The positions of the operators that an output, or a state, is made of."""
+        found = set[int]()
+        # Operators without outputs, such as assignments to variables, are for what they do.
+        ends = [operator for operator in self.operators if not operator.outputs]
+        to_visit = [*self.outputs, *(i for operator in ends for i in operator.inputs)]
+        while to_visit:
+            operator = self.producers.get(to_visit.pop())
+            if operator is not None and operator.position not in found:
+                found.add(operator.position)
+                to_visit += operator.inputs
+        return found
+
     def _found_constants(self) -> set[int]:
         found = {i for i in range(self.tensors) if self._is_stored(i)}
         for operator in self.operators:

@@ -153,8 +153,10 @@ def _nodes(graph: SubGraph) -> Iterator[GateNode]:
     # Each kind counts on its own, so a cross site does not renumber the self sites.
     paths = itertools.repeat(graph.prefix)
     names = {kind: site_names(paths, prefix) for kind, prefix in PREFIXES.items()}
+    needed = graph.needed
     for product in graph.operators:
-        path = gated_by(graph, product)
+        # A product that no output is made of gates nothing.
+        path = gated_by(graph, product) if product.position in needed else None
         if path is not None:
             yield _node(graph, product.position, path, next(names[path.kind]))
 

@@ -380,7 +380,8 @@ def test_files_that_do_not_belong_together_are_refused(files):
 
 def test_a_malformed_file_is_refused(files):
     model = unpacked(files["sigmoid", "int8"])
-    model.subgraphs[0].operators[-1].inputs = [999, 2, 3]
+    last = model.subgraphs[0].operators[-1]
+    last.inputs = [last.inputs[0], 999, 3]
     sentence = r"follow the schema\. Received: \d+ and \d+ bytes; changing them gives IndexError: "
     with pytest.raises(InputError, match=sentence):
         keep_float(packed(model), files["sigmoid", "float32"], ["se_1"])
