@@ -81,7 +81,10 @@ class FileReference:
         if runner is None or maps.shape[1:] != next(iter(runner.shapes.values())):
             return None
         rows = [values for (values,) in runner.read(np.nan_to_num(maps), runner.outputs.values())]
-        return np.concatenate(rows).reshape(len(maps), -1)
+        gates = np.concatenate(rows).reshape(len(maps), -1)
+        # Inputs must be finite; maps that are not say so by their gates.
+        is_finite = np.isfinite(maps).reshape(len(maps), -1).all(axis=1, keepdims=True)
+        return np.where(is_finite, gates, np.float32(np.nan))
 
     def _excitation(self, name: str) -> Runner | None:
         if name not in self._excitations:

@@ -30,6 +30,7 @@ _LEGEND = (
     "gates over samples, in steps of the format. worst: R² of the worst channel. worth: share of "
     "SE's work that is lost if this site alone is constant."
 )
+_OTHER = "check that the file is of this network, with these weights"
 
 
 def conclusion(report: "GateReport") -> str:
@@ -111,6 +112,9 @@ def _outcome(outcome: "Outcome") -> Iterator[str]:
 def _effect(report: "GateReport") -> Iterator[str]:
     outcome = report.outcome
     if report.constant_error is None:
+        # Without the gates of all sites there is no such measure, and the sites say so.
+        if all(site.spread is not None for site in report.sites.values()):
+            yield "SE's work is not known: outputs of the reference are NaN or infinite."
         return
     if outcome.metric == "accuracy" and outcome.constant_interval is not None:
         yield (
@@ -148,7 +152,7 @@ def _table(report: "GateReport") -> Table:
 def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
     worst = None if site.worst_channel is None else site.worst_channel[1]
     # A float32 file has no step: the spread in steps says nothing there.
-    spread = None if site.step < 1e-4 else site.spread
+    spread = None if _is_float32(site) else site.spread
     return [
         _number(site.r2, ".3f"),
         _number(site.slope, ".3f"),
@@ -189,7 +193,9 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
     by_blame = {blame: [s for s in sites if s.blame == blame] for blame in {s.blame for s in sites}}
     yield from _advice_on_se(report, by_blame.get("SE", []), place)
     trunk = [site.name for site in by_blame.get("trunk", [])]
-    if trunk:
+    if trunk and all(map(_is_float32, sites)):
+        yield f"At {_listed(trunk)} the layers before lost them: {_OTHER}."
+    elif trunk:
         yield (
             f"At {_listed(trunk)} the layers before lost them, and keeping SE in float will not "
             f"help: calibrate on more data in the range of use, or {_finer(place)}."
@@ -203,7 +209,7 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
 
 
 def _advice_on_se(report: "GateReport", sites: "list[SiteVerdict]", place: Place) -> Iterator[str]:
-    coarse = [site.name for site in sites if site.quantized is False]
+    coarse = [s.name for s in sites if s.quantized is False and not _is_float32(s)]
     if coarse:
         yield (
             f"At {_listed(coarse)} SE itself lost them, though the file computes it in float: its "
@@ -219,10 +225,14 @@ def _advice_on_se(report: "GateReport", sites: "list[SiteVerdict]", place: Place
         yield f"What to do: keep {_listed(helped)} in float: {how}."
     rest = [s.name for s in sites if s.name not in {*coarse, *helped}]
     if rest:
-        yield (
-            f"At {_listed(rest)} SE itself lost them, and keeping it in float is not enough: "
-            "check that the file is of this network, with these weights."
-        )
+        is_float = all(_is_float32(site) for site in sites)
+        more = "" if is_float else ", and keeping it in float is not enough"
+        yield f"At {_listed(rest)} SE itself lost them{more}: {_OTHER}."
+
+
+def _is_float32(site: "SiteVerdict") -> bool:
+    # No other format has steps as small.
+    return not site.quantized and site.step < 1e-4
 
 
 def _keep_float(report: "GateReport", names: list[str], place: Place) -> str:

@@ -126,7 +126,7 @@ def verify(
         work_kept=None if found.work is None else found.work.kept,
         outcome=outcome(found.outputs[0], found.file_outputs, constant, labels),
         constant_error=None if found.work is None else found.work.constant_error,
-        strict=strict,
+        strict=bool(strict),  # NumPy's would not become JSON
         tau=tau,
         samples=_count(samples),
         sha256=hashlib.sha256(file.content).hexdigest(),

@@ -17,6 +17,7 @@ from keras_se.verification.reference import Gates, Reference
 _LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
 _FEW = 32  # samples, for one run for each site
 _TINY = 1e-7  # a probability of float32 below it is rounding
+_ROUNDING = 1e-6  # of the largest output; one that varies by less is constant
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,14 @@ class Work:
     Attributes:
         kept: W; `None` if constant gates change the outputs by less than 1 % of their spread.
         constant_error: The root mean square change of the outputs by constant gates, over their
-            spread.
+            spread; `None` if outputs are not finite.
         worth: By site, its share on 32 samples at most; they need not sum to 1. Empty where `kept`
             is `None`.
         constant: The outputs with constant gates.
     """
 
     kept: float | None
-    constant_error: float
+    constant_error: float | None
     worth: Mapping[str, float]
     constant: Sequence[np.ndarray]
 
@@ -50,15 +51,18 @@ def work_kept(
         return None
     constants = _constant(own)
     constant = reference.outputs(samples, constants)
-    scales = [_spread(_logits(values)) for values in outputs]
-    loss = _distance(outputs, constant, scales)
-    error = float(np.sqrt(loss / max(sum(scale is not None for scale in scales), 1)))
-    if not np.isfinite(loss) or error < _LEAST:
-        return Work(None, error if np.isfinite(error) else 0.0, {}, constant)
     with_shipped = reference.outputs(samples, {name: shipped[name] for name in own})
+    known = [outputs, constant, with_shipped]
+    if not all(np.isfinite(values).all() for found in known for values in found):
+        return Work(None, None, {}, constant)
+    kinds = [_kind(values) for values in zip(*known, strict=True)]
+    scales = _scales(outputs, kinds)
+    loss = _distance(outputs, constant, scales)
+    error = float(np.sqrt(loss / max(sum(scale.spread is not None for scale in scales), 1)))
+    if error < _LEAST:
+        return Work(None, error, {}, constant)
     kept = 1.0 - _distance(outputs, with_shipped, scales) / loss
-    shares = _shares(reference, samples, own, constants, outputs)
-    return Work(kept if np.isfinite(kept) else None, error, shares, constant)
+    return Work(kept, error, _shares(reference, samples, own, constants, outputs, kinds), constant)
 
 
 def _shares(
@@ -67,6 +71,7 @@ def _shares(
     own: Gates,
     constants: Gates,
     outputs: Sequence[np.ndarray],
+    kinds: Sequence[str],
 ) -> dict[str, float]:
     few = {name: array[:_FEW] for name, array in samples.items()}
     own, constants, wanted = (
@@ -74,7 +79,7 @@ def _shares(
         {name: gates[:_FEW] for name, gates in constants.items()},
         [values[:_FEW] for values in outputs],
     )
-    scales = [_spread(_logits(values)) for values in outputs]
+    scales = _scales(wanted, kinds)
     loss = _distance(wanted, reference.outputs(few, constants), scales)
     return {
         name: _distance(wanted, reference.outputs(few, {**own, name: gates}), scales) / loss
@@ -88,30 +93,63 @@ def _constant(own: Gates) -> Gates:
     return {name: np.broadcast_to(gates.mean(axis=0), gates.shape) for name, gates in own.items()}
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """How an output is compared.
+
+    Attributes:
+        kind: As `_kind` returns it.
+        spread: The standard deviation over samples, rms over the rest; `None` if it is constant.
+    """
+
+    kind: str
+    spread: float | None
+
+
+def _scales(outputs: Sequence[np.ndarray], kinds: Sequence[str]) -> list[_Scale]:
+    return [
+        _Scale(kind, _spread(_logits(values, kind)))
+        for values, kind in zip(outputs, kinds, strict=True)
+    ]
+
+
 def _distance(
-    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], scales: Sequence[float | None]
+    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], scales: Sequence[_Scale]
 ) -> float:
     """The mean square difference in units of the spread, summed over the outputs."""
     return sum(
-        float(((_logits(f) - _logits(w)) ** 2).mean()) / scale**2
+        float(((_logits(f, scale.kind) - _logits(w, scale.kind)) ** 2).mean()) / scale.spread**2
         for w, f, scale in zip(wanted, found, scales, strict=True)
-        if scale is not None
+        if scale.spread is not None
     )
 
 
-def _logits(values: np.ndarray) -> np.ndarray:
+def _kind(values: Sequence[np.ndarray]) -> str:
+    """Returns what an output is in all of some runs: `"softmax"`, `"sigmoid"`, or empty."""
+    # All runs must tell: a regression may stay between 0 and 1 in some of them.
+    shape = values[0].shape
+    is_bounded = all(v.min(initial=0.0) >= 0.0 and v.max(initial=0.0) <= 1.0 for v in values)
+    if len(shape) < 2 or not is_bounded:
+        return ""
+    if shape[-1] == 1:
+        # A sigmoid of float32 reaches 1, but not 0, as a ReLU does.
+        return "sigmoid" if all(v.min() > 0.0 for v in values) else ""
+    sums = [v.sum(axis=-1, dtype="float64") for v in values]
+    return "softmax" if all(np.allclose(total, 1.0, atol=1e-3) for total in sums) else ""
+
+
+def _logits(values: np.ndarray, kind: str) -> np.ndarray:
     """Classes as logits: probabilities saturate, where a gate may do much or nothing."""
     values = values.astype("float64")
-    if values.ndim < 2 or values.min(initial=0.0) < 0.0 or values.max(initial=0.0) > 1.0:
+    if not kind:
         return values
     clipped = np.clip(values, _TINY, 1.0 - _TINY)
-    if values.shape[-1] > 1 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3):
-        logs = np.log(clipped)
-        return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
-    return np.log(clipped / (1.0 - clipped)) if values.shape[-1] == 1 else values
+    if kind == "sigmoid":
+        return np.asarray(np.log(clipped / (1.0 - clipped)))
+    logs = np.log(clipped)
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True))
 
 
 def _spread(values: np.ndarray) -> float | None:
-    """The standard deviation over samples, rms over the rest; `None` for a constant output."""
     spread = float(np.sqrt(values.var(axis=0).mean()))
-    return spread if np.isfinite(spread) and spread > 1e-12 * np.abs(values).max() else None
+    return spread if spread > _ROUNDING * np.abs(values).max() else None

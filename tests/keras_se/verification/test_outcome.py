@@ -62,3 +62,18 @@ def test_labels_that_fit():
     assert not takes_labels((None, 3), np.array([3]))
     assert not takes_labels((None, 4, 4, 3), np.array([0]))
     assert not takes_labels((None, None), np.array([0]))
+
+
+def test_one_unit_is_decided_alike_with_all_gates():
+    """Logits that constant gates keep between 0 and 1 are still logits."""
+    logits = RNG.normal(size=(60, 1))
+    labels = (logits[:, 0] > 0).astype(int)
+    assert (
+        outcome(logits, [logits], 0.2 + 0.1 * RNG.random((60, 1)), np.ones(60, int)).constant == 1
+    )
+    assert outcome(logits, [np.clip(logits, 0.0, 1.0)], None, labels).file == 1.0
+
+
+def test_constant_outputs_have_no_spread_to_be_compared_with():
+    ones = np.ones((40, 1))
+    assert outcome(ones, [ones - 0.004], None, None).error is None

@@ -11,7 +11,9 @@ from sabotage import hold_gates
 import keras_se
 from keras_se import GraphSEBlock, SEBlock, read_gates, to_tflite, verify
 from keras_se.errors import InputError
+from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.graph.metadata import with_metadata
+from keras_se.litert.graph.sites import gate_nodes
 from keras_se.litert.runtime import predict
 from keras_se.verification.text import described
 
@@ -240,7 +242,7 @@ def test_gates_that_do_not_adapt_are_judged_by_their_level(features):
 
 
 def test_no_to_nan_gates_of_the_file(networks, images, monkeypatch):
-    monkeypatch.setattr("keras_se.litert.convert._check_weights", lambda *_: None)  # it refuses
+    monkeypatch.setattr("keras_se.litert.convert.check_weights", lambda *_: None)  # it refuses
     sabotaged = copy_of(networks["sigmoid"])
     blocks(sabotaged)[1].b2.assign(np.full(16, np.nan))
     report = judged(networks["sigmoid"], to_tflite(sabotaged, "float32"), images)
@@ -416,6 +418,35 @@ def test_no_to_calibration_ten_times_too_dark(networks, images):
     assert {site.blame for site in report.sites.values()} <= {"trunk", ""}
 
 
+@pytest.mark.parametrize("file_format", ["float32", "int8"])
+def test_no_to_a_product_that_nothing_reads(networks, images, converted, file_format):
+    """All gates of the file are right, but the layers after its last site read the map."""
+    source = converted("sigmoid", file_format).read_bytes()
+    node, parsed = gate_nodes(source)[-1], unpacked(source)
+    graph = parsed.subgraphs[0]
+    graph.outputs = [node.feature_tensor if i == node.product_tensor else i for i in graph.outputs]
+    for signature in parsed.signatureDefs:
+        for output in signature.outputs:
+            if output.tensorIndex == node.product_tensor:
+                output.tensorIndex = node.feature_tensor
+    for operator in graph.operators:
+        operator.inputs = [
+            node.feature_tensor if i == node.product_tensor else i for i in operator.inputs
+        ]
+    for reference in (networks["sigmoid"], converted("sigmoid", "float32")):
+        site = judged(reference, packed(parsed), images).sites["se_2"]
+        assert (site.verdict, site.reason) == ("lost", "the file has no such site")
+
+
+def test_advice_on_a_float32_file_names_no_calibration(networks, images):
+    for number in (0, 1):
+        wrong = edited(networks["sigmoid"], number, lambda w1, b1, w2, b2: (w1, b1, 0 * w2, b2))
+        report = str(judged(networks["sigmoid"], to_tflite(wrong, "float32"), images))
+        assert "check that the file is of this network" in report.replace("\n", " ")
+        assert "calibrate on" not in report
+        assert "float16" not in report
+
+
 def test_the_level_of_steady_gates_is_blamed_on_who_lost_it(images):
     """Where gates hardly vary R² of the replay is noise: the replayed level says who it was."""
     layers = [keras.layers.Conv2D(8, 3, padding="same", activation="relu") for _ in range(4)]
@@ -426,16 +457,18 @@ def test_the_level_of_steady_gates_is_blamed_on_who_lost_it(images):
     assert (site.failed, site.blame) == (True, "SE")
 
 
-def test_nan_in_the_trunk_is_the_trunks(networks, images, monkeypatch):
-    monkeypatch.setattr("keras_se.litert.convert._check_weights", lambda *_: None)  # it refuses
+def test_nan_in_the_trunk_is_the_trunks(networks, images, converted, monkeypatch):
+    monkeypatch.setattr("keras_se.litert.convert.check_weights", lambda *_: None)  # it refuses
     sabotaged = copy_of(networks["sigmoid"])
     conv = next(x for x in sabotaged.layers if isinstance(x, keras.layers.Conv2D))
     conv.bias.assign(np.full(8, np.nan))
-    report = judged(networks["sigmoid"], to_tflite(sabotaged, "float32"), images)
-    assert {(s.verdict, s.blame, s.trunk_r2) for s in report.sites.values()} == {
-        ("lost", "trunk", None)
-    }
-    json.loads(report.to_json())
+    tflite = to_tflite(sabotaged, "float32")
+    for reference in (networks["sigmoid"], converted("sigmoid", "float32")):
+        report = judged(reference, tflite, images)
+        assert {(s.verdict, s.blame, s.trunk_r2) for s in report.sites.values()} == {
+            ("lost", "trunk", None)
+        }
+        json.loads(report.to_json())
 
 
 def test_adaptivity_lost_in_training(networks, images):
@@ -714,6 +747,31 @@ def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path
     assert report.runtime == "gates recorded on a device, given as arrays"
     with pytest.raises(InputError, match="must be of the 100 samples in x"):
         judged(model, tflite, images, gates={k: v[:5] for k, v in recorded.items()})
+
+
+def test_recorded_gates_of_cross_sites(images):
+    inputs = keras.Input(images.shape[1:])
+    low = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    high = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(low)
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(high)
+    x = keras.layers.Conv2D(8, 1, activation="sigmoid", kernel_initializer=wide(4.0))(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1)(low * x))
+    tflite = to_tflite(model, "int8", images[100:])
+    twin = predict(keras_se.litert.probe(tflite), images[:100])
+    for recorded in (twin, read_gates(tflite, images[:100])):
+        report = judged(model, tflite, images, gates=recorded)
+        assert [*report.sites] == ["cross_1"]
+        assert report.passed
+
+
+def test_outputs_that_are_not_finite(networks, images):
+    model = networks["sigmoid"]
+    logs = keras.Model(model.input, keras.ops.log(keras.layers.Dense(2)(model.output)))
+    report = judged(logs, to_tflite(logs, "float32"), images, strict=np.True_)
+    assert (report.work_kept, report.constant_error) == (None, None)
+    assert "SE's work is not known: outputs of the reference are NaN or infinite." in str(report)
+    assert "SE does nothing" not in str(report)
+    assert json.loads(report.to_json())["strict"] is True
 
 
 def test_half_precision_and_open_sizes(half_network, images, converted, sound, twins):

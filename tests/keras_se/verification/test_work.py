@@ -88,3 +88,46 @@ def test_worth_for_users():
     assert from_file == pytest.approx(found, rel=1e-3)
     with pytest.raises(InputError, match="worth needs a reference with SE sites"):
         worth(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), X)
+
+
+class Linear:
+    """A reference of one site whose outputs are functions of its gates."""
+
+    def __init__(self, *outputs):
+        self._functions = outputs
+
+    def outputs(self, samples, gates):
+        return [function(gates["se_1"].astype("float64")) for function in self._functions]
+
+
+def work_of(*outputs):
+    own = {"se_1": RNG.random((32, 2)).astype("float32")}
+    shipped = {"se_1": own["se_1"] + RNG.normal(size=(32, 2)).astype("float32") * 0.02}
+    reference = Linear(*outputs)
+    return work_kept(reference, SAMPLES, own, reference.outputs({}, own), shipped)
+
+
+def test_a_regression_between_0_and_1_is_no_probability():
+    """Its own outputs are inside, those with shipped gates are a little outside."""
+    own = {"se_1": RNG.random((32, 2)).astype("float32")}
+    shipped = {"se_1": own["se_1"] - np.float32(0.01)}
+    sums = own["se_1"].astype("float64").sum(axis=1)
+    low, size = sums.min(), np.ptp(sums) + 1e-6
+    reference = Linear(lambda gates: (gates.sum(axis=1, keepdims=True) - low) / size)
+    outputs = reference.outputs(SAMPLES, own)
+    assert outputs[0].min() >= 0.0
+    assert outputs[0].max() <= 1.0
+    assert work_kept(reference, SAMPLES, own, outputs, shipped).kept > 0.99
+
+
+def test_an_output_that_only_rounds_does_not_count():
+    """A sum of probabilities is 1 to the last bits, which no gate is there for."""
+    noise = np.random.default_rng(4)
+    plain = work_of(lambda gates: gates)
+    assert plain.kept > 0.98
+    assert work_of(lambda gates: gates, lambda g: 1 + 1e-7 * noise.random((32, 1))).kept > 0.98
+
+
+def test_outputs_that_are_not_finite_have_no_work():
+    found = work_of(lambda gates: np.where(gates > 0.5, gates, np.inf))
+    assert (found.kept, found.constant_error, found.worth) == (None, None, {})
