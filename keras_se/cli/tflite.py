@@ -130,7 +130,7 @@ def verify_command(
     """
     check_output(json_path, overwrite)
     source: Any = reference
-    if reference.endswith(".tflite"):
+    if reference.lower().endswith(".tflite"):
         x, labels = load_inputs(data, file_input_shapes(reference))
     else:
         source = load_model(reference)

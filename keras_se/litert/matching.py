@@ -25,6 +25,7 @@ from keras_se.sites.site import PREFIXES, Site
 
 _MAX_DISTANCE = 1e-3  # between float32 runtimes after a deep trunk; small networks agree to 1e-6
 _MIN_RATIO = 10.0  # of the distance to the next site over that to the matched one
+_MUCH_BETTER = 0.5  # of the distance in the order of the operators
 _SAMPLES = 32  # one batch of a `GateReader`
 
 
@@ -53,8 +54,49 @@ def match_sites(
     names = by_value(model, samples, converted)
     if file is None:
         return names
-    found_at = places(main_sites(converted), main_sites(file))
+    found_at = matched_files(converted, file, samples)
     return {name: found_at[at] for name, at in names.items() if at in found_at}
+
+
+def matched_files(
+    reference: TFLite, judged: TFLite, samples: Mapping[str, np.ndarray]
+) -> dict[str, str]:
+    """Matches the sites of two files of a network, whose operators may be in another order.
+
+    Where sites of one size are in parallel, those belong together that gate the same map: the gates
+    themselves may be wrong.
+    """
+    files = [TFLiteModel.of(reference), TFLiteModel.of(judged)]
+    found = places(*map(main_sites, files))
+    if all(map(is_chain, files)):
+        return found
+    few = {name: array[:_SAMPLES] for name, array in samples.items()}
+    wanted, given = (_map_means(file, few) for file in files)
+    sites = {site.name: (site.kind, site.channels, site.width) for site in main_sites(reference)}
+    for size in set(sites.values()):
+        names = [name for name in found if sites[name] == size]
+        others = [found[name] for name in names]
+        if len(names) < 2:
+            continue
+        order = _order([wanted[name] for name in names], [given[other] for other in others])
+        found |= {name: others[n] for name, n in zip(names, order, strict=True)}
+    return found
+
+
+def _map_means(file: TFLiteModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns, by site, the means over positions of the maps that are gated."""
+    reading = next(GateReader(file, maps="feature_tensor").read(samples))
+    return {name: _features(g, reading.maps[name])[0] for name, g in reading.gates.items()}
+
+
+def _order(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Sequence[int]:
+    """Returns which arrays belong to the wanted ones: as they come, unless that is far worse."""
+    optimize: Any = import_extra("scipy.optimize", "litert")
+    far = np.array([[min(_rms(w - f) / max(_rms(w), 1e-12), 1e6) for f in found] for w in wanted])
+    _, columns = optimize.linear_sum_assignment(far)
+    as_they_come = range(len(wanted))
+    best = sum(far[n, column] for n, column in enumerate(columns))
+    return list(columns) if best < _MUCH_BETTER * np.trace(far) else as_they_come
 
 
 def main_sites(tflite: TFLite) -> list[Site]:

@@ -12,7 +12,7 @@ from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.injection import GATES, excitation_of, with_gates_as_inputs
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples, thinned
-from keras_se.litert.matching import main_sites, places
+from keras_se.litert.matching import matched_files
 from keras_se.litert.runtime import Runner
 from keras_se.sites.site import Site
 from keras_se.verification.reference import Gates
@@ -94,4 +94,4 @@ class FileReference:
 
     def matched(self, file: TFLiteModel, samples: Samples) -> dict[str, str]:
         """Returns the names of the sites in another file by those in this one."""
-        return places(main_sites(self._file), main_sites(file))
+        return matched_files(self._file, file, samples)

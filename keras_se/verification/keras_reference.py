@@ -151,6 +151,11 @@ class KerasReference:
         own: dict[str, Any] = {}
 
         def visited(visit: Visit) -> Any:
+            if visit.kwargs.get("training") is True:
+                raise InputError(
+                    f"{self._purpose} needs outputs that are the same each time: call no layer "
+                    f"with training=True. Received: {visit.path}{visit.layer.name}"
+                )
             part = places.get(visit.place)
             if part is None:
                 return visit.outputs()

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from keras_se.errors import import_extra
+
 Interval = tuple[float, float]
+_FAR = 1e6  # between outputs of different shapes
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,22 @@ class Outcome:
     constant_interval: Interval | None
     error: float | None
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the file is less accurate, or without labels gives something else."""
+        if self.interval is not None:
+            return self.interval[1] < 0.0
+        return self.error is not None and self.error > 1.0
+
 
 def outcome(
-    reference: np.ndarray,
+    outputs: Sequence[np.ndarray],
     file: Sequence[np.ndarray],
     constant: np.ndarray | None,
     labels: np.ndarray | None,
 ) -> Outcome:
     """Compares the first output of a reference with that of a file, and with constant gates."""
-    found = _nearest(reference, file)
+    reference, found = outputs[0], _first(outputs, file)
     error = None if found is None else _relative(reference, found)
     if error is not None and not (np.isfinite(error) and _varies(reference)):
         error = None
@@ -79,10 +90,24 @@ def takes_labels(shape: Sequence[int | None], labels: np.ndarray) -> bool:
     return known is not None and int(labels.max()) < max(2, known)
 
 
-def _nearest(reference: np.ndarray, file: Sequence[np.ndarray]) -> np.ndarray | None:
-    """The output of a file that is most like the reference's: a converter may reorder them."""
-    alike = [values for values in file if values.shape == reference.shape]
-    return min(alike, key=lambda values: _relative(reference, values), default=None)
+def _first(reference: Sequence[np.ndarray], file: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The output of a file that is the reference's first one: a converter may reorder them."""
+    if not file:
+        return None
+    optimize: Any = import_extra("scipy.optimize", "litert")
+    far = np.array([[_far(wanted, found) for found in file] for wanted in reference])
+    rows, columns = optimize.linear_sum_assignment(far)
+    in_order = [far[n, n] for n in range(min(far.shape))]
+    # As they come, unless that is far worse: two heads may give all but the same.
+    swapped = sum(far[rows, columns]) < sum(in_order) / 2
+    column = dict(zip(rows, columns, strict=True)).get(0) if swapped else 0
+    found = None if column is None else file[column]
+    return found if found is not None and found.shape == reference[0].shape else None
+
+
+def _far(wanted: np.ndarray, found: np.ndarray) -> float:
+    distance = _relative(wanted, found) if wanted.shape == found.shape else np.inf
+    return distance if np.isfinite(distance) else _FAR
 
 
 def _share(hits: np.ndarray | None) -> float | None:

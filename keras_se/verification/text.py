@@ -49,7 +49,10 @@ def conclusion(report: "GateReport") -> str:
         NOTHING_TO_SURVIVE: "Nothing to survive: no gate varies over these samples by more than "
         "the format can show.",
     }
-    return sentences[report.verdict]
+    sentence = sentences[report.verdict]
+    if report.outcome.is_worse:
+        sentence = sentence.replace("Ship: ", "The file is worse than its reference, though ", 1)
+    return sentence
 
 
 def _adapting(report: "GateReport") -> str:
@@ -191,7 +194,15 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
         return
     sites = [site for site in report.sites.values() if site.failed]
     by_blame = {blame: [s for s in sites if s.blame == blame] for blame in {s.blame for s in sites}}
+    if not sites and report.verdict == LOST:
+        yield (
+            "Each site survives, and together they lose too much of SE's work: calibrate on more "
+            f"data in the range of use, or {_finer(place)}."
+        )
     yield from _advice_on_se(report, by_blame.get("SE", []), place)
+    unknown = [site.name for site in by_blame.get("unknown", [])]
+    if unknown:
+        yield f"At {_listed(unknown)} the maps of the file are not known, nor what lost the gates."
     trunk = [site.name for site in by_blame.get("trunk", [])]
     if trunk and all(map(_is_float32, sites)):
         yield f"At {_listed(trunk)} the layers before lost them: {_OTHER}."

@@ -18,11 +18,12 @@ from keras_se.errors import InputError
 from keras_se.litert.delegation import SiteDelegation, delegation
 from keras_se.litert.gates import GateReader
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
-from keras_se.litert.graph.sites import gate_codes, precision
+from keras_se.litert.graph.sites import gate_codes, gate_nodes, precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, used_rows
 from keras_se.litert.runtime import runtime_name
+from keras_se.sites.site import PREFIXES
 from keras_se.sites.statistics import spread
 from keras_se.verification.outcome import outcome, takes_labels
 from keras_se.verification.reference import Gates, Reference
@@ -111,6 +112,11 @@ def verify(
     # Check all arguments before the file runs, which takes long.
     samples = _samples(own, x, "x")
     labels = None if y is None else _labels(own, y, _count(samples))
+    if stress is not None and gates is not None:
+        raise InputError(
+            "Recorded gates are of the samples in x: judge stress without them. "
+            "Received: gates and stress"
+        )
     stressed = _stressed(own, stress)
     held_out = _held_out(tflite, recipe, samples, was_trained=trained is not None)
     judge_file = _FileJudge(file, own, samples)
@@ -124,7 +130,7 @@ def verify(
         sites=judge_file.verdicts(found, samples, tau),
         unjudged=judge_file.unjudged,
         work_kept=None if found.work is None else found.work.kept,
-        outcome=outcome(found.outputs[0], found.file_outputs, constant, labels),
+        outcome=outcome(found.outputs, found.file_outputs, constant, labels),
         constant_error=None if found.work is None else found.work.constant_error,
         strict=bool(strict),  # NumPy's would not become JSON
         tau=tau,
@@ -132,8 +138,7 @@ def verify(
         sha256=hashlib.sha256(file.content).hexdigest(),
         runtime=found.runtime,
         held_out=held_out,
-        # A device recorded its gates for `x` only.
-        stress={} if gates is not None else _stress(judge_file, stressed, strict),
+        stress=_stress(judge_file, stressed, strict),
     )
 
 
@@ -252,7 +257,7 @@ class _FileJudge:
         judged = set(self._names.values())
         self.unjudged = tuple(
             f"{node.site.name} (tensor {node.site.after!r})"
-            for node in self._reader.nodes
+            for node in gate_nodes(file, tuple(PREFIXES))
             if node.site.name not in judged
         )
 

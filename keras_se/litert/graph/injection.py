@@ -33,7 +33,9 @@ def with_gates_as_inputs(
             given.shape, given.shapeSignature = [1, *given.shape], None
         graph.tensors.append(given)
         index = len(graph.tensors) - 1
-        for operator in graph.operators:
+        # Only the site itself: other products may have the same gates, and gates may be outputs.
+        for position in node.positions:
+            operator = graph.operators[position]
             operator.inputs = [index if i == node.gate_tensor else int(i) for i in operator.inputs]
         graph.inputs = [*map(int, graph.inputs), index]
     return packed(model)

@@ -1,5 +1,6 @@
 """The verifier must say yes to sound files, and no to every sabotage, for the right reason."""
 
+import copy
 import dataclasses
 import json
 
@@ -843,3 +844,108 @@ def test_refusals(networks, images, converted):
 def test_odd_arguments(networks, images, converted, arguments, message):
     with pytest.raises(InputError, match=message):
         verify(networks["sigmoid"], converted("sigmoid", "float32"), images[:40], **arguments)
+
+
+def parallel():
+    """Two branches of one size, which nothing but their values tells apart."""
+    keras.utils.set_random_seed(5)
+    inputs = keras.Input((8, 8, 3))
+    maps = [
+        SEBlock(2, kernel_initializer=wide(seed=n))(
+            keras.layers.Conv2D(8, 3, activation="relu", kernel_initializer=wide(0.5, n))(inputs)
+        )
+        for n in range(2)
+    ]
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()(maps))
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def reordered(tflite):
+    """The same file with its operators in another order that computes the same."""
+    model = unpacked(tflite)
+    graph = model.subgraphs[0]
+    made = {int(i) for operator in graph.operators for i in operator.outputs}
+    left, order, known = list(graph.operators), [], set()
+    while left:
+        ready = [o for o in left if {int(i) for i in o.inputs} & made <= known]
+        order.append(ready[-1])
+        known |= {int(i) for i in ready[-1].outputs}
+        left.remove(ready[-1])
+    graph.operators = order
+    return packed(model)
+
+
+def test_parallel_sites_in_another_order(images):
+    model = parallel()
+    float32 = to_tflite(model, "float32")
+    int8 = to_tflite(model, "int8", images[100:])
+    assert read_gates(float32, images[:4])["se_1"].shape == (4, 8)
+    for reference in (model, float32):
+        for tflite in (int8, reordered(int8)):
+            report = judged(reference, tflite, images)
+            assert report.passed, str(report)
+    swapped = copy_of(model)
+    for block, other in zip(blocks(swapped), blocks(model)[::-1], strict=True):
+        block.set_excitation(*other.excitation(), layout="dense")
+    for reference in (model, float32):
+        report = judged(reference, to_tflite(swapped, "float32"), images)
+        assert {site.verdict for site in report.sites.values()} == {"lost"}
+
+
+def test_sites_of_other_sub_graphs_are_not_judged(networks, images, converted):
+    tflite = converted("sigmoid", "float32").read_bytes()
+    model = unpacked(tflite)
+    model.subgraphs.append(copy.deepcopy(model.subgraphs[0]))
+    report = judged(networks["sigmoid"], packed(model), images)
+    assert report.verdict == "judged in part"
+    assert [name.partition(" ")[0] for name in report.unjudged] == [
+        "subgraph_1/se_1",
+        "subgraph_1/se_2",
+    ]
+
+
+def test_layers_in_training_are_refused_by_name(images):
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Dropout(0.3, name="noise")(x, training=True)
+    block = SEBlock(2, kernel_initializer=wide())
+    model, quiet = keras.Model(inputs, block(x)), keras.Model(inputs, block(inputs))
+    with pytest.raises(InputError, match=r"with training=True\. Received: noise$"):
+        judged(model, to_tflite(quiet, "float32"), images)
+
+
+def test_one_gate_for_two_products():
+    """The worth of a site is that of its own product, in both kinds of reference."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    images = rng.random((32, 8, 8, 3)) * rng.uniform(0.2, 1.0, (32, 1, 1, 3))
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    g = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    g = keras.layers.Conv2D(4, 1, activation="relu", kernel_initializer=wide(6.0))(g)
+    g = keras.layers.Conv2D(8, 1, activation="sigmoid", kernel_initializer=wide(6.0, 2))(g)
+    other = keras.layers.Conv2D(8, 3, padding="same")(x)
+    both = keras.layers.Concatenate()([x * g, 3.0 * (other * g)])
+    y = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(both))
+    model = keras.Model(inputs, y)
+    float32 = to_tflite(model, "float32")
+    found, expected = (keras_se.worth(source, images) for source in (float32, model))
+    assert len(expected) == 2
+    assert sorted(found.values()) == pytest.approx(sorted(expected.values()), rel=0.02)
+
+
+def test_a_file_that_is_worse_for_other_reasons_does_not_read_ship(networks, images):
+    model = networks["one_plus_tanh"]
+    worse = copy_of(model)
+    head = next(x for x in worse.layers if isinstance(x, keras.layers.Dense))
+    head.kernel.assign(-head.kernel)
+    labels = model.predict(images[:100], verbose=0).argmax(axis=-1)
+    report = judged(model, to_tflite(worse, "float32"), images, y=labels)
+    assert report.passed
+    assert report.conclusion.startswith("The file is worse than its reference, though the gates su")
+
+
+def test_stress_needs_a_run(networks, images, converted):
+    tflite = converted("sigmoid", "float32")
+    gates = read_gates(tflite, images[:40])
+    with pytest.raises(InputError, match="judge stress without them"):
+        verify(networks["sigmoid"], tflite, images[:40], gates=gates, stress={"a": images[:40]})
