@@ -67,7 +67,12 @@ def verdict(name: str) -> float:
     """Seconds of `verify` over those of a first `predict` and of the file alone."""
     keras.utils.set_random_seed(0)
     model = keras.applications.EfficientNetB0(weights=None, input_shape=(96, 96, 3), classes=10)
-    x = np.random.default_rng(0).uniform(0, 255, (164, 96, 96, 3)).astype("float32")
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1 and "_se_" in variable.path:
+            variable.assign(8.0 * variable.numpy())  # fresh gates hardly vary
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 255, (164, 96, 96, 3)) * rng.uniform(0.2, 1.0, (164, 1, 1, 3))
+    x = x.astype("float32")
     twin = keras.models.clone_model(model)
     twin.compile(jit_compile=False)
     tflite = keras_se.to_tflite(model, name, x[64:], check_range=False)

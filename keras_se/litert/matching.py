@@ -19,7 +19,7 @@ from keras_se.graph.trace import trace
 from keras_se.litert.gates import GateReader
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import GateNode, main_nodes
-from keras_se.sites.gated import search
+from keras_se.sites.gated import Search, search
 from keras_se.sites.reading import gates_and_means
 from keras_se.sites.site import PREFIXES, Site
 
@@ -34,13 +34,14 @@ def match_sites(
     samples: Mapping[str, np.ndarray],
     convert: Callable[[], bytes],
     file: TFLite | None = None,
+    found: Search | None = None,
 ) -> dict[str, str]:
     """Matches the sites of a model to those of its float32 conversion, or of another file of it.
 
     Returns the names in that file by those in the model, without sites that it lacks. Converts only
     where the order of the sites does not tell.
     """
-    found = search(trace(model, "Finding SE sites"))
+    found = found or search(trace(model, "Finding SE sites"))
     steps, sites = found.flow.steps, {part.place: part.site for part in found.sites}
     calls = [([*map(id, step.inputs)], [*map(id, step.outputs)]) for step in steps]
     marked = [n for n, step in enumerate(steps) if step.place in sites]

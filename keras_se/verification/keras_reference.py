@@ -33,7 +33,7 @@ from keras_se.litert.inputs import (
 from keras_se.litert.matching import match_sites
 from keras_se.reading import read_gates
 from keras_se.sites.finding import InlineSE
-from keras_se.sites.gated import GatedSite, call_arguments, gated_sites
+from keras_se.sites.gated import GatedSite, call_arguments, search
 from keras_se.sites.site import Site
 from keras_se.verification.reference import Gates
 
@@ -58,7 +58,8 @@ class KerasReference:
         plain = model if compression_of(model) is None else strip(model)
         self._model = fitted(plain, purpose, input_shape, stacklevel=5)
         self._graph = trace(self._model, purpose)
-        self._parts = {part.site.name: part for part in gated_sites(self._graph)}
+        self._search = search(self._graph)
+        self._parts = {part.site.name: part for part in self._search.sites}
         unions = [n for n, p in self._parts.items() if isinstance(p.source, GraphSEBlock)]
         if unions:
             raise InputError(
@@ -113,10 +114,15 @@ class KerasReference:
     def matched(self, file: TFLiteModel, samples: Samples) -> dict[str, str]:
         """Returns the names of the sites in a file by those in the model."""
         # The float32 conversion is of a stripped model, whose sites are at the same places.
-        plain = strip(self._model) if is_quantize_aware(self._model) else self._model
+        is_plain = not is_quantize_aware(self._model)
+        plain = self._model if is_plain else strip(self._model)
         options = Options(format="float32")
         return match_sites(
-            plain, samples, lambda: convert(plain, None, options, self._purpose).tflite, file
+            plain,
+            samples,
+            lambda: convert(plain, None, options, self._purpose).tflite,
+            file,
+            self._search if is_plain else None,
         )
 
     def _computed(self, samples: Samples, gates: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ the reference's gates and 0 for constant ones. The *worth* of a site is what con
 alone, over what they do in all. Classes are compared as logits, each output over its spread.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from keras_se.litert.inputs import Samples
 from keras_se.verification.reference import Gates, Reference
 
 _LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
-_FEW = 32  # samples, for one run for each site
+_FEW = 16  # samples, for one run for each site
+_AT_ONCE = 2  # sites whose runs fill a batch
 _TINY = 1e-7  # a probability of float32 below it is rounding
 _ROUNDING = 1e-6  # of the largest output; one that varies by less is constant
 
@@ -28,7 +29,7 @@ class Work:
         kept: W; `None` if constant gates change the outputs by less than 1 % of their spread.
         constant_error: The root mean square change of the outputs by constant gates, over their
             spread; `None` if outputs are not finite.
-        worth: By site, its share on 32 samples at most; they need not sum to 1. Empty where `kept`
+        worth: By site, its share on 16 samples at most; they need not sum to 1. Empty where `kept`
             is `None`.
         constant: The outputs with constant gates.
     """
@@ -74,18 +75,37 @@ def _shares(
     kinds: Sequence[str],
 ) -> dict[str, float]:
     few = {name: array[:_FEW] for name, array in samples.items()}
-    own, constants, wanted = (
-        {name: gates[:_FEW] for name, gates in own.items()},
-        {name: gates[:_FEW] for name, gates in constants.items()},
-        [values[:_FEW] for values in outputs],
-    )
+    own = {name: gates[:_FEW] for name, gates in own.items()}
+    constants = {name: gates[:_FEW] for name, gates in constants.items()}
+    wanted = [values[:_FEW] for values in outputs]
     scales = _scales(wanted, kinds)
     loss = _distance(wanted, reference.outputs(few, constants), scales)
-    return {
-        name: _distance(wanted, reference.outputs(few, {**own, name: gates}), scales) / loss
-        for name, gates in constants.items()
-        if loss > 0.0
+    if loss == 0.0:
+        return {}
+    shares: dict[str, float] = {}
+    for names in _pairs(list(own)):
+        found = reference.outputs(*_side_by_side(few, own, constants, names))
+        parts = zip(*(np.split(values, len(names)) for values in found), strict=True)
+        for name, part in zip(names, parts, strict=True):
+            shares[name] = _distance(wanted, part, scales) / loss
+    return shares
+
+
+def _pairs(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), _AT_ONCE):
+        yield names[start : start + _AT_ONCE]
+
+
+def _side_by_side(
+    samples: Samples, own: Gates, constants: Gates, names: Sequence[str]
+) -> tuple[Samples, Gates]:
+    """The samples once for each site, whose gates are constant there alone."""
+    repeated = {key: np.concatenate([array] * len(names)) for key, array in samples.items()}
+    gates = {
+        name: np.concatenate([constants[name] if name == n else own[name] for n in names])
+        for name in own
     }
+    return repeated, gates
 
 
 def _constant(own: Gates) -> Gates:

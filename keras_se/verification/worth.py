@@ -29,7 +29,7 @@ def worth(
 
     Returns:
         By site, the mean square change of the outputs over that by constant gates at all sites, on
-        the first 32 samples. The shares need not sum to 1. Empty if constant gates at all sites
+        the first 16 samples. The shares need not sum to 1. Empty if constant gates at all sites
         change the outputs by less than 1 % of their spread: SE does nothing for these samples.
 
     Raises:
