@@ -9,6 +9,7 @@ from keras_se.costs import CostReport
 from keras_se.litert.delegation import SiteDelegation
 from keras_se.sites.site import Site
 from keras_se.sites.statistics import GateStatistics
+from keras_se.verification.text import figure
 
 
 def cost_table(report: CostReport) -> Table:
@@ -38,11 +39,11 @@ def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:
             figures.name,
             figures.gate,
             str(figures.channels),
-            _figure(figures.mean, ".4f"),
-            _figure(figures.spread, ".4f"),
-            _figure(figures.between_classes, ".4f"),
+            figure(figures.mean, ".4f"),
+            figure(figures.spread, ".4f"),
+            figure(figures.between_classes, ".4f"),
             str(figures.suppressed),
-            _figure(figures.saturated, ".1%"),
+            figure(figures.saturated, ".1%"),
         )
     return table
 
@@ -59,7 +60,3 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
             row.append(f"{len(found.operators)}, partitions: {found.partitions}, left: {missing}")
         table.add_row(*row)
     return table
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

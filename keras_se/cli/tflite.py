@@ -1,5 +1,6 @@
 """The commands `export` and `verify`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,14 +14,15 @@ from keras_se.cli.options import (
     overwrite_option,
     tau_option,
 )
-from keras_se.data import load_inputs
+from keras_se.data import Shape, load_inputs
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.convert import convert
 from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
-from keras_se.litert.runtime import file_input_shapes
+from keras_se.litert.runtime import Runner
+from keras_se.verification.outcome import takes_labels
 from keras_se.verification.text import described
 
 _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
@@ -130,16 +132,21 @@ def verify_command(
     """
     check_output(json_path, overwrite)
     source: Any = reference
+    shapes: Mapping[str, Shape]
     if reference.lower().endswith(".tflite"):
-        x, labels = load_inputs(data, file_input_shapes(reference))
+        runner = Runner(reference)
+        shapes, output = runner.shapes, runner.output_shape
     else:
         source = load_model(reference)
-        x, labels = load_inputs(data, input_shapes(source))
+        shapes, output = input_shapes(source), tuple(source.outputs[0].shape)
+    x, labels = load_inputs(data, shapes)
+    # `verify` refuses labels that do not fit the output; data may hold other ones.
+    fits = labels is not None and takes_labels(output, labels)
     report = keras_se.verify(
         source,
         tflite,
         x,
-        labels,
+        labels if fits else None,
         strict=strict,
         tau=tau,
         trained=None if trained is None else load_model(trained),

@@ -92,10 +92,12 @@ class Computation(keras.layers.Layer):
         self.supports_masking = True  # what it returns has the mask of its first argument
         self.built = True
 
-    def call(self, *args: Any) -> Any:  # noqa: D102
+    def call(self, *args: Any) -> Any:
+        """Returns what the function returns."""
         return self.function(*args)
 
-    def compute_output_spec(self, *args: Any) -> Any:  # noqa: D102
+    def compute_output_spec(self, *args: Any) -> Any:
+        """Returns the shapes of what the function returns."""
         # Keras takes some raw operations for sparse, whose tensors it cannot slice.
         dense = [keras.KerasTensor(part.shape, dtype=part.dtype) for part in args]
         return super().compute_output_spec(*dense)

@@ -53,11 +53,9 @@ class GateReader:
         plain: The file itself.
     """
 
-    def __init__(
-        self, tflite: TFLite, kinds: Collection[str] = tuple(PREFIXES), maps: MapName | None = None
-    ) -> None:
+    def __init__(self, tflite: TFLite, maps: MapName | None = None) -> None:
         file = TFLiteModel.of(tflite)
-        self.nodes = main_nodes(file, kinds)
+        self.nodes = main_nodes(file, tuple(PREFIXES))
         self.plain = Runner(file)
         found = {} if maps is None else {n.site.name: getattr(n, maps) for n in self.nodes}
         self._maps = {name: tensor for name, tensor in found.items() if tensor is not None}
@@ -96,7 +94,8 @@ class GateReader:
 
     def _check(self, x: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> None:
         few = {name: array[:_CHECKED] for name, array in x.items()}
-        for (name, tensor), wanted in zip(self.plain.outputs.items(), self._run(few), strict=True):
+        wanted_outputs = self.plain.run(few)
+        for (name, tensor), wanted in zip(self.plain.outputs.items(), wanted_outputs, strict=True):
             found = outputs[name][: len(wanted)]
             # NaN is equal to NaN here.
             if np.array_equal(found, wanted, equal_nan=True):
@@ -108,14 +107,10 @@ class GateReader:
                     f"output {name!r} differs when its tensors are kept"
                 )
 
-    def _run(self, x: dict[str, np.ndarray]) -> list[np.ndarray]:
-        rows = [*self.plain.read(x, self.plain.outputs.values())]
-        return [np.concatenate(values) for values in zip(*rows, strict=True)]
-
     def _tolerance(self, x: dict[str, np.ndarray], name: str, outputs: np.ndarray) -> float:
         """Returns some roundings of the inputs in an output, and of the output itself."""
         # How far one rounding goes depends on the network: a deep one amplifies it.
-        nudged = self._run({key: _nudged(values) for key, values in x.items()})
+        nudged = self.plain.run({key: _nudged(values) for key, values in x.items()})
         moved = nudged[list(self.plain.outputs).index(name)]
         with np.errstate(invalid="ignore"):
             amplified = float(np.nan_to_num(np.abs(moved - outputs)).max(initial=0.0))

@@ -79,8 +79,8 @@ def matched_files(
         others = [found[name] for name in names]
         if len(names) < 2:
             continue
-        order = _order([wanted[name] for name in names], [given[other] for other in others])
-        found |= {name: others[n] for name, n in zip(names, order, strict=True)}
+        far = _distances([wanted[name] for name in names], [given[other] for other in others])
+        found |= {names[n]: others[at] for n, at in in_order(far).items()}
     return found
 
 
@@ -90,14 +90,20 @@ def _map_means(file: TFLiteModel, samples: Mapping[str, np.ndarray]) -> dict[str
     return {name: _features(g, reading.maps[name])[0] for name, g in reading.gates.items()}
 
 
-def _order(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Sequence[int]:
-    """Returns which arrays belong to the wanted ones: as they come, unless that is far worse."""
+def _distances(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([[min(_rms(w - f) / max(_rms(w), 1e-12), 1e6) for f in found] for w in wanted])
+
+
+def in_order(far: np.ndarray) -> dict[int, int]:
+    """Returns which columns belong to rows by their distances: in order, unless that is far worse.
+
+    Two that are all but the same are not told apart by their distances.
+    """
     optimize: Any = import_extra("scipy.optimize", "litert")
-    far = np.array([[min(_rms(w - f) / max(_rms(w), 1e-12), 1e6) for f in found] for w in wanted])
-    _, columns = optimize.linear_sum_assignment(far)
-    as_they_come = range(len(wanted))
-    best = sum(far[n, column] for n, column in enumerate(columns))
-    return list(columns) if best < _MUCH_BETTER * np.trace(far) else as_they_come
+    rows, columns = optimize.linear_sum_assignment(far)
+    if far[rows, columns].sum() < _MUCH_BETTER * np.trace(far):
+        return dict(zip(rows.tolist(), columns.tolist(), strict=True))
+    return {n: n for n in range(min(far.shape))}
 
 
 def main_sites(tflite: TFLite) -> list[Site]:

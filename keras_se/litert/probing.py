@@ -16,6 +16,7 @@ from keras_se.litert.graph.flatbuffer import (
     SubGraph,
     TFLite,
     TFLiteModel,
+    add_outputs,
     dequantized,
     packed,
     unpacked,
@@ -67,9 +68,7 @@ def probe(tflite: TFLite) -> bytes:
             )
         for signature in signatures:
             _add_to_signature(signature, gates)
-        # A gate may already be an output; list it once.
-        outputs = [int(i) for i in model.subgraphs[index].outputs]
-        model.subgraphs[index].outputs = list(dict.fromkeys([*outputs, *gates.values()]))
+        add_outputs(model.subgraphs[index], gates.values())
     return packed(model)
 
 

@@ -63,10 +63,8 @@ def _vector_instructions() -> list[str]:
 def predict(tflite: TFLite, x: Any) -> Any:
     """Returns the outputs of a TFLite file, dequantized; a dictionary if there are several."""
     runner = Runner(tflite)
-    names = [*runner.outputs]
-    rows = [*runner.read(x, runner.outputs.values())]
-    arrays = [np.concatenate(values) for values in zip(*rows, strict=True)]
-    return arrays[0] if len(arrays) == 1 else dict(zip(names, arrays, strict=True))
+    arrays = runner.run(x)
+    return arrays[0] if len(arrays) == 1 else dict(zip(runner.outputs, arrays, strict=True))
 
 
 class Runner:
@@ -93,6 +91,12 @@ class Runner:
         """The shape of one sample of each input, by name."""
         return {name: _shape(details)[1:] for name, details in self.inputs.items()}
 
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of the first output, with the axis of the samples."""
+        first = next(iter(self.outputs.values()))
+        return (None, *_shape(self._tensors[first])[1:])
+
     def read(self, x: Any, tensors: Iterable[int], size: int = _ROWS) -> Iterator[list[np.ndarray]]:
         """Runs samples, and yields the values of tensors, dequantized, some samples at a time."""
         wanted, arrays = list(tensors), self.arranged(x)
@@ -101,6 +105,11 @@ class Runner:
             few = {name: array[start : start + step] for name, array in arrays.items()}
             with runtime_errors(self._size):
                 yield self._read(few, wanted)
+
+    def run(self, x: Any) -> list[np.ndarray]:
+        """Runs samples, and returns each output for all of them."""
+        rows = [*self.read(x, self.outputs.values())]
+        return [np.concatenate(values) for values in zip(*rows, strict=True)]
 
     def is_float(self, tensor: int) -> bool:
         """Returns whether a tensor holds floats, and no codes."""

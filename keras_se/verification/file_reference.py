@@ -52,8 +52,7 @@ class FileReference:
     @property
     def output_shape(self) -> tuple[int | None, ...]:
         """Shape of the first output."""
-        main = self._file.graphs[0]
-        return (None, *main.shape(next(iter(self._reader.plain.outputs.values())))[1:])
+        return self._reader.plain.output_shape
 
     def read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
         """Returns the gates, and the outputs that they make."""
@@ -80,8 +79,8 @@ class FileReference:
         runner = self._excitation(name)
         if runner is None or maps.shape[1:] != next(iter(runner.shapes.values())):
             return None
-        rows = [values for (values,) in runner.read(np.nan_to_num(maps), runner.outputs.values())]
-        gates = np.concatenate(rows).reshape(len(maps), -1)
+        (found,) = runner.run(np.nan_to_num(maps))
+        gates = found.reshape(len(maps), -1)
         # Inputs must be finite; maps that are not say so by their gates.
         is_finite = np.isfinite(maps).reshape(len(maps), -1).all(axis=1, keepdims=True)
         return np.where(is_finite, gates, np.float32(np.nan))

@@ -85,19 +85,13 @@ class KerasReference:
 
     def read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
         """Returns the gates, and the outputs that they make."""
-        found = self._computed(samples, {})
-        names, outputs = list(self.sites), found[len(self.sites) :]
-        own = dict(zip(names, found, strict=False))
-        if self._given is not self._model and self._is_compressed:
+        if compression_of(self._given) is not None:
             # A stripped model has lost the ranges of quantization: take those of the compressed.
             read = read_gates(self._given, packed_inputs(self._model, samples.values()))
-            own = {name: read[name] for name in names}
+            own = {name: read[name] for name in self.sites}
             return own, self.outputs(samples, own)
-        return own, outputs
-
-    @property
-    def _is_compressed(self) -> bool:
-        return compression_of(self._given) is not None
+        found = self._computed(samples, {})
+        return dict(zip(self.sites, found, strict=False)), found[len(self.sites) :]
 
     def outputs(self, samples: Samples, gates: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns the outputs with given gates; a site without keeps its own."""

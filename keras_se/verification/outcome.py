@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from keras_se.errors import import_extra
+from keras_se.litert.matching import in_order
+from keras_se.sites.statistics import spread
 
 Interval = tuple[float, float]
 _FAR = 1e6  # between outputs of different shapes
@@ -94,13 +94,8 @@ def _first(reference: Sequence[np.ndarray], file: Sequence[np.ndarray]) -> np.nd
     """The output of a file that is the reference's first one: a converter may reorder them."""
     if not file:
         return None
-    optimize: Any = import_extra("scipy.optimize", "litert")
     far = np.array([[_far(wanted, found) for found in file] for wanted in reference])
-    rows, columns = optimize.linear_sum_assignment(far)
-    in_order = [far[n, n] for n in range(min(far.shape))]
-    # As they come, unless that is far worse: two heads may give all but the same.
-    swapped = sum(far[rows, columns]) < sum(in_order) / 2
-    column = dict(zip(rows, columns, strict=True)).get(0) if swapped else 0
+    column = in_order(far).get(0)
     found = None if column is None else file[column]
     return found if found is not None and found.shape == reference[0].shape else None
 
@@ -143,13 +138,11 @@ def _classes(outputs: np.ndarray, threshold: float) -> np.ndarray:
 
 def _varies(outputs: np.ndarray) -> bool:
     """Whether outputs differ between samples by more than float32 rounds."""
-    values = outputs.astype("float64")
-    return bool(np.sqrt(values.var(axis=0).mean()) > 1e-6 * np.abs(values).max())
+    return bool(spread(outputs) > 1e-6 * np.abs(outputs).max())
 
 
 def _relative(reference: np.ndarray, values: np.ndarray) -> float:
     difference = float(np.sqrt(((values.astype("float64") - reference) ** 2).mean()))
-    spread = float(np.sqrt(reference.astype("float64").var(axis=0).mean()))
     # The outputs may be constant, or not finite.
-    error = difference / max(spread, 1e-12)
+    error = difference / max(spread(reference), 1e-12)
     return error if np.isfinite(error) else np.inf

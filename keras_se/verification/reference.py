@@ -27,10 +27,12 @@ class Reference(Protocol):
     map_name: MapName
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str:
+        """What it is called in a sentence."""
 
     @property
-    def output_shape(self) -> tuple[int | None, ...]: ...  # noqa: D102
+    def output_shape(self) -> tuple[int | None, ...]:
+        """Shape of its first output, with the axis of the samples."""
 
     def samples(self, x: Any, what: str) -> Samples:
         """Returns inputs as arrays, by their names."""

@@ -147,7 +147,7 @@ def _table(report: "GateReport") -> Table:
         # A name is folded, not cut: cut names may be equal.
         table.add_column(column, overflow="fold", no_wrap=column != "site")
     for site in report.sites.values():
-        figures = [*_figures(site, report), *([_number(site.spread_kept, ".2f")] * has_kept)]
+        figures = [*_figures(site, report), *([figure(site.spread_kept, ".2f")] * has_kept)]
         table.add_row(site.name, str(site.channels), *figures, site.verdict)
     return table
 
@@ -157,15 +157,16 @@ def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
     # A float32 file has no step: the spread in steps says nothing there.
     spread = None if _is_float32(site) else site.spread
     return [
-        _number(site.r2, ".3f"),
-        _number(site.slope, ".3f"),
-        _number(spread, ".1f"),
-        _number(worst, ".3f"),
-        _number(site.worth, ".2f"),
+        figure(site.r2, ".3f"),
+        figure(site.slope, ".3f"),
+        figure(spread, ".1f"),
+        figure(worst, ".3f"),
+        figure(site.worth, ".2f"),
     ]
 
 
-def _number(value: float | None, form: str) -> str:
+def figure(value: float | None, form: str) -> str:
+    """Returns a number of a table, or a dash."""
     return "-" if value is None else format(value, form)
 
 

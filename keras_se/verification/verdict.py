@@ -123,11 +123,11 @@ def verify(
     original: Gates = {}
     if trained is not None:
         original = _original_gates(reference_of(reference, "verify", input_shape), own, samples)
-    found = judge_file.judged(samples, gates, original)
+    found = judge_file.judged(samples, gates)
     constant = None if found.work is None else found.work.constant[0]
     return GateReport(
         reference=own.name,
-        sites=judge_file.verdicts(found, samples, tau),
+        sites=judge_file.verdicts(found, samples, original, tau),
         unjudged=judge_file.unjudged,
         work_kept=None if found.work is None else found.work.kept,
         outcome=outcome(found.outputs, found.file_outputs, constant, labels),
@@ -201,13 +201,12 @@ def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) 
     return f"none of the {len(rows)} calibration samples of the recipe among them"
 
 
-def _checked_gates(gates: Gates, whose: str) -> Gates:
+def _check_gates(gates: Gates, whose: str) -> None:
     for name, values in gates.items():
         if not np.isfinite(values).all():
             raise InputError(
                 f"verify needs finite gates. Received: NaN or infinity in {whose} gates at {name}"
             )
-    return gates
 
 
 def _original_gates(original: Reference, own: Reference, samples: Samples) -> Gates:
@@ -220,7 +219,7 @@ def _original_gates(original: Reference, own: Reference, samples: Samples) -> Ga
             f"Received: {wanted} in the trained model, {found} in the reference"
         )
     gates, _ = original.read(samples)
-    _checked_gates(gates, "the original model's")
+    _check_gates(gates, "the original model's")
     return {name: gates[at] for (name, _), (at, _) in zip(wanted, found, strict=True)}
 
 
@@ -231,7 +230,6 @@ class _Judged:
     runtime: str
     own: Gates
     shipped: Gates
-    original: Gates
     outputs: Sequence[np.ndarray]  # of the reference
     file_outputs: Sequence[np.ndarray]
     work: Work | None
@@ -261,12 +259,10 @@ class _FileJudge:
             if node.site.name not in judged
         )
 
-    def judged(
-        self, samples: Samples, recorded: Any = None, original: Gates | None = None
-    ) -> _Judged:
+    def judged(self, samples: Samples, recorded: Any = None) -> _Judged:
         """Judges each site on some samples, and measures the work that is kept."""
         own, outputs = self._reference.read(samples)
-        _checked_gates(own, "the reference's")
+        _check_gates(own, "the reference's")
         if recorded is None:
             runtime, (shipped, file_outputs) = runtime_name(), self._read(samples)
         else:
@@ -280,7 +276,6 @@ class _FileJudge:
             runtime=runtime,
             own=own,
             shipped=shipped,
-            original=original or {},
             outputs=outputs,
             file_outputs=file_outputs,
             work=work_kept(self._reference, samples, own, outputs, shipped),
@@ -310,12 +305,14 @@ class _FileJudge:
         ceiling = None if code is None else code[1]
         return resolution_of(self._reference.sites[name].gate, own, self._precision, ceiling)
 
-    def verdicts(self, found: _Judged, samples: Samples, tau: float) -> dict[str, SiteVerdict]:
+    def verdicts(
+        self, found: _Judged, samples: Samples, original: Gates, tau: float
+    ) -> dict[str, SiteVerdict]:
         """Returns the verdicts on the sites, with what did it where one failed."""
         failed = [name for name, judgement in found.judgements.items() if judgement.fault]
         replayed = self._replayed(samples, failed) if found.has_maps else {}
         return {
-            name: self._verdict(name, found, replayed.get(name), tau)
+            name: self._verdict(name, found, original.get(name), replayed.get(name), tau)
             for name in self._reference.sites
         }
 
@@ -333,33 +330,38 @@ class _FileJudge:
         return {name: np.concatenate(values) for name, values in rows.items()}
 
     def _verdict(
-        self, name: str, found: _Judged, replayed: np.ndarray | None, tau: float
+        self,
+        name: str,
+        found: _Judged,
+        original: np.ndarray | None,
+        replayed: np.ndarray | None,
+        tau: float,
     ) -> SiteVerdict:
         site, own, shipped = self._reference.sites[name], found.own[name], found.shipped.get(name)
         judgement, resolution = found.judgements[name], found.resolutions[name]
         blame = _blame(judgement, own, shipped, replayed, resolution)
-        judgement, kept = _adaptivity_kept(judgement, found.original.get(name), shipped, resolution)
+        judgement, kept = _adaptivity_kept(judgement, original, shipped, resolution)
         in_float = None if replayed is None else judge(own, replayed, resolution).verdict
-        delegated = self._delegation.get(self._names.get(name, ""), SiteDelegation(name, (), ()))
-        is_replayed = replayed is not None and np.isfinite(replayed).all()
+        at = self._names.get(name)
+        delegated = self._delegation.get(at or "", SiteDelegation(name, (), ()))
         return SiteVerdict(
             name=name,
-            file_name=self._names.get(name),
+            file_name=at,
             gate=site.gate,
             channels=site.channels,
             verdict=judgement.verdict,
             reason=judgement.reason,
             blame="training" if judgement.reason.startswith(_LOST_IN_TRAINING) else blame,
             in_float=in_float,
-            quantized=self._quantized.get(self._names.get(name, "")),
+            quantized=self._quantized.get(at or ""),
             worth=None if found.work is None else found.work.worth.get(name),
             step=resolution.step,
-            trunk_r2=r_squared(own, replayed) if is_replayed and replayed is not None else None,
+            trunk_r2=_trunk_r2(own, replayed),
             suppressed=suppressed(own, tau),
             suppressed_shipped=() if shipped is None else suppressed(shipped, tau, _DEAD_BAND),
             spread_kept=kept,
             undelegated=delegated.undelegated,
-            partitions=delegated.partitions if name in self._names else None,
+            partitions=None if at is None else delegated.partitions,
             **judgement.figures,
         )
 
@@ -373,6 +375,12 @@ def _stress(file: _FileJudge, stressed: Mapping[str, Samples], strict: bool) -> 
         verdict = verdict_of([v for v, _ in sites.values()], kept, strict, not file.unjudged)
         found[name] = Stress(verdict, kept, sites)
     return found
+
+
+def _trunk_r2(own: np.ndarray, replayed: np.ndarray | None) -> float | None:
+    if replayed is None or not np.isfinite(replayed).all():
+        return None
+    return r_squared(own, replayed)
 
 
 def _blame(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_se.litert.inputs import Samples
+from keras_se.sites.statistics import spread
 from keras_se.verification.reference import Gates, Reference
 
 _LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
@@ -171,5 +172,5 @@ def _logits(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> float | None:
-    spread = float(np.sqrt(values.var(axis=0).mean()))
-    return spread if spread > _ROUNDING * np.abs(values).max() else None
+    found = spread(values)
+    return found if found > _ROUNDING * np.abs(values).max() else None

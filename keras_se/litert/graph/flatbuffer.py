@@ -333,10 +333,13 @@ def _behind(content: bytes, offset: int, size: int) -> np.ndarray:
 def with_outputs(tflite: TFLite, tensors: Iterable[int]) -> bytes:
     """Returns a file whose main sub-graph has more tensors among its outputs."""
     model = unpacked(read_bytes(tflite))
-    graph = model.subgraphs[0]
-    # A tensor may already be an output; list it once.
-    graph.outputs = list(dict.fromkeys([*map(int, graph.outputs), *tensors]))
+    add_outputs(model.subgraphs[0], tensors)
     return packed(model)
+
+
+def add_outputs(graph: Any, tensors: Iterable[int]) -> None:
+    """Adds tensors to the outputs of an unpacked sub-graph; one may be there already."""
+    graph.outputs = list(dict.fromkeys([*map(int, graph.outputs), *tensors]))
 
 
 def packed(model: Any) -> bytes:

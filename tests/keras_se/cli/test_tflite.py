@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 from sabotage import hold_gates
@@ -72,6 +73,19 @@ def test_verify_takes_recorded_gates_a_reference_and_a_recipe(
     assert keras_se_command(verify, "--gates", tmp_path / "device.npz") == 0
     assert "gates recorded on a device" in capsys.readouterr().out
     assert keras_se_command(verify, "--trained se.keras --recipe se.recipe.json") == 0
+
+
+def test_labels_that_are_no_classes_of_the_network_are_left_out(
+    tmp_path, keras_se_command, images, capsys
+):
+    """The data may be labelled for something else; the outputs are compared then."""
+    np.savez(tmp_path / "other.npz", x=images[:64], y=np.arange(64))
+    float32 = tmp_path / "float32.tflite"
+    keras_se.to_tflite(keras.saving.load_model("se.keras"), "float32", path=float32)
+    for reference in ("se.keras", float32):
+        words = ("verify", reference, "se.tflite --data", tmp_path / "other.npz")
+        assert keras_se_command(*words) == 0
+        assert "The file gives the class of the reference to " in capsys.readouterr().out
 
 
 def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, images, capsys):
