@@ -55,6 +55,19 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
+def keras_errors(rule: str, received: str) -> Iterator[None]:
+    """Turns what Keras or its backend raises, which may be of many types, into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{rule}. Received: {received}, for which Keras raises: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
 def user_code(rule: str, received: object) -> Iterator[None]:
     """Turns whatever the user's code raises into an `InputError`."""
     try:

@@ -1,14 +1,14 @@
 """The symbolic inputs of a Keras model: structure, names, shapes, and new ones like them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from typing import Any
 
 import keras
 
 from keras_se.data import Shape, fits
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, keras_errors
 from keras_se.graph.models import check_graph
 
 
@@ -82,21 +82,16 @@ def checked_shape(model: keras.Model, input_shape: Any) -> tuple[int, ...]:
     return shape
 
 
-@contextmanager
-def computable(model: keras.Model, input_shape: Any) -> Iterator[None]:
+def computable(
+    model: keras.Model, input_shape: tuple[int, ...] | None
+) -> AbstractContextManager[None]:
     """Turns what Keras raises where a layer cannot take a given size into an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # Keras and its backends have exceptions of many types for it
-        if input_shape is None:
-            raise
-        raise InputError(
-            f"input_shape must be one that model {model.name!r} can compute. "
-            f"Received: input_shape={tuple(input_shape)}, for which Keras raises: "
-            f"{first_line(error)}"
-        ) from error
+    if input_shape is None:
+        return nullcontext()
+    return keras_errors(
+        f"input_shape must be one that model {model.name!r} can compute",
+        f"input_shape={input_shape}",
+    )
 
 
 def _check_shapes(model: keras.Model, shapes: Sequence[tuple[int, ...]]) -> None:

@@ -2,14 +2,14 @@
 
 import reprlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_se.data import finite_float32, fits
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, keras_errors
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.models import check_weights
 from keras_se.graph.replay import Computation
@@ -109,18 +109,8 @@ def _gates_of_batches(
     return {name: np.concatenate(values) for name, values in rows.items()}
 
 
-@contextmanager
-def _computable(model: keras.Model) -> Iterator[None]:
-    """Turns errors of Keras and its backend about inputs into an `InputError`."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # Keras and its backends have exceptions of many types for it
-        raise InputError(
-            f"x must be inputs of model {model.name!r}. Received: x, for which Keras raises: "
-            f"{first_line(error)}"
-        ) from error
+def _computable(model: keras.Model) -> AbstractContextManager[None]:
+    return keras_errors(f"x must be inputs of model {model.name!r}", "x")
 
 
 def _check_arrays(model: keras.Model, reader: keras.Model, x: Any, is_union: bool) -> None:
