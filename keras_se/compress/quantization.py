@@ -1,5 +1,6 @@
 """Quantization-aware training of SE models with calibrated ranges; the engine of Keras itself."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -7,9 +8,10 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_se.compress.rounding import Rounding
+from keras_se.compress.rounding import Rounding, is_pruned
 from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
 from keras_se.errors import InputError
+from keras_se.graph.composites import is_composite, takes_variables, why_closed
 from keras_se.graph.compressed import check_plain
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
@@ -19,10 +21,12 @@ from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit
 from keras_se.layers import FakeQuantize
 from keras_se.litert.calibration import calibration_samples
+from keras_se.litert.convert import ConversionWarning, convert
+from keras_se.litert.formats import Options
 from keras_se.litert.inputs import batches
 from keras_se.surgery.adoption import adopted, proposed
 
-Engine = Literal["tfmot", "keras"]
+Engine = Literal["keras", "tfmot"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
@@ -31,7 +35,7 @@ def quantize_aware(
     calibration: Any,
     *,
     preserve: Preserved | None = None,
-    engine: Engine = "tfmot",
+    engine: Engine = "keras",
     input_shape: Sequence[int] | None = None,
 ) -> Any:
     """Makes a trainable model that computes with the rounding of its int8 file.
@@ -95,33 +99,88 @@ def quantize_aware(
     model = fitted(model, "quantize_aware", input_shape)
     if engine == "tfmot":
         return quantize_in_tf_keras(model, calibration, preserve)
-    if preserve is not None:
+    if preserve in ("clusters", "both"):
         raise InputError(
-            f"preserve needs engine='tfmot'. Received: preserve={preserve!r}, engine={engine!r}"
+            "preserve='clusters' and 'both' need engine='tfmot'. "
+            f"Received: preserve={preserve!r}, engine={engine!r}"
         )
-    return _quantize_in_keras(model, calibration)
+    return _quantize_in_keras(model, calibration, preserve == "sparsity")
 
 
-def _quantize_in_keras(model: keras.Model, calibration: Any) -> keras.Model:
-    graph = Graph(model)
-    # Only SEBlock has a quantize-aware layer, so inline SE becomes SEBlocks first.
-    taken, _ = proposed(graph)
-    if taken:
-        graph = Graph(adopted(graph, taken))
+def _quantize_in_keras(model: keras.Model, calibration: Any, preserves: bool) -> keras.Model:
+    graph = _opened(model)
+    if preserves and not any(map(is_pruned, sublayers(model))):
+        raise InputError(
+            "preserve='sparsity' needs a pruned model: train with prune, and strip. "
+            f"Received: model {model.name!r}, no kernel of which has zeros"
+        )
     shared: dict[int, Any] = {}  # by id: a layer with weights has one replacement in all graphs
-    edits = [_rounded(part, part is graph, shared) for part in graph.family()]
+    roundings = [(part, Rounding(part, part is graph, preserves)) for part in graph.family()]
+    edits = [_rounded(part, rounding, part is graph, shared) for part, rounding in roundings]
     samples = calibration_samples(model, calibration)
     new_model = rebuild(graph, edits)
     # Losses in a dictionary are assigned by these names.
     if not isinstance(model, keras.Sequential):
         new_model.output_names = list(model.output_names)
     _observe(new_model, samples)
+    _check_float(roundings, new_model)
     return new_model
 
 
-def _rounded(graph: Graph, is_outermost: bool, shared: dict[int, Any]) -> "GraphEdit":
+def _opened(model: keras.Model) -> Graph:
+    """Return the graph of a model whose composite layers and inline SE are opened."""
+    graph = Graph(model)
+    # Only SEBlock has a quantize-aware layer, so inline SE becomes SEBlocks first.
+    taken, _ = proposed(graph)
+    if taken:
+        graph = Graph(adopted(graph, taken))
+    if any(is_composite(call.layer) for part in graph.family() for call in part.calls):
+        graph = Graph(Rebuilding(graph, opens=_is_open).model())
+    return graph
+
+
+def _is_open(visit: Visit) -> bool:
+    """Return whether the parts of a composite layer compute and hold all that it does."""
+    call = visit.recorded
+    if why_closed(call) is not None:
+        return False
+    inside = {id(v) for part in sublayers(call.layer) for v in part.variables}
+    looked = visit.graph.look_into(visit.index)
+    return (
+        isinstance(looked, Graph)
+        and all(id(variable) in inside for variable in call.layer.variables)
+        and not any(map(takes_variables, looked.calls))
+    )
+
+
+def _check_float(roundings: list[tuple[Graph, Rounding]], model: keras.Model) -> None:
+    """Warn of layers that the file computes in float32; raise `InputError` if it cannot."""
+    names = {
+        f"{graph.path}{call.layer.name}"
+        for graph, rounding in roundings
+        for n, call in enumerate(graph.calls)
+        if not rounding.is_integer(n)
+    }
+    # Only a conversion shows it, and after the training it is too late.
+    if not names or keras.backend.backend() != "tensorflow":
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConversionWarning)
+        convert(model, None, Options(), "quantize_aware")
+    if any(issubclass(warning.category, ConversionWarning) for warning in caught):
+        warnings.warn(
+            "quantize_aware rounds the inputs and outputs of layers without an int8 form, which a "
+            f"file computes in float32. Received: {sorted(names)}",
+            ConversionWarning,
+            stacklevel=4,
+        )
+
+
+def _rounded(
+    graph: Graph, rounding: Rounding, is_outermost: bool, shared: dict[int, Any]
+) -> "GraphEdit":
     """Return the edit that makes one graph round as its int8 file does."""
-    rounding, calls = Rounding(graph, is_outermost), range(len(graph.calls))
+    calls = range(len(graph.calls))
     replacements = {n: rounding.replacement(n, shared) for n in calls}
     return GraphEdit(
         graph,
@@ -165,7 +224,9 @@ class GraphEdit:
         # Replacements do not take a mask, and `mask=None` is part of the traced call.
         given = {name: value for name, value in kwargs.items() if value is not None}
         outputs = self.replacements.get(visit.index, visit.stand_in)(*args, **given)
-        return self._range(visit.layer.name)(outputs) if visit.index in self.rounded else outputs
+        if visit.index not in self.rounded:
+            return outputs
+        return keras.tree.map_structure(lambda o: self._rounded(visit.layer.name, o), outputs)
 
     def _input(self, visit: Visit, own: int, value: Any) -> Any:
         """Round an input of the model. All its uses share one range."""
@@ -174,13 +235,15 @@ class GraphEdit:
             return value
         if own not in self.inputs:
             name = "input" if len(inputs) == 1 else value.name
-            self.inputs[own] = self._range(name)(value)
+            self.inputs[own] = self._rounded(name, value)
         return self.inputs[own]
 
-    def _range(self, name: str) -> FakeQuantize:
+    def _rounded(self, name: str, value: Any) -> Any:
+        if not keras.backend.is_float_dtype(value.dtype):
+            return value
         # A model needs unique layer names, but a shared layer can have several ranges.
         self.names.append(free_name(f"{name}_range", self.names, first=2))
-        return FakeQuantize(name=self.names[-1])
+        return FakeQuantize(name=self.names[-1])(value)
 
 
 def rebuild(graph: Graph, edits: list[GraphEdit]) -> keras.Model:
@@ -217,7 +280,11 @@ def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
     for layer in ranges:
         layer.observing = False
     # A range of zero width would have a scale of zero.
-    dead = [r.path for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
+    empty = [r for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
+    for layer in empty:
+        layer.restart()
+    # A shift is zero where its training begins.
+    dead = [layer.path for layer in empty if layer.name != "shift"]
     if dead:
         raise InputError(
             "Calibration data must make every activation nonzero somewhere. "

@@ -3,37 +3,63 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_se.errors import InputError
+from keras_se.graph.composites import symbolic_arguments
 from keras_se.graph.models import is_nested_graph, raw_activation
+from keras_se.graph.replay import takes_training
 from keras_se.graph.trace import Call, Graph
 from keras_se.layers import (
     QuantizeAware,
     QuantizeAwareActivation,
     QuantizeAwareAffine,
+    QuantizeAwareMerge,
     QuantizeAwareSEBlock,
     SEBlock,
 )
-from keras_se.layers.quantization.activation import ACTIVATIONS, activation_name
+from keras_se.layers.quantization.activation import ACTIVATIONS, activation_name, int8_form
 from keras_se.layers.quantization.affine import AFFINE
 from keras_se.layers.quantization.fake_quantize import SAME_RANGE
-from keras_se.layers.quantization.kernels import KERNELS, unbuilt_copy
+from keras_se.layers.quantization.kernels import arguments_of, has_kernel, unbuilt_copy
+from keras_se.layers.quantization.merging import MERGES
 
-_SUMS = ("Add", "Multiply", "Subtract")  # layers and raw operations
-_RANGED = (keras.layers.Concatenate, keras.layers.GlobalAveragePooling2D)
+_SUMS = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")  # layers and raw operations
+# Layers and raw operations that have an int8 form, and a range of their own.
+_RANGED = {
+    *("Abs", "Cast", "Concatenate", "Exp", "Gelu", "LeakyReLU", "LeakyRelu", "Maximum", "Mean"),
+    *("Minimum", "PReLU", "Stack", "Sum"),
+    *(f"GlobalAveragePooling{rank}D" for rank in (1, 2, 3)),
+}
+# Raw operations whose outputs lie in the range of their input.
+_SAME = {
+    *("Amax", "Amin", "BroadcastTo", "Cast", "Copy", "ExpandDims", "Flip", "GetItem", "Identity"),
+    *("Max", "MaxPool", "Min", "Moveaxis", "Pad", "Ravel", "Repeat", "Reshape", "Roll", "Split"),
+    *("Squeeze", "StopGradient", "Swapaxes", "Take", "Tile", "Transpose"),
+}
+_RESIZING = keras.layers.Resizing | keras.layers.UpSampling2D
+_FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 
 class Rounding:
-    """The rounding rules for one graph; raises `InputError` for calls without an int8 form."""
+    """The rounding rules for one graph.
 
-    def __init__(self, graph: Graph, is_outermost: bool) -> None:
+    What has no int8 form is computed in float32, between rounded inputs and rounded outputs.
+    """
+
+    def __init__(self, graph: Graph, is_outermost: bool, preserves_zeros: bool = False) -> None:
         self._graph = graph
         self._is_outermost = is_outermost
+        self._preserves_zeros = preserves_zeros
         for call in graph.calls:
-            _check(call, sum(tensor in graph.tensors for tensor in call.inputs))
+            _check(call)
+        self._keeps_range = [_keeps_range(call) for call in graph.calls]
 
     def is_rounded(self, n: int) -> bool:
         """Return whether a `FakeQuantize` follows call `n`."""
+        layer = self._graph.calls[n].layer
+        if self._keeps_range[n] or is_nested_graph(layer) or type(layer) is SEBlock:
+            return False
         after = self._graph.sole_consumer(n)
         following = None if after is None else self._graph.calls[after].layer
         # The parts of a concatenation share its range.
@@ -44,7 +70,22 @@ class Rounding:
         # A fused chain rounds once, at its end.
         if after is not None and self._makes_sums(n):
             return not self._is_relu(after) and not self._is_folded(after)
-        return self._makes_sums(n) or type(self._graph.calls[n].layer) in _RANGED
+        # These round by themselves.
+        is_kernel = has_kernel(layer) and not self._makes_sums(n)
+        return not is_kernel and _activation(layer) in (None, "linear")
+
+    def is_integer(self, n: int) -> bool:
+        """Return whether a file computes call `n` in int8."""
+        layer = self._graph.calls[n].layer
+        kind = type(layer).__name__
+        if type(layer) is SEBlock:
+            return QuantizeAwareSEBlock(**arguments_of(layer)).is_integer
+        if has_kernel(layer):
+            return int8_form(layer.activation).is_integer
+        if self._keeps_range[n] or is_nested_graph(layer) or _is_affine(self._graph.calls[n]):
+            return True
+        is_known = kind in _RANGED and _is_of_keras(layer)
+        return is_known or _is_sum(layer) or type(layer) in MERGES or bool(_activation(layer))
 
     def replacement(self, n: int, shared: dict[int, Any]) -> Any:
         """Return the layer that replaces that of call `n`, if any; `shared` has those by id."""
@@ -58,17 +99,29 @@ class Rounding:
             return QuantizeAwareActivation(
                 name, takes_sums=False, is_last=is_last, name=self._unique_name(n)
             )
+        if type(layer) in MERGES and self._is_merged_in_steps(n):
+            return QuantizeAwareMerge(unbuilt_copy(layer), name=self._unique_name(n))
         if id(layer) not in shared:
             shared[id(layer)] = self._with_weights(n, is_last)
         return shared[id(layer)]
 
+    def _is_merged_in_steps(self, n: int) -> bool:
+        call = self._graph.calls[n]
+        return type(call.layer) is keras.layers.Average or self._tensors(n) > 2
+
+    def _tensors(self, n: int) -> int:
+        return sum(tensor in self._graph.tensors for tensor in self._graph.calls[n].inputs)
+
     def _with_weights(self, n: int, is_last: bool) -> Any:
-        layer = self._graph.calls[n].layer
+        call = self._graph.calls[n]
+        layer, preserves = call.layer, self._preserves_zeros and is_pruned(call.layer)
         if type(layer) is SEBlock:
-            return QuantizeAwareSEBlock(**layer.get_config())
-        if type(layer) in KERNELS:
-            return QuantizeAware(unbuilt_copy(layer), is_last=is_last, name=layer.name)
-        if type(layer) in AFFINE and not self._is_folded(n):
+            return QuantizeAwareSEBlock(**arguments_of(layer), preserves_zeros=preserves)
+        if has_kernel(layer):
+            return QuantizeAware(
+                unbuilt_copy(layer), is_last=is_last, preserves_zeros=preserves, name=layer.name
+            )
+        if _is_affine(call) and not self._is_folded(n):
             return QuantizeAwareAffine(unbuilt_copy(layer), name=layer.name)
         return None
 
@@ -81,12 +134,11 @@ class Rounding:
 
     def _makes_sums(self, n: int) -> bool:
         """Return whether call `n` accumulates in more than 8 bits and rounds at its end."""
-        layer = self._graph.calls[n].layer
-        if type(layer) in KERNELS:
+        call = self._graph.calls[n]
+        if has_kernel(call.layer):
             # QuantizeAware rounds after any other activation itself.
-            known = ACTIVATIONS.get(activation_name(layer.activation))
-            return known is not None and known.is_fused
-        return type(layer) in AFFINE or _is_sum(layer)
+            return int8_form(call.layer.activation).is_fused
+        return _is_affine(call) or _is_sum(call.layer)
 
     def _is_folded(self, n: int) -> bool:
         """Return whether call `n` is a BatchNormalization that folds into a kernel."""
@@ -98,7 +150,7 @@ class Rounding:
             return False
         kernel = self._graph.calls[before].layer
         # TFLite cannot fold across an activation.
-        return type(kernel) in KERNELS and activation_name(kernel.activation) == "linear"
+        return has_kernel(kernel) and activation_name(kernel.activation) == "linear"
 
     def _is_fused_relu(self, n: int) -> bool:
         """Return whether call `n` is a ReLU that fuses with the operation before it."""
@@ -114,21 +166,15 @@ class Rounding:
         return before if before is not None and self._graph.sole_consumer(before) == n else None
 
 
-def _check(call: Call, tensors: int) -> None:
+def is_pruned(layer: Any) -> bool:
+    """Return whether a layer has a kernel of which a part is zero."""
+    kernels = [v.numpy() for v in getattr(layer, "trainable_weights", ()) if len(v.shape) > 1]
+    # A kernel of zeros alone is one that starts there.
+    return any(_FEW_ZEROS < float((kernel == 0).mean()) < 1.0 for kernel in kernels)
+
+
+def _check(call: Call) -> None:
     layer = call.layer
-    if is_nested_graph(layer):
-        return
-    kinds = (*KERNELS, *AFFINE, *_RANGED, *SAME_RANGE)
-    # Exact types: a subclass may compute something else.
-    is_known = type(layer) in (SEBlock, *kinds) or _activation(layer) in ACTIVATIONS
-    # The int8 operations of TFLite take two tensors; Keras merging layers take any number.
-    if not is_known and not (_is_sum(layer) and tensors == 2):
-        raise InputError(
-            "quantize_aware with engine='keras' supports layers that TFLite computes in int8, "
-            f"{sorted(kind.__name__ for kind in kinds)}, SEBlock, activations among "
-            f"{sorted(ACTIVATIONS)}, and {list(_SUMS)} of two tensors. "
-            f"Received: {layer.name!r} ({type(layer).__name__})"
-        )
     if getattr(layer, "data_format", "channels_last") == "channels_first":
         raise InputError(
             "quantize_aware with engine='keras' needs layers with the channels last. "
@@ -136,17 +182,59 @@ def _check(call: Call, tensors: int) -> None:
         )
 
 
+def _keeps_range(call: Call) -> bool:
+    """Return whether the outputs of a call lie in the range of its input at inference."""
+    layer = call.layer
+    if isinstance(layer, _RESIZING):
+        return layer.interpolation in ("nearest", "bilinear")
+    if isinstance(layer, keras.layers.Layer):
+        # Exact types: a subclass may compute something else.
+        return type(layer) in SAME_RANGE or (takes_training(layer) and _is_idle(call))
+    is_cast = type(layer).__name__ == "Cast"
+    if is_cast and any("float" not in t.dtype for t in symbolic_arguments(call.args, {})):
+        return False
+    return type(layer).__name__ in _SAME and _is_of_keras(layer)
+
+
+def _is_idle(call: Call) -> bool:
+    """Return whether a layer returns its input at inference, such as augmentation."""
+    if is_nested_graph(call.layer) or call.kwargs.get("training") is not None:
+        return False
+    tensors = symbolic_arguments(call.args, call.kwargs)
+    if len(tensors) != 1 or "float" not in tensors[0].dtype:
+        return False
+    shape = [size or 2 for size in tensors[0].shape]
+    x = np.random.default_rng(0).random(shape).astype(tensors[0].dtype)
+    try:
+        with keras.StatelessScope():
+            found = keras.ops.convert_to_numpy(call.layer(x, training=False))
+    except Exception:  # the code of the user's layer may raise anything
+        return False
+    return np.array_equal(found, x)
+
+
+def _is_affine(call: Call) -> bool:
+    axis = getattr(call.layer, "axis", -1)
+    last = len(call.outputs[0].shape) - 1
+    return type(call.layer) in AFFINE and axis in (-1, last, (-1,), (last,), ())
+
+
 def _is_sum(layer: Any) -> bool:
     # The layer Add and the operation Add share a name; a custom class of that name is neither.
-    return type(layer).__name__ in _SUMS and type(layer).__module__.startswith("keras.")
+    return type(layer).__name__ in _SUMS and _is_of_keras(layer)
+
+
+def _is_of_keras(layer: Any) -> bool:
+    return type(layer).__module__.startswith("keras.")
 
 
 def _activation(layer: Any) -> str | None:
-    """Return the activation name of an activation layer, or `None`."""
+    """Return the name in `ACTIVATIONS` of an activation layer, or `None`."""
     if type(layer) is keras.layers.Activation:
         return activation_name(layer.activation)
     if type(layer) is keras.layers.Softmax:
         return "softmax" if layer.axis == -1 else None
     if type(layer) is keras.layers.ReLU and not layer.negative_slope and not layer.threshold:
         return {None: "relu", 6: "relu6"}.get(layer.max_value)
-    return raw_activation(layer)
+    name = raw_activation(layer)
+    return name if name in ACTIVATIONS else None

@@ -15,6 +15,7 @@ from keras_se.layers import (
     QuantizeAware,
     QuantizeAwareActivation,
     QuantizeAwareAffine,
+    QuantizeAwareMerge,
     QuantizeAwareSEBlock,
 )
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
@@ -23,6 +24,7 @@ _QUANTIZE_AWARE = (
     QuantizeAware,
     QuantizeAwareActivation,
     QuantizeAwareAffine,
+    QuantizeAwareMerge,
     QuantizeAwareSEBlock,
 )
 

@@ -11,7 +11,10 @@ from keras_se.graph.models import is_nested_graph
 from keras_se.graph.replay import takes_training
 
 # Layers of Keras that call other layers, or a function, and compute nothing of their own.
-_OPEN = (keras.layers.Lambda, keras.layers.Pipeline, keras.layers.Wrapper)
+_OPEN = (
+    *(keras.layers.Lambda, keras.layers.Pipeline, keras.layers.Wrapper),
+    *(keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention),
+)
 # TensorFlow's operations that can squeeze a map.
 _REDUCTIONS = {"AvgPool", "AvgPool3D", "Einsum", "Max", "MaxPool", "MaxPool3D", "Mean", "Sum"}
 _ASSIGNS = "assigns weights"
@@ -139,6 +142,11 @@ def why_closed(call: Any) -> str | None:
     if getattr(call.layer, "activity_regularizer", None) is not None:
         return "adds a loss"
     return next((effect for _, effects in recorded for effect in effects), None)
+
+
+def takes_variables(call: Any) -> bool:
+    """Whether a recorded call takes variables as they are, and not in a layer."""
+    return any(isinstance(a, keras.Variable) for a in keras.tree.flatten((call.args, call.kwargs)))
 
 
 def _parts(model: keras.Model | str) -> list[Any]:

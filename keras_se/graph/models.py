@@ -17,6 +17,7 @@ _RAW_ACTIVATIONS = (
 _COMPOSITES = (
     *(keras.Model, keras.layers.Pipeline, keras.layers.Wrapper),
     *(keras.layers.Bidirectional, keras.layers.RNN, keras.layers.StackedRNNCells),
+    *(keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention),
 )
 
 

@@ -65,20 +65,29 @@ class Rebuilding:
         shapes = [tuple(tensor.shape[1:]) for tensor in keras.tree.flatten(graph.inputs)]
         inputs = fresh_inputs(model, shapes, self._precision)
         edit = self._edits.get(id(model), Visit.outputs)
-        outputs = walk(graph, inputs, edit, stand_in=self.copy, opens=self._opens, is_deep=False)
-        new_model = self._assembled(model, inputs, outputs, name or model.name)
+        opened = []
+
+        def opens(visit: Visit) -> bool:
+            opened.append(self._opens(visit))
+            return opened[-1]
+
+        outputs = walk(graph, inputs, edit, stand_in=self.copy, opens=opens, is_deep=False)
+        # The parts of an opened layer need not be a chain, nor layers.
+        is_chain = isinstance(model, keras.Sequential) and not any(opened)
+        new_model = self._assembled(model, inputs, outputs, name or model.name, is_chain)
         # A nested model may have another precision than the layers around it.
         new_model.dtype_policy = self._precision(model.dtype_policy)
         return new_model
 
-    def _assembled(self, model: keras.Model, inputs: Any, outputs: Any, name: str) -> keras.Model:
+    def _assembled(
+        self, model: keras.Model, inputs: Any, outputs: Any, name: str, is_chain: bool
+    ) -> keras.Model:
         new_model = keras.Model(inputs, outputs, name=name)
         # Its layers were called on this input already, which `layer.output` goes on to show.
         layers = [inputs, *new_model.layers[1:]]
-        is_sequential = isinstance(model, keras.Sequential)
         if not self._keeps_class(model):
-            return keras.Sequential(layers, name=name) if is_sequential else new_model
-        if is_sequential:
+            return keras.Sequential(layers, name=name) if is_chain else new_model
+        if is_chain:
             return self._copies.started(model, keras.Sequential, layers=layers, name=name)
         kind = type(new_model)
         return self._copies.started(model, kind, inputs=inputs, outputs=outputs, name=name)

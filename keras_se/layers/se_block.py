@@ -145,9 +145,9 @@ class SEBlock(Excitation):
         sizes = [1] * len(inputs.shape)
         sizes[self._channel_axis] = channels
         shape = tuple(sizes[1:])
-        outputs = inputs * _reshaped(gates, shape)
+        outputs = self.scaled(inputs, _reshaped(gates, shape))
         if shift is not None:
-            outputs = outputs + _reshaped(shift, shape)
+            outputs = self.shifted(outputs, _reshaped(shift, shape))
         return (outputs, ops.reshape(gates, (-1, channels))) if return_gates else outputs
 
     def gates(self, x: Any, mask: Any = None) -> np.ndarray:
@@ -199,10 +199,22 @@ class SEBlock(Excitation):
         pooled = in_float32(lambda x: self._pooled(x, mask), inputs)
         return _reshaped(pooled, (1, 1, inputs.shape[self._channel_axis]))
 
+    def scaled(self, inputs: Any, gates: Any) -> Any:
+        """Multiplies feature maps by gates that broadcast to them."""
+        return inputs * gates
+
+    def shifted(self, inputs: Any, shift: Any) -> Any:
+        """Adds a shift that broadcasts to the feature maps."""
+        return inputs + shift
+
+    def squeeze_function(self) -> squeezes.Squeeze:
+        """Returns the function that squeezes the feature maps."""
+        return squeezes.get(self.squeeze)
+
     def _pooled(self, inputs: Any, mask: Any) -> Any:
         rank = len(inputs.shape)
         spatial = tuple(range(1, rank - 1) if self._channel_axis == -1 else range(2, rank))
-        squeeze = squeezes.get(self.squeeze)
+        squeeze = self.squeeze_function()
         # Without an example or a position there is no maximum, and the mean is 0 / 0.
         if 0 in inputs.shape:
             return ops.sum(inputs, axis=spatial, keepdims=True)

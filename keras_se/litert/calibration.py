@@ -214,10 +214,6 @@ def calibration_samples(model: keras.Model, calibration: Any) -> dict[str, np.nd
             "Received: calibration=None"
         )
     specs = input_specs(model, "quantize_aware")
-    if any(spec.dtype != "float32" for spec in specs):
-        raise InputError(
-            f"quantize_aware needs inputs of float32. Received: {[spec.dtype for spec in specs]}"
-        )
     samples = input_arrays(specs, calibration, "calibration")
     # Check before any model is built. Infinite outputs or a dead bottleneck give no valid range.
     check_activations(observe(model, list(samples.values())))

@@ -7,10 +7,10 @@ from typing import Any, cast
 import keras
 
 from keras_se.errors import InputError, SiteWarning
-from keras_se.graph.composites import why_closed
+from keras_se.graph.composites import takes_variables, why_closed
 from keras_se.graph.models import free_name, sublayers
 from keras_se.graph.rebuilding import Rebuilding
-from keras_se.graph.trace import Call, Graph, trace
+from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Place, Visit, site_names
 from keras_se.layers import SEBlock
 from keras_se.layers.gates import GateName
@@ -127,13 +127,9 @@ def _kept_inside(source: InlineSE) -> str | None:
         if any(id(variable) not in known for variable in call.layer.variables):
             return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
         for at, part in enumerate(graph.calls):
-            if (*source.product.local[:n], at) not in ours and _has_variables(part):
+            if (*source.product.local[:n], at) not in ours and takes_variables(part):
                 return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
     return None
-
-
-def _has_variables(call: Call) -> bool:
-    return any(isinstance(a, keras.Variable) for a in keras.tree.flatten((call.args, call.kwargs)))
 
 
 class _Adoptions:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_se.errors import InputError
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 
 _Range = tuple[float, float]
@@ -26,12 +26,6 @@ def decollapse_bias(bias: Any, channels: int) -> Any:
     return bias * (1.0 + _DIFFERENCE * ops.arange(channels, dtype="float32"))
 
 
-def activation_name(activation: Any) -> str:
-    """Returns the name of a Keras activation; a custom function has none of the known names."""
-    name = keras.activations.serialize(activation)
-    return name if isinstance(name, str) else repr(name)
-
-
 @dataclass(frozen=True)
 class _Int8Activation:
     """How an int8 file computes an activation.
@@ -41,12 +35,14 @@ class _Int8Activation:
         is_standalone: Whether it is an operation of its own, on a quantized input.
         between: The ranges of the tensors between its operations.
         after: The range of the output; `None` if data sets it.
+        is_integer: Whether the file computes it in int8, and not in float32 between two roundings.
     """
 
     function: Callable[..., Any]
     is_standalone: bool = True
     between: tuple[_Range, ...] = ()
     after: _Range | None = None
+    is_integer: bool = True
 
     @property
     def is_fused(self) -> bool:
@@ -78,23 +74,61 @@ ACTIVATIONS = {
     ),
     "silu": _Int8Activation(lambda x, q: x * q(ops.sigmoid(x)), between=(_UNIT,)),
     "softmax": _Int8Activation(lambda x: ops.softmax(x), after=_UNIT),
+    # The gate of that name.
+    "softmax_gate": _Int8Activation(lambda x, q: q(ops.softmax(x)) * x.shape[-1], between=(_UNIT,)),
+    "gelu": _Int8Activation(lambda x: ops.gelu(x, approximate=False)),
+    "leaky_relu": _Int8Activation(lambda x: ops.leaky_relu(x, negative_slope=0.2)),
 }
+_PROBE = np.linspace(-9.0, 9.0, 1203, dtype="float32").reshape(-1, 3)
+_ROUNDING = 1e-5  # relative: that of float32, and of `decollapse_bias`
+
+
+def activation_name(activation: Any) -> str | None:
+    """Returns the name in `ACTIVATIONS` of what a function computes, or `None`.
+
+    A function of another library is known by its values.
+    """
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+    if isinstance(activation, str) or getattr(keras.activations, name, None) is activation:
+        return name if name in ACTIVATIONS else None
+    try:
+        found = ops.convert_to_numpy(activation(ops.convert_to_tensor(_PROBE)))
+    except Exception:  # the code of the user's function may raise anything
+        return None
+    return next((name for name in ACTIVATIONS if _computes(name, found)), None)
+
+
+def _computes(name: str, found: np.ndarray) -> bool:
+    known = ACTIVATIONS[name]
+    unrounded = [lambda x: x] * len(known.between)
+    expected = ops.convert_to_numpy(known.function(ops.convert_to_tensor(_PROBE), *unrounded))
+    if found.shape != expected.shape:
+        return False
+    return bool(np.allclose(found, expected, rtol=_ROUNDING, atol=_ROUNDING))
+
+
+def int8_form(activation: Any) -> _Int8Activation:
+    """Returns how an int8 file computes an activation, a name of `ACTIVATIONS` or a function."""
+    name = activation_name(activation)
+    if name is not None:
+        return ACTIVATIONS[name]
+    return _Int8Activation(keras.activations.get(activation), is_integer=False)
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAwareActivation(keras.layers.Layer):
-    """Computes an activation or gate with the rounding of its operations in an int8 file."""
+    """Computes an activation or gate with the rounding of its operations in an int8 file.
+
+    A function without an int8 form is computed in float32, between two roundings.
+    """
 
     def __init__(
-        self, activation: str, takes_sums: bool = True, is_last: bool = False, **kwargs: Any
+        self, activation: Any, takes_sums: bool = True, is_last: bool = False, **kwargs: Any
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                f"Quantization-aware training supports the activations {sorted(ACTIVATIONS)}. "
-                f"Received: {activation!r}"
-            )
         super().__init__(**kwargs)
-        known = ACTIVATIONS[activation]
+        if isinstance(activation, dict):
+            activation = keras.saving.deserialize_keras_object(activation)
+        self.known = known = int8_form(activation)
         self.activation = activation
         self.takes_sums = takes_sums
         self.is_last = is_last
@@ -115,7 +149,7 @@ class QuantizeAwareActivation(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Computes the rounded activations."""
         x = inputs if self.before is None else self.before(inputs)
-        known = ACTIVATIONS[self.activation]
+        known = self.known
         if not known.is_standalone and not self.takes_sums and len(x.shape) == 4:
             # XNNPACK takes an int8 ReLU only if it is fused with an operation before it. This one
             # is the identity.
@@ -135,7 +169,9 @@ class QuantizeAwareActivation(keras.layers.Layer):
         """Returns the arguments of `__init__`."""
         return {
             **super().get_config(),
-            "activation": self.activation,
+            "activation": self.activation
+            if isinstance(self.activation, str)
+            else keras.saving.serialize_keras_object(self.activation),
             "takes_sums": self.takes_sums,
             "is_last": self.is_last,
         }

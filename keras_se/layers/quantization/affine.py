@@ -1,5 +1,6 @@
 """Per-channel scales and offsets, as one operation of an int8 file."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.layers.quantization.activation import decollapse_bias
+from keras_se.layers.quantization.fake_quantize import FakeQuantize
 from keras_se.layers.quantization.kernels import unbuilt_copy
 
 
@@ -25,10 +27,10 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer."""
-        if len(input_shape) != 4 or getattr(self.layer, "axis", -1) not in (-1, 3, (-1,), (3,)):
+        last = len(input_shape) - 1
+        if getattr(self.layer, "axis", -1) not in (-1, last, (-1,), (last,)):
             raise InputError(
-                "Quantization-aware training supports a scale and an offset over the last axis of "
-                "maps (batch, height, width, channels) only. "
+                "Quantization-aware training supports scales and offsets of the last axis only. "
                 f"Received: layer {self.layer.name!r} on {tuple(input_shape)}"
             )
         super().build(input_shape)
@@ -38,14 +40,20 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         # In training BatchNormalization normalizes by the batch and updates its statistics.
         if training and isinstance(self.layer, keras.layers.BatchNormalization):
             return self.layer(inputs, training=True)
+        if not keras.backend.is_float_dtype(inputs.dtype):
+            inputs = _PIXELS(ops.cast(inputs, self.compute_dtype))
         scale, offset = AFFINE[type(self.layer)](self.layer)
         # A product and a sum would be two operations with no range between them. As a kernel with
         # one weight per channel, the scale is exact in int8.
         channels = inputs.shape[-1]
         # `Rescaling` has one scale for all channels.
         kernel = ops.broadcast_to(ops.reshape(scale, (-1,)), (channels,))
-        outputs = ops.depthwise_conv(inputs, ops.reshape(kernel, (1, 1, channels, 1)))
-        return outputs + decollapse_bias(ops.reshape(offset, (-1,)), channels)
+        shape = tuple(inputs.shape[1:])
+        is_map = len(shape) == 3
+        maps = inputs if is_map else ops.reshape(inputs, (-1, 1, math.prod(shape[:-1]), channels))
+        outputs = ops.depthwise_conv(maps, ops.reshape(kernel, (1, 1, channels, 1)))
+        outputs = outputs + decollapse_bias(ops.reshape(offset, (-1,)), channels)
+        return outputs if is_map else ops.reshape(outputs, (-1, *shape))
 
     def plain(self) -> keras.layers.Layer:
         """Returns an unbuilt copy of the wrapped layer."""
@@ -54,6 +62,9 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the input."""
         return input_shape
+
+
+_PIXELS = FakeQuantize((0.0, 255.0))  # exact for integers of 8 bits
 
 
 def _batch_normalization(layer: Any) -> tuple[Any, Any]:

@@ -11,29 +11,39 @@ from keras import ops
 from keras_se.errors import InputError
 
 START = 6.0  # the ends of a range before data sets it
-# Random augmentation does nothing at inference; a random crop does.
 _AUGMENTATIONS = tuple(
-    kind
-    for name, kind in vars(keras.layers).items()
-    if name.startswith("Random") and name != "RandomCrop"
+    kind for name, kind in vars(keras.layers).items() if name.startswith("Random")
 )
 # Their outputs lie in the range of their input, so TFLite gives them no range of their own.
 SAME_RANGE = (
     *_AUGMENTATIONS,
     keras.layers.ActivityRegularization,
+    keras.layers.AlphaDropout,
+    keras.layers.AveragePooling1D,
     keras.layers.AveragePooling2D,
+    keras.layers.CenterCrop,
+    keras.layers.Cropping1D,
     keras.layers.Cropping2D,
     keras.layers.Dropout,
     keras.layers.Flatten,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
+    keras.layers.GlobalMaxPooling1D,
     keras.layers.GlobalMaxPooling2D,
+    keras.layers.GlobalMaxPooling3D,
     keras.layers.Identity,
+    keras.layers.MaxPooling1D,
     keras.layers.MaxPooling2D,
     keras.layers.Permute,
+    keras.layers.RepeatVector,
     keras.layers.Reshape,
+    keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.UpSampling1D,
+    keras.layers.ZeroPadding1D,
     keras.layers.ZeroPadding2D,
+    keras.layers.ZeroPadding3D,
 )
 
 
@@ -90,6 +100,11 @@ class FakeQuantize(keras.layers.Layer):
         if self.fixed is None:
             self.low.assign(0.0)
             self.high.assign(0.0)
+
+    def restart(self) -> None:
+        """Sets the range to that before data."""
+        self.low.assign(-START)
+        self.high.assign(START)
 
     def _widen(self, inputs: Any) -> None:
         if self.fixed is None:

@@ -4,6 +4,8 @@ Source: Krishnamoorthi, arXiv 1806.08342, sections 3.1.2 (per-channel scales) an
 LiteRT documentation, "8-bit quantization specification".
 """
 
+import re
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,24 +13,38 @@ from keras import ops
 
 from keras_se.errors import InputError
 from keras_se.layers.quantization.activation import (
-    ACTIVATIONS,
     QuantizeAwareActivation,
-    activation_name,
     decollapse_bias,
+    int8_form,
 )
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 
 _LARGEST = 127.0  # kernels are symmetric in TFLite and do not use -128
 
 
+def arguments_of(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Returns the arguments of `__init__`, functions and objects as they are."""
+    # A function that is not registered cannot be had back from a configuration.
+    live = {
+        name: getattr(layer, name, value) if isinstance(value, dict) else value
+        for name, value in layer.get_config().items()
+    }
+    return {**live, "dtype": layer.dtype_policy}
+
+
 def unbuilt_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns a layer with the same arguments and no weights yet."""
-    return type(layer).from_config(layer.get_config())
+    return type(layer)(**arguments_of(layer))
 
 
-def quantized_kernel(kernel: Any, axis: Any) -> Any:
-    """Rounds a kernel to symmetric int8; `axis` are the axes other than output channels."""
+def quantized_kernel(kernel: Any, axis: Any, preserves_zeros: bool = False) -> Any:
+    """Rounds a kernel to symmetric int8; `axis` are the axes other than output channels.
+
+    With `preserves_zeros`, weights of zero have no gradient.
+    """
     kernel = ops.convert_to_tensor(kernel)
+    if preserves_zeros:
+        kernel = kernel * ops.stop_gradient(ops.cast(kernel != 0, kernel.dtype))
     # The scale is the largest magnitude over 127: nothing is clipped, and the whole gradient
     # passes. A factor per channel, as of a folded BatchNormalization, leaves the integers alone.
     scale = ops.stop_gradient(ops.max(ops.abs(kernel), axis=axis, keepdims=True)) / _LARGEST
@@ -39,28 +55,57 @@ def quantized_kernel(kernel: Any, axis: Any) -> Any:
     return kernel + ops.stop_gradient(rounded - kernel)
 
 
-def _dense(layer: Any, x: Any, between: Any) -> Any:
-    return ops.matmul(x, quantized_kernel(layer.kernel, 0))
+def _dense(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
+    return ops.matmul(x, rounded(layer.kernel, 0))
 
 
-def _conv(layer: Any, x: Any, between: Any) -> Any:
-    return layer.convolution_op(x, quantized_kernel(layer.kernel, (0, 1, 2)))
+def _einsum(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
+    contracted = _EINSUM.fullmatch(layer.equation).group("contracted")
+    return ops.einsum(layer.equation, x, rounded(layer.kernel, tuple(range(len(contracted)))))
 
 
-def _depthwise(layer: Any, x: Any, between: Any) -> Any:
-    return _depthwise_conv(layer, x, layer.kernel)
+def _conv(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
+    kernel = rounded(layer.kernel, tuple(range(len(layer.kernel.shape) - 1)))
+    if layer.padding != "causal":
+        return layer.convolution_op(x, kernel)
+    before = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+    return ops.conv(
+        ops.pad(x, ((0, 0), (before, 0), (0, 0))),
+        kernel,
+        strides=layer.strides,
+        padding="valid",
+        dilation_rate=layer.dilation_rate,
+    )
 
 
-def _separable(layer: Any, x: Any, between: Any) -> Any:
+def _transposed(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
+    # The output channels come before those of the input.
+    *positions, _, last = range(len(layer.kernel.shape))
+    return ops.conv_transpose(
+        x,
+        rounded(layer.kernel, (*positions, last)),
+        strides=layer.strides,
+        padding=layer.padding,
+        output_padding=layer.output_padding,
+        dilation_rate=layer.dilation_rate,
+    )
+
+
+def _depthwise(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
+    return _depthwise_conv(layer, x, rounded, layer.kernel)
+
+
+def _separable(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
     # In a file these are two operations, and the tensor between them has a range.
-    x = between(_depthwise_conv(layer, x, layer.depthwise_kernel))
-    return ops.conv(x, quantized_kernel(layer.pointwise_kernel, (0, 1, 2)))
+    x = between(_depthwise_conv(layer, x, rounded, layer.depthwise_kernel))
+    kernel = layer.pointwise_kernel
+    return ops.conv(x, rounded(kernel, tuple(range(len(kernel.shape) - 1))))
 
 
-def _depthwise_conv(layer: Any, x: Any, kernel: Any) -> Any:
+def _depthwise_conv(layer: Any, x: Any, rounded: Any, kernel: Any) -> Any:
     return ops.depthwise_conv(
         x,
-        quantized_kernel(kernel, (0, 1)),  # one scale per channel and multiplier
+        rounded(kernel, tuple(range(len(kernel.shape) - 2))),  # one scale a channel and multiplier
         strides=layer.strides,
         padding=layer.padding,
         dilation_rate=layer.dilation_rate,
@@ -70,18 +115,44 @@ def _depthwise_conv(layer: Any, x: Any, kernel: Any) -> Any:
 # Looked up by the exact type: a subclass may compute something else.
 KERNELS = {
     keras.layers.Dense: _dense,
+    keras.layers.EinsumDense: _einsum,
+    keras.layers.Conv1D: _conv,
     keras.layers.Conv2D: _conv,
+    keras.layers.Conv1DTranspose: _transposed,
+    keras.layers.Conv2DTranspose: _transposed,
+    keras.layers.DepthwiseConv1D: _depthwise,
     keras.layers.DepthwiseConv2D: _depthwise,
+    keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
 }
+
+
+# As in Dense: the last axes of the input are contracted with the first ones of the kernel, whose
+# other ones become the last of the output.
+_EINSUM = re.compile(
+    r"(?P<kept>\.{3}|\w+)(?P<contracted>\w+),(?P=contracted)(?P<given>\w+)->(?P=kept)(?P=given)"
+)
+
+
+def has_kernel(layer: Any) -> bool:
+    """Returns whether a layer is one of `KERNELS`, and its kernel one that a file rounds."""
+    if type(layer) is keras.layers.EinsumDense:
+        return _EINSUM.fullmatch(layer.equation) is not None
+    return type(layer) in KERNELS
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAware(keras.layers.Wrapper):
     """Computes with the kernel of a layer rounded to int8, and trains the float kernel."""
 
-    def __init__(self, layer: keras.layers.Layer, is_last: bool = False, **kwargs: Any) -> None:
-        if type(layer) not in KERNELS:
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        is_last: bool = False,
+        preserves_zeros: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if not has_kernel(layer):
             raise InputError(
                 f"QuantizeAware wraps one of {[kind.__name__ for kind in KERNELS]}. "
                 f"Received: {type(layer).__name__} {layer.name!r}"
@@ -89,13 +160,16 @@ class QuantizeAware(keras.layers.Wrapper):
         kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
         super().__init__(layer, **kwargs)
         self.is_last = is_last
+        self.preserves_zeros = preserves_zeros
         self.activated: QuantizeAwareActivation | None = None
         # The converter fuses ReLUs with the kernel: the sums before them are not rounded. All other
         # activations are operations with ranges of their own.
-        name = activation_name(layer.activation)
-        if name not in ACTIVATIONS or not ACTIVATIONS[name].is_fused:
-            self.activated = QuantizeAwareActivation(name, is_last=is_last, name="activated")
-        is_separable = isinstance(layer, keras.layers.SeparableConv2D)
+        if not int8_form(layer.activation).is_fused:
+            self.activated = QuantizeAwareActivation(
+                layer.activation, is_last=is_last, name="activated"
+            )
+        separable = keras.layers.SeparableConv1D | keras.layers.SeparableConv2D
+        is_separable = isinstance(layer, separable)
         self.between = FakeQuantize(name="between") if is_separable else None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -108,7 +182,8 @@ class QuantizeAware(keras.layers.Wrapper):
 
     def call(self, inputs: Any) -> Any:
         """Computes the outputs of the layer with a rounded kernel."""
-        sums = KERNELS[type(self.layer)](self.layer, inputs, self.between)
+        rounded = partial(quantized_kernel, preserves_zeros=self.preserves_zeros)
+        sums = KERNELS[type(self.layer)](self.layer, inputs, rounded, self.between)
         if self.layer.bias is not None:
             sums = sums + decollapse_bias(self.layer.bias, sums.shape[-1])
         # No range on the sums: the converter fuses what follows, and rounds after that.
@@ -121,8 +196,12 @@ class QuantizeAware(keras.layers.Wrapper):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         """Returns the output shape of the layer."""
-        return self.layer.compute_output_shape(input_shape)
+        return tuple(self.layer.compute_output_shape(input_shape))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of `__init__`."""
-        return {**super().get_config(), "is_last": self.is_last}
+        return {
+            **super().get_config(),
+            "is_last": self.is_last,
+            "preserves_zeros": self.preserves_zeros,
+        }

@@ -4,57 +4,74 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError
-from keras_se.layers.gates import GATES
+from keras_se.layers import squeezes
 from keras_se.layers.quantization.activation import (
-    ACTIVATIONS,
     QuantizeAwareActivation,
-    activation_name,
     decollapse_bias,
 )
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
-from keras_se.layers.quantization.kernels import quantized_kernel
+from keras_se.layers.quantization.kernels import arguments_of, quantized_kernel
 from keras_se.layers.se_block import SEBlock
 
-_SQUEEZES = ("avg", "max")
 # The softmax gate is C times softmax, and the activation is softmax alone.
-_GATES = tuple(gate for gate in GATES if gate in ACTIVATIONS and gate != "softmax")
+_GATE_FORMS = {"softmax": "softmax_gate"}
+_INTEGER_SQUEEZES = ("avg", "max", "avg_max")
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
 class QuantizeAwareSEBlock(SEBlock):
     """An `SEBlock` that rounds squeeze, kernels, bottleneck, gate and product to int8."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, preserves_zeros: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.squeeze not in _SQUEEZES or self.gate not in _GATES or self.shift:
-            raise InputError(
-                f"Quantization-aware training supports SE blocks with a squeeze among {_SQUEEZES}, "
-                f"a gate among {_GATES} and without shift only. Received: {self.name!r} "
-                f"with squeeze={self.squeeze!r}, gate={self.gate!r}, shift={self.shift}"
-            )
-        # A maximum is one of the rounded inputs, so only the mean needs a range of its own.
-        self.squeezing = FakeQuantize(name="squeezing") if self.squeeze == "avg" else None
-        self.hidden = QuantizeAwareActivation(activation_name(self.activation), name="hidden")
-        self.gating = QuantizeAwareActivation(self.gate, name="gating")
-        self.product = FakeQuantize(name="product")
+        self.preserves_zeros = preserves_zeros
+        self.ranges: dict[str, FakeQuantize] = {}
+        names = ["product"]
+        if self.squeeze == "avg_max":
+            names += ["mean", "sum"]
+        # A maximum is one of the rounded inputs, so it needs no range of its own.
+        if self.squeeze != "max":
+            names.append("squeezing")
+        if self.shift:
+            names += ["shift", "shifted"]
+        for name in names:
+            self.ranges[name] = FakeQuantize(name=name)
+        gate = _GATE_FORMS.get(self.gate, self.gate) if isinstance(self.gate, str) else self.gate
+        self.hidden = QuantizeAwareActivation(self.activation, name="hidden")
+        self.gating = QuantizeAwareActivation(gate, name="gating")
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether a file computes all of the block in int8."""
+        parts = (self.hidden, self.gating)
+        return self.squeeze in _INTEGER_SQUEEZES and all(part.known.is_integer for part in parts)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights and the ranges."""
         super().build(input_shape)
-        for part in (self.squeezing, self.hidden, self.gating, self.product):
-            if part is not None:
-                part.build(input_shape)
+        for part in (*self.ranges.values(), self.hidden, self.gating):
+            part.build(input_shape)
+
+    def squeeze_function(self) -> squeezes.Squeeze:
+        """Returns the function that squeezes, which rounds where there are two squeezes."""
+        if self.squeeze != "avg_max":
+            return super().squeeze_function()
+
+        def rounded(x: Any, axis: tuple[int, ...], mask: Any = None) -> Any:
+            mean = self.ranges["mean"](squeezes.avg(x, axis, mask))
+            return 0.5 * self.ranges["sum"](mean + squeezes.max(x, axis, mask))
+
+        return rounded
 
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
-        """Squeezes as `SEBlock` does, and rounds a mean."""
+        """Squeezes as `SEBlock` does, and rounds what is no maximum."""
         pooled = super().squeezed(inputs, mask)
-        return pooled if self.squeezing is None else self.squeezing(pooled)
+        return self.ranges["squeezing"](pooled) if self.squeeze != "max" else pooled
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
         """Connects as `SEBlock` does, with a rounded kernel."""
         bias = None if bias is None else decollapse_bias(bias, kernel.shape[-1])
-        return super().connected(x, quantized_kernel(kernel, 0), bias)
+        return super().connected(x, quantized_kernel(kernel, 0, self.preserves_zeros), bias)
 
     def bottleneck(self, pooled: Any) -> Any:
         """Returns the rounded activations of the bottleneck."""
@@ -64,13 +81,20 @@ class QuantizeAwareSEBlock(SEBlock):
         """Returns the rounded gates."""
         return self.gating(logits)
 
-    def call(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
-        """Recalibrates the inputs with rounded gates, and rounds the product."""
-        # The gates are those of the file, so that all readers of gates work on this block too.
-        outputs, gates = super().call(inputs, mask=mask, return_gates=True)
-        outputs = self.product(outputs)
-        return (outputs, gates) if return_gates else outputs
+    def scaled(self, inputs: Any, gates: Any) -> Any:
+        """Returns the rounded product of feature maps and gates."""
+        return self.ranges["product"](super().scaled(inputs, gates))
+
+    def shifted(self, inputs: Any, shift: Any) -> Any:
+        """Returns the rounded sum of feature maps and a rounded shift."""
+        return self.ranges["shifted"](super().shifted(inputs, self.ranges["shift"](shift)))
 
     def plain(self) -> SEBlock:
         """Returns an unbuilt `SEBlock` with the same arguments."""
-        return SEBlock.from_config(self.get_config())
+        arguments = arguments_of(self)
+        del arguments["preserves_zeros"]
+        return SEBlock(**arguments)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of `__init__`."""
+        return {**super().get_config(), "preserves_zeros": self.preserves_zeros}

@@ -129,7 +129,7 @@ def residual():
 @pytest.fixture(scope="session")
 def aware(residual, images):
     """The residual network, quantize-aware by Keras itself; tests leave it as it is."""
-    return quantize_aware(residual, images, engine="keras")
+    return quantize_aware(residual, images)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""quantize_aware with engine='keras': what the model computes, and the file that it becomes."""
+"""quantize_aware in Keras: what the model computes, and the file that it becomes."""
 
 import keras
 import numpy as np
@@ -9,6 +9,7 @@ from keras_se.compress import quantize_aware, strip
 from keras_se.compress.quantization import ENGINES
 from keras_se.errors import InputError
 from keras_se.layers import FakeQuantize, QuantizeAware, QuantizeAwareSEBlock
+from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.delegation import delegation
 from keras_se.litert.graph.sites import float_operators, operator_names
 from keras_se.litert.runtime import load, predict
@@ -29,7 +30,7 @@ def test_values_and_ranges_are_those_of_numpy(images, rounded, trained_statistic
     conv = layers.Conv2D(4, 1, use_bias=False)
     norm = layers.BatchNormalization()
     model = trained_statistics(keras.Model(inputs, layers.ReLU()(norm(conv(inputs)))))
-    found = keras.ops.convert_to_numpy(quantize_aware(model, images, engine="keras")(images))
+    found = keras.ops.convert_to_numpy(quantize_aware(model, images)(images))
 
     (kernel,) = conv.get_weights()
     gamma, beta, mean, variance = norm.get_weights()
@@ -62,7 +63,7 @@ def test_files_load_without_custom_objects(aware, images, tmp_path):
 
 def test_training_learns_and_moves_ranges(residual, images):
     weights, config = residual.get_weights(), residual.get_config()
-    aware = quantize_aware(residual, images, engine="keras")
+    aware = quantize_aware(residual, images)
     target = images.mean(axis=(1, 2)) @ np.random.default_rng(0).normal(size=(3, 10))
     aware.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     before = aware.layers[-1].high.numpy()
@@ -108,7 +109,7 @@ def test_half_precision_and_open_sizes(engine, half_network, networks, images, t
 def test_frozen_layers_stay_frozen(images):
     model = built(layers.Conv2D(4, 3), layers.ReLU())
     model.layers[0].trainable = False
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     wrapped = next(layer for layer in aware.layers if isinstance(layer, QuantizeAware))
     assert not wrapped.trainable_variables
     assert not strip(aware).layers[0].trainable
@@ -121,7 +122,7 @@ def test_inline_se_becomes_a_block(images):
     g = layers.Conv2D(2, 1, activation="silu", **WIDE)(g)
     g = layers.Conv2D(8, 1, activation="sigmoid", **WIDE)(g)
     model = keras.Model(inputs, x * g)
-    plain = strip(quantize_aware(model, images, engine="keras"))
+    plain = strip(quantize_aware(model, images))
     assert [type(layer).__name__ for layer in plain.layers] == ["InputLayer", "Conv2D", "SEBlock"]
     np.testing.assert_allclose(
         plain.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-5
@@ -131,7 +132,7 @@ def test_inline_se_becomes_a_block(images):
 def test_several_inputs_by_name(images):
     left, right = (keras.Input((8, 8, 3), name=name) for name in ("left", "right"))
     model = keras.Model({"left": left, "right": right}, layers.Subtract()([left, right]))
-    aware = quantize_aware(model, {"left": images, "right": 3 * images[::-1]}, engine="keras")
+    aware = quantize_aware(model, {"left": images, "right": 3 * images[::-1]})
     ranges = {layer.name: layer for layer in aware.layers if isinstance(layer, FakeQuantize)}
     assert float(ranges["left_range"].high) == images.max()
     assert float(ranges["right_range"].high) == np.float32(3) * images.max()
@@ -150,8 +151,13 @@ class Subclassed(keras.Model):
         (lambda: built(layers.Dense(2)), {"preserve": "all"}, "preserve must be one of .*'all'"),
         (
             lambda: built(layers.Dense(2)),
+            {"preserve": "both"},
+            r"'both' need engine='tfmot'\. .*engine='keras'$",
+        ),
+        (
+            lambda: built(layers.Dense(2, kernel_initializer="zeros"), layers.ReLU()),
             {"preserve": "sparsity"},
-            r"preserve needs engine='tfmot'\. .*engine='keras'$",
+            r"needs a pruned model: .*Received: model 'sequential.*', no kernel of which has zeros",
         ),
         (lambda: built(layers.Dense(2)), {"calibration": None}, r"Received: calibration=None$"),
         (
@@ -172,11 +178,6 @@ class Subclassed(keras.Model):
             r"Received: .*NaN or infini",
         ),
         (
-            lambda: keras.Sequential([keras.Input((8, 8, 3), dtype="uint8"), layers.Flatten()]),
-            {},
-            r"inputs of float32\. Received: \['uint8'\]$",
-        ),
-        (
             lambda: built(layers.Conv2D(2, 1, kernel_initializer="zeros")),
             {},
             r"every activation nonzero somewhere\. Received: .*empty: \['.*conv2d.*_range'\]$",
@@ -185,7 +186,7 @@ class Subclassed(keras.Model):
 )
 def test_refused(build, arguments, message, images):
     with pytest.raises(InputError, match=message):
-        quantize_aware(build(), **{"calibration": images[:40], "engine": "keras", **arguments})
+        quantize_aware(build(), **{"calibration": images[:40], **arguments})
 
 
 # The file of a quantize-aware model.
@@ -217,7 +218,7 @@ def test_gates_of_the_file_are_those_of_the_model(gate, squeeze, operators, imag
     x = layers.Conv2D(16, 3, use_bias=False)(inputs)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     model = keras.Model(inputs, SEBlock(4, gate=gate, squeeze=squeeze, **WIDE)(x))
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     tflite = to_tflite(aware)
     pool = {"avg": "MEAN", "max": "REDUCE_MAX"}[squeeze]
     expected = ("CONV_2D", pool, "CONV_2D", "CONV_2D", *operators, "MUL")
@@ -280,7 +281,7 @@ def test_what_the_file_computes(images):
     """How far its outputs are from the model's, in steps of their range; one output a network."""
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, {name: network(inputs) for name, network in NETWORKS.items()})
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     tflite = to_tflite(aware)
     check_integer_and_delegated(tflite)
     expected, given = aware.predict(images[:64], verbose=0), predict(tflite, images[:64])
@@ -299,7 +300,7 @@ def test_after_training_the_gates_have_survived(images):
         layers.GlobalAveragePooling2D(),
         layers.Dense(3),
     )
-    aware = quantize_aware(model, images[:100], engine="keras")
+    aware = quantize_aware(model, images[:100])
     aware.compile(keras.optimizers.Adam(3e-3), "mse", jit_compile=False)
     aware.fit(images, images.mean(axis=(1, 2)), epochs=2, verbose=0)
     tflite = to_tflite(aware)
@@ -318,14 +319,14 @@ def test_after_training_the_gates_have_survived(images):
 
 def test_probabilities_at_the_end(images):
     model = built(layers.Flatten(), layers.Dense(10, activation="softmax"))
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     tflite = to_tflite(aware)
     assert operator_names(tflite) == ["RESHAPE", "FULLY_CONNECTED", "SOFTMAX"]
     assert np.abs(predict(tflite, images) - aware.predict(images, verbose=0)).max() < 2 / 256
 
 
 def test_types_of_inputs_and_outputs_a_recipe_and_other_formats(images, tmp_path):
-    aware = quantize_aware(built(SEBlock(4, **WIDE)), images, engine="keras")
+    aware = quantize_aware(built(SEBlock(4, **WIDE)), images)
     path = tmp_path / "model.tflite"
     tflite = to_tflite(aware, input_type="uint8", output_type="float32", path=path)
     interpreter = load(tflite)
@@ -341,13 +342,16 @@ def test_types_of_inputs_and_outputs_a_recipe_and_other_formats(images, tmp_path
             to_tflite(aware, **arguments)
     longer = keras.Sequential([*aware.layers, layers.Conv2D(2, 1), layers.ELU()])
     longer.build((None, 8, 8, 3))
-    with pytest.raises(InputError, match=r"quantize-aware, too.* Received: .*\['"):
-        to_tflite(longer)
+    with pytest.warns(ConversionWarning, match=r"operators: \['CONV_2D', 'ELU'\]$"):
+        tflite = to_tflite(longer)
+    # But for ties, which may fall either way.
+    off = np.abs(predict(tflite, images) - longer.predict(images, verbose=0))
+    assert np.quantile(off, 0.999) < 1e-5
 
 
 def test_a_range_that_has_shrunk_to_nothing_is_refused(images):
     model = built(layers.Conv2D(4, 3, activation="relu"))
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     aware.layers[-1].high.assign(1e-9)
     with pytest.raises(InputError, match=r"not zero.*Received: .*\['"):
         to_tflite(aware)

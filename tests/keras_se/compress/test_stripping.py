@@ -60,7 +60,7 @@ def test_a_sequential_model_stays_one(images, wide):
             layers.Dense(4, activation="softmax"),
         ]
     )
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     assert isinstance(aware, keras.Sequential)
     assert [type(layer).__name__ for layer in aware.layers] == [
         *("FakeQuantize", "ZeroPadding2D", "QuantizeAware", "QuantizeAwareSEBlock"),
@@ -80,7 +80,7 @@ def test_nested_models_and_shared_layers(images, wide, trained_statistics):
     x = relu(body(inputs))
     x = relu(layers.Add()([conv(x), inputs]))
     model = trained_statistics(keras.Model(inputs, body(x)))
-    aware = quantize_aware(model, images, engine="keras")
+    aware = quantize_aware(model, images)
     assert [site.name for site in find_sites(aware)] == [site.name for site in find_sites(model)]
     assert len({id(part) for part in sublayers(aware) if isinstance(part, QuantizeAware)}) == 1
     check_stripped(aware, model, images[:64])
@@ -100,11 +100,11 @@ def test_a_compressed_model_is_stripped_before_it_is_compressed_again():
     model = without_se()
     x = np.ones((4, 3), "float32")
 
-    def in_keras(model):
-        return quantize_aware(model, x, engine="keras")
+    def in_tf_keras(model):
+        return quantize_aware(model, x, engine="tfmot")
 
-    for compressed in (prune(model), in_keras(model)):
-        for compress in (prune, to_tf_keras, lambda m: quantize_aware(m, x), in_keras):
+    for compressed in (prune(model), quantize_aware(model, x)):
+        for compress in (prune, to_tf_keras, lambda m: quantize_aware(m, x), in_tf_keras):
             with pytest.raises(InputError, match="strip a compressed one first"):
                 compress(compressed)
 

@@ -1,3 +1,4 @@
+import functools
 import gc
 import weakref
 
@@ -7,14 +8,15 @@ import pytest
 from keras import layers
 
 import keras_se
-from keras_se import SEBlock, insert
-from keras_se.compress import cluster, prune, quantize_aware, strip
+from keras_se import SEBlock, compress, insert
+from keras_se.compress import cluster, prune, strip
 from keras_se.compress.tfmot.bridge.weights import base_name
 from keras_se.errors import InputError
 from keras_se.litert.delegation import delegation
 from keras_se.litert.graph.sites import float_operators
 from keras_se.litert.runtime import predict
 
+quantize_aware = functools.partial(compress.quantize_aware, engine="tfmot")
 WIDE = keras.initializers.RandomNormal
 
 
