@@ -13,6 +13,8 @@ from keras_se.sites.site import Site
 from keras_se.surgery.adoption import adopt
 from keras_se.surgery.insertion import insert, remove
 from keras_se.surgery.placements import Candidate, candidates
+from keras_se.verification.compression import compression_report
+from keras_se.verification.compression_report import CompressionReport
 from keras_se.verification.report import GateReport
 from keras_se.verification.verdict import verify
 from keras_se.verification.worth import worth
@@ -21,6 +23,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Candidate",
+    "CompressionReport",
     "CostReport",
     "GateReport",
     "GraphSEBlock",
@@ -29,6 +32,7 @@ __all__ = [
     "adopt",
     "candidates",
     "compress",
+    "compression_report",
     "cost",
     "find_sites",
     "insert",

@@ -208,8 +208,25 @@ def _images(source: str, arrays: Mapping[str, Any], part: str) -> Pair | None:
 
 def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True) -> tuple[Any, Any]:
     """Returns float32 inputs of a model, several of them by name, and int64 labels or `None`."""
-    arrays = read_arrays(source)
     parts = _HELD_OUT if held_out else _TRAINING
+    return _inputs(source, read_arrays(source), shapes, parts)
+
+
+def load_training_and_test(
+    source: str, shapes: Mapping[str, Shape]
+) -> tuple[tuple[Any, Any], tuple[Any, Any] | None]:
+    """Returns inputs and labels to train on, and the test part of the same arrays if it has one."""
+    arrays = read_arrays(source)
+    training = _inputs(source, arrays, shapes, _TRAINING)
+    if not any(str(name).endswith("_test") for name in arrays):
+        return training, None
+    # A part that is there in part is a mistake.
+    return training, _inputs(source, arrays, shapes, ("_test",))
+
+
+def _inputs(
+    source: str, arrays: Mapping[str, Any], shapes: Mapping[str, Shape], parts: Sequence[str]
+) -> tuple[Any, Any]:
     # A single input is called `x`, unless the source uses the input's own name.
     own_name = any(name + part in arrays for name in shapes for part in _HELD_OUT)
     bases = {name: name if own_name or len(shapes) > 1 else "x" for name in shapes}
@@ -218,7 +235,7 @@ def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True)
     if part is None:
         wanted = f"x or {next(iter(shapes))}" if len(shapes) == 1 else " and ".join(shapes)
         raise InputError(
-            f"Data must hold {wanted}, or the same with "
+            f"Data must hold {wanted}{', or the same' if '' in parts else ''} with "
             f"{' or '.join(p for p in parts if p)} behind the name. "
             f"Received: {sorted(map(str, arrays))} from {source!r}"
         )

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from keras_se.data import checked_labels
+from keras_se.errors import InputError
 from keras_se.litert.matching import in_order
 from keras_se.sites.statistics import spread
 
@@ -88,6 +91,17 @@ def takes_labels(shape: Sequence[int | None], labels: np.ndarray) -> bool:
     # A single unit distinguishes two classes.
     known = shape[1] if are_classes(shape) else None
     return known is not None and int(labels.max()) < max(2, known)
+
+
+def class_labels(purpose: str, shape: Sequence[int | None], y: Any, samples: int) -> np.ndarray:
+    """Returns labels as int64; raises unless they are one class each of an output of a shape."""
+    labels = checked_labels(purpose, "y", y, samples)
+    if not takes_labels(shape, labels):
+        raise InputError(
+            "y needs a reference whose first output has one value per class, or one in all. "
+            f"Received: labels up to {labels.max()} for an output of shape {tuple(shape)}"
+        )
+    return labels
 
 
 def _first(reference: Sequence[np.ndarray], file: Sequence[np.ndarray]) -> np.ndarray | None:

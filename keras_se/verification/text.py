@@ -1,7 +1,7 @@
 """A verdict as text: one conclusion, the accuracy, the sites, and what to do."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import TYPE_CHECKING, Literal
 
@@ -41,11 +41,11 @@ def conclusion(report: "GateReport") -> str:
     must = ", and every site must survive" if report.strict else ""
     sentences = {
         SURVIVE: f"Ship: the gates survive at every site{_adapting(report)}{kept and f'; {kept}'}.",
-        KEPT: f"Ship: {kept}, though gates are weakened at {_listed(failed)}.",
-        WEAKENED: f"Do not ship: gates are weakened at {_listed(failed)}{must}.",
+        KEPT: f"Ship: {kept}, though gates are weakened at {listed(failed)}.",
+        WEAKENED: f"Do not ship: gates are weakened at {listed(failed)}{must}.",
         LOST: "Do not ship: gates are lost"
-        f"{(lost and f' at {_listed(lost)}') or ''}{kept and f'; {kept}'}.",
-        IN_PART: f"Do not ship: the reference has no site for {_listed(report.unjudged)}.",
+        f"{(lost and f' at {listed(lost)}') or ''}{kept and f'; {kept}'}.",
+        IN_PART: f"Do not ship: the reference has no site for {listed(report.unjudged)}.",
         NOTHING_TO_SURVIVE: "Nothing to survive: no gate varies over these samples by more than "
         "the format can show.",
     }
@@ -68,7 +68,8 @@ def _kept(work: float | None) -> str:
     return f"{percent}% of SE's work is kept" if percent > 0 else "none of SE's work is kept"
 
 
-def _listed(names: "list[str] | tuple[str, ...]") -> str:
+def listed(names: "list[str] | tuple[str, ...]") -> str:
+    """Returns names as a part of a sentence, the first ones of many."""
     if len(names) <= 4:
         return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
@@ -76,18 +77,25 @@ def _listed(names: "list[str] | tuple[str, ...]") -> str:
 
 def described(report: "GateReport", place: Place) -> str:
     """Returns the report as text of at most 80 columns."""
+    return rendered(
+        (
+            report.conclusion,
+            *_evidence(report),
+            _table(report),
+            *_legend(report),
+            *reasons(report),
+            *advice(report, place),
+            *_provenance(report),
+        )
+    )
+
+
+def rendered(parts: "Iterable[str | Table]") -> str:
+    """Returns sentences and tables as lines of at most 80 columns."""
     stream = StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, emoji=False)
-    for line in (report.conclusion, *_evidence(report)):
-        console.print(line, markup=False)
-    console.print(_table(report))
-    for line in (
-        *_legend(report),
-        *_reasons(report),
-        *_advice(report, place),
-        *_provenance(report),
-    ):
-        console.print(line, markup=False)
+    for part in parts:
+        console.print(part, markup=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -104,7 +112,7 @@ def _outcome(outcome: "Outcome") -> Iterator[str]:
         file = "not run" if outcome.file is None else f"{outcome.file:.4f}"
         change = ""
         if outcome.difference is not None and outcome.interval is not None:
-            change = f" ({outcome.difference:+.4f}; 95 % {_interval(outcome.interval)})"
+            change = f" ({outcome.difference:+.4f}; 95 % {interval_text(outcome.interval)})"
         yield f"Accuracy: reference {outcome.reference:.4f}, file {file}{change}."
     elif outcome.file is not None:
         yield f"The file gives the class of the reference to {outcome.file:.1%} of the samples."
@@ -122,7 +130,7 @@ def _effect(report: "GateReport") -> Iterator[str]:
     if outcome.metric == "accuracy" and outcome.constant_interval is not None:
         yield (
             f"Constant gates in the reference: {outcome.constant:.4f} "
-            f"(95 % of the change {_interval(outcome.constant_interval)}), outputs off by "
+            f"(95 % of the change {interval_text(outcome.constant_interval)}), outputs off by "
             f"{report.constant_error:.1%} of their spread."
         )
     else:
@@ -135,7 +143,8 @@ def _effect(report: "GateReport") -> Iterator[str]:
         )
 
 
-def _interval(interval: "Interval") -> str:
+def interval_text(interval: "Interval") -> str:
+    """Returns an interval of a difference in words."""
     return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
 
 
@@ -179,7 +188,8 @@ def _legend(report: "GateReport") -> Iterator[str]:
         )
 
 
-def _reasons(report: "GateReport") -> Iterator[str]:
+def reasons(report: "GateReport") -> Iterator[str]:
+    """Yields why sites failed, and what stress did."""
     for site in report.sites.values():
         if site.failed:
             yield f"{site.name} is {site.verdict}: {site.reason}."
@@ -189,7 +199,7 @@ def _reasons(report: "GateReport") -> Iterator[str]:
         yield f"On {name}: {stress.verdict}{kept} ({sites})."
 
 
-def _advice(report: "GateReport", place: Place) -> Iterator[str]:
+def advice(report: "GateReport", place: Place) -> Iterator[str]:
     """Yields what to do, once for all sites that need it."""
     if report.passed:
         return
@@ -203,19 +213,19 @@ def _advice(report: "GateReport", place: Place) -> Iterator[str]:
     yield from _advice_on_se(report, by_blame.get("SE", []), place)
     unknown = [site.name for site in by_blame.get("unknown", [])]
     if unknown:
-        yield f"At {_listed(unknown)} the maps of the file are not known, nor what lost the gates."
+        yield f"At {listed(unknown)} the maps of the file are not known, nor what lost the gates."
     trunk = [site.name for site in by_blame.get("trunk", [])]
     if trunk and all(map(_is_float32, sites)):
-        yield f"At {_listed(trunk)} the layers before lost them: {_OTHER}."
+        yield f"At {listed(trunk)} the layers before lost them: {_OTHER}."
     elif trunk:
         yield (
-            f"At {_listed(trunk)} the layers before lost them, and keeping SE in float will not "
+            f"At {listed(trunk)} the layers before lost them, and keeping SE in float will not "
             f"help: calibrate on more data in the range of use, or {_finer(place)}."
         )
     trained = [site.name for site in by_blame.get("training", [])]
     if trained:
         yield (
-            f"At {_listed(trained)} training with compression made them steady: equalize the "
+            f"At {listed(trained)} training with compression made them steady: equalize the "
             "channels first, or train longer."
         )
 
@@ -224,7 +234,7 @@ def _advice_on_se(report: "GateReport", sites: "list[SiteVerdict]", place: Place
     coarse = [s.name for s in sites if s.quantized is False and not _is_float32(s)]
     if coarse:
         yield (
-            f"At {_listed(coarse)} SE itself lost them, though the file computes it in float: its "
+            f"At {listed(coarse)} SE itself lost them, though the file computes it in float: its "
             "weights are too coarse; take a format with finer ones, such as float16."
         )
     sound = ("survives", "not adaptive")
@@ -234,12 +244,12 @@ def _advice_on_se(report: "GateReport", sites: "list[SiteVerdict]", place: Place
         kept = [s.name for s in report.sites.values() if s.quantized is False]
         in_order = [name for name in report.sites if name in {*helped, *kept}]
         how = _keep_float(report, in_order, place)
-        yield f"What to do: keep {_listed(helped)} in float: {how}."
+        yield f"What to do: keep {listed(helped)} in float: {how}."
     rest = [s.name for s in sites if s.name not in {*coarse, *helped}]
     if rest:
         is_float = all(_is_float32(site) for site in sites)
         more = "" if is_float else ", and keeping it in float is not enough"
-        yield f"At {_listed(rest)} SE itself lost them{more}: {_OTHER}."
+        yield f"At {listed(rest)} SE itself lost them{more}: {_OTHER}."
 
 
 def _is_float32(site: "SiteVerdict") -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.data import checked_labels
 from keras_se.errors import InputError
 from keras_se.litert.delegation import SiteDelegation, delegation
 from keras_se.litert.gates import GateReader
@@ -25,7 +24,7 @@ from keras_se.litert.recipe import calibration_rows, used_rows
 from keras_se.litert.runtime import runtime_name
 from keras_se.sites.site import PREFIXES
 from keras_se.sites.statistics import spread
-from keras_se.verification.outcome import outcome, takes_labels
+from keras_se.verification.outcome import class_labels, outcome
 from keras_se.verification.reference import Gates, Reference
 from keras_se.verification.report import GateReport, SiteVerdict, Stress
 from keras_se.verification.rule import (
@@ -111,7 +110,7 @@ def verify(
     own = reference_of(reference if trained is None else trained, "verify", input_shape)
     # Check all arguments before the file runs, which takes long.
     samples = _samples(own, x, "x")
-    labels = None if y is None else _labels(own, y, _count(samples))
+    labels = None if y is None else class_labels("verify", own.output_shape, y, _count(samples))
     if stress is not None and gates is not None:
         raise InputError(
             "Recorded gates are of the samples in x: judge stress without them. "
@@ -171,17 +170,6 @@ def _stressed(reference: Reference, stress: Any) -> dict[str, Samples]:
             f"{{'dark': 0.5 * x}}. Received: {type(stress).__name__}"
         )
     return {str(name): _samples(reference, x, f"stress[{name!r}]") for name, x in stress.items()}
-
-
-def _labels(reference: Reference, y: Any, samples: int) -> np.ndarray:
-    labels = checked_labels("verify", "y", y, samples)
-    if not takes_labels(reference.output_shape, labels):
-        raise InputError(
-            "y needs a reference whose first output has one value per class, or one in all. "
-            f"Received: labels up to {labels.max()} for an output of shape "
-            f"{reference.output_shape}"
-        )
-    return labels
 
 
 def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) -> str:
