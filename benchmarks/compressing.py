@@ -8,7 +8,6 @@ scaled by 200 and undone in the next kernels, so that the network computes the s
 ranges are 200 times too wide for all other channels.
 """
 
-import gzip
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ from keras_se.compress import cluster, equalize, prune, quantize_aware, strip
 from keras_se.data import Pair, load_images
 from keras_se.graph.models import sublayers
 from keras_se.layers import FakeQuantize
-from keras_se.litert.runtime import predict
 
 layers = keras.layers
 TRAIN, TEST, CALIBRATION = 10_000, 2_000, 200
@@ -124,13 +122,16 @@ def record(
     figures: Figures, original: keras.Model, tflite: bytes, images: Images, reference: Any
 ) -> None:
     """Measures a file."""
-    outputs = predict(tflite, {"inputs": images.x_test})
-    figures.accuracy.append(float((np.argmax(outputs, axis=1) == images.y_test).mean()))
-    figures.size.append(len(tflite))
-    figures.zipped.append(len(gzip.compress(tflite, 9)))
-    report = keras_se.verify(original, tflite, images.x_test[:256], trained=reference)
-    figures.verdicts.append(report.verdict)
-    for site in report.sites.values():
+    compressed = original if reference is None else reference
+    report = keras_se.compression_report(
+        original, compressed, images.x_test, images.y_test, tflite=tflite
+    )
+    file = report.stages["file"]
+    figures.accuracy.append(file.outcome.file)
+    figures.size.append(file.tflite_size.plain)
+    figures.zipped.append(file.tflite_size.zipped)
+    figures.verdicts.append(report.gates.verdict)
+    for site in report.gates.sites.values():
         if site.r2 is not None:
             figures.r2.append(site.r2)
         if site.spread_kept is not None:

@@ -118,6 +118,7 @@ class _Pair:
         plain: It as a plain Keras 3 model.
         technique: The function that compressed it; `None` for a plain model.
         samples: The inputs by their names in a file.
+        shape: Shape of one sample; `None` if there are several inputs.
     """
 
     original: keras.Model
@@ -125,6 +126,7 @@ class _Pair:
     plain: keras.Model
     technique: str | None
     samples: Samples
+    shape: tuple[int, ...] | None
 
     @property
     def is_rounded(self) -> bool:
@@ -149,12 +151,15 @@ class _Pair:
         shape = shapes[0] if len(shapes) == 1 else None
         compression = compression_of(compressed)
         technique = QUANTIZED if is_compressed(compressed) else None
+        sized = fitted(original, _PURPOSE, shape, stacklevel=4)
+        is_same = compressed is original
         return cls(
-            original=fitted(original, _PURPOSE, shape, stacklevel=4),
+            original=sized,
             compressed=compressed,
-            plain=fitted(plain, _PURPOSE, shape, stacklevel=4),
+            plain=sized if is_same else fitted(plain, _PURPOSE, shape, stacklevel=4),
             technique=technique if compression is None else compression.technique,
             samples=samples,
+            shape=shape,
         )
 
 
@@ -287,15 +292,14 @@ def _verdict(
     elif count < MIN_SAMPLES:
         notes.append(f"Gates were not judged: that needs {MIN_SAMPLES} samples or more.")
     elif file is not None:
-        x = pair.samples
-        trained = None if pair.compressed is pair.original else _trained(pair)
-        return verify(pair.original, file, x, labels, trained=trained)
+        # A plain model may need its twin; a compressed one, whose gates are rounded, has none.
+        trained = pair.plain if pair.technique is None else pair.compressed
+        if trained is pair.original:
+            trained = None
+        return verify(
+            pair.original, file, pair.samples, labels, trained=trained, input_shape=pair.shape
+        )
     return None
-
-
-def _trained(pair: _Pair) -> Any:
-    # A model of open sizes is judged at the size of the samples.
-    return pair.compressed if is_compressed(pair.compressed) else pair.plain
 
 
 def _file_name(given: TFLite | None, file: TFLite) -> str:

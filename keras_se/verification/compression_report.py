@@ -192,6 +192,8 @@ def _conclusion(report: CompressionReport) -> str:
 def _gates_in_words(report: CompressionReport) -> str:
     if report.gates is None:
         return ""
+    if report.gates.verdict == NOTHING_TO_SURVIVE:
+        return "no gate varies here"
     failed = [site.name for site in report.gates.sites.values() if site.failed]
     words = report.gates.verdict + (f" at {listed(failed)}" if failed and not report.passed else "")
     kept = report.spread_kept
@@ -243,10 +245,11 @@ def _failures(report: CompressionReport, place: Place) -> Iterator[str]:
         return
     yield from reasons(report.gates)
     yield from advice(report.gates, place)
-    others = {PRUNED: "to a lower sparsity", CLUSTERED: "with more clusters"}
-    if not report.passed and report.technique in others:
+    others = {PRUNED: "prune to a lower sparsity", CLUSTERED: "take more clusters"}
+    other = others.get(report.technique or "")
+    if other is not None and not report.passed:
         trunk = "scope='trunk'" if place == "python" else "--scope trunk"
-        yield f"Or leave SE as it is, with {trunk}, or {report.technique} {others[report.technique]}."
+        yield f"Or leave SE as it is, with {trunk}, or {other}."
 
 
 def _table(report: CompressionReport) -> Table:
