@@ -99,6 +99,7 @@ def compression_report(
         stages=stages,
         kernels=tuple(_kernels(pair.original, pair.plain)),
         asked=_asked(compressed, pair.technique),
+        sites=pair.sites,
         gates=gates,
         file="none" if file is None else _file_name(tflite, file),
         samples=count,
@@ -127,6 +128,11 @@ class _Pair:
     technique: str | None
     samples: Samples
     shape: tuple[int, ...] | None
+
+    @property
+    def sites(self) -> int:
+        """Number of SE sites of the original."""
+        return len(gated_sites(trace(self.original, _PURPOSE)))
 
     @property
     def is_rounded(self) -> bool:
@@ -284,22 +290,27 @@ def _asked(compressed: Any, technique: str | None) -> float | None:
 def _verdict(
     pair: _Pair, file: TFLite | None, labels: np.ndarray | None, held_out: bool, notes: list[str]
 ) -> GateReport | None:
-    count = len(next(iter(pair.samples.values())))
-    if not gated_sites(trace(pair.original, _PURPOSE)):
+    needed = None
+    if not pair.sites:
         notes.append("The model has no SE sites, and no gates to judge.")
-    elif not held_out:
-        notes.append("Gates were not judged: that needs held-out samples.")
-    elif count < MIN_SAMPLES:
-        notes.append(f"Gates were not judged: that needs {MIN_SAMPLES} samples or more.")
-    elif file is not None:
-        # A plain model may need its twin; a compressed one, whose gates are rounded, has none.
-        trained = pair.plain if pair.technique is None else pair.compressed
-        if trained is pair.original:
-            trained = None
-        return verify(
-            pair.original, file, pair.samples, labels, trained=trained, input_shape=pair.shape
-        )
-    return None
+        return None
+    if not held_out:
+        needed = "held-out samples"
+    elif len(next(iter(pair.samples.values()))) < MIN_SAMPLES:
+        needed = f"{MIN_SAMPLES} samples or more"
+    if needed is not None or file is None:
+        notes.append(f"Gates were not judged: that needs {needed or 'a TFLite file'}.")
+        return None
+    # A plain model may need its twin; a compressed one, whose gates are rounded, has none.
+    trained = pair.plain if pair.technique is None else pair.compressed
+    return verify(
+        pair.original,
+        file,
+        pair.samples,
+        labels,
+        trained=None if trained is pair.original else trained,
+        input_shape=pair.shape,
+    )
 
 
 def _file_name(given: TFLite | None, file: TFLite) -> str:

@@ -90,7 +90,8 @@ class CompressionReport:
             `quantize_aware`; `"stripped"`, after `quantize_aware` only; and `"file"`.
         kernels: The kernels, in the order of the layers; empty if the layers differ.
         asked: The sparsity or number of clusters that training aimed at; `None` if unknown.
-        gates: The verdict on the gates of the file; `None` if there is none, see `notes`.
+        sites: Number of SE sites of the original.
+        gates: The verdict on the gates of the file; `None` if they were not judged, see `notes`.
         file: Name of the file and its format.
         samples: Number of samples.
         held_out: Whether the samples were kept from training.
@@ -102,6 +103,7 @@ class CompressionReport:
     stages: Mapping[str, Stage]
     kernels: tuple[Kernel, ...]
     asked: float | None
+    sites: int
     gates: GateReport | None
     file: str
     samples: int
@@ -183,6 +185,8 @@ def _conclusion(report: CompressionReport) -> str:
         verdict = "Not judged, for want of held-out samples"
     elif last.outcome.is_worse:
         verdict = "Worse than the original"
+    elif report.sites and report.gates is None:
+        verdict = "Gates not judged"
     else:
         verdict = "Ship"
     parts = [_gates_in_words(report), _accuracy_in_words(last.outcome), _size_in_words(report)]

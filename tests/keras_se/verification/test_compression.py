@@ -230,9 +230,11 @@ def test_samples_of_the_training_judge_no_gates(networks, pruned, images, labels
     assert "Gates were not judged: that needs held-out samples." in text
 
 
-def test_few_samples_judge_no_gates(networks, pruned, images, labels):
-    report = compression_report(networks["sigmoid"], pruned, images[:31], labels[:31])
+def test_few_samples_judge_no_gates(networks, images, labels):
+    model = networks["sigmoid"]
+    report = compression_report(model, model, images[:31], labels[:31])
     assert report.gates is None
+    assert report.conclusion.startswith("Gates not judged: accuracy ")
     assert "Gates were not judged: that needs 32 samples or more." in report.notes
 
 
@@ -262,13 +264,17 @@ def test_outputs_that_are_no_classes(images):
 def test_a_model_without_a_file_is_no_error(images):
     inputs = keras.Input((8, 8, 3))
     x = keras.ops.erfinv(0.5 * layers.Conv2D(4, 3, activation="tanh")(inputs))
-    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    x = layers.GlobalAveragePooling2D()(keras_se.SEBlock(2)(x))
+    model = keras.Model(inputs, layers.Dense(2)(x))
     report = compression_report(model, model, images[:40])
     assert list(report.stages) == ["original", "compressed"]
-    (note, _) = report.notes
+    assert report.sites == 1
+    note = report.notes[0]
     assert note.startswith("There is no TFLite file to measure. compression_report supports ")
     assert report.stages["original"].tflite_size is None
     assert note[:40] in str(report)
+    assert "Gates were not judged: that needs a TFLite file." in report.notes
+    assert report.conclusion.startswith("Gates not judged: ")
 
 
 def test_half_precision_and_open_sizes(half_network, images, labels, twins):
