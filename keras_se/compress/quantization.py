@@ -1,4 +1,4 @@
-"""Quantization-aware training of SE models with calibrated ranges; the engine of Keras itself."""
+"""Quantization-aware training of SE models, with calibrated ranges."""
 
 import warnings
 from collections.abc import Sequence
@@ -43,50 +43,56 @@ def quantize_aware(
     Kernels are rounded per output channel. Activations are rounded where the file stores a tensor:
     after a convolution with its BatchNormalization and ReLU, after each gate, and after the product
     of gates and features. TFLite prescribes the ranges of sigmoid and tanh. All other ranges start
-    at the calibration data and follow the training data: with tfmot they widen at once and narrow
-    by 1 % per step, in Keras they move by 1 % per step in both directions.
+    at the calibration data and follow the training data: in Keras they move by 1 % per step in both
+    directions, with tfmot they widen at once and narrow by 1 % per step.
+
+    A layer or function without an int8 form is computed in float32, in the model as in the file,
+    and rounded where it begins and ends. Composite layers become their parts, inline SE becomes
+    `SEBlock`s. Augmentation and dropout are idle in the file.
 
     Args:
-        model: A built functional or Sequential Keras 3 model, with or without SE, that
-            `to_tf_keras` accepts. The function does not change it. Of one that computes in half
-            precision, such as `mixed_float16`, the float32 twin is trained.
+        model: A built functional or Sequential Keras 3 model, channels last, with or without SE.
+            The function does not change it. Of one that computes in half precision, such as
+            `mixed_float16`, the float32 twin is trained.
         calibration: Representative inputs, shape (samples, *input shape), or a list or dictionary
             of them; a hundred samples or more.
         preserve: Which result of earlier compression to keep: the `"sparsity"` of a pruned model,
-            the `"clusters"` of a clustered one, or `"both"`. Depthwise kernels have neither.
-        engine: `"tfmot"`: training in tf_keras, with all features above. `"keras"`: training in
-            Keras without another library. The result is a Keras 3 model with quantize-aware layers,
-            which saves like any other model; `trained=` and `strip` accept it. This engine does
-            not support `preserve`.
+            whose zeros stay zero, and with `engine="tfmot"` the `"clusters"` of a clustered one, or
+            `"both"`.
+        engine: `"keras"`: training in Keras without another library, under each of its backends;
+            the result saves like any other model. `"tfmot"`: training in tf_keras with TensorFlow
+            Model Optimization, of a model that `to_tf_keras` accepts and whose layers all have an
+            int8 form.
         input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
             sizes open, which the result then has. Only for models with one input.
 
     Returns:
-        A model to `compile` and `fit` with objects of Keras 3: a `tf_keras.Model`, which also
-        accepts objects of tf_keras, or with `engine="keras"` a `keras.Model`. `keras_se.to_tflite`
-        converts it to an int8 file without calibration, `keras_se.read_gates` returns its rounded
-        gates, `keras_se.verify(model, tflite, x, trained=...)` checks the file against both
-        models, and `strip` returns a Keras 3 model.
+        A `keras.Model` to `compile` and `fit`, or with `engine="tfmot"` a `tf_keras.Model` that
+        takes objects of Keras 3 and of tf_keras. `keras_se.to_tflite` converts it to an int8 file
+        without calibration, `keras_se.read_gates` returns its rounded gates,
+        `keras_se.verify(model, tflite, x, trained=...)` checks the file against both models, and
+        `strip` returns a plain Keras 3 model.
 
     Raises:
-        InputError: If the model cannot be converted to tf_keras or has a layer without a known int8
-            form, if the data do not match the model or leave the bottleneck of a site at zero, or
-            if there is nothing to preserve.
-        MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
+        InputError: If the model cannot be rebuilt or TFLite has no operation for a layer, if the
+            data do not match the model or leave the bottleneck of a site at zero, or if there is
+            nothing to preserve.
+        MissingExtraError: If `engine="tfmot"` lacks TensorFlow, tf_keras or
+            tensorflow-model-optimization.
 
     Warns:
+        ConversionWarning: For layers that the file computes in float32. Only TensorFlow can tell.
         PrecisionWarning: If the model computes in half precision.
 
     Source: Jacob et al., arXiv 1712.05877, section 3; Krishnamoorthi, arXiv 1806.08342, section 4;
     TensorFlow Model Optimization, "Quantization aware training".
 
     Example:
-        >>> import numpy as np
         >>> from keras_se import SEBlock
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2, name="se")])
         >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype("float32")
-        >>> [layer.name for layer in quantize_aware(model, x).layers if "product" in layer.name]
-        ['quant_se_product']
+        >>> [type(layer).__name__ for layer in quantize_aware(model, x).layers]
+        ['FakeQuantize', 'QuantizeAwareSEBlock']
     """
     check_plain(model)
     check_graph("quantize_aware", model)

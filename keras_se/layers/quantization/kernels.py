@@ -60,8 +60,9 @@ def _dense(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
 
 
 def _einsum(layer: Any, x: Any, rounded: Any, between: Any) -> Any:
-    contracted = _EINSUM.fullmatch(layer.equation).group("contracted")
-    return ops.einsum(layer.equation, x, rounded(layer.kernel, tuple(range(len(contracted)))))
+    form = _EINSUM.fullmatch(layer.equation)
+    axes = range(len(form["contracted"])) if form else ()
+    return ops.einsum(layer.equation, x, rounded(layer.kernel, tuple(axes)))
 
 
 def _conv(layer: Any, x: Any, rounded: Any, between: Any) -> Any:

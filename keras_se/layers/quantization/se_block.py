@@ -49,8 +49,10 @@ class QuantizeAwareSEBlock(SEBlock):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights and the ranges."""
         super().build(input_shape)
-        for part in (*self.ranges.values(), self.hidden, self.gating):
+        for part in self.ranges.values():
             part.build(input_shape)
+        for activation in (self.hidden, self.gating):
+            activation.build(input_shape)
 
     def squeeze_function(self) -> squeezes.Squeeze:
         """Returns the function that squeezes, which rounds where there are two squeezes."""
