@@ -5,7 +5,7 @@
 Small SE networks are trained, then compressed after training and in training, each technique from
 the same trained network. The second table has the same networks with two outlier channels: they are
 scaled by 200 and undone in the next kernels, so that the network computes the same, and its int8
-ranges are 200 times too wide for all other channels.
+ranges are 200 times too wide for all other channels. The third has networks with dropout.
 """
 
 import statistics
@@ -16,16 +16,16 @@ from typing import Any
 import click
 import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
 import keras_se
 from keras_se import SEBlock
 from keras_se.compress import cluster, equalize, prune, quantize_aware, strip
+from keras_se.compress.quantization import Engine
 from keras_se.data import Pair, load_images
 from keras_se.graph.models import sublayers
-from keras_se.layers import FakeQuantize
+from keras_se.layers import FakeQuantize, QuantizeAwareSEBlock
 
 layers = keras.layers
 TRAIN, TEST, CALIBRATION = 10_000, 2_000, 200
@@ -73,16 +73,20 @@ class Figures:
     reasons: set[str] = field(default_factory=set)
 
 
-def network(shape: tuple[int, ...], gate: str = "sigmoid") -> keras.Model:
+def network(shape: tuple[int, ...], dropout: float = 0.0) -> keras.Model:
     """Three stages of convolution, BatchNormalization, ReLU and SE."""
     x = inputs = keras.Input(shape)
     for filters in (16, 32, 64):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
         x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU()(x)
-        x = SEBlock(4, gate=gate, bias_initializer=keras.initializers.Constant(0.1))(x)
+        x = SEBlock(4, bias_initializer=keras.initializers.Constant(0.1))(x)
         x = layers.MaxPooling2D(2)(x)
+        if dropout:
+            x = layers.SpatialDropout2D(dropout / 2)(x)
     x = layers.GlobalAveragePooling2D()(x)
+    if dropout:
+        x = layers.Dropout(dropout)(x)
     return keras.Model(inputs, layers.Dense(10)(x))
 
 
@@ -174,15 +178,18 @@ def cold(quantized: Any) -> None:
 
 def regularized(quantized: Any) -> None:
     """A loss that falls with the spread of the gates over a batch."""
+    ops = keras.ops
+
+    def steady(gates: Any) -> Any:
+        return -0.5 * ops.mean(ops.sqrt(ops.var(gates, axis=0) + 1e-6))
+
     for layer in quantized.layers:
-        if layer.name.endswith("_product"):
-            gates = layer.input[1]
-            variance = tf.math.reduce_variance(gates, axis=0)
-            quantized.add_loss(-0.5 * tf.reduce_mean(tf.sqrt(variance + 1e-6)))
+        if isinstance(layer, QuantizeAwareSEBlock):
+            layer.gating.activity_regularizer = steady
 
 
 def aware(
-    engine: str,
+    engine: Engine = "keras",
     rate: float = 1e-4,
     is_equalized: bool = False,
     change: Callable[[Any], None] | None = None,
@@ -222,36 +229,48 @@ def clustered(model: keras.Model, images: Images) -> tuple[bytes, Any]:
     return keras_se.to_tflite(few, "float32"), few
 
 
-def pruned_aware(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+def pruned_aware(engine: Engine) -> Technique:
     """80 % of the weights zero, and int8 with these zeros."""
-    sparse = strip(fitted(prune(model, 0.8), images, MORE_EPOCHS, 1e-3))
-    quantized = quantize_aware(sparse, images.calibration, preserve="sparsity")
-    fitted(quantized, images, MORE_EPOCHS, 1e-4)
-    return keras_se.to_tflite(quantized), quantized
+
+    def technique(model: keras.Model, images: Images) -> tuple[bytes, Any]:
+        sparse = strip(fitted(prune(model, 0.8), images, MORE_EPOCHS, 1e-3))
+        quantized = quantize_aware(sparse, images.calibration, preserve="sparsity", engine=engine)
+        fitted(quantized, images, MORE_EPOCHS, 1e-4)
+        return keras_se.to_tflite(quantized), quantized
+
+    return technique
 
 
 SOUND: dict[str, Technique] = {
     "float32": in_float,
     "float32, trained on": longer,
     "int8 after training": after_training,
-    "QAT int8": aware("tfmot"),
-    "QAT int8, engine='keras'": aware("keras"),
+    "QAT int8": aware(),
+    "QAT int8, engine='tfmot'": aware("tfmot"),
     "50 % sparsity, float32": pruned(0.5),
     "80 % sparsity, float32": pruned(0.8),
     "16 clusters, float32": clustered,
-    "80 % sparsity, QAT int8": pruned_aware,
+    "80 % sparsity, QAT int8": pruned_aware("keras"),
+    "80 % sparsity, QAT int8, engine='tfmot'": pruned_aware("tfmot"),
 }
 OUTLIERS: dict[str, Technique] = {
     "float32": in_float,
     "int8 after training": after_training,
-    "QAT int8": aware("tfmot"),
-    "QAT int8, engine='keras'": aware("keras"),
-    "QAT int8, rate 1e-5": aware("tfmot", rate=1e-5),
-    "QAT int8, rate 1e-3": aware("tfmot", rate=1e-3),
-    "QAT int8, gate regularizer": aware("tfmot", change=regularized),
-    "QAT int8, engine='keras', cold ranges": aware("keras", change=cold),
+    "QAT int8": aware(),
+    "QAT int8, engine='tfmot'": aware("tfmot"),
+    "QAT int8, rate 1e-5": aware(rate=1e-5),
+    "QAT int8, rate 1e-3": aware(rate=1e-3),
+    "QAT int8, gate regularizer": aware(change=regularized),
+    "QAT int8, cold ranges": aware(change=cold),
     "equalized, int8 after training": untrained,
-    "equalized, QAT int8": aware("tfmot", is_equalized=True),
+    "equalized, QAT int8": aware(is_equalized=True),
+}
+DROPOUT: dict[str, Technique] = {
+    name: SOUND[name]
+    for name in (
+        *("float32", "float32, trained on", "int8 after training", "QAT int8"),
+        *("QAT int8, engine='tfmot'", "50 % sparsity, float32", "16 clusters, float32"),
+    )
 }
 
 
@@ -282,14 +301,20 @@ def shown(title: str, rows: dict[str, Figures]) -> Table:
 @click.argument("data")
 @click.option("--seeds", default=3, show_default=True)
 def main(data: str, seeds: int) -> None:
-    """Prints both tables, and each file as it is measured."""
+    """Prints the tables, and each file as it is measured."""
     images = Images.of(*load_images(data))
     console = Console(width=170)
-    tables: dict[str, dict[str, Figures]] = {"sound": {}, "two outlier channels": {}}
+    tables: dict[str, dict[str, Figures]] = {"sound": {}, "two outlier channels": {}, "dropout": {}}
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
-        model = fitted(network(images.x_train.shape[1:]), images, EPOCHS, 2e-3)
-        cases = {"sound": (model, SOUND), "two outlier channels": (with_outliers(model), OUTLIERS)}
+        shape = images.x_train.shape[1:]
+        model = fitted(network(shape), images, EPOCHS, 2e-3)
+        dropping = fitted(network(shape, dropout=0.3), images, EPOCHS, 2e-3)
+        cases = {
+            "sound": (model, SOUND),
+            "two outlier channels": (with_outliers(model), OUTLIERS),
+            "dropout": (dropping, DROPOUT),
+        }
         for title, (start, techniques) in cases.items():
             for name, technique in techniques.items():
                 keras.utils.set_random_seed(seed)
