@@ -219,23 +219,23 @@ def test_a_block_computes_what_numpy_does(gate, squeeze, rounded):
     np.testing.assert_array_equal(gates, block.gates(x))
 
 
-def test_a_block_loads_without_custom_objects(tmp_path):
-    block = QuantizeAwareSEBlock(2, activation="silu", gate="hard_sigmoid", use_bias=False)
-    model = keras.Sequential(
-        [
-            keras.Input((6, 6, 4)),
-            QuantizeAware(layers.SeparableConv2D(8, 3, activation="tanh")),
-            QuantizeAwareAffine(layers.BatchNormalization()),
-            block,
-        ]
+def test_all_loads_without_custom_objects(tmp_path):
+    block = QuantizeAwareSEBlock(
+        2, activation="silu", gate="softmax", squeeze="avg_max", shift=True, preserves_zeros=True
     )
+    x = inputs = keras.Input((6, 6, 4))
+    x = QuantizeAware(layers.SeparableConv2D(8, 3, activation="elu"), preserves_zeros=True)(x)
+    x = block(QuantizeAwareAffine(layers.BatchNormalization())(x))
+    model = keras.Model(inputs, QuantizeAwareMerge(layers.Average())([x, x, x]))
     block.ranges["product"].high.assign(2.0)
+    model.layers[-1].between[0].low.assign(-1.0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(0).normal(size=(3, 6, 6, 4)).astype("float32")
     np.testing.assert_array_equal(values(again(x)), values(model(x)))
-    assert isinstance(block.plain(), SEBlock)
-    assert block.plain().gate == "hard_sigmoid"
+    plain, config = block.plain(), SEBlock.get_config(block)
+    assert type(plain) is SEBlock
+    assert {**plain.get_config(), "name": block.name} == config
 
 
 def on(layer, shape):
