@@ -15,6 +15,7 @@ _OPEN = (
     *(keras.layers.Lambda, keras.layers.Pipeline, keras.layers.Wrapper),
     *(keras.layers.GroupQueryAttention, keras.layers.MultiHeadAttention),
 )
+_PUBLIC = frozenset(kind for kind in vars(keras.layers).values() if isinstance(kind, type))
 # TensorFlow's operations that can squeeze a map.
 _REDUCTIONS = {"AvgPool", "AvgPool3D", "Einsum", "Max", "MaxPool", "MaxPool3D", "Mean", "Sum"}
 _ASSIGNS = "assigns weights"
@@ -39,8 +40,14 @@ def is_composite(layer: Any) -> bool:
     """Whether a layer may hold other layers and operations: one of the user's, or a wrapper."""
     if not isinstance(layer, keras.layers.Layer) or is_nested_graph(layer):
         return False
-    is_own = not type(layer).__module__.startswith(("keras.", "keras_se."))
-    return is_own or isinstance(layer, _OPEN)
+    return not _is_known(type(layer)) or isinstance(layer, _OPEN)
+
+
+def _is_known(kind: type) -> bool:
+    """Whether a class is a layer that Keras has for its users, a model of Keras, or one of ours."""
+    # keras.applications writes layers of its own, as other packages do.
+    is_model = issubclass(kind, keras.Model) and kind.__module__.startswith("keras.")
+    return is_model or kind.__module__.startswith("keras_se.") or kind in _PUBLIC
 
 
 def symbolic_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -151,14 +158,19 @@ def takes_variables(call: Any) -> bool:
 
 def _parts(model: keras.Model | str) -> list[Any]:
     """The layers and kinds of operations in a recorded call; empty if Keras cannot record it."""
-    operations = [] if isinstance(model, str) else model.operations
-    # Raw operations are new objects in each recording, and so are inputs.
-    return [o if _is_kept(o) else type(o) for o in operations]
+    return [_part(o) for o in ([] if isinstance(model, str) else model.operations)]
 
 
-def _is_kept(operation: Any) -> bool:
-    is_input = isinstance(operation, keras.layers.InputLayer)
-    return isinstance(operation, keras.layers.Layer) and not is_input
+def _part(operation: Any) -> Any:
+    """What a layer or operation is, the same for each recording of it."""
+    # Raw operations are new objects in each recording, and so are inputs and the layers that a call
+    # makes, which can hold no weights.
+    is_layer = isinstance(operation, keras.layers.Layer)
+    if not is_layer or isinstance(operation, keras.layers.InputLayer):
+        return type(operation)
+    if operation.variables or type(operation) not in _PUBLIC:
+        return operation
+    return type(operation), {**operation.get_config(), "name": None}
 
 
 def may_reduce(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ to [0, 1]. The results differ by up to 0.083.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def convert_activation(new_layer: LayerFactory, identifier: Any, name: str) -> F
     known = function.__name__ if inspect.isfunction(function) else ""
     # A custom function may have the name of a built-in one, so compare the objects.
     if getattr(keras.activations, known, None) is not function:
-        return None
+        return new_layer.opened(new_layer, function, name)
     if known in _SAME:
         # A linear Activation layer would get a range of its own and block fusion in int8.
         return compose() if known == "linear" else new_layer("Activation", name, activation=known)
@@ -55,6 +56,37 @@ def _hard_silu(new_layer: LayerFactory, name: str) -> Function:
     gate = _hard_sigmoid(new_layer, name)
     product = new_layer("Multiply", f"{name}_product")
     return lambda tensor: product([tensor, gate(tensor)])
+
+
+def clip(new_layer: LayerFactory, name: str, lowest: float, highest: float) -> Function:
+    """Build min(max(x, lowest), highest)."""
+    relu = new_layer("ReLU", name, max_value=highest - lowest)
+    if lowest == 0.0:
+        return compose(relu)
+    shift = new_layer("Rescaling", f"{name}_shift", scale=1.0, offset=-lowest)
+    return compose(shift, relu, new_layer("Rescaling", f"{name}_back", scale=1.0, offset=lowest))
+
+
+def gelu(new_layer: LayerFactory, name: str, approximate: bool) -> Function:
+    """Build GELU, or its approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    if not approximate:
+        return compose(new_layer("Activation", name, activation="gelu"))
+    cube = new_layer("Multiply", f"{name}_cube")
+    share = new_layer("Rescaling", f"{name}_share", scale=0.044715)
+    total = new_layer("Add", f"{name}_sum")
+    gate = compose(
+        new_layer("Rescaling", f"{name}_scale", scale=math.sqrt(2.0 / math.pi)),
+        new_layer("Activation", f"{name}_tanh", activation="tanh"),
+        new_layer("Rescaling", f"{name}_one", scale=1.0, offset=1.0),
+        new_layer("Rescaling", f"{name}_half", scale=0.5),
+    )
+    product = new_layer("Multiply", name)
+
+    def call(tensor: Any) -> Any:
+        cubed = cube([tensor, tensor, tensor])
+        return product([tensor, gate(total([tensor, share(cubed)]))])
+
+    return call
 
 
 _WRITTEN_OUT: dict[str, Callable[[LayerFactory, str], Function]] = {

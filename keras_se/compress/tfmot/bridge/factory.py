@@ -39,15 +39,22 @@ class Converted:
     weights: tuple[LayerWeights, ...] = ()
 
 
+class NoCounterpartError(Exception):
+    """Why tf_keras has no counterpart, as a clause that follows the name of a layer."""
+
+
 class LayerFactory:
     """Builds the layers of one tf_keras model.
 
     Attributes:
         names: The names of the layers that were built.
+        opened: Returns the function of tf_keras tensors that computes what a function of Keras
+            tensors does, with layers of some name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, opened: "Callable[[LayerFactory, Any, str], Function]") -> None:
         self.names: set[str] = set()
+        self.opened = opened
         self._kinds = load_tf_keras().layers
 
     def __call__(self, kind: str, name: str, **arguments: Any) -> Any:

@@ -17,13 +17,15 @@ from keras_se.compress.tfmot.bridge.factory import (
 )
 from keras_se.errors import InputError
 from keras_se.graph.models import sublayers
+from keras_se.graph.trace import Call
 
 _LEFT_OUT = {"name", "dtype", "activation", "trainable", "seed"}
 _DEPTHWISE = {"padding", "strides", "dilation_rate", "kernel_size", "depth_multiplier"}
 
 
-def convert_layer(new_layer: LayerFactory, layer: Any, name: str) -> Converted | None:
-    """Convert a built-in Keras 3 layer, or return `None` if it is not supported."""
+def convert_layer(new_layer: LayerFactory, call: Call, name: str) -> Converted | None:
+    """Convert the call of a built-in Keras 3 layer, or return `None` if it is not supported."""
+    layer = call.layer
     kind = type(layer).__name__
     after = _activation_after(new_layer, layer, name) if _is_supported(layer, kind) else None
     if after is None:
@@ -35,13 +37,13 @@ def convert_layer(new_layer: LayerFactory, layer: Any, name: str) -> Converted |
     if kind == "Rescaling":
         return Converted(rescaling(new_layer, name, layer.scale, layer.offset))
     if kind == "Average":
-        return Converted(average(new_layer, name))
+        return Converted(average(new_layer, name, len(call.args[0])))
     if kind == "SeparableConv2D":
         return _separable(new_layer, layer, name, after)
     own = new_layer(kind, name, **_arguments(layer, kind))
     own.trainable = layer.trainable
     weights = (LayerWeights(own.name, tuple(layer.weights)),) if layer.weights else ()
-    return Converted(lambda inputs, **kwargs: after(own(inputs, **kwargs)), weights)
+    return Converted(lambda *args, **kwargs: after(own(*args, **kwargs)), weights)
 
 
 def counterpart(kind: str, value: Any) -> Any:
@@ -68,15 +70,11 @@ def rescaling(new_layer: LayerFactory, name: str, scale: Any, offset: Any) -> Fu
     return compose(*parts)
 
 
-def average(new_layer: LayerFactory, name: str) -> Function:
+def average(new_layer: LayerFactory, name: str, number: int) -> Function:
     """Compute the average of a list of tensors."""
     # quantize_aware has no int8 form for Average, but for Add and Rescaling.
-    total = new_layer("Add", name)
-
-    def call(tensors: Any) -> Any:
-        return new_layer("Rescaling", f"{name}_share", scale=1.0 / len(tensors))(total(tensors))
-
-    return call
+    share = new_layer("Rescaling", f"{name}_share", scale=1.0 / number)
+    return compose(new_layer("Add", name), share)
 
 
 def _is_supported(layer: Any, kind: str) -> bool:
@@ -124,7 +122,10 @@ def _separable(new_layer: LayerFactory, layer: Any, name: str, after: Function) 
 def _arguments(layer: Any, kind: str) -> dict[str, Any]:
     """Return the part of a layer's configuration that tf_keras accepts."""
     known = inspect.signature(getattr(load_tf_keras().layers, kind).__init__).parameters
-    config = layer.get_config()
+    try:
+        config = layer.get_config()
+    except Exception:  # an activation without a configuration, such as a lambda
+        config = {key: getattr(layer, key) for key in known if hasattr(layer, key)}
     # tf_keras has another name for this argument.
     if kind == "LeakyReLU":
         config["alpha"] = config["negative_slope"]
@@ -136,7 +137,9 @@ def _arguments(layer: Any, kind: str) -> dict[str, Any]:
     }
     for key in arguments:
         if key.endswith(("_regularizer", "_constraint")):
-            arguments[key] = counterpart(key.rpartition("_")[-1], getattr(layer, key))
+            kind = key.rpartition("_")[-1]
+            own = getattr(keras, f"{kind}s").get(config[key])
+            arguments[key] = counterpart(kind, own)
     return arguments
 
 

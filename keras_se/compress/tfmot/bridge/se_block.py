@@ -72,7 +72,7 @@ def _squeeze(new_layer: LayerFactory, block: SEBlock, name: str, rank: int) -> F
     ]
     squeeze: Function = poolings[0]
     if len(poolings) > 1:
-        mean = average(new_layer, f"{name}_squeezes")
+        mean = average(new_layer, f"{name}_squeezes", len(poolings))
         squeeze = compose(lambda features: [pooling(features) for pooling in poolings], mean)
     if rank == 4:
         return squeeze

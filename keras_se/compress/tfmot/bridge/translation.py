@@ -8,26 +8,28 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.compress.tfmot.bridge.agreement import Checked, agree, first_difference
+from keras_se.compress.tfmot.bridge.calls import convert_call, is_opened, open_function
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
-from keras_se.compress.tfmot.bridge.factory import Function, LayerFactory, LayerWeights
-from keras_se.compress.tfmot.bridge.layers import convert_layer
-from keras_se.compress.tfmot.bridge.operations import convert_operation
+from keras_se.compress.tfmot.bridge.factory import (
+    Converted,
+    Function,
+    LayerFactory,
+    LayerWeights,
+    NoCounterpartError,
+)
 from keras_se.compress.tfmot.bridge.se_block import convert_block
 from keras_se.errors import InputError
-from keras_se.graph.composites import is_composite, why_closed
+from keras_se.graph.composites import is_composite
 from keras_se.graph.compressed import check_plain
 from keras_se.graph.fitting import fitted
-from keras_se.graph.inputs import packed_inputs
-from keras_se.graph.models import free_name, is_graph
+from keras_se.graph.models import free_name
 from keras_se.graph.trace import trace
 from keras_se.graph.visits import Visit, changes_inputs, handed, nested_arguments, walk
 from keras_se.layers import SEBlock
 from keras_se.sites.gated import call_arguments
 
-MAX_DIFFERENCE = 1e-5  # relative to the largest output
 ENTRY = "_entry"  # suffix of the names of identity layers
-_SAMPLES = 2
-_UNKNOWN_SIZE = 96  # InceptionV3 rejects images smaller than 75
 
 
 def to_tf_keras(model: keras.Model) -> Any:
@@ -46,7 +48,8 @@ def to_tf_keras(model: keras.Model) -> Any:
 
     Raises:
         InputError: If tf_keras has no counterpart for a layer, an operation, a gate or a squeeze,
-            or if the two models differ by more than 1e-5 of the largest output.
+            or if a layer, or the model, computes something else than what it becomes, by more than
+            the rounding of float32 explains. The message names the first layer that differs.
         MissingExtraError: If TensorFlow or tf_keras is not installed.
 
     Warns:
@@ -82,10 +85,10 @@ class Translation:
         self.weights: list[LayerWeights] = []
         self._original = model
         self._quantizable = quantizable
-        self._new_layer = LayerFactory()
+        self._new_layer = LayerFactory(open_function)
         # By id of a layer, the layer, whose reference keeps the id valid, and what it becomes.
         self._functions: dict[int, tuple[Any, Function]] = {}
-        self._calls: list[tuple[Visit, Any]] = []  # with the outputs
+        self._calls: list[Checked] = []
         self.model = self._converted()
 
     def _converted(self) -> Any:
@@ -97,6 +100,7 @@ class Translation:
             ),
             graph.inputs,
         )
+        self._inputs = inputs
         entries = keras.tree.map_structure(lambda t: self._entry(t, plain_name(t.name)), inputs)
         outputs = walk(
             graph,
@@ -104,8 +108,9 @@ class Translation:
             self._visit,
             stand_in=lambda layer: layer,
             enter=_nested_inputs,
-            opens=lambda visit: why_closed(visit.recorded) is None,
+            opens=is_opened,
         )
+        self._check_weights()
         new_model = tf_keras.Model(inputs, outputs, name=plain_name(self._original.name))
         for weights in self.weights:
             _set_weights(new_model.get_layer(weights.layer), weights.variables)
@@ -122,68 +127,61 @@ class Translation:
     def _visit(self, visit: Visit) -> Any:
         """Call what a layer becomes on tf_keras tensors."""
         layer, args, kwargs = visit.layer, visit.args, visit.kwargs
-        # A layer called twice is converted once, so its weights stay shared.
-        if id(layer) not in self._functions:
-            self._functions[id(layer)] = (layer, self._convert(visit))
-        _, function = self._functions[id(layer)]
         if isinstance(layer, SEBlock):
             arguments = call_arguments(layer, visit)
             if arguments.get("mask") is not None or arguments.get("return_gates"):
                 raise _unsupported_block(visit)
-            args, kwargs = args[:1], {}
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            args = (self._entry(args[0], plain_name(visit.path, layer.name)), *args[1:])
-        outputs = function(*args, **kwargs)
-        self._calls.append((visit, outputs))
+        try:
+            # A layer called twice is converted once, so its weights stay shared.
+            if id(layer) not in self._functions:
+                self._functions[id(layer)] = (layer, self._convert(visit))
+            _, function = self._functions[id(layer)]
+            if isinstance(layer, keras.layers.BatchNormalization):
+                args = (self._entry(args[0], plain_name(visit.path, layer.name)), *args[1:])
+            outputs = function(*args, **kwargs)
+        except NoCounterpartError as reason:
+            raise _unsupported(visit, str(reason)) from None
+        self._calls.append((visit, function, outputs))
         return outputs
 
     def _convert(self, visit: Visit) -> Function:
-        layer, args = visit.layer, visit.args
         name = free_name(plain_name(visit.path, visit.name), self._new_layer.names)
-        if not isinstance(layer, keras.layers.Layer):
-            new_layer = self._new_layer
-            function = None if visit.kwargs else convert_operation(new_layer, layer, args, name)
-            if function is None:
-                raise _unsupported(visit)
-            return function
-        # SEBlock is not in tf_keras: it becomes several layers, one of which applies the gates.
-        if isinstance(layer, SEBlock):
-            converted = convert_block(self._new_layer, layer, name, len(args[0].shape))
-            if converted is None:
-                raise _unsupported_block(visit)
+        if isinstance(visit.layer, SEBlock):
+            converted = self._convert_block(visit, name)
         else:
-            converted = None if is_graph(layer) else convert_layer(self._new_layer, layer, name)
-            if converted is None:
-                raise _unsupported(visit)
+            converted = convert_call(self._new_layer, visit, name)
         self.weights += converted.weights
         return converted.function
 
+    def _convert_block(self, visit: Visit, name: str) -> Converted:
+        # SEBlock is not in tf_keras: it becomes several layers, one of which applies the gates.
+        rank = len(visit.args[0].shape)
+        converted = convert_block(self._new_layer, visit.layer, name, rank)
+        if converted is None:
+            raise _unsupported_block(visit)
+        function = converted.function
+        return Converted(lambda features, *_, **__: function(features), converted.weights)
+
+    def _check_weights(self) -> None:
+        """Raise `InputError` for a weight that no layer of the new model trains."""
+        held = {id(variable) for weights in self.weights for variable in weights.variables}
+        for variable in self._original.trainable_variables:
+            if id(variable) not in held:
+                raise InputError(
+                    "to_tf_keras supports weights that a layer of tf_keras trains. "
+                    f"Received: {variable.path!r}, with which a layer computes in another way"
+                )
+
     def check(self) -> None:
         """Raise `InputError` if the tf_keras model computes other outputs than the original."""
-        if not agree(self._original, self.model):
+        found = first_difference(self._calls, self._inputs, self.model)
+        if found is None and not agree(self._original, self.model):
+            found = "no layer differs alone"
+        if found is not None:
             raise InputError(
-                f"to_tf_keras must agree with the model to {MAX_DIFFERENCE:g} of the largest "
-                f"output. Received: model {self._original.name!r}, where {self._first_difference()}"
+                "to_tf_keras must compute what the model does, to the rounding of float32. "
+                f"Received: model {self._original.name!r}, where {found}"
             )
-
-    def _first_difference(self) -> str:
-        """Name the first layer that computes something else than what it became."""
-        parts = keras.tree.flatten([(v.args, v.kwargs, outputs) for v, outputs in self._calls])
-        tensors = {id(p): p for p in parts if isinstance(p, type(self.model.inputs[0]))}
-        reader = load_tf_keras().Model(self.model.input, list(tensors.values()))
-        x = keras.tree.pack_sequence_as(self.model.input, _random_inputs(self.model))
-        values = dict(zip(tensors, reader(x, training=False), strict=True))
-
-        def value(part: Any) -> Any:
-            return np.array(values[id(part)]) if id(part) in values else part
-
-        # Each layer receives the tensors of tf_keras, so an earlier difference does not add up.
-        for visit, outputs in self._calls:
-            layer = visit.layer
-            args, kwargs = keras.tree.map_structure(value, (visit.args, visit.kwargs))
-            if _differ(layer(*args, **kwargs), keras.tree.map_structure(value, outputs)):
-                return f"{layer.name!r} ({type(layer).__name__}) is the first layer that differs"
-        return "no layer differs alone"
 
 
 def _nested_inputs(visit: Visit) -> Any:
@@ -219,11 +217,12 @@ def plain_name(path: str, name: str = "") -> str:
     return plain if plain[:1].isalnum() else f"layer{plain}"  # TensorFlow scope rule
 
 
-def _unsupported(visit: Visit) -> InputError:
+def _unsupported(visit: Visit, reason: str = "") -> InputError:
     return InputError(
         "to_tf_keras supports built-in layers and arithmetic that tf_keras has, channels last and "
         "without masks. "
         f"Received: {visit.path + visit.name!r} ({type(visit.layer).__name__})"
+        f"{reason and ', '}{reason}"
     )
 
 
@@ -239,33 +238,3 @@ def _unsupported_block(visit: Visit) -> InputError:
         "an activation that tf_keras has, channels last, called without a mask and without "
         f"return_gates. Received: {visit.path + visit.layer.name!r} with {', '.join(settings)}"
     )
-
-
-def agree(model: keras.Model, new_model: Any) -> bool:
-    """Return whether both models agree to 1e-5 of the largest output on random inputs."""
-    x = _random_inputs(new_model)
-    expected = model(packed_inputs(model, x), training=False)
-    given = new_model(keras.tree.pack_sequence_as(new_model.input, x), training=False)
-    return not _differ(expected, given)
-
-
-def _random_inputs(tf_keras_model: Any) -> list[np.ndarray]:
-    arrays = []
-    for tensor in tf_keras_model.inputs:
-        rng = np.random.default_rng(0)
-        shape = [_UNKNOWN_SIZE if size is None else size for size in tensor.shape[1:]]
-        shape = [tensor.shape[0] or _SAMPLES, *shape]
-        is_float = tensor.dtype.is_floating
-        values = rng.normal(size=shape) if is_float else rng.integers(0, 2, size=shape)
-        arrays.append(values.astype(tensor.dtype.as_numpy_dtype))
-    return arrays
-
-
-def _differ(expected: Any, given: Any) -> bool:
-    for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(given), strict=True):
-        own, new = keras.ops.convert_to_numpy(a), np.array(b)
-        largest = max(np.abs(own).max(initial=0.0), np.finfo("float32").tiny)
-        # `not <=` instead of `>`: NaN counts as a difference.
-        if not np.abs(own - new).max(initial=0.0) <= MAX_DIFFERENCE * largest:
-            return True
-    return False

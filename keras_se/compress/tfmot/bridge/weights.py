@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.compress.tfmot.bridge.agreement import agree
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
-from keras_se.compress.tfmot.bridge.translation import Translation, agree
+from keras_se.compress.tfmot.bridge.translation import Translation
 from keras_se.errors import InputError
 from keras_se.graph.precision import in_float32
 from keras_se.graph.rebuilding import Rebuilding

@@ -5,51 +5,19 @@ import sys
 import keras
 import numpy as np
 import pytest
+from bridging import check_same, randomized, sample, side_by_side
 from keras import layers
 
 from keras_se import SEBlock, insert
 from keras_se.compress import from_tf_keras, prune, strip, to_tf_keras
-from keras_se.compress.tfmot.bridge import activations
+from keras_se.compress.tfmot.bridge import activations, translation
+from keras_se.compress.tfmot.bridge.factory import LayerFactory
 from keras_se.compress.tfmot.bridge.translation import plain_name
 from keras_se.errors import InputError
 from keras_se.layers import DivisiveNormalization
 from keras_se.layers.gates import GATES
 
 RandomNormal = keras.initializers.RandomNormal
-
-
-def randomized(model):
-    """Statistics and biases as after training: their places show."""
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        if variable.name in ("gamma", "moving_variance"):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-        elif variable.name in ("beta", "bias", "moving_mean"):
-            variable.assign(rng.normal(0.0, 0.2, variable.shape))
-    return model
-
-
-def sample(model, seed=1):
-    rng = np.random.default_rng(seed)
-    arrays = [
-        rng.normal(size=(3, *(size or 64 for size in t.shape[1:]))).astype("float32")
-        if "float" in t.dtype
-        else rng.integers(0, 5, (3, *t.shape[1:]))
-        for t in model.inputs
-    ]
-    is_one = isinstance(model, keras.Sequential)
-    return arrays[0] if is_one else keras.tree.pack_sequence_as(model.input, arrays)
-
-
-def check_same(model):
-    converted = to_tf_keras(model)
-    x = sample(model)
-    wanted = keras.tree.flatten(model(x, training=False))
-    given = keras.tree.flatten(converted(x, training=False))
-    for own, theirs in zip(wanted, given, strict=True):
-        own, theirs = own.numpy(), theirs.numpy()
-        assert np.abs(own - theirs).max() <= 1e-5 * np.abs(own).max()
-    return converted
 
 
 # With hard-swish and inline SE, rescaling and normalization, branches and odd paddings.
@@ -79,12 +47,6 @@ BLOCKS = [
     {"activation": None},
     {"kernel_regularizer": "l2", "bias_constraint": "max_norm"},
 ]
-
-
-def side_by_side(shape, functions):
-    """A model with one output for each function of its input."""
-    inputs = keras.Input(shape)
-    return randomized(keras.Model(inputs, [function(inputs) for function in functions]))
 
 
 @pytest.mark.parametrize("shape", [(9, 8), (6, 5, 8), (4, 3, 2, 8)])
@@ -142,6 +104,7 @@ LAYERS = {
         layers.Dropout(0.5),
         layers.GaussianNoise(0.5),
         layers.UnitNormalization(),
+        layers.TimeDistributed(layers.Dense(2)),
     ],
     (3,): [layers.RepeatVector(4)],
 }
@@ -232,7 +195,21 @@ class Subclassed(keras.Model):
 
 class Custom(layers.Layer):
     def call(self, inputs):
-        return keras.ops.erf(inputs)
+        return keras.ops.cumsum(inputs, axis=1)
+
+
+class Standardized(layers.Layer):
+    """As in NFNets: what it computes with is made of its weight."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(4,), name="gamma")
+
+    def call(self, inputs):
+        return inputs * keras.ops.reshape(self.gamma * 2.0, (1, 1, 1, 4))
+
+
+def only_numbers(x):
+    return np.asarray(x).clip(0)
 
 
 class InTraining(layers.Layer):
@@ -271,20 +248,31 @@ def test_a_model_in_half_precision_is_converted_in_float32(half_network, network
         (lambda: keras.Sequential([layers.Dense(2)]), "built.* not built"),
         (
             lambda: sequential(Custom(name="own")),
-            "built-in layers.* Received: 'own/erf_1' .Erf.",
+            "built-in layers.* Received: 'own/cumsum_1' .Cumsum.",
         ),
         (
             lambda: sequential(InTraining(name="own")),
-            "built-in layers.* Received: 'own' .InTraining.",
+            "built-in layers.* Received: 'own' .InTraining., which differs in training",
         ),
         (lambda: sequential(layers.LSTM(2), shape=(6, 4)), r"Received: 'lstm\w*' .LSTM."),
         (lambda: sequential(layers.Masking(), shape=(6, 4)), r"Received: 'masking\w*' .Masking."),
-        (
-            lambda: sequential(layers.TimeDistributed(layers.Dense(2)), shape=(6, 4)),
-            "Received: 'time_distributed",
-        ),
         (lambda: sequential(layers.Embedding(5, 2, mask_zero=True), shape=(6,)), "Embedding"),
-        (lambda: sequential(layers.Dense(2, activation=np.tanh)), r"Received: 'dense\w*' .Dense."),
+        (
+            lambda: sequential(layers.Dense(2, activation=np.tanh)),
+            r"Received: 'dense\w*' .Dense., whose activation 'tanh' Keras cannot record: ",
+        ),
+        (
+            lambda: sequential(layers.Activation(only_numbers, name="a")),
+            "Received: 'a' .Activation., whose activation 'only_numbers' Keras cannot record: ",
+        ),
+        (
+            lambda: sequential(layers.Activation(layers.PReLU(), name="a")),
+            "Received: 'a' .Activation., with weights in its activation 'PReLU'",
+        ),
+        (
+            lambda: sequential(Standardized(name="own")),
+            "weights that a layer of tf_keras trains. Received: '.*own/gamma'",
+        ),
         (lambda: sequential(SEBlock(2, squeeze="std", name="b")), "'b' with .*squeeze='std'"),
         (
             lambda: sequential(SEBlock(2, gate=DivisiveNormalization())),
@@ -325,24 +313,79 @@ def test_layers_of_the_users_own_are_looked_into():
     }
 
 
-def test_a_wrong_translation_is_refused_with_the_first_layer_that_differs(monkeypatch):
-    """What a bridge by name would do: tf_keras has another hard_sigmoid."""
+def bent():
+    x = inputs = keras.Input((8, 8, 4))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="hard_sigmoid", name="map")(x)
+    x = layers.BatchNormalization(epsilon=1e-3, name="norm")(x)
+    x = layers.LeakyReLU(0.2, name="leaky")(x)
+    x = layers.ReLU(6.0, name="relu6")(x)
+    x = layers.Dense(8, name="square")(layers.GlobalAveragePooling2D()(x))
+    return randomized(keras.Model(inputs, layers.Dense(3, activation="softmax")(x)))
 
-    def by_name(new_layer, name):
-        return new_layer("Activation", name, activation="hard_sigmoid")
 
-    model = keras.Sequential(
-        [
-            keras.Input((5,)),
-            layers.Dense(5, name="before"),
-            layers.Dense(5, activation="hard_sigmoid", name="wrong"),
-            layers.Dense(5, name="after"),
-        ]
-    )
+WRONG = {
+    "map_activation": {"activation": "hard_sigmoid"},  # by name: tf_keras has another
+    "map": {"padding": "valid"},
+    "norm": {"epsilon": 1.1e-3},
+    "leaky": {"alpha": 0.3},
+    "relu6": {"max_value": 6.001},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_translation_is_refused_with_the_first_layer_that_differs(monkeypatch, name):
+    right = LayerFactory.__call__
+
+    def wrong(self, kind, called, **settings):
+        return right(self, kind, called, **settings | (WRONG[name] if called == name else {}))
+
+    def by_name(new_layer, called):
+        return new_layer("Activation", called, activation="sigmoid")
+
+    model = bent()
     to_tf_keras(model)
-    monkeypatch.setitem(activations._WRITTEN_OUT, "hard_sigmoid", by_name)
-    with pytest.raises(InputError, match=r"agree .* to 1e-05.* 'wrong' .Dense. is the first"):
+    monkeypatch.setattr(LayerFactory, "__call__", wrong)
+    if name == "map_activation":
+        monkeypatch.setitem(activations._WRITTEN_OUT, "hard_sigmoid", by_name)
+    layer = name.removesuffix("_activation")
+    with pytest.raises(
+        InputError, match=rf"rounding of float32.*, where '{layer}' .* is the first"
+    ):
         to_tf_keras(model)
+
+
+def test_a_kernel_in_another_order_is_refused(monkeypatch):
+    def transposed(layer, variables):
+        set_weights(layer, variables)
+        if layer.name == "square":
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel.T, bias])
+
+    set_weights = translation._set_weights
+    monkeypatch.setattr(translation, "_set_weights", transposed)
+    with pytest.raises(InputError, match=r"'square' .Dense. is the first layer that differs, by"):
+        to_tf_keras(bent())
+
+
+def test_parts_that_agree_in_a_model_that_does_not_are_refused(monkeypatch):
+    model = bent()
+    monkeypatch.setattr(translation, "first_difference", lambda *arguments: None)
+    to_tf_keras(model)
+    monkeypatch.setattr(translation, "_set_weights", lambda *arguments: None)
+    with pytest.raises(InputError, match="where no layer differs alone"):
+        to_tf_keras(model)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_sound_models_of_any_scale_and_depth_agree(scale):
+    """The outputs are tiny, or saturate the softmax."""
+    x = inputs = keras.Input((8, 8, 3))
+    for _ in range(12):
+        x = layers.BatchNormalization()(layers.Conv2D(8, 3, padding="same")(x))
+        x = layers.LeakyReLU(0.1)(x)
+    x = layers.Rescaling(scale)(x)
+    model = keras.Model(inputs, [x, layers.Dense(5, activation="softmax")(layers.Flatten()(x))])
+    to_tf_keras(randomized(model))
 
 
 def test_the_process_stays_as_it_was():
@@ -377,7 +420,9 @@ def test_names_that_tensorflow_does_not_take():
     check_same(model)
 
 
-@pytest.mark.parametrize("operation", [lambda x: x * np.ones(3, "float32"), lambda x: x / 0.0])
+@pytest.mark.parametrize(
+    "operation", [lambda x: x + np.ones((2, 1, 4, 3), "float32"), lambda x: x / 0.0]
+)
 def test_arithmetic_that_is_not_known_is_refused(operation):
     inputs = keras.Input((4, 4, 3))
     with pytest.raises(InputError, match="built-in layers and arithmetic"):
