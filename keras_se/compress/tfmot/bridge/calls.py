@@ -69,8 +69,8 @@ def _called(function: Any) -> str:
 
 
 def _why_not_opened(visit: Visit) -> str:
-    reason = why_closed(visit.recorded)
     looked = visit.graph.look_into(visit.index)
-    if reason is None and isinstance(looked, str):
-        reason = f"cannot be recorded by Keras: {looked}"
+    if isinstance(looked, str):
+        return f"which Keras cannot record: {looked}"
+    reason = why_closed(visit.recorded)
     return f"which {reason}" if reason else ""

@@ -5,6 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from bridging import check_same, randomized, sample, side_by_side
 from keras import layers
 
@@ -212,6 +213,11 @@ def only_numbers(x):
     return np.asarray(x).clip(0)
 
 
+class OfTensorFlow(layers.Layer):
+    def call(self, inputs, training=None):
+        return tf.nn.relu(inputs)
+
+
 class InTraining(layers.Layer):
     def call(self, inputs, training=None):
         return inputs * 2.0 if training else inputs
@@ -253,6 +259,10 @@ def test_a_model_in_half_precision_is_converted_in_float32(half_network, network
         (
             lambda: sequential(InTraining(name="own")),
             "built-in layers.* Received: 'own' .InTraining., which differs in training",
+        ),
+        (
+            lambda: sequential(OfTensorFlow(name="own")),
+            "Received: 'own' .OfTensorFlow., which Keras cannot record: A KerasTensor cannot",
         ),
         (lambda: sequential(layers.LSTM(2), shape=(6, 4)), r"Received: 'lstm\w*' .LSTM."),
         (lambda: sequential(layers.Masking(), shape=(6, 4)), r"Received: 'masking\w*' .Masking."),
