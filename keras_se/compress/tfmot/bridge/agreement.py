@@ -45,7 +45,7 @@ def agree(model: keras.Model, new_model: Any) -> bool:
 def first_difference(calls: Sequence[Checked], tensors: Any, new_model: Any) -> str | None:
     """Say which call is the first that becomes something else, if there is one.
 
-    `tensors` are the inputs of `new_model` on which the calls depend. Each call gets what the
+    `tensors` are the inputs of `new_model` as the calls take them. Each call gets what the
     layers of tf_keras before it computed, so that differences do not add up.
     """
     values = dict(zip(map(id, keras.tree.flatten(tensors)), random_inputs(new_model), strict=True))

@@ -100,8 +100,8 @@ class Translation:
             ),
             graph.inputs,
         )
-        self._inputs = inputs
         entries = keras.tree.map_structure(lambda t: self._entry(t, plain_name(t.name)), inputs)
+        self._entries = entries
         outputs = walk(
             graph,
             entries,
@@ -174,7 +174,7 @@ class Translation:
 
     def check(self) -> None:
         """Raise `InputError` if the tf_keras model computes other outputs than the original."""
-        found = first_difference(self._calls, self._inputs, self.model)
+        found = first_difference(self._calls, self._entries, self.model)
         if found is None and not agree(self._original, self.model):
             found = "no layer differs alone"
         if found is not None:
