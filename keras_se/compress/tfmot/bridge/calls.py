@@ -33,7 +33,9 @@ def convert_call(new_layer: LayerFactory, visit: Visit, name: str) -> Converted:
 
 def is_opened(visit: Visit) -> bool:
     """Whether a composite layer becomes what is inside it."""
-    return why_closed(visit.recorded) is None
+    # tf_keras has this one.
+    is_attention = type(visit.layer) is keras.layers.MultiHeadAttention
+    return not is_attention and why_closed(visit.recorded) is None
 
 
 def open_function(new_layer: LayerFactory, function: Any, name: str) -> Function:
