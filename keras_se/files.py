@@ -4,17 +4,22 @@ A file has its name only once its content is on the disk, to survive a kill or a
 """
 
 import itertools
+import json
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_se.errors import InputError, first_line
+
+_MAX_CONFIG = 2**26  # bytes; large models have a few MiB
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -143,8 +148,33 @@ def free_name(target: Path) -> Path:
     return next(name for name in names if not os.path.lexists(name))
 
 
-def load_model(path: str) -> keras.Model:
-    """Loads a `.keras` file in safe mode."""
+def archive_config(path: str) -> dict[str, Any]:
+    """Returns the configuration in a `.keras` file, of Keras or of tf_keras."""
+    _check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
+            # The size that an archive states may be false.
+            text = file.read(_MAX_CONFIG + 1)
+        config = json.loads(text) if len(text) <= _MAX_CONFIG else None
+    except (KeyError, OSError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            "A .keras file must hold a config.json that can be read. "
+            f"Received: {path!r}, which gives: {first_line(error)}"
+        ) from error
+    if not isinstance(config, dict):
+        raise InputError(
+            f"The config.json of a .keras file must be an object of at most {_MAX_CONFIG >> 20} "
+            f"MiB. Received: {path!r}, in which it is not"
+        )
+    return config
+
+
+def is_of_tf_keras(config: dict[str, Any]) -> bool:
+    """Returns whether a configuration is that of a compressed model of tf_keras."""
+    return config.get("registered_name") == "keras_se>CompressedModel"
+
+
+def _check_archive(path: str) -> None:
     if not Path(path).is_file():
         raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
     # `load_model` of Keras also takes HDF5 files, by their suffix.
@@ -153,9 +183,18 @@ def load_model(path: str) -> keras.Model:
             "A model must be a .keras file, a zip archive that model.save wrote. "
             f"Received: {path!r}, which is not"
         )
+
+
+def load_model(path: str, compile: bool = True) -> keras.Model:
+    """Loads a `.keras` file in safe mode."""
+    if is_of_tf_keras(archive_config(path)):
+        raise InputError(
+            "A model must be of Keras: keras_se.compress.load opens a compressed model of tf_keras, "
+            f"and strip makes a Keras model of it. Received: {path!r}, of tf_keras"
+        )
     try:
         # Safe mode is the default: Keras refuses files that hold Python code, such as a Lambda.
-        return keras.saving.load_model(path)
+        return keras.saving.load_model(path, compile=compile)
     except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
         raise InputError(
             "A model must be a .keras file that Keras loads in safe mode, with --import for custom "

@@ -6,6 +6,7 @@ its trained weights are copied back.
 """
 
 from keras_se.compress.equalization import equalize
+from keras_se.compress.loading import load
 from keras_se.compress.quantization import quantize_aware
 from keras_se.compress.stripping import strip
 from keras_se.compress.tfmot.bridge.translation import to_tf_keras
@@ -17,6 +18,7 @@ __all__ = [
     "cluster",
     "equalize",
     "from_tf_keras",
+    "load",
     "prune",
     "quantize_aware",
     "strip",

@@ -10,6 +10,7 @@ from keras_se.errors import InputError
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 
 QUANTIZED, PRUNED, CLUSTERED = "quantize_aware", "prune", "cluster"
+RECORD = "compression"  # key in the configuration of a compressed model
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,14 @@ class Compression:
     Attributes:
         model: The Keras 3 model.
         technique: The function that compressed it: `"quantize_aware"`, `"prune"` or `"cluster"`.
+        constants: Indices of the weights of the model that the compressed model does not hold as
+            weights, such as the statistics of a Normalization. Of a compressed model from a file,
+            only these weights of `model` have their values.
     """
 
     model: keras.Model
     technique: str
+    constants: tuple[int, ...] = ()
 
 
 # Weak keys: this table must not keep a compressed model alive.

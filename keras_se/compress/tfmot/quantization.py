@@ -1,18 +1,16 @@
 """Quantization-aware training with tensorflow-model-optimization (tfmot) in tf_keras."""
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
 
-from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
+from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import translate
 from keras_se.compress.tfmot.rounding import Range, RoundingPlan, kind_of, outputs_of
 from keras_se.compress.tfmot.scopes import copied, rebuilt
-from keras_se.compress.tfmot.training import trainable_model
 from keras_se.errors import InputError
-from keras_se.graph.compressed import QUANTIZED, Compression
+from keras_se.graph.compressed import QUANTIZED
 from keras_se.layers.quantization.activation import decollapse_bias
 from keras_se.litert.calibration import calibration_samples
 from keras_se.litert.convert import check_backend
@@ -25,13 +23,14 @@ _FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 def quantize_in_tf_keras(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
     """Make a quantize-aware tf_keras model; see `quantize_aware`."""
+    from keras_se.compress.tfmot.compressed_model import trainable_model  # loads tf_keras
     from keras_se.compress.tfmot.quantizers import wrapped  # loads tfmot
 
     check_backend("quantize_aware")
     translation = translate(model, quantizable=True)
     samples = calibration_samples(model, calibration)
     plan = RoundingPlan(translation.model)
-    quantizer = _kernel_quantizers(model, preserve)
+    _check_preserved(model, preserve)
     ranges = _ranges(translation.model, plan.measured, list(samples.values()))
 
     def wrap(layer: Any) -> Any:
@@ -42,9 +41,10 @@ def quantize_in_tf_keras(model: keras.Model, calibration: Any, preserve: str | N
         # TFLite folds BatchNormalization into a kernel only, so this one gets a kernel of ones.
         if layer.name in plan.standalone:
             return wrapped(_identity_convolution(layer), None, output)
-        return wrapped(_with_distinct_offsets(layer), quantizer(layer), output)
+        return wrapped(_with_distinct_offsets(layer), preserve, output)
 
-    return trainable_model(rebuilt(translation.model, wrap), Compression(model, QUANTIZED))
+    new_model = rebuilt(translation.model, wrap)
+    return trainable_model(new_model, QUANTIZED, model, translation.weights)
 
 
 def _with_distinct_offsets(layer: Any) -> Any:
@@ -68,10 +68,9 @@ def _identity_convolution(entry: Any) -> Any:
     return ones
 
 
-def _kernel_quantizers(model: keras.Model, preserve: str | None) -> Callable[[Any], Any]:
-    """Return a function from a layer to its tfmot kernel quantizer, or to `None`."""
+def _check_preserved(model: keras.Model, preserve: str | None) -> None:
     if preserve is None:
-        return lambda layer: None
+        return
     kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
     is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
     is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
@@ -80,20 +79,6 @@ def _kernel_quantizers(model: keras.Model, preserve: str | None) -> Callable[[An
             "preserve needs a pruned or clustered model: train with prune or cluster, and strip. "
             f"Received: preserve={preserve!r} for model {model.name!r}, which is not"
         )
-    combine = load_tfmot().experimental.combine
-    scheme = (
-        combine.Default8BitPrunePreserveQuantizeScheme()
-        if preserve == "sparsity"
-        else combine.Default8BitClusterPreserveQuantizeScheme(preserve == "both")
-    )
-
-    def quantizer(layer: Any) -> Any:
-        # Depthwise kernels are neither pruned nor clustered: there is nothing to preserve.
-        if kind_of(layer) not in ("Conv2D", "Dense"):
-            return None
-        return scheme.get_quantize_registry().get_quantize_config(layer).weight_quantizer
-
-    return quantizer
 
 
 def _ranges(model: Any, names: set[str], samples: list[np.ndarray]) -> dict[str, Range]:

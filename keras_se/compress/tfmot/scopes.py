@@ -7,9 +7,7 @@ import keras
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import translate
-from keras_se.compress.tfmot.training import trainable_model
 from keras_se.errors import InputError
-from keras_se.graph.compressed import Compression
 from keras_se.graph.fitting import fitted
 
 Scope = Literal["all", "trunk", "se"]
@@ -37,6 +35,8 @@ def compress_in_scope(
     technique: str, model: keras.Model, scope: Scope, wrap: Callable[[Any], Any]
 ) -> Any:
     """Convert a model for training with the trainable kernel layers in a scope wrapped."""
+    from keras_se.compress.tfmot.compressed_model import trainable_model  # loads tf_keras
+
     if scope not in SCOPES:
         raise InputError(f"scope must be one of {list(SCOPES)}. Received: scope={scope!r}")
     model = fitted(model, technique, stacklevel=4)
@@ -57,4 +57,4 @@ def compress_in_scope(
         translation.model,
         lambda layer: wrap(copied(layer)) if layer.name in wanted else copied(layer),
     )
-    return trainable_model(new_model, Compression(model, technique))
+    return trainable_model(new_model, technique, model, translation.weights)

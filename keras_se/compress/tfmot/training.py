@@ -1,4 +1,4 @@
-"""tf_keras models that accept the losses, metrics, optimizers and callbacks of Keras 3."""
+"""Losses, metrics, optimizers and callbacks of Keras 3 as those of tf_keras."""
 
 import inspect
 from functools import cache
@@ -6,59 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
+from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.errors import InputError
-from keras_se.graph.compressed import PRUNED, Compression, compression_of, record_compression
 
 _HIGHER_IS_BETTER = ("acc", "accuracy", "auc", "precision", "recall")
 _REDUCTIONS = {None: "none", "mean": "sum_over_batch_size"}
 _HOOKS = [name for name in dir(keras.callbacks.Callback) if name.startswith("on_")]
-
-
-def trainable_model(model: Any, compression: Compression) -> Any:
-    """Return a tf_keras model that trains with Keras 3 objects, and record its compression."""
-    new_model = _model_class()(model.input, model.output, name=model.name)
-    # Losses in a dictionary are assigned by these names.
-    if not isinstance(compression.model, keras.Sequential):
-        new_model.output_names = list(compression.model.output_names)
-    record_compression(new_model, compression)
-    return new_model
-
-
-@cache
-def _model_class() -> Any:
-    """Define a subclass of `tf_keras.Model`; tf_keras is loaded on first use."""
-    base: Any = load_tf_keras().Model
-
-    class CompressedModel(base):
-        """A `tf_keras.Model` that accepts objects of Keras 3 and of tf_keras."""
-
-        def compile(self, *args: Any, **kwargs: Any) -> None:
-            args, kwargs = keras.tree.map_structure(convert_object, (args, kwargs))
-            super().compile(*args, **kwargs)
-
-        def fit(self, *args: Any, **kwargs: Any) -> Any:
-            # Callbacks may be positional, so bind the arguments to find them.
-            arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
-            if any(isinstance(a, keras.utils.PyDataset) for a in arguments.values()):
-                raise InputError(
-                    "fit of a compressed model supports arrays, a tf.data.Dataset or a generator. "
-                    "Received: a keras.utils.PyDataset"
-                )
-            compression = compression_of(self)
-            is_pruned = compression is not None and compression.technique == PRUNED
-            # Without this callback, tfmot refuses to train a pruned model.
-            own = [load_tfmot().sparsity.keras.UpdatePruningStep()] if is_pruned else []
-            arguments["callbacks"] = [*own, *_converted_callbacks(arguments.get("callbacks"))]
-            return super().fit(**arguments)
-
-        def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-            return super().evaluate(*args, callbacks=_converted_callbacks(callbacks), **kwargs)
-
-        def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-            return super().predict(*args, callbacks=_converted_callbacks(callbacks), **kwargs)
-
-    return CompressedModel
 
 
 def convert_object(value: Any) -> Any:
@@ -78,7 +31,9 @@ def convert_object(value: Any) -> Any:
     is_built_in = type(value).__module__.startswith("keras.")
     if isinstance(value, keras.losses.Loss) and not (is_built_in and counterpart):
         # A Keras 3 loss works on TensorFlow tensors, but tf_keras does not know its class.
-        return lambda *args: value(*args)
+        from keras_se.compress.tfmot.keras_loss import KerasLoss  # loads tf_keras
+
+        return KerasLoss(value)
     if counterpart is None or not is_built_in:
         raise InputError(
             "A compressed model supports the optimizers and metrics that tf_keras has. "
@@ -119,12 +74,28 @@ def _schedule(config: Any) -> Any:
     return keras.optimizers.schedules.deserialize(config)
 
 
-def _converted_callbacks(given: Any) -> Any:
+def convert_callbacks(given: Any) -> Any:
+    """Convert the callbacks of Keras 3 among those given, to a list."""
     if isinstance(given, load_tf_keras().callbacks.CallbackList):  # fit passes it to evaluate
         return given
     listed = given if isinstance(given, list | tuple) else [given] if given else []
-    of_keras, adapter = keras.callbacks.Callback, _adapter_class()
-    return [adapter(each) if isinstance(each, of_keras) else each for each in listed]
+    return [
+        _converted(each) if isinstance(each, keras.callbacks.Callback) else each for each in listed
+    ]
+
+
+def _converted(callback: Any) -> Any:
+    if not isinstance(callback, keras.callbacks.BackupAndRestore):
+        return _adapter_class()(callback)
+    # It tells `fit` of Keras 3 the epoch at which to go on, which tf_keras would not see.
+    if type(callback) is not keras.callbacks.BackupAndRestore:
+        raise InputError(
+            "fit of a compressed model supports BackupAndRestore of Keras or of tf_keras. "
+            f"Received: {type(callback).__name__}, a subclass"
+        )
+    return load_tf_keras().callbacks.BackupAndRestore(
+        callback.backup_dir, callback.save_freq, callback.delete_checkpoint
+    )
 
 
 @cache
