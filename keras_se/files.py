@@ -189,7 +189,7 @@ def load_model(path: str, compile: bool = True) -> keras.Model:
     """Loads a `.keras` file in safe mode."""
     if is_of_tf_keras(archive_config(path)):
         raise InputError(
-            "A model must be of Keras: keras_se.compress.load opens a compressed model of tf_keras, "
+            "A model must be of Keras: keras_se.compress.load opens a compressed one of tf_keras, "
             f"and strip makes a Keras model of it. Received: {path!r}, of tf_keras"
         )
     try:

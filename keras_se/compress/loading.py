@@ -20,10 +20,11 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> Any:
     """Loads a compressed model that was saved in a `.keras` file, in safe mode.
 
     The models of `prune`, `cluster` and `quantize_aware(engine="tfmot")` are of tf_keras, and so
-    are their files: Keras does not load them. `tf_keras.models.load_model` does, if no object of
-    yours is registered with Keras alone; this function takes both kinds of files and checks what
-    they name before anything is imported. The model goes on to train where it was saved, with the
-    state of its optimizer, its pruning step and masks, centroids and ranges.
+    are their files: `keras.saving.load_model` does not load them. `tf_keras.models.load_model` does
+    only after this function or one that compresses, which register the classes, and without
+    objects that are registered with Keras alone. This function takes files of both engines and
+    checks what they name before anything is imported. The model goes on to train where it was
+    saved, with the state of its optimizer, its pruning step and masks, its centroids and ranges.
 
     Args:
         path: The file, as `model.save` or a `ModelCheckpoint` with whole models wrote it.

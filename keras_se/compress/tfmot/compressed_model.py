@@ -1,18 +1,20 @@
 """The tf_keras class of the models that `quantize_aware`, `prune` and `cluster` return.
 
-Importing this module loads tf_keras. tf_keras imports it by name when it loads a saved model.
+Importing this module loads tf_keras, and registers with it what a saved model names.
 """
 
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-import keras_se.compress.tfmot.quantizers  # noqa: F401  registers its wrapper
+import keras_se.compress.tfmot.batch_normalization
+import keras_se.compress.tfmot.quantizers  # noqa: F401  both register a layer
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
 from keras_se.compress.tfmot.bridge.factory import LayerWeights
 from keras_se.compress.tfmot.training import convert_callbacks, convert_object
@@ -76,10 +78,12 @@ class CompressedModel(_base):
     """
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile with optimizers, losses and metrics of both libraries."""
         args, kwargs = keras.tree.map_structure(convert_object, (args, kwargs))
         super().compile(*args, **kwargs)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train with callbacks of both libraries; refuse checkpoints that could not be written."""
         # Callbacks may be positional, so bind the arguments to find them.
         arguments = inspect.signature(super().fit).bind(*args, **kwargs).arguments
         if any(isinstance(a, keras.utils.PyDataset) for a in arguments.values()):
@@ -99,14 +103,17 @@ class CompressedModel(_base):
         return super().fit(**arguments)
 
     def evaluate(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        """Evaluate with callbacks of both libraries."""
         return super().evaluate(*args, callbacks=convert_callbacks(callbacks), **kwargs)
 
     def predict(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        """Predict with callbacks of both libraries."""
         return super().predict(*args, callbacks=convert_callbacks(callbacks), **kwargs)
 
     def save(
         self, filepath: Any, overwrite: bool = True, save_format: Any = None, **kwargs: Any
     ) -> None:
+        """Save the whole model in a `.keras` file of tf_keras."""
         self._check_saving(filepath, save_format)
         super().save(filepath, overwrite, **kwargs)
 
@@ -118,11 +125,12 @@ class CompressedModel(_base):
                 "keras_se.compress.load opens, or by save_weights in NAME.weights.h5; export "
                 f"writes a SavedModel for inference. Received: {filepath!r}"
             )
-        with keras_errors(
+        rule = (
             "A compressed model is saved with all that it was made and compiled from: register "
-            "what is your own, or save its weights only",
-            f"model {self.name!r}",
-        ):
+            "what is your own, or save its weights only"
+        )
+        with keras_errors(rule, f"model {self.name!r}"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a lambda, which is refused below
             text = json.dumps(_tf_keras.saving.serialize_keras_object(self))
         if '"__lambda__"' in text:
             raise InputError(
@@ -132,6 +140,7 @@ class CompressedModel(_base):
             )
 
     def get_config(self) -> dict[str, Any]:
+        """Return the configuration, with the record of the compression."""
         config = super().get_config()
         compression = compression_of(self)
         if compression is not None:
@@ -140,6 +149,7 @@ class CompressedModel(_base):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Make a model without its weights, and record its compression."""
         config = dict(config)
         record = config.pop(RECORD, None)
         # tf_keras finds the layers of tfmot in these scopes only.
@@ -149,6 +159,7 @@ class CompressedModel(_base):
 
     # tf_keras does not compile a loaded model whose class has its own `compile`.
     def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile as the saved model was."""
         super().compile(**_tf_keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)

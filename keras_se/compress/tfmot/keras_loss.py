@@ -19,11 +19,14 @@ class KerasLoss(_base):
         self._loss = loss
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Return the loss, reduced as in Keras 3."""
         return self._loss(y_true, y_pred, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the loss as JSON."""
         return {"loss": keras.saving.serialize_keras_object(self._loss)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "KerasLoss":
+        """Make the loss of a configuration."""
         return cls(keras.saving.deserialize_keras_object(config["loss"]))

@@ -1,7 +1,7 @@
 """Quantizers for the kernel, bias and output of a tf_keras layer.
 
 The classes derive from those of tensorflow-model-optimization (tfmot): importing this module loads
-it. tf_keras imports it by name when it loads a saved model.
+it.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def wrapped(layer: Any, preserve: str | None, output: Output | None) -> Any:
     names = [n for n in (*KERNEL_AXES, *_BIASES) if getattr(layer, n, None) is not None]
     # Depthwise kernels are neither pruned nor clustered: there is nothing to preserve.
     preserve = preserve if kind_of(layer) in ("Conv2D", "Dense") else None
-    return Wrapper(layer, _LayerConfig(layer, names, preserve, output))
+    return _Wrapper(layer, _LayerConfig(layer, names, preserve, output))
 
 
 class _MovingRange(_quantization.quantizers.Quantizer):
@@ -87,7 +87,7 @@ class _Kernel(_quantization.quantizers.Quantizer):
         self._centroids = centroids
 
     def build(self, tensor_shape: Any, name: str, layer: Any) -> Any:
-        variables = {"axes": KERNEL_AXES[name]}
+        variables: dict[str, Any] = {"axes": KERNEL_AXES[name]}
         if self._preserving is None:
             return variables
         kernel = getattr(layer.layer, name)
@@ -129,16 +129,16 @@ def _saved(layer: Any, name: str, value: Any) -> Any:
 def _with_centroids(shape: Any, centroids: Sequence[int]) -> np.ndarray:
     """Return a kernel in which tfmot finds so many values, in all or per output channel."""
     channels, size, count = shape[-1], math.prod(shape[:-1]), centroids[-1]
-    if len(centroids) > 1 or len(shape) == 2:
-        values = np.arange(size * channels).reshape(channels, size)
-        values = (
-            values % count if len(shape) == 2 else np.tile(np.arange(size) % count, (channels, 1))
-        )
+    values = np.arange(channels * size)
+    if len(centroids) > 1:
+        values = np.tile(values[:size] % count, channels)
+    elif len(shape) == 2:
+        values %= count
     else:
         # tfmot counts them per channel unless the numbers of the channels differ by two.
         few = max(1, count - (channels - 1) * size)
-        rest = (few + np.arange((channels - 1) * size)) % count
-        values = np.concatenate([np.arange(size) % few, rest]).reshape(channels, size)
+        values = np.where(values < size, values % few, (values - size + few) % count)
+    values = values.reshape(channels, size)
     return values.T.reshape(shape).astype("float32")
 
 
@@ -168,10 +168,9 @@ class _LayerConfig(_quantization.QuantizeConfig):
         kernels: Mapping[str, Any] | None = None,
     ) -> None:
         self._preserve = preserve
+        known = kernels or {}
         self._own = {
-            name: _Bias()
-            if name in _BIASES
-            else _kernel(layer, preserve, (kernels or {}).get(name))
+            name: _Bias() if name in _BIASES else _kernel(layer, preserve, known.get(name))
             for name in names
         }
         self._output = None if output is None else _MovingRange(output)
@@ -219,8 +218,8 @@ def _kernel(layer: Any, preserve: str | None, config: Mapping[str, Any] | None) 
     return _Kernel(preserving, None if config is None else config["centroids"])
 
 
-@_tf_keras.saving.register_keras_serializable(package="keras_se")
-class Wrapper(_quantization.QuantizeWrapperV2):
+@_tf_keras.saving.register_keras_serializable(package="keras_se", name="Wrapper")
+class _Wrapper(_quantization.QuantizeWrapperV2):
     """The tfmot wrapper for a layer that may be frozen."""
 
     def get_config(self) -> dict[str, Any]:

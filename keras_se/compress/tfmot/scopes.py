@@ -18,7 +18,11 @@ _WITH_KERNEL = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "Conv3DTranspos
 
 def copied(layer: Any) -> Any:
     """Return a copy of a built tf_keras layer with its weights."""
-    copy = type(layer).from_config(layer.get_config())
+    from keras_se.compress.tfmot.batch_normalization import BatchNormalization  # loads tf_keras
+
+    is_normalization = type(layer) is load_tf_keras().layers.BatchNormalization
+    kind = BatchNormalization if is_normalization else type(layer)
+    copy = kind.from_config(layer.get_config())
     # The wrappers of tfmot read the weights when they are built, so build the copy first.
     if layer.weights:
         copy.build(layer.get_input_shape_at(0))
