@@ -43,8 +43,8 @@ def quantize_aware(
     Kernels are rounded per output channel. Activations are rounded where the file stores a tensor:
     after a convolution with its BatchNormalization and ReLU, after each gate, and after the product
     of gates and features. TFLite prescribes the ranges of sigmoid and tanh. All other ranges start
-    at the calibration data and follow the training data: in Keras they move by 1 % per step in both
-    directions, with tfmot they widen at once and narrow by 1 % per step.
+    at the calibration data and follow the training data: they widen at once and narrow by 1 % per
+    step.
 
     A layer or function without an int8 form is computed in float32, in the model as in the file,
     and rounded where it begins and ends. Composite layers become their parts, inline SE becomes

@@ -79,7 +79,7 @@ class FakeQuantize(keras.layers.Layer):
         return self.add_weight(name=name, shape=(), initializer=start, trainable=False)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Rounds the inputs; in training the range follows their extremes."""
+        """Rounds the inputs; in training the range widens at once and narrows slowly."""
         if self.observing:
             # Not rounded: the ranges of later layers must come from unrounded values.
             self._widen(inputs)
@@ -115,10 +115,10 @@ class FakeQuantize(keras.layers.Layer):
     def _follow(self, inputs: Any) -> None:
         low, high = _extremes(inputs)
         # A batch of zeros leaves the range alone: TFLite does not load a range of no width.
-        is_alive = ops.greater(high, low)
-        for end, value in ((self.low, low), (self.high, high)):
-            part = ops.where(is_alive, 1.0 - self.momentum, 0.0)
-            end.assign(end + part * (value - end))
+        part = ops.where(ops.greater(high, low), 1.0 - self.momentum, 0.0)
+        # Widened at once: dropout would lose what a range clips of the larger values that it makes.
+        self.low.assign(ops.minimum(low, self.low + part * (low - self.low)))
+        self.high.assign(ops.maximum(high, self.high + part * (high - self.high)))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the input."""

@@ -1,5 +1,6 @@
 """Compressed models are saved, load in a fresh process, and are all that they were."""
 
+import functools
 import json
 import os
 import signal
@@ -14,11 +15,12 @@ import tf_keras
 from keras import layers
 
 import keras_se
-from keras_se import SEBlock
-from keras_se.compress import cluster, load, prune, quantize_aware, strip
+from keras_se import SEBlock, compress
+from keras_se.compress import cluster, load, prune, strip
 from keras_se.errors import InputError
 from keras_se.files import load_model
 
+quantize_aware = functools.partial(compress.quantize_aware, engine="tfmot")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 6, 6, 3)).astype("float32")
@@ -244,7 +246,7 @@ layers = [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)]
 plain = keras.Sequential([keras.Input((6,)), *layers])
 make = {
     "prune": lambda: prune(plain, 0.5, "polynomial", end_step=7, frequency=1),
-    "tfmot": lambda: quantize_aware(plain, x),
+    "tfmot": lambda: quantize_aware(plain, x, engine="tfmot"),
 }[way]
 backup = {"keras": keras, "tf_keras": tf_keras}[kind].callbacks.BackupAndRestore(f"{folder}/backup")
 def trained(*callbacks):

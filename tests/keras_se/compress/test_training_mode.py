@@ -14,14 +14,13 @@ WAYS = {
     "prune": lambda model: prune(model, 0.0),
     # The kernels before the normalization stay as they are.
     "cluster": lambda model: cluster(model, 4, scope="se"),
-    "tfmot": lambda model: quantize_aware(model, X),
-    "keras": lambda model: quantize_aware(model, X, engine="keras"),
+    "tfmot": lambda model: quantize_aware(model, X, engine="tfmot"),
+    "keras": lambda model: quantize_aware(model, X),
 }
-# Of a size that the ranges of the Keras engine, which move by 1 % per step, do not clip.
 IDLE = {
-    "dropout": lambda: layers.Dropout(0.3),
-    "drop_connect": lambda: layers.Dropout(0.3, noise_shape=(None, 1, 1, 1)),
-    "spatial": lambda: layers.SpatialDropout2D(0.3),
+    "dropout": lambda: layers.Dropout(0.7),
+    "drop_connect": lambda: layers.Dropout(0.7, noise_shape=(None, 1, 1, 1)),
+    "spatial": lambda: layers.SpatialDropout2D(0.7),
     "noise": lambda: layers.GaussianNoise(1.0),
     "augmentation": lambda: layers.RandomTranslation(0.4, 0.4, fill_mode="constant"),
 }
@@ -87,6 +86,6 @@ def test_an_order_to_train_stays_one():
     inputs = keras.Input((8, 8, 3))
     x = layers.Dropout(0.5)(layers.Conv2D(8, 3)(inputs), training=True)
     model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
-    for each in (model, quantize_aware(model, X, engine="keras")):
+    for each in (model, quantize_aware(model, X)):
         one, other = (keras.ops.convert_to_numpy(each(X)) for _ in range(2))
         assert np.abs(one - other).max() > 0.1 * one.std()

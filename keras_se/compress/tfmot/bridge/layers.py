@@ -85,7 +85,7 @@ def _is_supported(layer: Any, kind: str) -> bool:
         is_built_in
         and hasattr(load_tf_keras().layers, kind)
         and not makes_masks
-        and not any(True for _ in sublayers(layer))
+        and (kind == "MultiHeadAttention" or not any(True for _ in sublayers(layer)))
         and not isinstance(layer, keras.layers.RNN | keras.layers.Lambda)
         and getattr(layer, "data_format", None) != "channels_first"
     )
