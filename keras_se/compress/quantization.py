@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_se.compress.rounding import Rounding, is_pruned
 from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
-from keras_se.errors import InputError
+from keras_se.errors import InputError, MissingExtraError
 from keras_se.graph.composites import is_composite, takes_variables, why_closed
 from keras_se.graph.compressed import check_plain
 from keras_se.graph.fitting import fitted
@@ -170,7 +171,8 @@ def _check_float(roundings: list[tuple[Graph, Rounding]], model: keras.Model) ->
     # Only a conversion shows it, and after the training it is too late.
     if not names or keras.backend.backend() != "tensorflow":
         return
-    with warnings.catch_warnings(record=True) as caught:
+    caught: list[warnings.WarningMessage] = []
+    with suppress(MissingExtraError), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConversionWarning)
         convert(model, None, Options(), "quantize_aware")
     if any(issubclass(warning.category, ConversionWarning) for warning in caught):

@@ -198,7 +198,8 @@ def _keeps_range(call: Call) -> bool:
 
 def _is_idle(call: Call) -> bool:
     """Return whether a layer returns its input at inference, such as augmentation."""
-    if is_nested_graph(call.layer) or call.kwargs.get("training") is not None:
+    layer = call.layer
+    if is_nested_graph(layer) or layer.weights or call.kwargs.get("training") is not None:
         return False
     tensors = symbolic_arguments(call.args, call.kwargs)
     if len(tensors) != 1 or "float" not in tensors[0].dtype:
@@ -207,7 +208,7 @@ def _is_idle(call: Call) -> bool:
     x = np.random.default_rng(0).random(shape).astype(tensors[0].dtype)
     try:
         with keras.StatelessScope():
-            found = keras.ops.convert_to_numpy(call.layer(x, training=False))
+            found = keras.ops.convert_to_numpy(layer(x, training=False))
     except Exception:  # the code of the user's layer may raise anything
         return False
     return np.array_equal(found, x)
