@@ -171,10 +171,10 @@ def _check_float(roundings: list[tuple[Graph, Rounding]], model: keras.Model) ->
     # Only a conversion shows it, and after the training it is too late.
     if not names or keras.backend.backend() != "tensorflow":
         return
-    caught: list[warnings.WarningMessage] = []
-    with suppress(MissingExtraError), warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConversionWarning)
-        convert(model, None, Options(), "quantize_aware")
+        with suppress(MissingExtraError):
+            convert(model, None, Options(), "quantize_aware")
     if any(issubclass(warning.category, ConversionWarning) for warning in caught):
         warnings.warn(
             "quantize_aware rounds the inputs and outputs of layers without an int8 form, which a "
