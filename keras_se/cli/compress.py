@@ -30,6 +30,7 @@ from keras_se.compress.tfmot.scopes import SCOPES, Scope
 from keras_se.data import cross_entropy_of
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
+from keras_se.graph.compressed import QUANTIZED
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.convert import convert
 from keras_se.litert.formats import Options
@@ -81,7 +82,7 @@ _OF_METHOD = {
 @click.option("--clusters", default=16, help="cluster: number of different values in each kernel.")
 @choice_option("--scope", SCOPES, "prune, cluster: the kernels to compress.")
 @choice_option(
-    "--engine", ENGINES, "qat: with TensorFlow Model Optimization (tf_keras), or in Keras itself."
+    "--engine", ENGINES, "qat: in Keras itself, or in tf_keras with TensorFlow Model Optimization."
 )
 @input_shape_option
 @click.option("--tflite", help="qat: also write this int8 file.")
@@ -124,6 +125,9 @@ def compress_command(
     report = _reported(original, compressed, samples, tflite)
     command = files.next_command(report, original, samples)
     report = dataclasses.replace(report, next_step=command)
+    if report.technique == QUANTIZED and files.tflite is None:
+        note = f"{files.out} has not the ranges that were trained: --tflite writes the file."
+        report = dataclasses.replace(report, notes=(*report.notes, note))
     click.echo(described(report, "command line"), nl=False)
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)
@@ -245,6 +249,8 @@ class _Files:
         self, report: CompressionReport, original: keras.Model, samples: Samples
     ) -> str:
         """Returns the command to run next, with the names of this run; empty if there is none."""
+        if self.tflite is None and report.technique == QUANTIZED:
+            return ""
         group = click.get_current_context().parent
         modules = () if group is None else group.params.get("modules", ())
         words = ["keras-se", *(word for module in modules for word in ("--import", module))]

@@ -251,7 +251,7 @@ class GraphEdit:
             return value
         # A model needs unique layer names, but a shared layer can have several ranges.
         self.names.append(free_name(f"{name}_range", self.names, first=2))
-        return FakeQuantize(name=self.names[-1])(value)
+        return FakeQuantize(name=self.names[-1], dtype="float32")(value)
 
 
 def rebuild(graph: Graph, edits: list[GraphEdit]) -> keras.Model:

@@ -97,7 +97,11 @@ class Rounding:
         # Activations have no weights: each call gets its own layer, so ranges differ by call.
         if name is not None and name != "linear" and not self._is_fused_relu(n):
             return QuantizeAwareActivation(
-                name, takes_sums=False, is_last=is_last, name=self._unique_name(n)
+                name,
+                takes_sums=False,
+                is_last=is_last,
+                name=self._unique_name(n),
+                dtype="float32",
             )
         if type(layer) in MERGES and self._is_merged_in_steps(n):
             return QuantizeAwareMerge(unbuilt_copy(layer), name=self._unique_name(n))

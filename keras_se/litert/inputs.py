@@ -149,7 +149,9 @@ def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
     if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
         x = np.asarray(x, "uint8")
     array = finite_float32(name, x)
-    if not fits(array.shape[1:], spec.shape) or len(array) == 0:
+    if array.ndim and len(array) == 0:
+        raise InputError(f"{name} must hold a sample or more. Received: shape {array.shape}")
+    if not fits(array.shape[1:], spec.shape):
         raise InputError(
             f"{name} must have the shape (samples, {', '.join(map(str, spec.shape))}). "
             f"Received: shape {array.shape}"

@@ -114,7 +114,7 @@ class CompressionReport:
     @property
     def passed(self) -> bool:
         """Whether no gates were found to be lost or weakened too much."""
-        return self.gates is None or self.gates.passed or self.gates.verdict == NOTHING_TO_SURVIVE
+        return self.gates is None or self.gates.passed
 
     @property
     def pruned(self) -> tuple[Kernel, ...]:
@@ -179,7 +179,9 @@ class CompressionReport:
 
 def _conclusion(report: CompressionReport) -> str:
     last = [*report.stages.values()][-1]
-    if not report.passed:
+    if report.gates is not None and report.gates.verdict == NOTHING_TO_SURVIVE:
+        verdict = "Nothing to survive"
+    elif not report.passed:
         verdict = "Do not ship"
     elif not report.held_out:
         verdict = "Not judged, for want of held-out samples"

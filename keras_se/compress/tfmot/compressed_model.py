@@ -132,11 +132,13 @@ class CompressedModel(_base):
         with keras_errors(rule, f"model {self.name!r}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of a lambda, which is refused below
             text = json.dumps(_tf_keras.saving.serialize_keras_object(self))
+            layers = json.dumps(_tf_keras.saving.serialize_keras_object(self.get_config()))
         if '"__lambda__"' in text:
+            where = "layers" if '"__lambda__"' in layers else "losses and metrics"
             raise InputError(
-                "A compressed model that is saved needs losses and metrics with a name: replace a "
-                "lambda by a registered function, or save its weights only. "
-                f"Received: model {self.name!r}, which was compiled with a lambda"
+                "A compressed model that is saved holds no code: replace a lambda by a registered "
+                "function or layer, or save its weights only. "
+                f"Received: model {self.name!r}, with a lambda among its {where}"
             )
 
     def get_config(self) -> dict[str, Any]:

@@ -74,10 +74,19 @@ def _check_preserved(model: keras.Model, preserve: str | None) -> None:
     kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
     is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
     is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
-    if (preserve != "clusters" and not is_sparse) or (preserve != "sparsity" and not is_clustered):
+    missing = [
+        what
+        for what, other, is_there in (
+            ("pruned", "clusters", is_sparse),
+            ("clustered", "sparsity", is_clustered),
+        )
+        if preserve != other and not is_there
+    ]
+    if missing:
         raise InputError(
             "preserve needs a pruned or clustered model: train with prune or cluster, and strip. "
-            f"Received: preserve={preserve!r} for model {model.name!r}, which is not"
+            f"Received: preserve={preserve!r} for model {model.name!r}, "
+            f"which is not {' and not '.join(missing)}"
         )
 
 

@@ -133,11 +133,16 @@ class QuantizeAwareActivation(keras.layers.Layer):
         self.takes_sums = takes_sums
         self.is_last = is_last
         # `takes_sums`: the input comes unrounded from a kernel. Fused activations leave it so.
-        self.before = FakeQuantize(name="before") if takes_sums and known.is_standalone else None
-        self.between = [FakeQuantize(ends) for ends in known.between]
+        # Of the precision of this layer, whatever the global policy is.
+        policy = {"dtype": self.dtype_policy}
+        is_rounded_before = takes_sums and known.is_standalone
+        self.before = FakeQuantize(name="before", **policy) if is_rounded_before else None
+        self.between = [FakeQuantize(ends, **policy) for ends in known.between]
         # The output of the model is not rounded to a pinned range: losses take its logarithm.
         is_pinned = known.is_standalone and known.after is not None
-        self.after = None if is_last and is_pinned else FakeQuantize(known.after, name="after")
+        self.after = (
+            None if is_last and is_pinned else FakeQuantize(known.after, name="after", **policy)
+        )
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

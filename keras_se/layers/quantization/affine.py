@@ -23,7 +23,7 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
                 f"QuantizeAwareAffine wraps one of {[kind.__name__ for kind in AFFINE]}. "
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
-        super().__init__(layer, **kwargs)
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer."""
@@ -64,7 +64,7 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         return input_shape
 
 
-_PIXELS = FakeQuantize((0.0, 255.0))  # exact for integers of 8 bits
+_PIXELS = FakeQuantize((0.0, 255.0), dtype="float32")  # exact for integers of 8 bits
 
 
 def _batch_normalization(layer: Any) -> tuple[Any, Any]:

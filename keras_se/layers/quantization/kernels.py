@@ -159,6 +159,7 @@ class QuantizeAware(keras.layers.Wrapper):
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
         kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
+        kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self.is_last = is_last
         self.preserves_zeros = preserves_zeros
@@ -167,11 +168,13 @@ class QuantizeAware(keras.layers.Wrapper):
         # activations are operations with ranges of their own.
         if not int8_form(layer.activation).is_fused:
             self.activated = QuantizeAwareActivation(
-                layer.activation, is_last=is_last, name="activated"
+                layer.activation, is_last=is_last, name="activated", dtype=self.dtype_policy
             )
         separable = keras.layers.SeparableConv1D | keras.layers.SeparableConv2D
         is_separable = isinstance(layer, separable)
-        self.between = FakeQuantize(name="between") if is_separable else None
+        self.between = (
+            FakeQuantize(name="between", dtype=self.dtype_policy) if is_separable else None
+        )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer and creates the ranges."""

@@ -30,7 +30,7 @@ class QuantizeAwareMerge(keras.layers.Wrapper):
                 f"QuantizeAwareMerge wraps one of {[kind.__name__ for kind in MERGES]}. "
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
-        super().__init__(layer, **kwargs)
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         self.between: list[FakeQuantize] = []
 
     def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
@@ -38,7 +38,8 @@ class QuantizeAwareMerge(keras.layers.Wrapper):
         self.layer.build(input_shape)
         is_mean = isinstance(self.layer, keras.layers.Average)
         self.between = [
-            FakeQuantize(name=f"between_{n}") for n in range(len(input_shape) - 2 + is_mean)
+            FakeQuantize(name=f"between_{n}", dtype=self.dtype_policy)
+            for n in range(len(input_shape) - 2 + is_mean)
         ]
         for part in self.between:
             part.build(input_shape[0])

@@ -35,10 +35,12 @@ class QuantizeAwareSEBlock(SEBlock):
         if self.shift:
             names += ["shift", "shifted"]
         for name in names:
-            self.ranges[name] = FakeQuantize(name=name)
+            self.ranges[name] = FakeQuantize(name=name, dtype=self.dtype_policy)
         gate = _GATE_FORMS.get(self.gate, self.gate) if isinstance(self.gate, str) else self.gate
-        self.hidden = QuantizeAwareActivation(self.activation, name="hidden")
-        self.gating = QuantizeAwareActivation(gate, name="gating")
+        self.hidden = QuantizeAwareActivation(
+            self.activation, name="hidden", dtype=self.dtype_policy
+        )
+        self.gating = QuantizeAwareActivation(gate, name="gating", dtype=self.dtype_policy)
 
     @property
     def is_integer(self) -> bool:

@@ -197,7 +197,6 @@ def next_command(printed):
     [
         ("logits", "--method prune --scope trunk --data data.npz", "export"),
         ("open", "--method cluster --scope trunk --data unsplit.npz", "export"),
-        ("logits", "--method qat --data data.npz --engine keras", "export"),
         ("logits", "--method qat --data data.npz --engine keras --tflite", "verify"),
         ("open", "--method qat --data data.npz --engine tfmot --input-shape 8,8,3 --tflite", "ver"),
     ],
@@ -222,6 +221,14 @@ def test_the_next_command_runs_as_it_is_printed(
     if command == "export":
         assert float_operators(Path("some folder/out of it.tflite").read_bytes()) == []
         assert Path("some folder/out of it.tflite.1").read_text() == "precious"
+
+
+def test_trained_ranges_are_not_lost_in_silence(compress, tmp_path, capsys):
+    words = "--method qat --data data.npz --epochs 1"
+    assert compress("logits.keras", tmp_path / "out.keras", words) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "has not the ranges that were trained: --tflite writes the file." in printed
+    assert "Next:" not in printed
 
 
 def test_lost_gates_exit_with_1_and_nothing_is_lost(compress, tmp_path, capsys):

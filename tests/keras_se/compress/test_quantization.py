@@ -21,6 +21,20 @@ WIDE = {
 }
 
 
+@pytest.fixture
+def wide_networks():
+    """A layer of each kind that has ranges of its own."""
+    return built(
+        layers.Rescaling(2.0),
+        layers.SeparableConv2D(8, 3, activation="relu"),
+        layers.Conv2D(8, 3, activation="silu"),
+        SEBlock(2, gate="hard_sigmoid", squeeze="avg_max", shift=True, bias_initializer="ones"),
+        layers.Activation("hard_silu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3),
+    )
+
+
 def built(*parts, shape=(8, 8, 3)):
     return keras.Sequential([keras.Input(shape), *parts])
 
@@ -104,6 +118,21 @@ def test_half_precision_and_open_sizes(engine, half_network, networks, images, t
         quantize_aware(half_network, images, engine=engine)
     with pytest.raises(InputError, match=r"fit the input of the model, \(8, 8, 3\)"):
         to_tflite(aware, input_shape=(9, 9, 3))
+
+
+def test_a_policy_of_half_precision_does_not_reach_the_ranges(images, wide_networks, tmp_path):
+    aware = quantize_aware(wide_networks, images)
+    aware.save(tmp_path / "aware.keras")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        again = keras.saving.load_model(tmp_path / "aware.keras")
+        for one in (quantize_aware(wide_networks, images), again):
+            one.compile("adam", "mse", jit_compile=False)
+            one.fit(images, one.predict(images, verbose=0), verbose=0)
+            assert {v.dtype for v in one.weights} == {"float32"}
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def test_frozen_layers_stay_frozen(images):
