@@ -147,8 +147,9 @@ def test_layers_that_cannot_be_opened(settings, reason):
         adopt(model)
     with pytest.warns(ConversionWarning, match=r"in float32\. Received: \['block_1', 'block_2'\]$"):
         quantize_aware(model, X)
-    with pytest.raises(InputError, match="Received: 'block_1"):
-        quantize_aware(model, X, engine="tfmot")
+    if settings != {"scaled": "weight"}:  # for tf_keras a layer with one weight a channel
+        with pytest.raises(InputError, match="Received: 'block_1"):
+            quantize_aware(model, X, engine="tfmot")
 
 
 @pytest.mark.parametrize("engine", ["keras", "tfmot"])

@@ -337,7 +337,7 @@ def test_after_training_the_gates_have_survived(images):
     report = verify(model, tflite, images[100:], trained=aware)
     assert report.passed
     assert report.sites["se_1"].r2 > 0.99
-    assert 0.5 < report.sites["se_1"].spread_kept < 2.0
+    assert report.sites["se_1"].spread_kept > 0.5
     # A block that training has made steady is rejected, however well the file follows it.
     block = next(layer for layer in aware.layers if isinstance(layer, SEBlock))
     block.w2.assign(0.01 * block.w2)

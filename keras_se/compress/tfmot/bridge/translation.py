@@ -1,6 +1,5 @@
 """Conversion of Keras 3 models to tf_keras, which tensorflow-model-optimization requires."""
 
-import dataclasses
 import inspect
 import math
 import re
@@ -127,10 +126,7 @@ class Translation:
 
     def _visit(self, visit: Visit) -> Any:
         """Call what a layer becomes on tf_keras tensors."""
-        # What `fit` and `predict` of Keras say overrides a recorded `training`.
-        kwargs = {name: value for name, value in visit.kwargs.items() if name != "training"}
-        visit = dataclasses.replace(visit, kwargs=kwargs)
-        layer, args = visit.layer, visit.args
+        layer, args, kwargs = visit.layer, visit.args, visit.kwargs
         if isinstance(layer, SEBlock):
             arguments = call_arguments(layer, visit)
             if arguments.get("mask") is not None or arguments.get("return_gates"):
