@@ -83,7 +83,8 @@ def test_the_first_second_of_a_command_and_what_it_loads(tmp_path):
     ) as process:
         first_line = process.stderr.readline()
         first_after = time.monotonic() - start
-        loaded, rest = process.communicate()
+        # `communicate` would lose what the first read took beyond the line.
+        rest, loaded = process.stderr.read(), process.stdout.read()
     assert (process.returncode, first_line) == (2, "keras-se: loading Keras and TensorFlow ...\n")
     assert first_after < 1.0
     warning, error = rest.splitlines()
