@@ -13,10 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
-import keras_se.compress.tfmot.batch_normalization
-import keras_se.compress.tfmot.quantizers  # noqa: F401  both register a layer
+import keras_se.compress.tfmot.batch_normalization  # noqa: F401  registers a layer
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras, load_tfmot
 from keras_se.compress.tfmot.bridge.factory import LayerWeights
+from keras_se.compress.tfmot.quantizers import saved
 from keras_se.compress.tfmot.training import convert_callbacks, convert_object
 from keras_se.errors import InputError, keras_errors
 from keras_se.graph.compressed import (
@@ -61,13 +61,7 @@ def _keep_masks(layer: Any) -> None:
     """Make weights of what tfmot clusters a sparse kernel by, which a file would lack."""
     for name in ("sparsity_masks", "zero_idx"):
         for kernel, value in getattr(layer, name, {}).items():
-            getattr(layer, name)[kernel] = layer.add_weight(
-                f"{name}_{kernel}",
-                shape=value.shape,
-                dtype=value.dtype,
-                initializer=_tf_keras.initializers.Constant(value.numpy()),
-                trainable=False,
-            )
+            getattr(layer, name)[kernel] = saved(layer, f"{name}_{kernel}", value)
 
 
 @_tf_keras.saving.register_keras_serializable(package="keras_se")
@@ -131,14 +125,15 @@ class CompressedModel(_base):
         )
         with keras_errors(rule, f"model {self.name!r}"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of a lambda, which is refused below
-            text = json.dumps(_tf_keras.saving.serialize_keras_object(self))
-            layers = json.dumps(_tf_keras.saving.serialize_keras_object(self.get_config()))
+            content = _tf_keras.saving.serialize_keras_object(self)
+            text = json.dumps(content)
         if '"__lambda__"' in text:
-            where = "layers" if '"__lambda__"' in layers else "losses and metrics"
+            is_layer = '"__lambda__"' in json.dumps(content["config"])
+            received = "with a lambda among its layers" if is_layer else "compiled with a lambda"
             raise InputError(
-                "A compressed model that is saved holds no code: replace a lambda by a registered "
-                "function or layer, or save its weights only. "
-                f"Received: model {self.name!r}, with a lambda among its {where}"
+                "A compressed model that is saved needs layers, losses and metrics with a name: "
+                "replace a lambda by a registered function or layer, or save its weights only. "
+                f"Received: model {self.name!r}, {received}"
             )
 
     def get_config(self) -> dict[str, Any]:

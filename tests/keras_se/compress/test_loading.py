@@ -226,6 +226,9 @@ def test_a_lambda_is_refused_before_the_first_epoch(plain, tmp_path):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "model.keras")
     with pytest.raises(InputError, match=r"losses and metrics with a name.*compiled with a lambda"):
         fit(prune(plain), loss=lambda y, p: p, callbacks=[checkpoint])
+    own = keras.Sequential([plain, layers.Lambda(lambda x: 2.0 * x)])
+    with pytest.raises(InputError, match=r"'sequential.*', with a lambda among its layers$"):
+        fit(prune(own), callbacks=[checkpoint])
 
 
 def test_an_exported_model_computes_the_same(plain, tmp_path):
