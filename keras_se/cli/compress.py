@@ -127,7 +127,7 @@ def compress_command(
     report = dataclasses.replace(report, next_step=command)
     if report.technique == QUANTIZED and files.tflite is None:
         note = f"{files.out} has not the ranges that were trained: --tflite writes the file."
-        report = dataclasses.replace(report, notes=(*report.notes, note))
+        report = _noted(report, note)
     click.echo(described(report, "command line"), nl=False)
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)
@@ -214,10 +214,14 @@ def _reported(
         if not samples.trained_on:
             return report
         note = f"Of the held-out samples {samples.trained_on} are among the training samples, too."
-        return dataclasses.replace(report, notes=(*report.notes, note))
+        return _noted(report, note)
     x, labels = first(samples.x, _SHOWN), samples.labels[:_SHOWN]
     report = compression_report(original, compressed, x, labels, tflite=tflite, held_out=False)
     note = "Held-out samples are x_test and y_test in --data, or those of --held-out."
+    return _noted(report, note)
+
+
+def _noted(report: CompressionReport, note: str) -> CompressionReport:
     return dataclasses.replace(report, notes=(*report.notes, note))
 
 

@@ -53,8 +53,8 @@ def load(path: str | os.PathLike[str], *, compile: bool = True) -> Any:
     """
     name = os.fspath(path)
     config = archive_config(name)
-    model = _tf_keras_model(name, config, compile) if is_of_tf_keras(config) else None
-    model = load_model(name, compile) if model is None else model
+    is_of_keras = not is_of_tf_keras(config)
+    model = load_model(name, compile) if is_of_keras else _tf_keras_model(name, config, compile)
     if not is_compressed(model):
         raise InputError(
             "load needs the file of a model that quantize_aware, prune or cluster returned; "

@@ -9,11 +9,11 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_se.compress.rounding import Rounding, is_pruned
+from keras_se.compress.rounding import Rounding
 from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
 from keras_se.errors import InputError, MissingExtraError
-from keras_se.graph.composites import is_composite, takes_variables, why_closed
-from keras_se.graph.compressed import check_plain
+from keras_se.graph.composites import has_own_weights, is_composite, why_closed
+from keras_se.graph.compressed import check_plain, is_pruned
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_graph, free_name, sublayers
@@ -151,13 +151,8 @@ def _is_open(visit: Visit) -> bool:
     call = visit.recorded
     if why_closed(call) is not None:
         return False
-    inside = {id(v) for part in sublayers(call.layer) for v in part.variables}
     looked = visit.graph.look_into(visit.index)
-    return (
-        isinstance(looked, Graph)
-        and all(id(variable) in inside for variable in call.layer.variables)
-        and not any(map(takes_variables, looked.calls))
-    )
+    return isinstance(looked, Graph) and not has_own_weights(call.layer, looked.calls)
 
 
 def _check_float(roundings: list[tuple[Graph, Rounding]], model: keras.Model) -> None:
@@ -234,7 +229,7 @@ class GraphEdit:
         outputs = self.replacements.get(visit.index, visit.stand_in)(*args, **given)
         if visit.index not in self.rounded:
             return outputs
-        return keras.tree.map_structure(lambda o: self._rounded(visit.layer.name, o), outputs)
+        return keras.tree.map_structure(lambda o: self._ranged(visit.layer.name, o), outputs)
 
     def _input(self, visit: Visit, own: int, value: Any) -> Any:
         """Round an input of the model. All its uses share one range."""
@@ -243,10 +238,10 @@ class GraphEdit:
             return value
         if own not in self.inputs:
             name = "input" if len(inputs) == 1 else value.name
-            self.inputs[own] = self._rounded(name, value)
+            self.inputs[own] = self._ranged(name, value)
         return self.inputs[own]
 
-    def _rounded(self, name: str, value: Any) -> Any:
+    def _ranged(self, name: str, value: Any) -> Any:
         if not keras.backend.is_float_dtype(value.dtype):
             return value
         # A model needs unique layer names, but a shared layer can have several ranges.

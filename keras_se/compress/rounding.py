@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_se.errors import InputError
 from keras_se.graph.composites import symbolic_arguments
+from keras_se.graph.compressed import is_pruned
 from keras_se.graph.models import is_nested_graph, raw_activation
 from keras_se.graph.replay import takes_training
 from keras_se.graph.trace import Call, Graph
@@ -19,10 +20,8 @@ from keras_se.layers import (
     SEBlock,
 )
 from keras_se.layers.quantization.activation import ACTIVATIONS, activation_name, int8_form
-from keras_se.layers.quantization.affine import AFFINE
 from keras_se.layers.quantization.fake_quantize import SAME_RANGE
-from keras_se.layers.quantization.kernels import arguments_of, has_kernel, unbuilt_copy
-from keras_se.layers.quantization.merging import MERGES
+from keras_se.layers.quantization.wrapper import arguments_of, unbuilt_copy
 
 _SUMS = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")  # layers and raw operations
 # Layers and raw operations that have an int8 form, and a range of their own.
@@ -38,7 +37,6 @@ _SAME = {
     *("Squeeze", "StopGradient", "Swapaxes", "Take", "Tile", "Transpose"),
 }
 _RESIZING = keras.layers.Resizing | keras.layers.UpSampling2D
-_FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 
 class Rounding:
@@ -71,7 +69,7 @@ class Rounding:
         if after is not None and self._makes_sums(n):
             return not self._is_relu(after) and not self._is_folded(after)
         # These round by themselves.
-        is_kernel = has_kernel(layer) and not self._makes_sums(n)
+        is_kernel = QuantizeAware.takes(layer) and not self._makes_sums(n)
         return not is_kernel and _activation(layer) in (None, "linear")
 
     def is_integer(self, n: int) -> bool:
@@ -80,12 +78,17 @@ class Rounding:
         kind = type(layer).__name__
         if type(layer) is SEBlock:
             return QuantizeAwareSEBlock(**arguments_of(layer)).is_integer
-        if has_kernel(layer):
+        if QuantizeAware.takes(layer):
             return int8_form(layer.activation).is_integer
         if self._keeps_range[n] or is_nested_graph(layer) or _is_affine(self._graph.calls[n]):
             return True
         is_known = kind in _RANGED and _is_of_keras(layer)
-        return is_known or _is_sum(layer) or type(layer) in MERGES or bool(_activation(layer))
+        return (
+            is_known
+            or _is_sum(layer)
+            or QuantizeAwareMerge.takes(layer)
+            or bool(_activation(layer))
+        )
 
     def replacement(self, n: int, shared: dict[int, Any]) -> Any:
         """Return the layer that replaces that of call `n`, if any; `shared` has those by id."""
@@ -103,7 +106,7 @@ class Rounding:
                 name=self._unique_name(n),
                 dtype="float32",
             )
-        if type(layer) in MERGES and self._is_merged_in_steps(n):
+        if QuantizeAwareMerge.takes(layer) and self._is_merged_in_steps(n):
             return QuantizeAwareMerge(unbuilt_copy(layer), name=self._unique_name(n))
         if id(layer) not in shared:
             shared[id(layer)] = self._with_weights(n, is_last)
@@ -111,17 +114,15 @@ class Rounding:
 
     def _is_merged_in_steps(self, n: int) -> bool:
         call = self._graph.calls[n]
-        return type(call.layer) is keras.layers.Average or self._tensors(n) > 2
-
-    def _tensors(self, n: int) -> int:
-        return sum(tensor in self._graph.tensors for tensor in self._graph.calls[n].inputs)
+        tensors = sum(tensor in self._graph.tensors for tensor in call.inputs)
+        return type(call.layer) is keras.layers.Average or tensors > 2
 
     def _with_weights(self, n: int, is_last: bool) -> Any:
         call = self._graph.calls[n]
         layer, preserves = call.layer, self._preserves_zeros and is_pruned(call.layer)
         if type(layer) is SEBlock:
             return QuantizeAwareSEBlock(**arguments_of(layer), preserves_zeros=preserves)
-        if has_kernel(layer):
+        if QuantizeAware.takes(layer):
             return QuantizeAware(
                 unbuilt_copy(layer), is_last=is_last, preserves_zeros=preserves, name=layer.name
             )
@@ -139,7 +140,7 @@ class Rounding:
     def _makes_sums(self, n: int) -> bool:
         """Return whether call `n` accumulates in more than 8 bits and rounds at its end."""
         call = self._graph.calls[n]
-        if has_kernel(call.layer):
+        if QuantizeAware.takes(call.layer):
             # QuantizeAware rounds after any other activation itself.
             return int8_form(call.layer.activation).is_fused
         return _is_affine(call) or _is_sum(call.layer)
@@ -154,7 +155,7 @@ class Rounding:
             return False
         kernel = self._graph.calls[before].layer
         # TFLite cannot fold across an activation.
-        return has_kernel(kernel) and activation_name(kernel.activation) == "linear"
+        return QuantizeAware.takes(kernel) and activation_name(kernel.activation) == "linear"
 
     def _is_fused_relu(self, n: int) -> bool:
         """Return whether call `n` is a ReLU that fuses with the operation before it."""
@@ -168,13 +169,6 @@ class Rounding:
         """Return the call whose output only call `n` consumes."""
         before = self._graph.producers.get(self._graph.calls[n].inputs[0])
         return before if before is not None and self._graph.sole_consumer(before) == n else None
-
-
-def is_pruned(layer: Any) -> bool:
-    """Return whether a layer has a kernel of which a part is zero."""
-    kernels = [v.numpy() for v in getattr(layer, "trainable_weights", ()) if len(v.shape) > 1]
-    # A kernel of zeros alone is one that starts there.
-    return any(_FEW_ZEROS < float((kernel == 0).mean()) < 1.0 for kernel in kernels)
 
 
 def _check(call: Call) -> None:
@@ -221,7 +215,7 @@ def _is_idle(call: Call) -> bool:
 def _is_affine(call: Call) -> bool:
     axis = getattr(call.layer, "axis", -1)
     last = len(call.outputs[0].shape) - 1
-    return type(call.layer) in AFFINE and axis in (-1, last, (-1,), (last,), ())
+    return QuantizeAwareAffine.takes(call.layer) and axis in (-1, last, (-1,), (last,), ())
 
 
 def _is_sum(layer: Any) -> bool:

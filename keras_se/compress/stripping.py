@@ -10,23 +10,11 @@ from keras_se.compress.tfmot.bridge.weights import from_tf_keras
 from keras_se.errors import InputError
 from keras_se.graph.compressed import CLUSTERED, compression_of
 from keras_se.graph.trace import trace
-from keras_se.layers import (
-    FakeQuantize,
-    QuantizeAware,
-    QuantizeAwareActivation,
-    QuantizeAwareAffine,
-    QuantizeAwareMerge,
-    QuantizeAwareSEBlock,
-)
+from keras_se.layers import FakeQuantize, QuantizeAwareActivation, QuantizeAwareSEBlock
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
+from keras_se.layers.quantization.wrapper import QuantizeAwareWrapper
 
-_QUANTIZE_AWARE = (
-    QuantizeAware,
-    QuantizeAwareActivation,
-    QuantizeAwareAffine,
-    QuantizeAwareMerge,
-    QuantizeAwareSEBlock,
-)
+_QUANTIZE_AWARE = (QuantizeAwareActivation, QuantizeAwareSEBlock, QuantizeAwareWrapper)
 
 
 def strip(model: Any) -> keras.Model:

@@ -1,13 +1,13 @@
 """What a composite layer computes, as a graph: its `call` on symbolic inputs records its parts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 
 from keras_se.errors import first_line
-from keras_se.graph.models import is_nested_graph
+from keras_se.graph.models import is_nested_graph, sublayers
 from keras_se.graph.replay import takes_training
 
 # Layers of Keras that call other layers, or a function, and compute nothing of their own.
@@ -154,6 +154,16 @@ def why_closed(call: Any) -> str | None:
 def takes_variables(call: Any) -> bool:
     """Whether a recorded call takes variables as they are, and not in a layer."""
     return any(isinstance(a, keras.Variable) for a in keras.tree.flatten((call.args, call.kwargs)))
+
+
+def has_own_weights(layer: Any, calls: Iterable[Any], known: Collection[int] = ()) -> bool:
+    """Whether a composite layer computes with weights that no layer inside it applies.
+
+    `calls` are those recorded inside it, `known` the ids of weights that need not be inside.
+    """
+    held = {id(v) for part in sublayers(layer) for v in part.variables}.union(known)
+    is_held = all(id(variable) in held for variable in layer.variables)
+    return not is_held or any(map(takes_variables, calls))
 
 
 def _parts(model: keras.Model | str) -> list[Any]:

@@ -9,6 +9,7 @@ import keras
 from keras_se.errors import InputError
 from keras_se.layers.quantization.fake_quantize import is_quantize_aware
 
+FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 QUANTIZED, PRUNED, CLUSTERED = "quantize_aware", "prune", "cluster"
 RECORD = "compression"  # key in the configuration of a compressed model
 
@@ -65,3 +66,10 @@ def check_plain(model: Any) -> None:
             "Compression needs a plain model: strip a compressed one first. "
             f"Received: model {model.name!r}, which is compressed"
         )
+
+
+def is_pruned(layer: Any) -> bool:
+    """Whether a layer has a kernel of which a part is zero."""
+    kernels = [v.numpy() for v in getattr(layer, "trainable_weights", ()) if len(v.shape) > 1]
+    # A kernel of zeros alone is one that starts there.
+    return any(FEW_ZEROS < float((kernel == 0).mean()) < 1.0 for kernel in kernels)

@@ -7,8 +7,8 @@ from typing import Any, cast
 import keras
 
 from keras_se.errors import InputError, SiteWarning
-from keras_se.graph.composites import takes_variables, why_closed
-from keras_se.graph.models import free_name, sublayers
+from keras_se.graph.composites import has_own_weights, why_closed
+from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Place, Visit, site_names
@@ -121,14 +121,12 @@ def _kept_inside(source: InlineSE) -> str | None:
         if reason is not None:
             return f"it is inside the layer {call.layer.name!r}, which {reason}"
         graph = graph.look_into(index)
-        inside = {id(v) for part in sublayers(call.layer) for v in part.variables}
         # What the call computes of a weight alone is a constant in the recording.
-        known = inside | {id(c) for step in source.excitation for c in step.constants}
-        if any(id(variable) not in known for variable in call.layer.variables):
+        known = {id(c) for step in source.excitation for c in step.constants}
+        calls = enumerate(graph.calls)
+        others = [part for at, part in calls if (*source.product.local[:n], at) not in ours]
+        if has_own_weights(call.layer, others, known):
             return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
-        for at, part in enumerate(graph.calls):
-            if (*source.product.local[:n], at) not in ours and takes_variables(part):
-                return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
     return None
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -78,7 +79,7 @@ def compression_report(
         >>> from keras_se.compress import quantize_aware
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-        >>> aware = quantize_aware(model, x, engine="keras")
+        >>> aware = quantize_aware(model, x)
         >>> report = compression_report(model, aware, x[:32], held_out=False)
         >>> list(report.stages)
         ['original', 'compressed', 'stripped', 'file']
@@ -129,7 +130,7 @@ class _Pair:
     samples: Samples
     shape: tuple[int, ...] | None
 
-    @property
+    @cached_property
     def sites(self) -> int:
         """Number of SE sites of the original."""
         return len(gated_sites(trace(self.original, _PURPOSE)))

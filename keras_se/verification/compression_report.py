@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import html
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,16 @@ from keras_se.graph.compressed import CLUSTERED, PRUNED, QUANTIZED
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.report import GateReport
 from keras_se.verification.rule import MIN_SPREAD_KEPT, NOTHING_TO_SURVIVE
-from keras_se.verification.text import Place, advice, figure, listed, reasons, rendered
+from keras_se.verification.text import (
+    Place,
+    Shown,
+    advice,
+    figure,
+    json_text,
+    listed,
+    reasons,
+    rendered,
+)
 
 _SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _SHOWN = 0.01  # share of zeros that a network that was not pruned must have to be shown
@@ -81,7 +89,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class CompressionReport:
+class CompressionReport(Shown):
     """A network before and after compression. `print(report)` shows it as one table.
 
     Attributes:
@@ -157,10 +165,6 @@ class CompressionReport:
     def __str__(self) -> str:
         return described(self, "python")
 
-    def _repr_html_(self) -> str:
-        """Shows the report in a notebook."""
-        return f"<pre>{html.escape(str(self))}</pre>"
-
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         content = {
@@ -174,7 +178,7 @@ class CompressionReport:
             # With its properties, which `asdict` leaves out.
             "gates": None if self.gates is None else json.loads(self.gates.to_json()),
         }
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        return json_text(content)
 
 
 def _conclusion(report: CompressionReport) -> str:

@@ -1,14 +1,12 @@
 """The verdict on the gates of a TFLite file, as data classes."""
 
 import dataclasses
-import html
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.rule import KEPT, SURVIVE, verdict_of
-from keras_se.verification.text import conclusion, described
+from keras_se.verification.text import Shown, conclusion, described, json_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,7 @@ class Stress:
 
 
 @dataclass(frozen=True)
-class GateReport:
+class GateReport(Shown):
     """The verdict on a file, with the evidence for it. `print(report)` shows it.
 
     Attributes:
@@ -161,17 +159,13 @@ class GateReport:
     def __str__(self) -> str:
         return described(self, "python")
 
-    def _repr_html_(self) -> str:
-        """Shows the report in a notebook."""
-        return f"<pre>{html.escape(str(self))}</pre>"
-
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        # `asdict` leaves out properties; NaN is not JSON, so missing figures are `None`.
+        # `asdict` leaves out properties.
         content = {
             "passed": self.passed,
             "verdict": self.verdict,
             "conclusion": self.conclusion,
             **dataclasses.asdict(self),
         }
-        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+        return json_text(content)

@@ -1,9 +1,11 @@
 """A verdict as text: one conclusion, the accuracy, the sites, and what to do."""
 
+import html
+import json
 import math
 from collections.abc import Iterable, Iterator
 from io import StringIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -31,6 +33,18 @@ _LEGEND = (
     "SE's work that is lost if this site alone is constant."
 )
 _OTHER = "check that the file is of this network, with these weights"
+
+
+class Shown:
+    """A report that shows its text in a notebook, too."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """Returns the content of a report as JSON text; `None` stands for NaN, which is not JSON."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def conclusion(report: "GateReport") -> str:

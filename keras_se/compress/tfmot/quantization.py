@@ -10,7 +10,7 @@ from keras_se.compress.tfmot.bridge.translation import translate
 from keras_se.compress.tfmot.rounding import Range, RoundingPlan, kind_of, outputs_of
 from keras_se.compress.tfmot.scopes import copied, rebuilt
 from keras_se.errors import InputError
-from keras_se.graph.compressed import QUANTIZED
+from keras_se.graph.compressed import FEW_ZEROS, QUANTIZED
 from keras_se.layers.quantization.activation import decollapse_bias
 from keras_se.litert.calibration import calibration_samples
 from keras_se.litert.convert import check_backend
@@ -18,7 +18,6 @@ from keras_se.litert.inputs import batches
 
 Preserved = Literal["sparsity", "clusters", "both"]
 PRESERVED: tuple[Preserved, ...] = get_args(Preserved)
-_FEW_ZEROS = 0.1  # a kernel with a smaller share of zeros counts as not pruned
 
 
 def quantize_in_tf_keras(model: keras.Model, calibration: Any, preserve: str | None) -> Any:
@@ -72,7 +71,7 @@ def _check_preserved(model: keras.Model, preserve: str | None) -> None:
     if preserve is None:
         return
     kernels = [w.numpy() for w in model.trainable_weights if len(w.shape) > 1]
-    is_sparse = any((kernel == 0).mean() > _FEW_ZEROS for kernel in kernels)
+    is_sparse = any((kernel == 0).mean() > FEW_ZEROS for kernel in kernels)
     is_clustered = any(np.unique(kernel).size < kernel.size / 2 for kernel in kernels)
     missing = [
         what

@@ -95,7 +95,7 @@ class _Kernel(_quantization.quantizers.Quantizer):
         if self._centroids is not None:
             kernel.assign(_with_centroids(kernel.shape, self._centroids))
         for key, value in self._preserving.build(tensor_shape, name, layer).items():
-            variables[key] = _saved(layer, f"{name}_{key}", value)
+            variables[key] = saved(layer, f"{name}_{key}", value)
         if _CENTROIDS in variables:
             self._centroids = variables[_CENTROIDS].shape.as_list()
         return variables
@@ -113,7 +113,7 @@ class _Kernel(_quantization.quantizers.Quantizer):
         return {"centroids": self._centroids, "is_sparse": is_sparse}
 
 
-def _saved(layer: Any, name: str, value: Any) -> Any:
+def saved(layer: Any, name: str, value: Any) -> Any:
     """Return a weight instead of a tensor, which a saved model would lack."""
     if not _tensorflow.is_tensor(value) or isinstance(value, _tensorflow.Variable):
         return value

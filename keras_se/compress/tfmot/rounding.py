@@ -13,15 +13,8 @@ from keras_se.layers.quantization.fake_quantize import SAME_RANGE
 
 _KERNELS = ("Conv1D", "Conv2D", "Dense", "DepthwiseConv2D")
 _ACTIVATIONS = ("gelu", "linear", "relu", "sigmoid", "softmax", "swish", "tanh")
-# Their outputs lie in the range of their input; the Keras engine has no form for the other ones.
-_SAME_RANGE = {kind.__name__ for kind in SAME_RANGE} | {
-    "AveragePooling1D",
-    "GlobalMaxPooling1D",
-    "MaxPooling1D",
-    "SpatialDropout1D",
-    "UpSampling2D",
-    "ZeroPadding1D",
-}
+# Its outputs lie in the range of its input, whatever its interpolation is here.
+_SAME_RANGE = {kind.__name__ for kind in SAME_RANGE} | {"UpSampling2D"}
 _TAKES_RELU = (*_KERNELS, "Add", "BatchNormalization", "Multiply", "Rescaling", "Subtract")
 _OWN_RANGE = {
     *_TAKES_RELU,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import keras
@@ -98,10 +99,16 @@ def activation_name(activation: Any) -> str | None:
     return next((name for name in ACTIVATIONS if _computes(name, found)), None)
 
 
-def _computes(name: str, found: np.ndarray) -> bool:
+@cache
+def _unrounded(name: str) -> np.ndarray:
+    """Returns the values of a known activation, without rounding."""
     known = ACTIVATIONS[name]
-    unrounded = [lambda x: x] * len(known.between)
-    expected = ops.convert_to_numpy(known.function(ops.convert_to_tensor(_PROBE), *unrounded))
+    between = [lambda x: x] * len(known.between)
+    return ops.convert_to_numpy(known.function(ops.convert_to_tensor(_PROBE), *between))
+
+
+def _computes(name: str, found: np.ndarray) -> bool:
+    expected = _unrounded(name)
     if found.shape != expected.shape:
         return False
     return bool(np.allclose(found, expected, rtol=_ROUNDING, atol=_ROUNDING))

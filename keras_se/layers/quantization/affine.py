@@ -10,20 +10,42 @@ from keras import ops
 from keras_se.errors import InputError
 from keras_se.layers.quantization.activation import decollapse_bias
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
-from keras_se.layers.quantization.kernels import unbuilt_copy
+from keras_se.layers.quantization.wrapper import QuantizeAwareWrapper
+
+_PIXELS = FakeQuantize((0.0, 255.0), dtype="float32")  # exact for integers of 8 bits
+
+
+def _batch_normalization(layer: Any) -> tuple[Any, Any]:
+    scale = ops.rsqrt(layer.moving_variance + layer.epsilon)
+    scale = scale if layer.gamma is None else scale * layer.gamma
+    offset = -layer.moving_mean * scale
+    return scale, offset if layer.beta is None else offset + layer.beta
+
+
+def _rescaling(layer: Any) -> tuple[Any, Any]:
+    scale, offset = (ops.convert_to_tensor(x, "float32") for x in (layer.scale, layer.offset))
+    return scale, offset
+
+
+def _normalization(layer: Any) -> tuple[Any, Any]:
+    mean, variance = (ops.convert_to_tensor(x, "float32") for x in (layer.mean, layer.variance))
+    # Keras clips the standard deviation in the same way.
+    scale = 1.0 / ops.maximum(ops.sqrt(variance), keras.config.epsilon())
+    return scale, -mean * scale
+
+
+AFFINE: dict[type, Callable[[Any], tuple[Any, Any]]] = {
+    keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Rescaling: _rescaling,
+    keras.layers.Normalization: _normalization,
+}
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
-class QuantizeAwareAffine(keras.layers.Wrapper):
+class QuantizeAwareAffine(QuantizeAwareWrapper):
     """Computes `y = scale · x + offset` of a layer as a depthwise convolution of size 1."""
 
-    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
-        if type(layer) not in AFFINE:
-            raise InputError(
-                f"QuantizeAwareAffine wraps one of {[kind.__name__ for kind in AFFINE]}. "
-                f"Received: {type(layer).__name__} {layer.name!r}"
-            )
-        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+    kinds = tuple(AFFINE)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer."""
@@ -55,39 +77,6 @@ class QuantizeAwareAffine(keras.layers.Wrapper):
         outputs = outputs + decollapse_bias(ops.reshape(offset, (-1,)), channels)
         return outputs if is_map else ops.reshape(outputs, (-1, *shape))
 
-    def plain(self) -> keras.layers.Layer:
-        """Returns an unbuilt copy of the wrapped layer."""
-        return unbuilt_copy(self.layer)
-
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         """Returns the shape of the input."""
         return input_shape
-
-
-_PIXELS = FakeQuantize((0.0, 255.0), dtype="float32")  # exact for integers of 8 bits
-
-
-def _batch_normalization(layer: Any) -> tuple[Any, Any]:
-    scale = ops.rsqrt(layer.moving_variance + layer.epsilon)
-    scale = scale if layer.gamma is None else scale * layer.gamma
-    offset = -layer.moving_mean * scale
-    return scale, offset if layer.beta is None else offset + layer.beta
-
-
-def _rescaling(layer: Any) -> tuple[Any, Any]:
-    scale, offset = (ops.convert_to_tensor(x, "float32") for x in (layer.scale, layer.offset))
-    return scale, offset
-
-
-def _normalization(layer: Any) -> tuple[Any, Any]:
-    mean, variance = (ops.convert_to_tensor(x, "float32") for x in (layer.mean, layer.variance))
-    # Keras clips the standard deviation in the same way.
-    scale = 1.0 / ops.maximum(ops.sqrt(variance), keras.config.epsilon())
-    return scale, -mean * scale
-
-
-AFFINE: dict[type, Callable[[Any], tuple[Any, Any]]] = {
-    keras.layers.BatchNormalization: _batch_normalization,
-    keras.layers.Rescaling: _rescaling,
-    keras.layers.Normalization: _normalization,
-}

@@ -11,30 +11,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_se.errors import InputError
 from keras_se.layers.quantization.activation import (
     QuantizeAwareActivation,
     decollapse_bias,
     int8_form,
 )
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
+from keras_se.layers.quantization.wrapper import QuantizeAwareWrapper
 
 _LARGEST = 127.0  # kernels are symmetric in TFLite and do not use -128
-
-
-def arguments_of(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the arguments of `__init__`, functions and objects as they are."""
-    # A function that is not registered cannot be had back from a configuration.
-    live = {
-        name: getattr(layer, name, value) if isinstance(value, dict) else value
-        for name, value in layer.get_config().items()
-    }
-    return {**live, "dtype": layer.dtype_policy}
-
-
-def unbuilt_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns a layer with the same arguments and no weights yet."""
-    return type(layer)(**arguments_of(layer))
 
 
 def quantized_kernel(kernel: Any, axis: Any, preserves_zeros: bool = False) -> Any:
@@ -113,7 +98,6 @@ def _depthwise_conv(layer: Any, x: Any, rounded: Any, kernel: Any) -> Any:
     )
 
 
-# Looked up by the exact type: a subclass may compute something else.
 KERNELS = {
     keras.layers.Dense: _dense,
     keras.layers.EinsumDense: _einsum,
@@ -135,16 +119,11 @@ _EINSUM = re.compile(
 )
 
 
-def has_kernel(layer: Any) -> bool:
-    """Returns whether a layer is one of `KERNELS`, and its kernel one that a file rounds."""
-    if type(layer) is keras.layers.EinsumDense:
-        return _EINSUM.fullmatch(layer.equation) is not None
-    return type(layer) in KERNELS
-
-
 @keras.saving.register_keras_serializable(package="keras_se")
-class QuantizeAware(keras.layers.Wrapper):
+class QuantizeAware(QuantizeAwareWrapper):
     """Computes with the kernel of a layer rounded to int8, and trains the float kernel."""
+
+    kinds = tuple(KERNELS)
 
     def __init__(
         self,
@@ -153,13 +132,7 @@ class QuantizeAware(keras.layers.Wrapper):
         preserves_zeros: bool = False,
         **kwargs: Any,
     ) -> None:
-        if not has_kernel(layer):
-            raise InputError(
-                f"QuantizeAware wraps one of {[kind.__name__ for kind in KERNELS]}. "
-                f"Received: {type(layer).__name__} {layer.name!r}"
-            )
         kwargs.setdefault("activity_regularizer", layer.activity_regularizer)
-        kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self.is_last = is_last
         self.preserves_zeros = preserves_zeros
@@ -175,6 +148,13 @@ class QuantizeAware(keras.layers.Wrapper):
         self.between = (
             FakeQuantize(name="between", dtype=self.dtype_policy) if is_separable else None
         )
+
+    @classmethod
+    def takes(cls, layer: Any) -> bool:
+        """Returns whether it wraps this layer, whose kernel must be one that a file rounds."""
+        if type(layer) is keras.layers.EinsumDense:
+            return _EINSUM.fullmatch(layer.equation) is not None
+        return super().takes(layer)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer and creates the ranges."""
@@ -193,10 +173,6 @@ class QuantizeAware(keras.layers.Wrapper):
         # No range on the sums: the converter fuses what follows, and rounds after that.
         activation = self.layer.activation if self.activated is None else self.activated
         return activation(sums)
-
-    def plain(self) -> keras.layers.Layer:
-        """Returns an unbuilt copy of the wrapped layer."""
-        return unbuilt_copy(self.layer)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> Any:
         """Returns the output shape of the layer."""

@@ -6,11 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_se.errors import InputError
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
-from keras_se.layers.quantization.kernels import unbuilt_copy
+from keras_se.layers.quantization.wrapper import QuantizeAwareWrapper
 
-# Looked up by the exact type: a subclass may compute something else.
 MERGES: dict[type, Callable[[Any, Any], Any]] = {
     keras.layers.Add: ops.add,
     keras.layers.Average: ops.add,
@@ -21,16 +19,13 @@ MERGES: dict[type, Callable[[Any, Any], Any]] = {
 
 
 @keras.saving.register_keras_serializable(package="keras_se")
-class QuantizeAwareMerge(keras.layers.Wrapper):
+class QuantizeAwareMerge(QuantizeAwareWrapper):
     """Merges several tensors two by two, and rounds between; the last result is not rounded."""
 
+    kinds = tuple(MERGES)
+
     def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
-        if type(layer) not in MERGES:
-            raise InputError(
-                f"QuantizeAwareMerge wraps one of {[kind.__name__ for kind in MERGES]}. "
-                f"Received: {type(layer).__name__} {layer.name!r}"
-            )
-        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+        super().__init__(layer, **kwargs)
         self.between: list[FakeQuantize] = []
 
     def build(self, input_shape: list[tuple[int | None, ...]]) -> None:
@@ -53,10 +48,6 @@ class QuantizeAwareMerge(keras.layers.Wrapper):
             merged = results[n](merged) if n < len(results) else merged
         is_mean = isinstance(self.layer, keras.layers.Average)
         return merged * (1.0 / len(inputs)) if is_mean else merged
-
-    def plain(self) -> keras.layers.Layer:
-        """Returns an unbuilt copy of the wrapped layer."""
-        return unbuilt_copy(self.layer)
 
     def compute_output_shape(self, input_shape: list[tuple[int | None, ...]]) -> Any:
         """Returns the output shape of the layer."""

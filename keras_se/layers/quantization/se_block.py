@@ -10,7 +10,8 @@ from keras_se.layers.quantization.activation import (
     decollapse_bias,
 )
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
-from keras_se.layers.quantization.kernels import arguments_of, quantized_kernel
+from keras_se.layers.quantization.kernels import quantized_kernel
+from keras_se.layers.quantization.wrapper import arguments_of
 from keras_se.layers.se_block import SEBlock
 
 # The softmax gate is C times softmax, and the activation is softmax alone.
@@ -70,7 +71,7 @@ class QuantizeAwareSEBlock(SEBlock):
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
         """Squeezes as `SEBlock` does, and rounds what is no maximum."""
         pooled = super().squeezed(inputs, mask)
-        return self.ranges["squeezing"](pooled) if self.squeeze != "max" else pooled
+        return self.ranges["squeezing"](pooled) if "squeezing" in self.ranges else pooled
 
     def connected(self, x: Any, kernel: Any, bias: Any) -> Any:
         """Connects as `SEBlock` does, with a rounded kernel."""

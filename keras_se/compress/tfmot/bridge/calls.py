@@ -10,7 +10,7 @@ from keras_se.compress.tfmot.bridge.factory import (
     LayerFactory,
     NoCounterpartError,
 )
-from keras_se.compress.tfmot.bridge.layers import convert_layer
+from keras_se.compress.tfmot.bridge.layers import ENTIRE, convert_layer
 from keras_se.compress.tfmot.bridge.operations import convert_operation
 from keras_se.errors import first_line
 from keras_se.graph.composites import is_composite, why_closed
@@ -33,9 +33,7 @@ def convert_call(new_layer: LayerFactory, visit: Visit, name: str) -> Converted:
 
 def is_opened(visit: Visit) -> bool:
     """Whether a composite layer becomes what is inside it."""
-    # tf_keras has this one.
-    is_attention = type(visit.layer) is keras.layers.MultiHeadAttention
-    return not is_attention and why_closed(visit.recorded) is None
+    return type(visit.layer) not in ENTIRE and why_closed(visit.recorded) is None
 
 
 def open_function(new_layer: LayerFactory, function: Any, name: str) -> Function:

@@ -20,6 +20,8 @@ from keras_se.graph.models import sublayers
 from keras_se.graph.trace import Call
 
 _LEFT_OUT = {"name", "dtype", "activation", "trainable", "seed"}
+# With layers inside, and a counterpart in tf_keras.
+ENTIRE = (keras.layers.MultiHeadAttention,)
 _DEPTHWISE = {"padding", "strides", "dilation_rate", "kernel_size", "depth_multiplier"}
 
 
@@ -85,7 +87,7 @@ def _is_supported(layer: Any, kind: str) -> bool:
         is_built_in
         and hasattr(load_tf_keras().layers, kind)
         and not makes_masks
-        and (kind == "MultiHeadAttention" or not any(True for _ in sublayers(layer)))
+        and (type(layer) in ENTIRE or not any(True for _ in sublayers(layer)))
         and not isinstance(layer, keras.layers.RNN | keras.layers.Lambda)
         and getattr(layer, "data_format", None) != "channels_first"
     )

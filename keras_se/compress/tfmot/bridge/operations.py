@@ -20,6 +20,7 @@ from keras_se.compress.tfmot.bridge.factory import (
 )
 from keras_se.compress.tfmot.bridge.layers import rescaling
 from keras_se.compress.tfmot.bridge.trained import convert_trained
+from keras_se.graph.composites import takes_variables
 from keras_se.graph.models import raw_activation
 from keras_se.graph.trace import Call
 
@@ -58,7 +59,7 @@ _SAME = {
 def convert_operation(new_layer: LayerFactory, call: Call, name: str) -> Converted | None:
     """Return what the call of a raw operation becomes, or `None` if it is unknown."""
     kind = type(call.layer).__name__
-    if any(isinstance(part, keras.Variable) for part in keras.tree.flatten(call.args)):
+    if takes_variables(call):
         return convert_trained(new_layer, call, name)
     if kind in shapes.CONVERTERS:
         moved = shapes.CONVERTERS[kind](new_layer, call, name)
