@@ -132,7 +132,7 @@ def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> Cost
     shape = None if input_shape is None else checked_shape(model, input_shape)
     with computable(model, shape):
         graph = trace(model, "cost", None if shape is None else [shape])
-    count = _Count({part.place: part for part in search(graph).warn()})
+    count = _Count({part.place: part for part in search(graph).warned()})
     # Shapes flow along the walk, so that nested models of open sizes get those of their calls.
     walk(graph, graph.inputs, count.visit, stand_in=outlined, opens=lambda visit: True)
     parameters = model.count_params()

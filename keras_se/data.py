@@ -111,6 +111,11 @@ def finite_float32(name: str, x: Any) -> np.ndarray:
 
 def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndarray:
     """Returns labels as int64, also those of a column or one-hot; raises unless one for each."""
+    if isinstance(labels, Mapping):
+        raise InputError(
+            f"{name} must be an array, the labels of the first output. "
+            f"Received: a dictionary with the keys {list(labels)}"
+        )
     try:
         y = _as_integers(np.asarray(labels))
     except ValueError as error:  # rows of different lengths

@@ -4,7 +4,9 @@ The command line prints their message and exits with 2. Any other exception is a
 """
 
 import importlib
+import inspect
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -13,6 +15,7 @@ _AROUND = re.compile(
     r"\A\s*in user code:\n(?:\s*\n|    .*\n)*?    \w+: |"
     r"Exception encountered when calling .+\.call\(\)\.\s*|\x1b\[\d*m"
 )
+_INSIDE = "Exception encountered: "  # before what happens inside each object of a file
 
 
 class InputError(ValueError):
@@ -29,6 +32,18 @@ class PrecisionWarning(UserWarning):
 
 class SiteWarning(UserWarning):
     """A part of a model may be Squeeze-and-Excitation, and is not treated as such."""
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns at the line of the user's code that called this library."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and _is_own(frame.f_globals.get("__name__")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_own(module: object) -> bool:
+    return str(module).partition(".")[0] in ("keras_se", "tuning")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
@@ -48,10 +63,12 @@ def import_extra(module: str, extra: str) -> ModuleType:
 def first_line(error: BaseException) -> str:
     """Returns the first line of what an exception says, or the name of its type.
 
-    Without what Keras and TensorFlow write before it: the call, the lines of code, the bold type.
+    Without what Keras and TensorFlow write around it: the call, the lines of code, the bold type,
+    the objects that contain what cannot be loaded, and its configuration.
     """
-    said = _AROUND.sub("", str(error)).strip()
-    return next(iter(said.splitlines()), type(error).__name__)
+    said = _AROUND.sub("", str(error)).rpartition(_INSIDE)[2].strip()
+    lines = said.partition(" Full object config: ")[0].splitlines()
+    return next(iter(lines), type(error).__name__)
 
 
 @contextmanager

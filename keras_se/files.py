@@ -197,8 +197,9 @@ def load_model(path: str, compile: bool = True) -> keras.Model:
         return keras.saving.load_model(path, compile=compile)
     except Exception as error:  # Keras gives zip, HDF5, JSON and its own errors for a bad file
         raise InputError(
-            "A model must be a .keras file that Keras loads in safe mode, with --import for custom "
-            f"layers. Received: {path!r}, which gives: {first_line(error)}"
+            "A model must be a .keras file that Keras loads in safe mode; layers and functions of "
+            "your own are registered first, by an import or with --import. "
+            f"Received: {path!r}, which gives: {first_line(error)}"
         ) from error
 
 

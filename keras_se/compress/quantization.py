@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_se.compress.rounding import Rounding
 from keras_se.compress.tfmot.quantization import PRESERVED, Preserved, quantize_in_tf_keras
-from keras_se.errors import InputError, MissingExtraError
+from keras_se.errors import InputError, MissingExtraError, warn
 from keras_se.graph.composites import has_own_weights, is_composite, why_closed
 from keras_se.graph.compressed import check_plain, is_pruned
 from keras_se.graph.fitting import fitted
@@ -171,11 +171,10 @@ def _check_float(roundings: list[tuple[Graph, Rounding]], model: keras.Model) ->
         with suppress(MissingExtraError):
             convert(model, None, Options(), "quantize_aware")
     if any(issubclass(warning.category, ConversionWarning) for warning in caught):
-        warnings.warn(
+        warn(
             "quantize_aware rounds the inputs and outputs of layers without an int8 form, which a "
             f"file computes in float32. Received: {sorted(names)}",
             ConversionWarning,
-            stacklevel=4,
         )
 
 

@@ -1,21 +1,18 @@
 """An equal model that a function can work on: of a fixed size, and in float32."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_se.errors import PrecisionWarning
+from keras_se.errors import PrecisionWarning, warn
 from keras_se.graph.inputs import checked_shape, computable
 from keras_se.graph.precision import in_float32, other_precisions
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import trace
 
 
-def fitted(
-    model: Any, purpose: str, input_shape: Sequence[int] | None = None, *, stacklevel: int = 3
-) -> Any:
+def fitted(model: Any, purpose: str, input_shape: Sequence[int] | None = None) -> Any:
     """The model itself, or its float32 twin with the shape of one sample, with weights of its own.
 
     A `PrecisionWarning` says that a twin computes in float32. What is no model with known inputs is
@@ -30,10 +27,9 @@ def fitted(
     with computable(model, shape):
         graph = trace(model, purpose, None if shape is None else [shape])
     if others:
-        warnings.warn(
+        warn(
             f"{purpose} takes the float32 twin of model {model.name!r}, which computes in "
             f"{', '.join(others)}.",
             PrecisionWarning,
-            stacklevel=stacklevel,
         )
     return Rebuilding(graph, precision=in_float32).model()

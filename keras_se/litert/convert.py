@@ -1,7 +1,6 @@
 """Conversion of Keras models to TFLite files with built-in operations only."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, warn
 from keras_se.files import check_file_name, refuse_existing, write_files
 from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, keras_model
 from keras_se.graph.fitting import fitted
@@ -150,11 +149,10 @@ def convert(
     found = float_operators(tflite) if is_compressed(model) else []
     operators = [name for name in found if name != "CAST"]
     if operators:
-        warnings.warn(
+        warn(
             "An int8 file computes in float32 what has no range or no int8 form. "
             f"Received: a quantize-aware model with these operators: {operators}",
             ConversionWarning,
-            stacklevel=3,
         )
     error = _run(model, spec, tflite, samples)
     recipe = make_recipe(keras_model(model), options, samples, observed, error)
@@ -210,7 +208,7 @@ def _check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:
 
 def _fitted(model: keras.Model, purpose: str, input_shape: Sequence[int] | None) -> keras.Model:
     plain = keras_model(model)
-    twin = fitted(plain, purpose, input_shape, stacklevel=5)
+    twin = fitted(plain, purpose, input_shape)
     # A compressed model of tf_keras was made from a twin, so only the shape is checked.
     return twin if plain is model else model
 
@@ -248,7 +246,7 @@ def _checked_calibration(
             checks.check_range(observed)
     count = len(next(iter(samples.values())))
     for sentence in checks.calibration_warnings(observed, count, spec.needs_calibration):
-        warnings.warn(sentence, ConversionWarning, stacklevel=4)
+        warn(sentence, ConversionWarning)
     return samples, observed
 
 
@@ -282,11 +280,10 @@ def _run(model: keras.Model, spec: Format, tflite: bytes, samples: Samples | Non
         ) from error
     difference = _output_error(model, few, outputs)
     if difference > _MAX_OUTPUT_ERROR:
-        warnings.warn(
+        warn(
             "The file should compute what the model computes on its calibration data. "
             f"Received: outputs that are off by {difference:.2f} of their spread, root mean square",
             ConversionWarning,
-            stacklevel=4,
         )
     return difference
 

@@ -128,7 +128,7 @@ def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
         given: dict[str, Any] = {names.get(key, str(key)): value for key, value in x.items()}
         if set(given) != {spec.name for spec in specs}:
             raise InputError(
-                f"{what} must hold the inputs {[spec.name for spec in specs]}. Received: {list(x)}"
+                f"{what} must hold the inputs {list(map(_called, specs))}. Received: {list(x)}"
             )
         return given
     if len(specs) == 1:
@@ -138,9 +138,14 @@ def _by_name(specs: list[InputSpec], x: Any, what: str) -> dict[str, Any]:
     if not isinstance(x, list | tuple) or len(x) != len(specs):
         raise InputError(
             f"{what} must be {len(specs)} arrays, in a list or a dictionary with the keys "
-            f"{[spec.name for spec in specs]}. Received: {type(x).__name__}"
+            f"{list(map(_called, specs))}. Received: {type(x).__name__}"
         )
     return {spec.name: value for spec, value in zip(specs, x, strict=True)}
+
+
+def _called(spec: InputSpec) -> str:
+    """Returns the name that the user gave an input, or else that in the file."""
+    return spec.name if _AUTOMATIC.fullmatch(spec.key) else spec.key
 
 
 def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:

@@ -5,7 +5,6 @@ Names are ordinals in topological order: automatic names of Keras layers differ 
 """
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from keras_se.errors import SiteWarning
+from keras_se.errors import SiteWarning, warn
 from keras_se.graph.composites import may_reduce
 from keras_se.graph.models import sublayers
 from keras_se.graph.replay import Computation, shared, takes_mask
@@ -112,10 +111,10 @@ class Search:
     remarks: list[str]
     flow: Flow
 
-    def warn(self, stacklevel: int = 3) -> list[GatedSite]:
+    def warned(self) -> list[GatedSite]:
         """Warns of each remark, and returns the sites."""
         for remark in self.remarks:
-            warnings.warn(remark, SiteWarning, stacklevel=stacklevel)
+            warn(remark, SiteWarning)
         return self.sites
 
 

@@ -22,13 +22,13 @@ from keras_se.sites.site import Site
 
 def model_sites(model: keras.Model) -> list[Site]:
     """Lists the SE sites of a functional or Sequential model, in topological order."""
-    return [part.site for part in search(_trace(model)).warn(stacklevel=4)]
+    return [part.site for part in search(_trace(model)).warned()]
 
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
     """Computes the gates of every SE site, shape (samples, channels), by site name."""
     graph = _trace(model)
-    found = search(graph).warn(stacklevel=4)
+    found = search(graph).warned()
     if not found:
         return {}
     # Some kernels swallow NaN: the gates would look plausible.

@@ -1,12 +1,11 @@
 """Replaces inline SE in a model by `SEBlock`s."""
 
 import itertools
-import warnings
 from typing import Any, cast
 
 import keras
 
-from keras_se.errors import InputError, SiteWarning
+from keras_se.errors import InputError, SiteWarning, warn
 from keras_se.graph.composites import has_own_weights, why_closed
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
@@ -58,9 +57,7 @@ def adopt(model: keras.Model) -> keras.Model:
             f"Received: model {model.name!r} with these inline sites: {reasons}"
         )
     for name, reason in left.items():
-        warnings.warn(
-            f"adopt leaves the site {name!r} as it is: {reason}.", SiteWarning, stacklevel=2
-        )
+        warn(f"adopt leaves the site {name!r} as it is: {reason}.", SiteWarning)
     return adopted(graph, taken)
 
 

@@ -1,13 +1,12 @@
 """SE blocks inserted into and removed from existing models, which stay unchanged."""
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Unpack
 
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, SiteWarning
+from keras_se.errors import InputError, SiteWarning, warn
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
@@ -71,15 +70,14 @@ def insert(
     """
     graph = trace(model, "insert")
     se = search(graph)
-    se.warn()
+    se.warned()
     places, beside = find_places_and_se(graph, placement, where, se)
     if beside:
         is_kind = where is None or isinstance(where, str)
         done = "skips the places of the SE" if is_kind else "adds SE beside that"
-        warnings.warn(
+        warn(
             f"insert {done} which model {model.name!r} has already: {beside}.",
             SiteWarning,
-            stacklevel=2,
         )
     names = [place.candidate.name for place in places]
     plan = {name: {} for name in names} if plan is None else _checked_plan(plan, names)
@@ -95,11 +93,10 @@ def insert(
     ]
     _check_names(sites)
     if frozen := _frozen(graph, sites):
-        warnings.warn(
+        warn(
             f"insert puts blocks into frozen models, where they do not train: {frozen}. Set "
             "trainable = True on them in the new model, then False on their layers but the blocks.",
             SiteWarning,
-            stacklevel=2,
         )
     insertion = _Insertion(sites)
     rebuilding = Rebuilding(graph, {id(site.place.graph.model): insertion for site in sites})

@@ -1,6 +1,7 @@
 """Measures what training with compression made of a network, on held-out samples."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_weights
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import trace
-from keras_se.litert.convert import convert
+from keras_se.litert.convert import ConversionWarning, convert
 from keras_se.litert.formats import FormatName, Options
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
@@ -158,12 +159,12 @@ class _Pair:
         shape = shapes[0] if len(shapes) == 1 else None
         compression = compression_of(compressed)
         technique = QUANTIZED if is_compressed(compressed) else None
-        sized = fitted(original, _PURPOSE, shape, stacklevel=4)
+        sized = fitted(original, _PURPOSE, shape)
         is_same = compressed is original
         return cls(
             original=sized,
             compressed=compressed,
-            plain=sized if is_same else fitted(plain, _PURPOSE, shape, stacklevel=4),
+            plain=sized if is_same else fitted(plain, _PURPOSE, shape),
             technique=technique if compression is None else compression.technique,
             samples=samples,
             shape=shape,
@@ -229,11 +230,15 @@ def _outputs(model: Any, samples: Samples) -> list[np.ndarray]:
 
 def _converted(model: Any, format: FormatName, notes: list[str]) -> bytes | None:
     """Returns the file of a model; a model without one is noted, and is no error."""
-    try:
-        return convert(model, None, Options(format=format), _PURPOSE).tflite
-    except InputError as error:
-        notes.append(f"There is no TFLite file to measure. {error}")
-        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConversionWarning)
+        try:
+            tflite = convert(model, None, Options(format=format), _PURPOSE).tflite
+        except InputError as error:
+            notes.append(f"There is no TFLite file to measure. {error}")
+            return None
+    notes += [str(w.message) for w in caught if issubclass(w.category, ConversionWarning)]
+    return tflite
 
 
 def _keras_size(model: keras.Model, notes: list[str]) -> Size | None:

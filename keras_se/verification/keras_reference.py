@@ -56,7 +56,7 @@ class KerasReference:
         self._given, self._purpose = model, purpose
         # Sites are found in Keras 3 models, and most compressed ones are of tf_keras.
         plain = model if compression_of(model) is None else strip(model)
-        self._model = fitted(plain, purpose, input_shape, stacklevel=5)
+        self._model = fitted(plain, purpose, input_shape)
         self._graph = trace(self._model, purpose)
         self._search = search(self._graph)
         self._parts = {part.site.name: part for part in self._search.sites}

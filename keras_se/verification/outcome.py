@@ -98,8 +98,9 @@ def class_labels(purpose: str, shape: Sequence[int | None], y: Any, samples: int
     labels = checked_labels(purpose, "y", y, samples)
     if not takes_labels(shape, labels):
         raise InputError(
-            "y needs a reference whose first output has one value per class, or one in all. "
-            f"Received: labels up to {labels.max()} for an output of shape {tuple(shape)}"
+            "y must hold classes of the first output of the reference, which has one value for "
+            f"each, or one in all. Received: the label {labels.max()} for an output of shape "
+            f"{tuple(shape)}"
         )
     return labels
 

@@ -50,6 +50,21 @@ def test_the_first_line_of_an_error():
     assert first_line(ValueError()) == "ValueError"
 
 
+def test_the_first_line_of_what_keras_cannot_load(tmp_path):
+    """Keras begins with the outermost object and its configuration."""
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation=unregistered)])
+    keras.Sequential([keras.Input((2,)), inner]).save(tmp_path / "own.keras")
+    with pytest.raises(TypeError) as caught:
+        keras.saving.load_model(tmp_path / "own.keras")
+    line = first_line(caught.value)
+    assert line.startswith("Could not locate function 'unregistered'. Make sure")
+    assert line.endswith("before trying to load them.")
+
+
+def unregistered(x):
+    return 2.0 * x
+
+
 @pytest.mark.parametrize("is_traced", [False, True])
 def test_the_first_line_is_the_reason_not_the_call(is_traced):
     """Keras writes the name of the call before it, TensorFlow also the lines of code."""

@@ -44,6 +44,7 @@ def cluster(
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Warns:
+        UserWarning: If kernels in the scope have `trainable=False`, which stay as they are.
         PrecisionWarning: If the model computes in half precision.
 
     Source: Han et al., arXiv 1510.00149, section 3; TensorFlow Model Optimization, "Weight

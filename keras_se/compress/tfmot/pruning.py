@@ -49,6 +49,7 @@ def prune(
         MissingExtraError: If TensorFlow, tf_keras or tensorflow-model-optimization is missing.
 
     Warns:
+        UserWarning: If kernels in the scope have `trainable=False`, which stay as they are.
         PrecisionWarning: If the model computes in half precision.
 
     Source: Zhu and Gupta, arXiv 1710.01878; TensorFlow Model Optimization, "Weight pruning".

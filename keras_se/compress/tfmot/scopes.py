@@ -7,7 +7,7 @@ import keras
 
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import translate
-from keras_se.errors import InputError
+from keras_se.errors import InputError, warn
 from keras_se.graph.fitting import fitted
 
 Scope = Literal["all", "trunk", "se"]
@@ -43,19 +43,29 @@ def compress_in_scope(
 
     if scope not in SCOPES:
         raise InputError(f"scope must be one of {list(SCOPES)}. Received: scope={scope!r}")
-    model = fitted(model, technique, stacklevel=4)
+    model = fitted(model, technique)
     translation = translate(model)
-    wanted = set()
+    wanted, frozen = set(), []
     for weights in translation.weights:
         layer = translation.model.get_layer(weights.layer)
         is_inside = scope in ("all", "se" if weights.is_se else "trunk")
+        if not is_inside or type(layer).__name__ not in _WITH_KERNEL:
+            continue
         # Frozen layers must not change, so they are not wrapped.
-        if is_inside and layer.trainable and type(layer).__name__ in _WITH_KERNEL:
+        if layer.trainable:
             wanted.add(layer.name)
+        else:
+            frozen.append(layer.name)
     if not wanted:
         raise InputError(
             f"{technique} needs kernels in its scope that are not frozen. "
             f"Received: scope={scope!r} for model {model.name!r}, which has none there"
+        )
+    if frozen:
+        warn(
+            f"{technique} leaves frozen kernels as they are; set trainable = True to compress "
+            f"them. Received: {frozen} with trainable=False",
+            UserWarning,
         )
     new_model = rebuilt(
         translation.model,

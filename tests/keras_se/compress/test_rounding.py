@@ -239,10 +239,13 @@ IN_FLOAT = {
 def test_what_has_no_int8_form_is_rounded_where_it_begins_and_ends(name):
     build, operator = IN_FLOAT[name]
     model = functional(build)
-    with pytest.warns(ConversionWarning, match=r"in float32\. Received: \['(\w+/)?it'\]$"):
+    with pytest.warns(
+        ConversionWarning, match=r"in float32\. Received: \['(\w+/)?it'\]$"
+    ) as caught:
         aware = quantize_aware(model, IMAGES)
-    with pytest.warns(ConversionWarning, match=f"with these operators: .*'{operator}'"):
+    with pytest.warns(ConversionWarning, match=f"with these operators: .*'{operator}'") as also:
         tflite = to_tflite(aware)
+    assert {w.filename for w in (*caught, *also) if w.category is ConversionWarning} == {__file__}
     assert operator in operator_names(tflite)
     expected, given = aware.predict(IMAGES, verbose=0), predict(tflite, IMAGES)
     assert np.abs(given - expected).mean() < 0.6 * np.ptp(expected) / 255

@@ -88,7 +88,7 @@ def test_the_twin_is_the_model_built_in_float32(build, policy, twins):
         if "float" in old.dtype:
             old.assign(RNG.uniform(0.1, 0.3, old.shape))
         new.assign(old.numpy().astype(new.dtype))
-    twin = fitted(model, "a test", stacklevel=2)
+    twin = fitted(model, "a test")
     (warning,) = twins
     assert warning.filename == __file__
     assert str(warning.message) == (

@@ -327,7 +327,9 @@ def test_the_text_is_the_conclusion_and_a_table_of_80_columns(sparse):
         (lambda a: a.update(original=a["compressed"]), "needs the plain Keras model that was com"),
         (lambda a: a.update(compressed="out.keras"), "made of it. Received: str as compressed"),
         (lambda a: a.update(x=a["x"][:, :4]), r"x must have the shape \(samples, 8, 8, 3\)"),
-        (lambda a: a.update(y=np.full(100, 10)), "y needs a reference .* labels up to 10 for an"),
+        (lambda a: a.update(y=np.full(100, 10)), "y must hold classes .* the label 10 for an"),
+        (lambda a: a.update(y={"scores": a["y"]}), r"the labels of the first.* \['scores'\]"),
+        (lambda a: a.update(x={"x": a["x"]}), r"must hold the inputs \['inputs'\]\. .* \['x'\]"),
         (lambda a: a.update(y=a["y"][:3]), "same length, above 0. Received: 100 samples and 3 l"),
     ],
 )
@@ -337,6 +339,13 @@ def test_errors(networks, pruned, images, labels, change, message):
     change(arguments)
     with pytest.raises(InputError, match=message):
         compression_report(**arguments)
+
+
+def test_an_input_goes_by_the_name_that_it_was_given():
+    model = keras.Sequential([keras.Input((4,), name="age"), layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    with pytest.raises(InputError, match=r"must hold the inputs \['age'\]\. Received: \['x'\]"):
+        compression_report(model, model, {"x": x})
 
 
 def test_models_that_do_not_belong_together(networks, images):

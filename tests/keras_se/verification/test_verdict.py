@@ -636,7 +636,7 @@ def test_labels_of_one_logit(networks, images):
     outcome = judged(binary, tflite, images, y=labels).outcome
     assert outcome.reference > 0.98
     assert outcome.constant < outcome.reference
-    with pytest.raises(InputError, match=r"y needs a reference .* labels up to 5 for an output"):
+    with pytest.raises(InputError, match=r"y must hold classes .* the label 5 for an output"):
         judged(binary, tflite, images, y=np.full(100, 5))
 
 

@@ -43,7 +43,10 @@ def open_function(new_layer: LayerFactory, function: Any, name: str) -> Function
     def visited(visit: Visit) -> Any:
         if visit.place not in converted:
             kind = type(visit.layer).__name__.lower()
-            made = convert_call(new_layer, visit, f"{name}_{kind}")
+            try:
+                made = convert_call(new_layer, visit, f"{name}_{kind}")
+            except NoCounterpartError as reason:
+                raise NoCounterpartError(_uncalled(function, visit, str(reason))) from reason
             if made.weights:
                 raise NoCounterpartError(f"with weights in its activation {_called(function)}")
             converted[visit.place] = made.function
@@ -62,6 +65,11 @@ def open_function(new_layer: LayerFactory, function: Any, name: str) -> Function
         )
 
     return call
+
+
+def _uncalled(function: Any, visit: Visit, reason: str) -> str:
+    computed = f"whose activation {_called(function)} computes {type(visit.layer).__name__}"
+    return f"{computed}, {reason}" if reason else computed
 
 
 def _called(function: Any) -> str:

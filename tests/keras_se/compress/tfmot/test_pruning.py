@@ -85,6 +85,15 @@ def test_no_sparsity_and_a_single_step():
         assert set(zeros(strip(pruned)).values()) == {share}
 
 
+def test_frozen_kernels_are_named():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="a", trainable=False)])
+    model.add(keras.layers.Dense(2))
+    with pytest.warns(UserWarning, match=r"^prune leaves frozen .* Received: \['a'\]") as caught:
+        pruned = prune(model)
+    assert caught[0].filename == __file__
+    assert [w.shape for w in pruned.trainable_weights] == [(2, 2), (2,)]
+
+
 def without_se():
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 
