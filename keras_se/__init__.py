@@ -14,8 +14,8 @@ from keras_se.surgery.adoption import adopt
 from keras_se.surgery.insertion import insert, remove
 from keras_se.surgery.placements import Candidate, candidates
 from keras_se.verification.compression import compression_report
-from keras_se.verification.compression_report import CompressionReport
-from keras_se.verification.report import GateReport
+from keras_se.verification.reports.compression_report import CompressionReport
+from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.verdict import verify
 from keras_se.verification.worth import worth
 

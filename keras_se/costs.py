@@ -7,13 +7,15 @@ Source: Hu et al., arXiv 1709.01507v4, section 4, whose "GFLOPs" are multiply-ac
 """
 
 import dataclasses
-import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+from rich.table import Table
 
+from keras_se.display.text import Shown, json_text, rendered, site_table
 from keras_se.errors import InputError
 from keras_se.graph.inputs import checked_shape, computable
 from keras_se.graph.models import check_graph
@@ -22,6 +24,8 @@ from keras_se.graph.trace import trace
 from keras_se.graph.visits import Place, Visit, walk
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import GatedSite, search
+
+_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 _Shape = tuple[int, ...]
 
@@ -53,7 +57,7 @@ class SiteCost:
 
 
 @dataclass(frozen=True)
-class CostReport:
+class CostReport(Shown):
     """The cost of a model and of its SE, for one example.
 
     Attributes:
@@ -95,11 +99,45 @@ class CostReport:
         """Operations of all SE sites divided by those of the model."""
         return _share(self.se_flops, self.flops)
 
+    def __str__(self) -> str:
+        return rendered(_described(self))
+
     def to_json(self) -> str:
         """Returns the report as JSON text."""
         names = ("se_parameters", "se_flops", "se_macs", "se_parameter_share", "se_flop_share")
         totals = {name: getattr(self, name) for name in names}
-        return json.dumps({**dataclasses.asdict(self), **totals}, indent=2) + "\n"
+        return json_text({"schema": _SCHEMA, **dataclasses.asdict(self), **totals})
+
+
+def _described(report: CostReport) -> Iterator[str | Table]:
+    parameters = f"{report.se_parameters:,} of {report.parameters:,} parameters"
+    flops = f"{report.se_flops:,} of {report.flops:,} FLOPs"
+    yield (
+        f"SE has {parameters}, {report.se_parameter_share:.2%}, and {flops}, "
+        f"{report.se_flop_share:.2%}."
+    )
+    if report.sites:
+        yield _table(report)
+        yield "of all: share of the model's. FLOPs: for one example; a multiply-accumulate is two."
+    if report.uncounted:
+        yield f"Not counted: {', '.join(report.uncounted)}."
+
+
+def _table(report: CostReport) -> Table:
+    columns = ("C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
+    table = site_table(*columns, right=True)
+    for site in report.sites:
+        table.add_row(
+            site.name,
+            f"{site.channels:,}",
+            f"{site.width:,}",
+            f"{site.parameters:,}",
+            f"{site.parameter_share:.2%}",
+            f"{site.flops:,}",
+            f"{site.flop_share:.2%}",
+            f"{site.macs:,}",
+        )
+    return table
 
 
 def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> CostReport:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_se.litert.graph.flatbuffer import TFLite
-from keras_se.verification.report import GateReport
+from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.verdict import verify
 
 

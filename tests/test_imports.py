@@ -20,6 +20,7 @@ RANKS = (
     "keras_se.layers",
     "keras_se.data",
     "keras_se.files",
+    "keras_se.display",
     "keras_se.theory",
     "keras_se.graph",
     "keras_se.sites",

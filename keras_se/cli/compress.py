@@ -36,7 +36,7 @@ from keras_se.litert.convert import convert
 from keras_se.litert.formats import Options
 from keras_se.litert.recipe import recipe_path
 from keras_se.verification.compression import compression_report
-from keras_se.verification.compression_report import CompressionReport, described
+from keras_se.verification.reports.compression_report import CompressionReport, described
 
 _SHOWN = 1000  # at most so many training samples stand in for held-out ones
 # Options that only some methods take, and what to do instead.

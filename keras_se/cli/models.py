@@ -1,7 +1,6 @@
 """The commands `insert` and `cost`."""
 
 import click
-from rich.console import Console
 
 import keras_se
 from keras_se.cli.files import check_output, read_json, write_outputs
@@ -11,7 +10,6 @@ from keras_se.cli.options import (
     json_option,
     overwrite_option,
 )
-from keras_se.cli.tables import cost_table
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
 from keras_se.layers.gates import GATES, GateName
@@ -66,13 +64,6 @@ def cost_command(
     report = keras_se.cost(load_model(model), input_shape)
     if not report.sites:
         raise InputError(f"cost needs a model with SE sites. Received: {model} with none")
-    Console().print(cost_table(report))
-    for name, part, whole, share in (
-        ("parameters", report.se_parameters, report.parameters, report.se_parameter_share),
-        ("FLOPs", report.se_flops, report.flops, report.se_flop_share),
-    ):
-        click.echo(f"SE: {part:,} of {whole:,} {name}, {share:.2%}")
-    if report.uncounted:
-        click.echo(f"Not counted: {', '.join(report.uncounted)}")
+    click.echo(str(report), nl=False)
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)

@@ -5,29 +5,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from keras_se.costs import CostReport
+from keras_se.display.text import figure
 from keras_se.litert.delegation import SiteDelegation
 from keras_se.sites.site import Site
 from keras_se.sites.statistics import GateStatistics
-from keras_se.verification.text import figure
-
-
-def cost_table(report: CostReport) -> Table:
-    """Build a table of the cost of each SE site."""
-    columns = ("site", "C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for site in report.sites:
-        table.add_row(
-            site.name,
-            f"{site.channels:,}",
-            f"{site.width:,}",
-            f"{site.parameters:,}",
-            f"{site.parameter_share:.2%}",
-            f"{site.flops:,}",
-            f"{site.flop_share:.2%}",
-            f"{site.macs:,}",
-        )
-    return table
 
 
 def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:

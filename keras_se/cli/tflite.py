@@ -23,7 +23,8 @@ from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
 from keras_se.litert.runtime import Runner
 from keras_se.verification.outcome import takes_labels
-from keras_se.verification.text import described
+from keras_se.verification.reports.page import verdict_page
+from keras_se.verification.reports.text import described
 
 _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
 
@@ -111,6 +112,7 @@ def export_command(
 @click.option("--recipe", help="Recipe of the file. Default: the one in it or beside it.")
 @input_shape_option
 @json_option
+@click.option("--html", "html_path", help="Also write the report as a page, NAME.html.")
 @overwrite_option
 def verify_command(
     reference: str,
@@ -123,6 +125,7 @@ def verify_command(
     recipe: str | None,
     input_shape: tuple[int, ...] | None,
     json_path: str | None,
+    html_path: str | None,
     overwrite: bool,
 ) -> bool:
     """Compare the gates of FILE.tflite with those of the network that it comes from.
@@ -131,6 +134,7 @@ def verify_command(
     ship as far as its gates go, 1 if it cannot.
     """
     check_output(json_path, overwrite)
+    check_output(html_path, overwrite, ".html")
     source: Any = reference
     shapes: Mapping[str, Shape]
     if reference.lower().endswith(".tflite"):
@@ -158,4 +162,7 @@ def verify_command(
     click.echo(described(report, "command line"), nl=False)
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)
+    if html_path is not None:
+        write_outputs({html_path: verdict_page(report).encode()}, overwrite)
+        click.echo(f"{html_path}: the report with plots")
     return report.passed

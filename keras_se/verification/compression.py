@@ -26,9 +26,9 @@ from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples, batches, input_arrays, input_specs, thinned
 from keras_se.litert.runtime import Runner
 from keras_se.sites.gated import gated_sites
-from keras_se.verification.compression_report import CompressionReport, Kernel, Size, Stage
 from keras_se.verification.outcome import class_labels, outcome
-from keras_se.verification.report import GateReport
+from keras_se.verification.reports.compression_report import CompressionReport, Kernel, Size, Stage
+from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.verdict import MIN_SAMPLES, verify
 
 _PURPOSE = "compression_report"

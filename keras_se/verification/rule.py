@@ -41,8 +41,8 @@ MIN_R2 = 0.9  # sound int8 files reached .958 and more, half-frozen ones .75 and
 _LOST_R2 = 0.6  # with less a site is lost, from there on only weakened
 _LOST_SLOPE = 0.3
 _SLOPE_TOLERANCE = 0.1  # a hard_sigmoid of slope 0.2 in place of 1/6 passes R², but is off by .2
-_CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
-_MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
+CHANNEL_STEPS = 2.0  # with less spread, the R² of one channel is mostly noise
+MIN_CHANNEL_R2 = 0.5  # one frozen channel of many leaves the pooled R² at .989-.998
 _MAX_RMS_STEPS = 1.0  # for gates that do not adapt, in widened steps
 _MAX_BIAS_STEPS = 2.0  # for steady channels, in widened steps: sound files stay below 1
 MIN_SPREAD_KEPT = 0.5  # of the original's spread, after training with compression
@@ -237,13 +237,22 @@ def _slope_error(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.nda
 
 def _is_wide(f: np.ndarray, resolution: Resolution) -> np.ndarray:
     # Wide channels need an R² of their own, others a level.
-    return f.std(axis=0) >= _CHANNEL_STEPS * resolution.step
+    return f.std(axis=0) >= CHANNEL_STEPS * resolution.step
 
 
 def _missing_channel_r2(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
+    return np.where(_is_wide(f, resolution), _missing_of_each(f, q), math.nan)
+
+
+def _missing_of_each(f: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Returns what each channel lacks to an R² of 1; NaN without variation."""
     total = ((f - f.mean(axis=0)) ** 2).sum(axis=0)
-    missing = ((q - f) ** 2).sum(axis=0) / np.where(total > 0, total, math.nan)
-    return np.where(_is_wide(f, resolution), missing, math.nan)
+    missing: np.ndarray = ((q - f) ** 2).sum(axis=0) / np.where(total > 0, total, math.nan)
+    return missing
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _dead(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> np.ndarray:
@@ -283,8 +292,8 @@ _TESTS = {
     ),
     "channel": _Test(
         _missing_channel_r2,
-        1.0 - _MIN_CHANNEL_R2,
-        lambda value, of: f": R² of {1.0 - value:.3f} is below {_MIN_CHANNEL_R2:g}",
+        1.0 - MIN_CHANNEL_R2,
+        lambda value, of: f": R² of {1.0 - value:.3f} is below {MIN_CHANNEL_R2:g}",
         of_channels=True,
     ),
     "dead": _Test(_dead, 0.5, lambda value, of: " is dead in the file only", of_channels=True),
@@ -343,6 +352,8 @@ def measures(f: np.ndarray, q: np.ndarray, resolution: Resolution) -> dict[str, 
         "r2": r_squared(f, q),
         "slope": _slope(f, q),
         "worst_channel": _worst_channel(f, q, resolution),
+        "channel_spread": tuple((f.std(axis=0) / resolution.step).tolist()),
+        "channel_r2": tuple(_or_none(1.0 - missing) for missing in _missing_of_each(f, q)),
         "rms_error": float(np.sqrt((error**2).mean())),
         "p99_error": float(np.quantile(error, 0.99)),
         "max_error": float(error.max()),

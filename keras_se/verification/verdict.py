@@ -26,7 +26,7 @@ from keras_se.sites.site import PREFIXES
 from keras_se.sites.statistics import spread
 from keras_se.verification.outcome import class_labels, outcome
 from keras_se.verification.reference import Gates, Reference
-from keras_se.verification.report import GateReport, SiteVerdict, Stress
+from keras_se.verification.reports.gate_report import GateReport, SiteVerdict, Stress
 from keras_se.verification.rule import (
     ADAPTIVE_STEPS,
     MIN_SPREAD_KEPT,
@@ -44,6 +44,7 @@ from keras_se.verification.worth import reference_of
 
 MIN_SAMPLES = 32
 _DEAD_BAND = 0.02  # around tau, where a rounding error decides whether a gate is below it
+_PLOTTED = 400  # gates of a site
 _LOST_IN_TRAINING = "adaptivity lost in training"
 
 
@@ -138,6 +139,7 @@ def verify(
         runtime=found.runtime,
         held_out=held_out,
         stress=_stress(judge_file, stressed, strict),
+        pairs=_pairs(found),
     )
 
 
@@ -363,6 +365,18 @@ def _stress(file: _FileJudge, stressed: Mapping[str, Samples], strict: bool) -> 
         verdict = verdict_of([v for v, _ in sites.values()], kept, strict, not file.unjudged)
         found[name] = Stress(verdict, kept, sites)
     return found
+
+
+def _pairs(found: _Judged) -> dict[str, np.ndarray]:
+    """Returns some float and shipped gates of each site, for plots."""
+    generator = np.random.default_rng(0)
+    pairs = {}
+    for name, own in found.own.items():
+        shipped = found.shipped.get(name)
+        if shipped is not None:
+            both = np.stack([own.ravel(), shipped.ravel()], axis=1)
+            pairs[name] = both[generator.permutation(len(both))[:_PLOTTED]]
+    return pairs
 
 
 def _trunk_r2(own: np.ndarray, replayed: np.ndarray | None) -> float | None:

@@ -18,7 +18,7 @@ from keras_se.data import load_images
 from keras_se.errors import InputError, import_extra
 from keras_se.files import free_name, output_folder, refuse_existing
 from keras_se.litert.recipe import row_hashes
-from keras_se.verification.text import described
+from keras_se.verification.reports.text import described
 from keras_se.verification.verdict import MIN_SAMPLES
 from tuning.result import SearchResult
 from tuning.searching import search

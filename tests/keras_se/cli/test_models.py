@@ -30,7 +30,7 @@ def test_cost(tmp_path, keras_se_command, capsys):
     assert keras_se_command("cost se.keras --json", tmp_path / "cost.json") == 0
     report = keras_se.cost(keras.saving.load_model("se.keras"))
     printed = capsys.readouterr().out
-    assert f"SE: {report.se_parameters:,} of {report.parameters:,} parameters" in printed
+    assert printed == str(report)
     assert (tmp_path / "cost.json").read_text() == report.to_json()
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from keras_se.sites.statistics import spread
-from keras_se.verification.report import SiteVerdict
+from keras_se.verification.reports.gate_report import SiteVerdict
 from keras_se.verification.rule import (
     Resolution,
     fails_likewise,

@@ -16,7 +16,7 @@ from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.graph.metadata import with_metadata
 from keras_se.litert.graph.sites import gate_nodes
 from keras_se.litert.runtime import predict
-from keras_se.verification.text import described
+from keras_se.verification.reports.text import described
 
 
 def judged(model, source, x, **arguments):

@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from rich import box
 from rich.table import Table
 
+from keras_se.display.text import Shown, figure, json_text, rendered
 from keras_se.graph.compressed import CLUSTERED, PRUNED, QUANTIZED
 from keras_se.verification.outcome import Outcome
-from keras_se.verification.report import GateReport
+from keras_se.verification.reports.gate_report import GateReport
+from keras_se.verification.reports.text import Place, advice, listed, reasons
 from keras_se.verification.rule import MIN_SPREAD_KEPT, NOTHING_TO_SURVIVE
-from keras_se.verification.text import (
-    Place,
-    Shown,
-    advice,
-    figure,
-    json_text,
-    listed,
-    reasons,
-    rendered,
-)
 
 _SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _SHOWN = 0.01  # share of zeros that a network that was not pruned must have to be shown

@@ -1,16 +1,12 @@
 """A verdict as text: one conclusion, the accuracy, the sites, and what to do."""
 
-import html
-import json
 import math
-from collections.abc import Iterable, Iterator
-from io import StringIO
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from keras_se.display.text import figure, rendered, site_table
 from keras_se.verification.rule import (
     IN_PART,
     KEPT,
@@ -22,29 +18,16 @@ from keras_se.verification.rule import (
 
 if TYPE_CHECKING:
     from keras_se.verification.outcome import Interval, Outcome
-    from keras_se.verification.report import GateReport, SiteVerdict
+    from keras_se.verification.reports.gate_report import GateReport, SiteVerdict
 
 Place = Literal["python", "command line"]
 
-_WIDTH = 80
 _LEGEND = (
     "R² 1: follows the reference's gates; 0: constant. slope: 1 if as strongly. spread: of the "
     "gates over samples, in steps of the format. worst: R² of the worst channel. worth: share of "
     "SE's work that is lost if this site alone is constant."
 )
 _OTHER = "check that the file is of this network, with these weights"
-
-
-class Shown:
-    """A report that shows its text in a notebook, too."""
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-
-def json_text(content: dict[str, Any]) -> str:
-    """Returns the content of a report as JSON text; `None` stands for NaN, which is not JSON."""
-    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def conclusion(report: "GateReport") -> str:
@@ -94,9 +77,9 @@ def described(report: "GateReport", place: Place) -> str:
     return rendered(
         (
             report.conclusion,
-            *_evidence(report),
+            *evidence(report),
             _table(report),
-            *_legend(report),
+            *legend(report),
             *reasons(report),
             *advice(report, place),
             *_provenance(report),
@@ -104,16 +87,8 @@ def described(report: "GateReport", place: Place) -> str:
     )
 
 
-def rendered(parts: "Iterable[str | Table]") -> str:
-    """Returns sentences and tables as lines of at most 80 columns."""
-    stream = StringIO()
-    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, emoji=False)
-    for part in parts:
-        console.print(part, markup=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def _evidence(report: "GateReport") -> Iterator[str]:
+def evidence(report: "GateReport") -> Iterator[str]:
+    """Yields what the file and constant gates do to the outputs, and what was not judged."""
     yield from _outcome(report.outcome)
     yield from _effect(report)
     for site in report.unjudged:
@@ -163,12 +138,9 @@ def interval_text(interval: "Interval") -> str:
 
 
 def _table(report: "GateReport") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    columns = ("site", "C", "R²", "slope", "spread", "worst", "worth", "verdict")
     has_kept = any(site.spread_kept is not None for site in report.sites.values())
-    for column in (*columns[:-1], *(("kept",) if has_kept else ()), columns[-1]):
-        # A name is folded, not cut: cut names may be equal.
-        table.add_column(column, overflow="fold", no_wrap=column != "site")
+    kept = ("kept",) if has_kept else ()
+    table = site_table("C", "R²", "slope", "spread", "worst", "worth", *kept, "verdict")
     for site in report.sites.values():
         figures = [*_figures(site, report), *([figure(site.spread_kept, ".2f")] * has_kept)]
         table.add_row(site.name, str(site.channels), *figures, site.verdict)
@@ -188,12 +160,8 @@ def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
     ]
 
 
-def figure(value: float | None, form: str) -> str:
-    """Returns a number of a table, or a dash."""
-    return "-" if value is None else format(value, form)
-
-
-def _legend(report: "GateReport") -> Iterator[str]:
+def legend(report: "GateReport") -> Iterator[str]:
+    """Yields what the columns of the table mean."""
     yield _LEGEND
     if any(site.verdict == "not adaptive" for site in report.sites.values()):
         yield (

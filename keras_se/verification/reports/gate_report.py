@@ -1,12 +1,20 @@
 """The verdict on the gates of a TFLite file, as data classes."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from keras_se.display.page import write_page
+from keras_se.display.text import Shown, json_text
 from keras_se.verification.outcome import Outcome
+from keras_se.verification.reports.page import verdict_page
+from keras_se.verification.reports.text import conclusion, described
 from keras_se.verification.rule import KEPT, SURVIVE, verdict_of
-from keras_se.verification.text import Shown, conclusion, described, json_text
+
+_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,8 @@ class SiteVerdict:
         r2: Pooled R² of shipped against float gates.
         slope: Pooled within-channel regression slope.
         worst_channel: The channel of the lowest R² among those that vary, and that R².
+        channel_spread: Standard deviation of the float gates by channel, in steps.
+        channel_r2: R² by channel; `None` for one that does not vary.
         rms_error: Root mean square difference, in gate units.
         p99_error: The 99th percentile of the differences.
         max_error: The largest difference.
@@ -65,6 +75,8 @@ class SiteVerdict:
     r2: float | None = None
     slope: float | None = None
     worst_channel: tuple[int, float] | None = None
+    channel_spread: tuple[float, ...] = ()
+    channel_r2: tuple[float | None, ...] = ()
     rms_error: float | None = None
     p99_error: float | None = None
     max_error: float | None = None
@@ -120,6 +132,8 @@ class GateReport(Shown):
         runtime: Runtime, delegate and machine that ran the file, or the origin of recorded gates.
         held_out: Whether the samples were compared with those of the calibration.
         stress: By name, the gates on the inputs that were given for it.
+        pairs: For the page, some of the float and shipped gates by site, shape (values, 2); of all
+            samples and channels, at random.
     """
 
     reference: str
@@ -135,6 +149,7 @@ class GateReport(Shown):
     runtime: str
     held_out: str
     stress: Mapping[str, Stress]
+    pairs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -161,11 +176,26 @@ class GateReport(Shown):
 
     def to_json(self) -> str:
         """Returns the report as JSON text."""
-        # `asdict` leaves out properties.
         content = {
+            "schema": _SCHEMA,
+            # `asdict` leaves out properties.
             "passed": self.passed,
             "verdict": self.verdict,
             "conclusion": self.conclusion,
-            **dataclasses.asdict(self),
+            **dataclasses.asdict(dataclasses.replace(self, pairs={})),
         }
+        del content["pairs"]
         return json_text(content)
+
+    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the report as one page of HTML, with plots, that needs no network.
+
+        Args:
+            path: Where to write it.
+            overwrite: Whether to replace an existing file; the old one is renamed.
+
+        Raises:
+            InputError: If the file exists or cannot be written.
+            MissingExtraError: If Jinja or matplotlib is not installed.
+        """
+        write_page(path, verdict_page(self), overwrite)
