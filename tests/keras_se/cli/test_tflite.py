@@ -112,7 +112,9 @@ def test_verify_of_two_files(tmp_path, keras_se_command, networks, images, capsy
     means = {"se_2": gates["se_2"].mean(axis=0)}
     last = [site.layer for site in keras_se.find_sites(model)][1]
     keras_se.to_tflite(hold_gates(model, {last: means["se_2"]}), "float32", path=frozen)
-    assert keras_se_command("verify", float32, frozen, "--data data.npz") == 1
+    page = tmp_path / "verdict.html"
+    assert keras_se_command("verify", float32, frozen, "--data data.npz --html", page) == 1
+    assert "Do not ship: gates are lost at se_2; " in page.read_text()
     printed = " ".join(capsys.readouterr().out.split())
     assert "At se_2 SE itself lost them" in printed
     assert "check that the file is of this network, with these weights." in printed
@@ -140,6 +142,7 @@ def test_verify_of_two_files(tmp_path, keras_se_command, networks, images, capsy
             "200 of 200 samples that are in its recipe",
         ),
         ("verify se.keras se.tflite --data data.npz --json se.tflite", "must not exist yet"),
+        ("verify se.keras se.tflite --data data.npz --html a.txt", "a page file must end in .html"),
     ],
 )
 def test_bad_input(refused, words, sentence):
