@@ -42,6 +42,7 @@ RANKS = (
     "tuning.compiling",
     "tuning.space",
     "tuning.hypermodel",
+    "tuning.oracles",
     "tuning.trials",
     "tuning.result",
     "tuning.processes",

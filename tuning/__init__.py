@@ -10,17 +10,19 @@ if TYPE_CHECKING:
     from tuning.choice.rules import Cheapest, StructuralRisk
     from tuning.choice.scores import Decision, ScoreTable
     from tuning.hypermodel import SEHyperModel
+    from tuning.oracles.main_effects import MainEffects
     from tuning.result import SearchResult
-    from tuning.running.main_effects import MainEffects
+    from tuning.running.budget import Budget
     from tuning.running.stages import NoCandidateError
     from tuning.searching import search
     from tuning.space import SESpace
     from tuning.trials.records import SearchWarning, TrialRecord
 
 _LAZY = {
+    "Budget": "tuning.running.budget",
     "Cheapest": "tuning.choice.rules",
     "Decision": "tuning.choice.scores",
-    "MainEffects": "tuning.running.main_effects",
+    "MainEffects": "tuning.oracles.main_effects",
     "NoCandidateError": "tuning.running.stages",
     "SEHyperModel": "tuning.hypermodel",
     "SESpace": "tuning.space",
@@ -36,6 +38,7 @@ _LAZY = {
 _EXTRA = ("filelock", "keras_tuner", "scipy", "tomli_w")
 
 __all__ = [
+    "Budget",
     "Cheapest",
     "Decision",
     "MainEffects",

@@ -1,5 +1,6 @@
 """Rules of choice by name, and the directions of their metrics."""
 
+import dataclasses
 from typing import Any
 
 from keras_tuner.engine import metrics_tracking
@@ -35,6 +36,8 @@ _RULES: dict[str, Any] = {"cheapest": Cheapest, "risk": StructuralRisk}
 
 def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
     """Returns a rule of choice, from the rule itself or from its name."""
+    if isinstance(objective, Cheapest) and max_seeds is not None:
+        return dataclasses.replace(objective, max_seeds=max_seeds)
     if isinstance(objective, Rule):
         return objective
     expected = (

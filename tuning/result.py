@@ -14,13 +14,14 @@ import keras
 from keras_se.errors import InputError
 from tuning.choice.ratio_fit import RatioFit
 from tuning.choice.scores import Decision, Direction, Standing, as_loss
+from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import trial_seed
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord, run_key
-from tuning.trials.training import BUDGET, ensure_built, fit_candidate, weights_path
+from tuning.trials.training import ensure_built, fit_candidate, weights_path
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class SearchResult:
         if epochs is not None:
             job = dataclasses.replace(job, epochs=epochs)
             # Hyperband stores the epochs of a trial in its values, which override the job's.
-            own = {name: v for name, v in candidate.values.items() if name != BUDGET}
+            own = {name: v for name, v in candidate.values.items() if name != EPOCHS}
             candidate = dataclasses.replace(candidate, values=own)
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]

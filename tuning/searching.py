@@ -7,34 +7,31 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import keras
 import keras_tuner
 
-from keras_se.errors import InputError
 from keras_se.files import replace_file
 from keras_se.importable import qualified_name
 from keras_se.surgery.placements import Where
 from tuning.choice.rules import Rule
 from tuning.hypermodel import SEHyperModel
 from tuning.objectives import get_objective, metric_direction
+from tuning.oracles.exhaustive import ExhaustiveOracle
+from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
+from tuning.running.budget import Budget, plan_budget
 from tuning.running.folder import SearchFolder, open_folder, stored_threads
-from tuning.running.grid import ExhaustiveOracle
-from tuning.running.main_effects import MainEffects
 from tuning.running.runners import InlineRunner, ProcessRunner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
 from tuning.running.threads import devices, threads_here
-from tuning.running.tuner import discovered_space, open_tuner
+from tuning.running.tuner import SearchTuner, discovered_space, open_tuner
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord
-
-OracleName = Literal["exhaustive", "main_effects"]
-ORACLES: dict[OracleName, Any] = {"exhaustive": ExhaustiveOracle, "main_effects": MainEffects}
 
 
 class _Oracle(Protocol):
@@ -59,6 +56,8 @@ def search(
     batch_size: int | None = None,
     test: Any = None,
     fresh_seeds: int = 3,
+    max_seeds: int | None = None,
+    max_trials: int | None = None,
     where: Where = None,
     max_parameters: int | None = None,
     keep_weights: int = 3,
@@ -69,7 +68,7 @@ def search(
     accept_change: bool = False,
     overwrite: bool = False,
     on_trial: Callable[[TrialRecord], Any] | None = None,
-    on_start: Callable[[int | None, int], Any] | None = None,
+    on_start: Callable[[Budget], Any] | None = None,
 ) -> SearchResult:
     """Trains candidates on shared seeds and chooses one by a rule that accounts for the noise.
 
@@ -97,12 +96,17 @@ def search(
         workers: 1: trials run in this process, and TensorFlow's memory grows by some MB with each.
             More: each trial runs in its own process, which imports model, functions and data by
             name; arrays go through files. A process that leaves no record gets a second attempt.
-        oracle: `"exhaustive"` (up to 200 combinations), `"main_effects"` or a `keras_tuner.Oracle`.
+        oracle: What proposes candidates: `"exhaustive"` (up to 200 combinations),
+            `"main_effects"`, `"random"`, `"bayesian"`, `"hyperband"`, or a `keras_tuner.Oracle`.
         compile: Function that compiles a model, or `Model.compile` arguments; `None` if compiled.
         fit: Further arguments of `Model.fit`, such as `callbacks`; each trial gets a copy.
         batch_size: Samples per step, if the data are arrays.
         test: Test data in the same forms, on which only the winner is evaluated, at the end.
         fresh_seeds: Number of further seeds, without part in the choice, to train the winner on.
+        max_seeds: Largest number of seeds per candidate, with those that `Cheapest` asks for; by
+            default that of the rule, 10.
+        max_trials: Largest number of candidates that the oracle proposes; by default 20 for
+            `"random"` and `"bayesian"`, and no limit for others.
         where: As for `keras_se.candidates`.
         max_parameters: Candidates with more parameters fail without training.
         keep_weights: Number of trials whose weights are kept, in addition to the fresh seeds.
@@ -113,7 +117,7 @@ def search(
         accept_change: Whether a changed job may use the folder, which notes this, and its records.
         overwrite: Whether to rename an existing search in the folder (`NAME.1`, ...).
         on_trial: Called with each new `TrialRecord`.
-        on_start: Called with the numbers of planned trials (`None`: unknown) and existing records.
+        on_start: Called with the `Budget`, before the first trial.
 
     Returns:
         The `SearchResult`, also written to `result.json`.
@@ -124,7 +128,7 @@ def search(
 
     Example: see `examples/03_search.py`.
     """
-    rule = get_objective(objective)
+    rule = get_objective(objective, max_seeds)
     job = Job(
         model=model_or_builder,
         data=TrialData(train, validation, test, data_id),
@@ -146,12 +150,14 @@ def search(
         timeout=timeout,
         keep_weights=keep_weights,
         modules=tuple(modules),
+        max_seeds=max_seeds,
+        max_trials=max_trials,
     )
     began_with = None if overwrite else stored_threads(Path(directory))
     # Before anything computes: TensorFlow fixes its number of threads at the first operation.
     settings = dataclasses.replace(given, threads=threads_here(workers, threads, began_with))
     job.data.check_order()
-    proposer = _oracle(oracle, job, rule)
+    proposer = _oracle(oracle, job, rule, max_trials)
     with ExitStack() as stack:
         # Before `open_folder`: a job that worker processes cannot import must leave no folder.
         names = None
@@ -164,8 +170,6 @@ def search(
         named = oracle if isinstance(oracle, str) else f"a live {qualified_name(oracle)}"
         run_as = {"objective": rule.name, "oracle": named, **given.description()}
         folder.write_job({**run_as, **job.description()})
-        if on_start is not None:
-            on_start(_planned(proposer, settings), sum(1 for _ in folder.records))
         if names is None:
             runner: Any = InlineRunner(job, settings, folder)
         else:
@@ -174,6 +178,8 @@ def search(
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
         )
+        if on_start is not None:
+            on_start(_budget(tuner, settings, rule, folder))
         stages = Stages(job, settings, rule, folder, tuner, runner, on_trial)
         result = _result(stages, job, settings, rule, folder)
         replace_file(folder.path / "result.json", result.to_json().encode())
@@ -212,38 +218,23 @@ def _result(
     )
 
 
-def _planned(oracle: Any, settings: SearchSettings) -> int | None:
-    # Further seeds that the rule may ask for are unknown here and not counted.
-    if not isinstance(oracle, ExhaustiveOracle):
-        return None
-    return len(list(oracle.all_values())) * len(settings.seeds) + settings.fresh_seeds
+def _budget(
+    tuner: SearchTuner, settings: SearchSettings, rule: Rule, folder: SearchFolder
+) -> Budget:
+    records = list(folder.records)
+    if isinstance(tuner.oracle, ExhaustiveOracle):
+        # A folder may hold records of candidates that are beyond the space now.
+        known = {candidate.id for candidate in tuner.candidates()}
+        records = [record for record in records if record.candidate in known]
+    return plan_budget(tuner.oracle, settings, getattr(rule, "max_seeds", 0), records)
 
 
-def _oracle(oracle: Any, job: Job, rule: Rule) -> Any:
+def _oracle(oracle: Any, job: Job, rule: Rule, max_trials: int | None) -> Any:
     if isinstance(job.hypermodel, SEHyperModel):
         job.hypermodel.check()
+    objective = keras_tuner.Objective(*rule.objective(job.direction))
     space = discovered_space(job.hypermodel)
-    name, direction = rule.objective(job.direction)
-    objective = keras_tuner.Objective(name, direction)
-    if isinstance(oracle, str) and oracle in ORACLES:
-        return ORACLES[oracle](objective, space)
-    if not isinstance(oracle, keras_tuner.Oracle):
-        raise InputError(
-            f"oracle must be one of {list(ORACLES)} or a keras_tuner.Oracle. "
-            f"Received: oracle={oracle!r}"
-        )
-    # keras-tuner's name for the objective of an oracle that was constructed without one.
-    if oracle.objective.name == "default_objective":
-        oracle.objective = objective
-    elif oracle.objective != objective:
-        raise InputError(
-            f"The objective of an oracle must be that of the search, {name!r}, {direction!r}, or "
-            f"left out. Received: {oracle.objective.name!r}, {oracle.objective.direction!r}"
-        )
-    oracle.update_space(space)
-    # By default keras-tuner aborts the search after three failed trials in a row.
-    oracle.max_consecutive_failed_trials = None
-    return oracle
+    return get_oracle(oracle, objective, space, job.epochs, max_trials)
 
 
 def _report(rule: Rule, job: Job, record: TrialRecord) -> dict[str, float]:

@@ -45,7 +45,7 @@ def test_most_seeds():
     assert get_objective("cheapest:0.01", 5).max_seeds == 5
     assert get_objective("val_loss", 5).max_seeds == 5
     assert get_objective("risk:0.1", 5) == StructuralRisk(0.1)
-    assert get_objective(Cheapest(0.01, max_seeds=7), 5).max_seeds == 7
+    assert get_objective(Cheapest(0.01, max_seeds=7), 5).max_seeds == 5
     with pytest.raises(InputError, match="max_seeds"):
         get_objective("cheapest:0.01", 2)
 

@@ -488,6 +488,8 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"keep_weights": -1}, r"keep_weights must be at least 0\. Received: keep_weights=-1"),
         ({"timeout": math.nan}, "timeout must be at least 0"),
         ({"batch_size": -2}, "batch_size must be at least 1"),
+        ({"max_trials": 0}, r"max_trials must be at least 1\. Received: max_trials=0"),
+        ({"max_seeds": 2}, r"max_seeds must be at least 3\. Received: max_seeds=2"),
         ({"max_parameters": 0}, r"max_parameters must be at least 1\. Received: max_parameters=0"),
         ({"where": "middle"}, "where"),
         ({"model": lambda: insert(base(), 2)}, "insert needs a place without SE"),
@@ -666,6 +668,26 @@ def test_oracles_of_keras_tuner(tmp_path, kind):
     counter = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, _: seen.append(epoch))
     result.retrain(epochs=4, callbacks=[counter])
     assert seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["random", "bayesian", "hyperband"])
+def test_oracles_by_name(tmp_path, name):
+    budgets, before = [], {}
+    for _ in range(2):
+        more = {"oracle": name, "epochs": 3, "max_trials": 2, "on_start": budgets.append}
+        result = screen(tmp_path / "a", **more)
+        assert result.chosen in {r.label for r in result.records}
+        assert not before or trained(tmp_path / "a") == before
+        before = trained(tmp_path / "a")
+    assert [(b.planned, len(b.records)) for b in budgets] == [(2, 0), (0, 2)]
+    assert f'oracle = "{name}"\n' in (tmp_path / "a" / "job.toml").read_text()
+
+
+def test_further_seeds_have_a_cap(tmp_path):
+    budgets, new = [], []
+    arguments = {"space": SMALL, "objective": "cheapest:0.0000001", "on_start": budgets.append}
+    run(tmp_path / "a", **arguments, max_seeds=3, on_trial=new.append)
+    assert (budgets[0].planned, budgets[0].at_most, len(new)) == (3, 3, 3)
 
 
 # --- What a hostile reading found -----------------------------------------------------------------

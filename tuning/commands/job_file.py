@@ -16,7 +16,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "data", "train", "validation", "test", "data_id"), (str,)),
     **dict.fromkeys(("objective", "oracle", "directory"), (str,)),
     **dict.fromkeys(("epochs", "batch_size", "max_parameters", "workers", "threads"), (int,)),
-    **dict.fromkeys(("fresh_seeds", "keep_weights"), (int,)),
+    **dict.fromkeys(("fresh_seeds", "keep_weights", "max_seeds", "max_trials"), (int,)),
     "seeds": (int, list),
     "timeout": (int, float),
     "modules": (list,),

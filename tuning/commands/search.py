@@ -21,14 +21,18 @@ from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
 from tuning.commands.job_file import job_arguments, read_job, read_space
 from tuning.commands.progress import SearchProgress
 from tuning.objectives import get_objective, metric_direction
+from tuning.oracles.table import NAMES
 from tuning.result import Confirmation, SearchResult
 from tuning.running.folder import stored_threads
 from tuning.running.stages import NoCandidateError
 from tuning.running.threads import threads_here
-from tuning.searching import ORACLES, search
+from tuning.searching import search
 
 # These flags only say how to run a job and may change on resuming. A job file sets the others.
-_OF_A_RUN = ("objective", "seeds", "fresh_seeds", "workers", "threads", "timeout")
+_OF_A_RUN = (
+    *("objective", "seeds", "fresh_seeds", "max_seeds", "max_trials"),
+    *("workers", "threads", "timeout"),
+)
 
 
 @click.command("search")
@@ -52,7 +56,21 @@ _OF_A_RUN = ("objective", "seeds", "fresh_seeds", "workers", "threads", "timeout
 @click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate. Default: 3.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes. Default: 1.")
 @click.option("--directory", help="Folder of the search.")
-@click.option("--oracle", type=click.Choice(list(ORACLES)), help="Default: exhaustive.")
+@click.option(
+    "--oracle",
+    type=click.Choice(NAMES),
+    help="What proposes candidates. Default: exhaustive, which tries all, up to 200.",
+)
+@click.option(
+    "--max-trials",
+    type=click.IntRange(1),
+    help="Candidates to propose at most. Default: 20 for random and bayesian, else no limit.",
+)
+@click.option(
+    "--max-seeds",
+    type=click.IntRange(3),
+    help="Seeds per candidate at most, further ones that the rule asks for included. Default: 10.",
+)
 @click.option("--batch-size", type=click.IntRange(1), help="Samples per training step.")
 @click.option("--optimizer", help="Compile the model with this optimizer. Default: adam.")
 @click.option(

@@ -21,6 +21,8 @@ class SearchSettings:
         workers: Number of processes; 1 means this process.
         threads: Threads per process; `None` means that the search decides.
         timeout: Seconds after which a trial fails.
+        max_seeds: Largest number of seeds per candidate that the rule may ask for.
+        max_trials: Largest number of trials that the oracle may propose.
         keep_weights: Number of trials whose weights are kept.
         modules: Modules that each process imports first.
     """
@@ -32,12 +34,15 @@ class SearchSettings:
     timeout: float | None
     keep_weights: int
     modules: Sequence[str] = ()
+    max_seeds: int | None = None
+    max_trials: int | None = None
 
     def __post_init__(self) -> None:
         for name, number, least in (
             ("workers", self.workers, 1),
             ("fresh_seeds", self.fresh_seeds, 0),
             ("keep_weights", self.keep_weights, 0),
+            ("max_trials", 1 if self.max_trials is None else self.max_trials, 1),
             ("timeout", 1 if self.timeout is None else self.timeout, 0),
         ):
             if not number >= least:  # also for NaN

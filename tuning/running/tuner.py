@@ -16,11 +16,12 @@ from keras_tuner.engine import base_tuner
 
 from keras_se.errors import InputError
 from keras_se.files import free_name
-from tuning.running.grid import ExhaustiveOracle
+from tuning.oracles.exhaustive import ExhaustiveOracle
+from tuning.oracles.hyperband import EPOCHS
 from tuning.running.runners import Run, Runner, execute
 from tuning.trials.combination import Combination, make_combination
 from tuning.trials.records import Records, SearchWarning, TrialRecord
-from tuning.trials.training import BUDGET, cause_of
+from tuning.trials.training import cause_of
 
 FOLDER = "keras_tuner"
 
@@ -58,7 +59,7 @@ class SearchTuner(base_tuner.BaseTuner):
     def candidate(self, values: dict[str, Any]) -> Combination:
         """Returns the candidate for some hyperparameter values, labelled by those that vary."""
         # Drop Hyperband's bookkeeping, except for the epochs: it does not change the training.
-        own = {k: v for k, v in values.items() if k == BUDGET or not k.startswith("tuner/")}
+        own = {k: v for k, v in values.items() if k == EPOCHS or not k.startswith("tuner/")}
         return make_combination(own, self._varying)
 
     def candidates(self) -> list[Combination]:
@@ -68,8 +69,8 @@ class SearchTuner(base_tuner.BaseTuner):
             return list(map(self.candidate, self.oracle.all_values()))
         trials = [self.oracle.trials[key] for key in sorted(self.oracle.trials)]
         found = {c.id: c for c in (self.candidate(t.hyperparameters.values) for t in trials)}
-        most = max((c.values.get(BUDGET, 0) for c in found.values()), default=0)
-        return [c for c in found.values() if c.values.get(BUDGET, 0) == most]
+        most = max((c.values.get(EPOCHS, 0) for c in found.values()), default=0)
+        return [c for c in found.values() if c.values.get(EPOCHS, 0) == most]
 
     def search(self, runner: Runner, seeds: Sequence[int], on_record: Callable[..., Any]) -> None:
         """Completes the open trials, then runs those that the oracle proposes."""

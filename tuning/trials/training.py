@@ -13,14 +13,13 @@ import keras
 from keras_se import SEBlock
 from keras_se.files import replacement
 from keras_se.graph.models import sublayers
+from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import reseed, trial_seed
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
 from tuning.trials.data import fit_arguments
 from tuning.trials.job import Job
 from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
-
-BUDGET = "tuner/epochs"  # the hyperparameter in which keras-tuner's Hyperband passes the epochs
 
 
 class OverBudgetError(Exception):
@@ -116,7 +115,7 @@ def fit_candidate(
         arguments["batch_size"] = job.batch_size
     if hasattr(train, "element_spec"):
         arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
-    epochs = int(candidate.values.get(BUDGET, job.epochs))
+    epochs = int(candidate.values.get(EPOCHS, job.epochs))
     return model, job.hypermodel.fit(hp, model, epochs=epochs, **arguments), test
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from tuning import TrialRecord
+from tuning import Budget, TrialRecord
 from tuning.commands.progress import SearchProgress
 from tuning.running.settings import FRESH
 
@@ -22,9 +22,9 @@ def record(label="ratio=4", seed=0, score=0.25, cause=""):
     )
 
 
-def shown(screen, direction, records, planned=4, on_record=0):
+def shown(screen, direction, records, planned=4, on_record=()):
     with SearchProgress(screen, "val_loss", direction) as progress:
-        progress.start(planned, on_record)
+        progress.start(Budget(planned, planned, tuple(on_record)))
         for one in records:
             progress.add(one)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.file.getvalue())
@@ -33,22 +33,40 @@ def shown(screen, direction, records, planned=4, on_record=0):
 def test_plain_lines():
     records = [record(), record("ratio=8", 1), record(seed=1, cause="ValueError: no")]
     assert shown(console(False), "min", records).splitlines() == [
+        "4 trainings to come.",
         "[1/4] ratio=4, seed 0: val_loss 0.25 (1.5 s)",
+        "At 1.5 s a training, about 0:04.",
         "[2/4] ratio=8, seed 1: val_loss 0.25 (1.5 s)",
         "[3/4] ratio=4, seed 1: failed: ValueError: no",
     ]
 
 
-def test_trials_on_record_are_said_and_not_counted():
-    lines = shown(console(False), "min", [record()], planned=18, on_record=12).splitlines()
-    assert lines[0] == "On record already: 12 trials, which are not run again"
-    assert lines[1].startswith("[1/6] ")
+def test_trials_on_record_are_said_and_counted():
+    known = [record(seed=seed) for seed in range(12)]
+    lines = shown(console(False), "min", [record(seed=12)], 6, known).splitlines()
+    assert lines == [
+        "6 trainings to come; 12 on record already, which are not run again. "
+        "At 1.5 s a training, about 0:09.",
+        "[13/18] ratio=4, seed 12: val_loss 0.25 (1.5 s)",
+    ]
+
+
+def test_trials_on_record_are_in_the_table_and_the_bar():
+    known = [record(score=0.1), record("ratio=8"), record("c", cause="ValueError: no")]
+    table = last_table(shown(console(True), "min", [record(seed=1, score=0.2)], 6, known))
+    assert table[0].strip() == "best so far, of 2 candidates"
+    rows = [line.split() for line in table]
+    assert ["ratio=4", "2", "0.15"] in rows
+    assert ["ratio=8", "1", "0.25"] in rows
+    assert any("failed: ValueError: no" in line for line in table)
+    assert "4/9" in table[-1]
 
 
 def test_a_number_that_is_not_known_or_grows():
-    assert shown(console(False), "min", [record()], planned=None).startswith("[1] ratio=4")
+    assert "\n[1] ratio=4" in shown(console(False), "min", [record()], planned=None)
     lines = shown(console(False), "min", [record(seed=s) for s in range(3)], planned=2)
-    assert [line.split()[0] for line in lines.splitlines()] == ["[1/2]", "[2/2]", "[3/3]"]
+    found = [line.split()[0] for line in lines.splitlines() if line.startswith("[")]
+    assert found == ["[1/2]", "[2/2]", "[3/3]"]
 
 
 def last_table(printed):

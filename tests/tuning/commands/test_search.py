@@ -166,9 +166,23 @@ def test_more_seeds_and_another_rule_from_its_file_on_a_terminal(copy, capsys, m
     assert {name: times()[name] for name in before} == before
     assert len(times()) == 6
     printed = " ".join(capsys.readouterr().out.split())
-    for text in ("On record already: ", "has the lowest J", "best so far, of", "time left"):
+    for text in (
+        "2 trainings to come; 4 on record already",
+        "has the lowest J",
+        "best so far, of",
+        "time left",
+    ):
         assert text in printed
     assert "loses at most" in printed
+
+
+def test_an_oracle_by_name_with_a_cap(capsys):
+    assert keras_se_search(*flags(**{"oracle": "random", "max-trials": 1, "max-seeds": 3})) == 0
+    assert "1 training to come." in capsys.readouterr().out
+    assert len(times()) == 1
+    assert keras_se_search("run/job.toml", "--max-trials", "2") == 0
+    assert "1 training to come; 1 on record already" in capsys.readouterr().out
+    assert len(times()) == 2
 
 
 def test_a_different_job_is_refused_with_the_difference(copy, capsys):
@@ -366,7 +380,7 @@ def test_an_interrupt_loses_nothing_and_threads_are_kept(folder):
         env=environment,
     )
     assert again.returncode == 0, again.stderr
-    assert f"On record already: {len(before)} trials" in again.stdout
+    assert f"{len(before)} on record already" in again.stdout
     assert {name: times()[name] for name in before} == before
     assert len(times()) == 6
     assert json.loads(Path("run/fingerprint.json").read_text())["fingerprint"]["threads"] == 1

@@ -6,7 +6,7 @@ import keras_tuner
 import pytest
 
 from tuning import SESpace, TrialRecord
-from tuning.running.grid import ExhaustiveOracle
+from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.running.tuner import open_tuner
 from tuning.trials.records import Records
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from keras_se.errors import InputError
 from tuning.choice.scores import as_loss
-from tuning.running.grid import GridOracle, check_space, listed_values
+from tuning.oracles.grid import check_space, listed_values
+from tuning.oracles.stateless import StatelessOracle
 
 
-class MainEffects(GridOracle):
+class MainEffects(StatelessOracle):
     """Varies one hyperparameter at a time around a base plan.
 
     The oracle tries the base plan, each other value of each hyperparameter with the others as in
@@ -75,6 +76,12 @@ class MainEffects(GridOracle):
         plain = [plan for plan in self.plans() if _is_plain(plan)]
         finalists = [self._predicted(), *best, *plain]
         return [plan for i, plan in enumerate(finalists) if plan not in finalists[:i]]
+
+    def expected(self) -> tuple[int, int]:
+        """Returns how many trials there will be, and the largest number of finalists."""
+        plans = self.plans()
+        number = len(plans) + 1  # the predicted plan
+        return min(number, self.max_trials or number), 2 + any(map(_is_plain, plans))
 
     def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Returns the next plan, or the predicted plan once all others have ended."""

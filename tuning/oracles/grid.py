@@ -1,66 +1,10 @@
-"""The grid of a space: lists of values, their combinations, and oracles that propose from them."""
+"""The grid of a space: lists of values and their combinations."""
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras_tuner
-
 from keras_se.errors import InputError
-
-LIMIT = 200
-
-
-class GridOracle(keras_tuner.Oracle):
-    """Proposes the values that `next_values` names; the trials are its only state."""
-
-    # So several trials can run at a time, and a killed search resumes where it was;
-    # `keras_tuner.GridSearch` supports neither.
-
-    def __init__(self, objective: Any, hyperparameters: Any) -> None:
-        super().__init__(
-            objective=objective,
-            hyperparameters=hyperparameters,
-            # By default keras-tuner aborts the search after three failed trials in a row.
-            max_consecutive_failed_trials=None,
-            seed=1,  # without one keras-tuner draws it from Python's `random`
-        )
-
-    def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Returns the values to try next, or `None` if there are none for now."""
-        raise NotImplementedError
-
-    def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Returns the status and the values of a new trial, as keras-tuner asks for them."""
-        values = self.next_values([t.hyperparameters.values for t in self.trials.values()])
-        if values is not None:
-            return {"status": "RUNNING", "values": values}
-        # A running trial may still declare hyperparameters, or have a score to predict from.
-        return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
-
-
-class ExhaustiveOracle(GridOracle):
-    """Tries all combinations of a space once, conditional ones included."""
-
-    def __init__(self, objective: Any, hyperparameters: Any) -> None:
-        # Stops at the first one too many: a space may have billions.
-        if any(itertools.islice(combinations(hyperparameters), LIMIT, LIMIT + 1)):
-            raise InputError(
-                f"An exhaustive search takes up to {LIMIT} combinations: give fewer choices, "
-                "oracle='main_effects', or one of keras_tuner.oracles. "
-                f"Received: a space with more than {LIMIT}"
-            )
-        super().__init__(objective, hyperparameters)
-
-    def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """Returns the first combination that no trial has yet."""
-        return next((values for values in self.all_values() if values not in tried), None)
-
-    def all_values(self) -> Iterator[dict[str, Any]]:
-        """Returns the values of every combination, in the order of the space."""
-        # Not the space of `__init__`: trials may have added hyperparameters.
-        return combinations(self.get_space())
 
 
 def combinations(space: Any) -> Iterator[dict[str, Any]]:
@@ -91,7 +35,7 @@ def check_space(space: Any) -> None:
         if kind in ("Int", "Float") and parameter.get_config()["step"] is None:
             raise InputError(
                 "This search needs hyperparameters with a list of values: a Choice, a Boolean, an "
-                "Int, or a Float with a step. For others give oracle= one of keras_tuner.oracles. "
+                "Int, or a Float with a step. For others give oracle='random'. "
                 f"Received: {kind} {parameter.name!r}"
             )
         # keras-tuner drops the value of such a name where one of its conditions does not hold.

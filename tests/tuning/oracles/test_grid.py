@@ -7,7 +7,8 @@ from oracles import proposals
 
 from keras_se.errors import InputError
 from tuning import SESpace
-from tuning.running.grid import LIMIT, ExhaustiveOracle, combinations, listed_values
+from tuning.oracles.exhaustive import LIMIT, ExhaustiveOracle
+from tuning.oracles.grid import combinations, listed_values
 
 MIN = keras_tuner.Objective("val_loss", "min")
 
@@ -164,7 +165,8 @@ def integers(most):
 
 REFUSAL = (
     r"An exhaustive search takes up to 200 combinations: give fewer choices, "
-    r"oracle='main_effects', or one of keras_tuner.oracles. Received: a space with more than 200"
+    r"max_trials, or another oracle, such as 'main_effects' or 'random'. "
+    r"Received: a space with more than 200"
 )
 
 

@@ -1,0 +1,1 @@
+"""Oracles: which candidate a search tries next. `table` knows them by name."""
