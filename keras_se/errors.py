@@ -11,11 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
+# What Keras and TensorFlow write around what they have to say: the bold type, the call and its
+# arguments, the lines of code up to the type of the error, the nodes of a graph.
 _AROUND = re.compile(
-    r"\A\s*in user code:\n(?:\s*\n|    .*\n)*?    \w+: |"
-    r"Exception encountered when calling .+\.call\(\)\.\s*|\x1b\[\d*m"
+    r"\x1b\[\d*m|Exception encountered when calling [^\n]+\.call\(\)\.|"
+    r"\nArguments received by [^\n]+\.call\(\):.*|"
+    r"\A\s*in user code:\n(?:\s*\n|    [^\n]*\n)*?    \w+: |"
+    r"\{\{function_node [^}]*\}\} ?|\s*\[\[\{\{node [^}]*\}\}.*|\s*\[Op:[^]]*\](?: name: ?)?",
+    re.DOTALL,
 )
 _INSIDE = "Exception encountered: "  # before what happens inside each object of a file
+# Lines of a stack trace, or above it. Its code is indented, and so is nothing that is said.
+_TRACE = re.compile(
+    r"\s.*|Graph execution error:|Detected at node .*|.*\(most recent call last\):|"
+    r"<stack traces unavailable>|\d+ root error\(s\) found\."
+)
+_LENGTH = 300  # of a reason: TensorFlow lists all labels of a batch
 
 
 class InputError(ValueError):
@@ -60,15 +71,22 @@ def import_extra(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """Returns the first line of what an exception says, or the name of its type.
+def reason(error: BaseException) -> str:
+    """Returns the sentence of an exception that explains it, or the name of its type.
 
-    Without what Keras and TensorFlow write around it: the call, the lines of code, the bold type,
-    the objects that contain what cannot be loaded, and its configuration.
+    That is the first line, without what Keras and TensorFlow write around it: the call, the bold
+    type, stack traces, nodes of a graph, the objects that contain what cannot be loaded.
     """
-    said = _AROUND.sub("", str(error)).rpartition(_INSIDE)[2].strip()
-    lines = said.partition(" Full object config: ")[0].splitlines()
-    return next(iter(lines), type(error).__name__)
+    text = _AROUND.sub("", str(error)).rpartition(_INSIDE)[2].partition(" Full object config: ")[0]
+    lines = text.strip().splitlines()
+    if any("(most recent call last):" in line for line in lines):
+        lines = [line for line in lines if not _TRACE.fullmatch(line)]
+    said = [line.strip() for line in lines if line.strip()]
+    if not said:
+        return type(error).__name__
+    # "The following argument is invalid:" alone explains nothing.
+    text = " ".join(said[: 2 if said[0].endswith(":") else 1])
+    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 3]}..."
 
 
 @contextmanager
@@ -80,7 +98,7 @@ def keras_errors(rule: str, received: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{rule}. Received: {received}, for which Keras raises: {first_line(error)}"
+            f"{rule}. Received: {received}, for which Keras raises: {reason(error)}"
         ) from error
 
 
@@ -91,5 +109,5 @@ def user_code(rule: str, received: object) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:  # the code may also exit
         raise InputError(
-            f"{rule}. Received: {received!r}, which raises {type(error).__name__}: {error}"
+            f"{rule}. Received: {received!r}, which raises {type(error).__name__}: {reason(error)}"
         ) from error

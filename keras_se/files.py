@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, reason
 
 _MAX_CONFIG = 2**26  # bytes; large models have a few MiB
 
@@ -159,7 +159,7 @@ def archive_config(path: str) -> dict[str, Any]:
     except (KeyError, OSError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             "A .keras file must hold a config.json that can be read. "
-            f"Received: {path!r}, which gives: {first_line(error)}"
+            f"Received: {path!r}, which gives: {reason(error)}"
         ) from error
     if not isinstance(config, dict):
         raise InputError(
@@ -199,7 +199,7 @@ def load_model(path: str, compile: bool = True) -> keras.Model:
         raise InputError(
             "A model must be a .keras file that Keras loads in safe mode; layers and functions of "
             "your own are registered first, by an import or with --import. "
-            f"Received: {path!r}, which gives: {first_line(error)}"
+            f"Received: {path!r}, which gives: {reason(error)}"
         ) from error
 
 

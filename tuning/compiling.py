@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, reason
 
 Compile = Callable[[keras.Model], Any] | Mapping[str, Any] | None
 
@@ -51,7 +51,7 @@ def _compile_as(model: keras.Model, base: keras.Model) -> None:
     except Exception as error:  # the user's own optimizer or metric may raise anything
         raise InputError(
             "Without compile= the base model must be compiled with what Keras knows or has "
-            f"registered. Received: model {base.name!r}, which gives: {first_line(error)}"
+            f"registered. Received: model {base.name!r}, which gives: {reason(error)}"
         ) from error
 
 
@@ -128,5 +128,5 @@ def _found(name: str, identifier: Any) -> Any:
     except Exception as error:  # Keras raises several types for an unknown name
         raise InputError(
             f"compile must name what Keras knows. Received: {name}={identifier!r}, "
-            f"which gives: {first_line(error)}"
+            f"which gives: {reason(error)}"
         ) from error

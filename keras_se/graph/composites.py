@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import first_line
+from keras_se.errors import reason
 from keras_se.graph.models import is_nested_graph, sublayers
 from keras_se.graph.replay import takes_training
 
@@ -85,7 +85,7 @@ def _recorded(
             # Not `layer(...)`, which would record the layer itself, as one call.
             return keras.Model(inputs, layer.call(*args, **kwargs)), effects
         except Exception as error:  # the code of the user's layer may raise anything
-            return first_line(error).split(". ")[0].rstrip(".:"), effects
+            return reason(error).split(". ")[0].rstrip(".:"), effects
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, reason
 from keras_se.graph.attributes import (
     attributes,
     emptied,
@@ -112,7 +112,7 @@ class Copies:
         raise InputError(
             "Each layer must allow a copy, from its configuration or as it is. "
             f"Received: layer {layer.name!r} ({type(layer).__name__}), which raises: "
-            f"{'; '.join(map(first_line, errors))}"
+            f"{'; '.join(map(reason, errors))}"
         ) from errors[-1]
 
     def _from_config(self, layer: Any, name: str | None) -> Any:
@@ -274,7 +274,7 @@ def _copy_state(layer: Any, new: Any) -> None:
     except ValueError as error:
         raise InputError(
             "The configuration of a layer must be that of its weights. "
-            f"Received: layer {layer.name!r} ({type(layer).__name__}): {first_line(error)}"
+            f"Received: layer {layer.name!r} ({type(layer).__name__}): {reason(error)}"
         ) from error
     for old, own in [(layer, new), *zip(sublayers(layer), sublayers(new), strict=False)]:
         # `Normalization` derives its constants from the weights only here.

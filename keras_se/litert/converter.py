@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, first_line, import_extra
+from keras_se.errors import InputError, import_extra, reason
 from keras_se.graph.compressed import compression_of, is_compressed, keras_model
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.visits import replaying
@@ -77,7 +77,7 @@ def _inference_function(tf: Any, model: keras.Model, inputs: list[InputSpec], pu
     except Exception as error:  # the code of the user's layer may raise anything
         raise InputError(
             f"{purpose} needs a model that TensorFlow can compute for a batch of one. "
-            f"Received: model {model.name!r}, for which it raises: {first_line(error)}"
+            f"Received: model {model.name!r}, for which it raises: {reason(error)}"
         ) from error
 
 
@@ -111,7 +111,7 @@ def _run(model: keras.Model, spec: Format, converter: Any, purpose: str) -> byte
         name = type(error).__name__
         if name == "ConverterError":
             listed = re.findall(r"^(?:TF Select|Custom) ops: (.+)$", str(error), re.MULTILINE)
-            needed = ", ".join(listed) or f"another operation: {first_line(error)}"
+            needed = ", ".join(listed) or f"another operation: {reason(error)}"
             raise InputError(
                 f"{purpose} supports built-in TFLite operations only. "
                 f"Received: model {model.name!r}, which needs {needed}"
@@ -119,7 +119,7 @@ def _run(model: keras.Model, spec: Format, converter: Any, purpose: str) -> byte
         if spec.needs_calibration and name in ("RuntimeError", "ValueError"):
             raise InputError(
                 f"format={spec.name!r} supports operations only that TFLite has in it. "
-                f"Received: model {model.name!r}; the converter says: {first_line(error)}"
+                f"Received: model {model.name!r}; the converter says: {reason(error)}"
             ) from error
         raise
 

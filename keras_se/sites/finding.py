@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_se.errors import first_line
+from keras_se.errors import reason
 from keras_se.layers.se_block import DataFormat
 from keras_se.sites.excitation import Excitation, GateFunction, as_tensor, depth, is_matrix, opened
 from keras_se.sites.flow import Flow, Step, between, compute, starts_of
@@ -144,7 +144,7 @@ def _checked(flow: Flow, product: Step, position: int, at: int) -> InlineSE | Ne
     try:
         return _site(flow, product, position, at)
     except Exception as error:  # the layers of the model compute, and may raise anything
-        return NearMiss(product, f"computing it raises: {first_line(error)}")
+        return NearMiss(product, f"computing it raises: {reason(error)}")
 
 
 def _site(flow: Flow, product: Step, position: int, at: int) -> InlineSE | NearMiss | None:

@@ -12,6 +12,7 @@ from tuning.choice.errors import input_error
 LEVEL = 0.95
 # Relative to the largest loss: the summation order changes the last bits of equal means.
 _ROUNDING = 1e-12
+_EQUAL = 1e-5  # relative to the largest loss: the last bits of float32 are no step of a grid
 # The integral has two dimensions for any number of candidates. Quadrature gives the same quantile
 # in every run, where `scipy.stats.multivariate_t` and `scipy.stats.dunnett` draw random points.
 _NODES = 128
@@ -29,6 +30,7 @@ class Comparison:
         noise: σ, or `None` for a single candidate or a single seed.
         degrees: Degrees of freedom of σ.
         margin: q·σ·√(2/n), or 0 without σ.
+        again: The margin of a second look, after added seeds: q is that of twice the comparisons.
         rounding: Differences up to this value count as equal.
     """
 
@@ -38,6 +40,7 @@ class Comparison:
     noise: float | None
     degrees: int
     margin: float
+    again: float
     rounding: float
 
     @property
@@ -73,14 +76,43 @@ def compare_with_best(
     # would fail too often. Stein, "A two-sample test for a linear hypothesis whose power is
     # independent of the variance", Annals of Mathematical Statistics 16 (1945).
     candidates, seeds = first_losses.shape
-    degrees = (candidates - 1) * (seeds - 1)
-    if not degrees:
-        return Comparison(means, best, differences, None, 0, 0.0, rounding)
-    residual = first_losses - first_losses.mean(axis=1, keepdims=True)
+    if candidates < 2 or seeds < 2:
+        return Comparison(means, best, differences, None, 0, 0.0, 0.0, rounding)
+    noise, degrees = _noise(first_losses)
+    # Further seeds are a second look at each candidate, and either one may show it by chance.
+    margin, again = (
+        dunnett_quantile(looks * (candidates - 1), degrees) * noise * math.sqrt(2 / losses.shape[1])
+        for looks in (1, 2)
+    )
+    if losses.shape[1] > seeds:
+        margin = again
+    return Comparison(means, best, differences, noise, degrees, margin, again, rounding)
+
+
+def _noise(losses: np.ndarray) -> tuple[float, int]:
+    """Returns σ of one score beside candidate and seed, and its degrees of freedom."""
+    # Equal rows, as of two networks that learn nothing, would hide the noise of the others.
+    rows = np.unique(losses, axis=0)
+    residual = rows - rows.mean(axis=1, keepdims=True)
     residual = residual - residual.mean(axis=0)
-    noise = math.sqrt(float((residual**2).sum()) / degrees)
-    margin = dunnett_quantile(candidates - 1, degrees) * noise * math.sqrt(2 / losses.shape[1])
-    return Comparison(means, best, differences, noise, degrees, margin, rounding)
+    degrees = max(1, len(rows) - 1) * (losses.shape[1] - 1)
+    # An accuracy on N samples has steps of 1/N: scores that are equal on a few seeds may still
+    # differ in the mean by almost a step. A step has the variance of a rounding error.
+    variance = float((residual**2).sum()) / degrees + _step(losses) ** 2 / 12
+    return math.sqrt(variance), degrees
+
+
+def _step(losses: np.ndarray) -> float:
+    """Returns the step of the grid that the losses lie on; next to 0 if they lie on none."""
+    step, least = 0.0, _EQUAL * float(np.abs(losses).max())
+    for rest in np.diff(np.unique(losses)).tolist():
+        # Euclid's algorithm, with remainders to the nearest multiple: those of floats may fall
+        # just below a whole step.
+        while rest > least:
+            step, rest = rest, abs(math.remainder(step, rest))
+        if 0 < step < 10 * least:  # on no grid, and no need to go through thousands of losses
+            break
+    return step
 
 
 def dunnett_quantile(comparisons: int, degrees: int, level: float = LEVEL) -> float:

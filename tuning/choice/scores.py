@@ -119,13 +119,6 @@ class ScoreTable:
         """Scores as losses, where lower is better: shape (K, n)."""
         return as_loss(np.array(self.scores), self.direction)
 
-    @property
-    def first_losses(self) -> np.ndarray:
-        """Losses on the first seeds, of the candidates that are finite on all of them."""
-        # Includes candidates that were ruled out later: they still help to estimate the noise.
-        first = self.losses[:, : self.first_seeds]
-        return first[np.isfinite(first).all(axis=1)]
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -167,12 +160,14 @@ class Decision:
         seeds: n, the number of seeds of this decision.
         seeds_wanted: Number of seeds, earlier ones included, that each candidate in `further` needs
             before the rule is applied again; `seeds` if `further` is empty.
-        dropped: Names of the candidates without a finite score on every seed.
+        dropped: Names of the candidates without a finite score on every seed, or with a run that
+            lies far off all others, as after it diverged to a large, yet finite loss.
         noise: σ, standard deviation of the residuals; `None` if only one candidate finished.
         degrees: Degrees of freedom of σ, (K-1)(n-1) for the first seeds.
         margin: q·σ·√(2/n), the smallest difference that is significant.
         standings: The complete candidates, in the order of the space.
         sentence: The decision in words.
+        constant: Names of compared candidates with one score on all seeds: they may not learn.
     """
 
     chosen: str
@@ -189,6 +184,7 @@ class Decision:
     margin: float
     standings: tuple[Standing, ...]
     sentence: str
+    constant: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the decision as plain values that can be written as JSON."""

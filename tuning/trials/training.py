@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_se import SEBlock
+from keras_se.errors import reason
 from keras_se.files import replacement
 from keras_se.graph.models import sublayers
 from tuning.oracles.hyperband import EPOCHS
@@ -169,8 +170,6 @@ def weights_path(folder: Path, key: str) -> Path:
 
 
 def cause_of(error: BaseException) -> str:
-    """Returns the type of an error and the last informative line of its message."""
-    # TensorFlow's messages also list graph nodes, which tell the user nothing.
-    lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and "{{node" not in line and "Detected at" not in line]
-    return ": ".join([type(error).__name__, *said[-1:]]) if said else type(error).__name__
+    """Returns the type of an error and the sentence that explains it."""
+    kind, why = type(error).__name__, reason(error)
+    return kind if why == kind else f"{kind}: {why}"

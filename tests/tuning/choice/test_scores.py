@@ -37,13 +37,6 @@ def test_diverged_candidates_are_not_complete(broken):
     assert table(scores=[[1, broken, 3], [4, 5, 6]]).complete == (1,)
 
 
-def test_first_losses_are_those_that_all_were_trained_on():
-    scores = [[1, 2, 3, 4], [5, 6, 7, NAN], [8, NAN, 9, NAN]]
-    wide = ScoreTable(("a", "b", "c"), scores, (1, 1, 1), (0, 0, 0), first_seeds=3)
-    assert wide.complete == (0,)
-    assert wide.first_losses.tolist() == [[1, 2, 3], [5, 6, 7]]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -12,7 +12,7 @@ from keras_se.compress.tfmot.bridge.factory import (
 )
 from keras_se.compress.tfmot.bridge.layers import ENTIRE, convert_layer
 from keras_se.compress.tfmot.bridge.operations import convert_operation
-from keras_se.errors import first_line
+from keras_se.errors import reason
 from keras_se.graph.composites import is_composite, why_closed
 from keras_se.graph.models import is_graph
 from keras_se.graph.trace import Graph
@@ -58,7 +58,7 @@ def open_function(new_layer: LayerFactory, function: Any, name: str) -> Function
             graph = Graph(keras.Model(inputs, function(inputs)))
         except Exception as error:  # the code of the user's function may raise anything
             raise NoCounterpartError(
-                f"whose activation {_called(function)} Keras cannot record: {first_line(error)}"
+                f"whose activation {_called(function)} Keras cannot record: {reason(error)}"
             ) from error
         return walk(
             graph, tensor, visited, stand_in=lambda layer: layer, enter=handed, opens=is_opened
