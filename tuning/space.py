@@ -141,7 +141,7 @@ class SESpace:
         Returns:
             A placement, or `None` for the network without SE.
         """
-        chosen = hp.Choice(SWITCH, [*self.placements, *([BASELINE] if self.baseline else [])])
+        chosen = hp.Choice(_switch(hp), [*self.placements, *([BASELINE] if self.baseline else [])])
         return None if chosen == BASELINE else chosen
 
     def settings(self, hp: Any, scope: str = "se") -> dict[str, Any]:
@@ -157,7 +157,7 @@ class SESpace:
         # Declare everything, even for the baseline: `declare` uses this to register the space.
         placement = self.placement(hp)
         number = float if any(int(ratio) != ratio for ratio in self.ratios) else int
-        with hp.conditional_scope(SWITCH, list(self.placements)):
+        with hp.conditional_scope(_switch(hp), list(self.placements)):
             # keras-tuner requires all values of a Choice to have the same type.
             ratio = hp.Choice(f"{scope}_ratio", [number(ratio) for ratio in self.ratios])
             gate = hp.Choice(f"{scope}_gate", list(self.gates))
@@ -172,6 +172,8 @@ class SESpace:
         Args:
             hp: `keras_tuner.HyperParameters`. All blocks share its `se_placement`.
             name: Name of the block and prefix of its hyperparameters, unique for each block.
+                Blocks inside a `conditional_scope` share a switch of that scope, such as
+                `"se_placement if arch=a"`.
 
         Returns:
             An `SEBlock` named `name`, which does not change the initial weights of later layers in
@@ -231,6 +233,20 @@ class SESpace:
                 f"A space must be a mapping with keys among {known}. Received: {values!r}"
             )
         return cls(**values)
+
+
+def is_baseline(values: Mapping[str, Any]) -> bool:
+    """Returns whether hyperparameter values select the network without SE."""
+    switches = [value for name, value in values.items() if name.startswith(SWITCH)]
+    return bool(switches) and all(value == BASELINE for value in switches)
+
+
+def _switch(hp: Any) -> str:
+    # A name of its own in each conditional scope: keras-tuner drops the value of a name that is
+    # declared under several conditions where one of them does not hold. It tells the conditions
+    # of the current scope in this attribute alone.
+    conditions = [f"{c.name}={'|'.join(map(str, c.values))}" for c in hp._conditions]
+    return " if ".join([SWITCH, " and ".join(conditions)]) if conditions else SWITCH
 
 
 def _check_different(name: str, values: Any, listed: Sequence[Any]) -> None:

@@ -427,6 +427,48 @@ def test_a_trial_that_diverges_has_failed(tmp_path):
         )
 
 
+def test_a_candidate_of_nan_outputs_does_not_win_by_its_accuracy(tmp_path):
+    """NaN counts as class 0, which nine of ten samples have here."""
+    y = (np.arange(64) % 10 == 0).astype("float32")[:, None]
+
+    def build(hp):
+        layers = [PAIR.block(hp, "se"), keras.layers.GlobalAveragePooling2D()]
+        one = keras.initializers.Constant(1.0)
+        out = keras.layers.Dense(1, activation="sigmoid", bias_initializer=one)
+        model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(4, 3), *layers, out])
+        rate = keras.optimizers.SGD(hp.Choice("lr", [1e-6, 1e30]))
+        model.compile(rate, "binary_crossentropy", metrics=["accuracy"], run_eagerly=True)
+        return model
+
+    rule = Cheapest(0.02, metric="val_accuracy", max_seeds=3)
+    data = ((X[:48], y[:48]), (X[48:], y[48:]))
+    result = run(tmp_path / "a", build, None, rule, data=data, compile=None)
+    causes = {r.values["lr"]: (r.status, r.cause) for r in result.records}
+    cause = "FloatingPointError: the loss or val_accuracy was NaN or infinite in every epoch"
+    assert causes == {1e-6: ("completed", ""), 1e30: ("failed", cause)}
+    assert result.values["lr"] == 1e-6
+    assert re.search(r"Dropped, without a score on every seed: .*lr=1e\+30", result.sentence)
+    assert np.isfinite(result.model().predict(X[:4], verbose=0)).all()
+
+
+@pytest.mark.parametrize("returns", ["loss", "score"])
+def test_a_fit_that_hides_what_has_diverged_has_failed(tmp_path, returns):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("a", [1])
+            return base()
+
+        def fit(self, hp, model, *args, **kwargs):
+            if returns == "loss":
+                return {"val_loss": 0.5, "loss": math.nan}
+            model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+            return 0.5
+
+    message = "val_loss was NaN or infinite" if returns == "loss" else "weights .* are not finite"
+    with pytest.raises(NoCandidateError, match=message):
+        screen(tmp_path / "a", Own(), None)
+
+
 def test_a_search_in_which_all_fail_is_an_error_and_keeps_its_records(tmp_path):
     def impossible(model):
         raise ValueError("nothing is for sale")
@@ -550,6 +592,51 @@ def test_a_hypermodel_with_a_fit_of_its_own_is_heeded(tmp_path):
     result = screen(tmp_path / "a", Own(), None)
     assert [r.score for r in result.records] == [1.0, 2.0, 3.0]
     assert result.chosen == "units=1"
+
+
+@pytest.mark.parametrize(
+    ("form", "score"),
+    [
+        (lambda history: history, None),
+        (lambda history: [history, history], None),
+        (lambda history: 0.25, 0.25),
+        (lambda history: np.float32(0.25), 0.25),
+        (lambda history: {"val_loss": 0.25, "other": 1}, 0.25),
+        (lambda history: [0.25, {"val_loss": 0.75}], 0.5),
+    ],
+)
+@pytest.mark.parametrize("heeds", [True, False])
+def test_what_a_fit_may_return(tmp_path, form, score, heeds):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("a", [1])
+            model = base()
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile("adam", loss, run_eagerly=True)
+            return model
+
+        def fit(self, hp, model, *args, callbacks, **kwargs):
+            history = model.fit(*args, **kwargs, callbacks=callbacks if heeds else None)
+            self.best = min(history.history["val_loss"])
+            return form(history)
+
+    own = Own()
+    (record,) = screen(tmp_path / "a", own, None, epochs=2).records
+    assert record.score == pytest.approx(own.best if score is None else score)
+
+
+@pytest.mark.parametrize(("returned", "kind"), [("good", "str"), (True, "bool"), ([None], "None")])
+def test_what_a_fit_must_not_return(tmp_path, returned, kind):
+    class Own(keras_tuner.HyperModel):
+        def build(self, hp):
+            hp.Choice("a", [1])
+            return base()
+
+        def fit(self, hp, model, *args, **kwargs):
+            return returned
+
+    with pytest.raises(NoCandidateError, match=rf"must return a History, .* Received: {kind}"):
+        screen(tmp_path / "a", Own(), None)
 
 
 def test_data_as_functions_are_called_once_the_seed_is_set(tmp_path):

@@ -9,6 +9,9 @@ from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.layers import gates
 from tuning import SESpace
+from tuning.running.grid import combinations
+from tuning.space import is_baseline
+from tuning.trials.combination import make_combination
 
 SMALL = SESpace((2, 4), ("sigmoid", "one_plus_tanh"))
 
@@ -142,6 +145,32 @@ def test_a_block_inside_of_what_is_not_active():
     with hp.conditional_scope("kind", ["se"]):
         assert isinstance(SMALL.block(hp, "a"), keras.layers.Identity)
     assert hp.values == {"kind": "plain"}
+
+
+def test_blocks_in_several_conditional_scopes():
+    def declare(hp):
+        kind = hp.Choice("kind", ["a", "b", "plain"])
+        for name in "ab":
+            with hp.conditional_scope("kind", [name]):
+                block = SMALL.block(hp, f"se_{name}")
+                assert isinstance(block, SEBlock) == (kind == name)
+
+    hp = keras_tuner.HyperParameters()
+    declare(hp)
+    names = [parameter.name for parameter in hp.space]
+    assert len(set(names)) == len(names) == 1 + 2 * 4
+    assert {"se_placement if kind=a", "se_placement if kind=b"} < set(names)
+    found = list(combinations(hp))
+    # Each with SE and without, and the third kind once.
+    assert len(found) == 2 * SMALL.size + 1
+    for values in found:
+        again = keras_tuner.HyperParameters()
+        again.values = dict(values)
+        if values["kind"] == "plain" or not is_baseline(values):
+            declare(again)
+            assert again.values == values
+    labels = [make_combination(values, ["kind", "se_a_ratio"]).label for values in found]
+    assert labels.count("no SE kind=a") == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from keras_se.errors import InputError
 from tuning.choice.scores import as_loss
 from tuning.oracles.grid import check_space, listed_values
 from tuning.oracles.stateless import StatelessOracle
+from tuning.space import is_baseline
 
 
 class MainEffects(StatelessOracle):
@@ -47,7 +48,7 @@ class MainEffects(StatelessOracle):
         check_space(hyperparameters)
         self._choices = {p.name: list(listed_values(p)) for p in hyperparameters.space}
         for name, value in (base or {}).items():
-            if value not in self._choices.get(name, ()) or _is_plain({name: value}):
+            if value not in self._choices.get(name, ()) or is_baseline({name: value}):
                 raise InputError(
                     f"base must hold values of the space, {self._choices}, of a network with SE. "
                     f"Received: {name}={value!r}"
@@ -71,9 +72,11 @@ class MainEffects(StatelessOracle):
     def finalists(self) -> list[dict[str, Any]]:
         """Returns the predicted, the best uniform and the plain plan, after all were tried."""
         uniform = [self._plan({**self.base, **changes}) for changes in ({}, *self._uniform())]
-        scored = [(s, p) for p in uniform if not _is_plain(p) and (s := self._loss(p)) is not None]
+        scored = [
+            (s, p) for p in uniform if not is_baseline(p) and (s := self._loss(p)) is not None
+        ]
         best = [min(scored, key=lambda pair: pair[0])[1]] if scored else []
-        plain = [plan for plan in self.plans() if _is_plain(plan)]
+        plain = [plan for plan in self.plans() if is_baseline(plan)]
         finalists = [self._predicted(), *best, *plain]
         return [plan for i, plan in enumerate(finalists) if plan not in finalists[:i]]
 
@@ -97,7 +100,7 @@ class MainEffects(StatelessOracle):
             levels = [value, *self._others(name)]
             plans = [(level, self._plan({**self.base, name: level})) for level in levels]
             # The network without SE is a finalist of its own and is never predicted.
-            losses = [(self._loss(p), level) for level, p in plans if not _is_plain(p)]
+            losses = [(self._loss(p), level) for level, p in plans if not is_baseline(p)]
             known = [(loss, level) for loss, level in losses if loss is not None]
             if known:
                 changes[name] = min(known, key=lambda pair: pair[0])[1]
@@ -136,7 +139,3 @@ class MainEffects(StatelessOracle):
             if trial.hyperparameters.values == plan and score is not None and math.isfinite(score):
                 return as_loss(float(score), self.objective.direction)
         return None
-
-
-def _is_plain(plan: Mapping[str, Any]) -> bool:
-    return plan.get("se_placement") == "none"

@@ -19,6 +19,7 @@ from keras_se.files import free_name
 from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.hyperband import EPOCHS
 from tuning.running.runners import Run, Runner, execute
+from tuning.space import BASELINE, SWITCH
 from tuning.trials.combination import Combination, make_combination
 from tuning.trials.records import Records, SearchWarning, TrialRecord
 from tuning.trials.training import cause_of
@@ -52,7 +53,7 @@ class SearchTuner(base_tuner.BaseTuner):
         counts = {}
         for parameter in self.oracle.hyperparameters.space:  # `get_space` would copy it
             values = list(parameter.values)
-            is_plain = parameter.name == "se_placement" and "none" in values
+            is_plain = parameter.name.startswith(SWITCH) and BASELINE in values
             counts[parameter.name] = len(values) - is_plain
         return [name for name, count in counts.items() if count > 1]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_se.errors import InputError
 from tuning.choice.scores import as_loss
+from tuning.trials.metric_names import plain_logs
 
 
 class BestEpoch(keras.callbacks.Callback):
@@ -29,6 +29,7 @@ class BestEpoch(keras.callbacks.Callback):
         # Goes before all callbacks: another one may swap back the weights that validation used.
         self.evaluated = _EvaluatedWeights()
         self.names: set[str] = set()  # of all logs so far
+        self.diverged = False  # whether a loss was not finite in any epoch
         self._seconds = seconds
         self._started = time.monotonic()
         curve.write_text("")  # an earlier attempt that crashed may have left its lines
@@ -43,9 +44,12 @@ class BestEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Scores the epoch and writes it to the curve."""
-        values = {name: float(v) for name, v in (logs or {}).items() if np.ndim(v) == 0}
+        values = plain_logs(logs or {}, self.metric)
         self.names |= set(values)
         score = values.get(self.metric)
+        # NaN predictions have an accuracy, too: of the class that they count as.
+        if not all(math.isfinite(values.get(loss, 0.0)) for loss in ("loss", "val_loss")):
+            score, self.diverged = None, True
         # Keras adds the weight penalties to both losses; they grow with the model and are no error.
         if score is not None and self.metric in ("loss", "val_loss"):
             score -= weight_penalty(self.model)
@@ -70,7 +74,8 @@ class BestEpoch(keras.callbacks.Callback):
                 f"Received: {self.metric!r}, with logs {sorted(self.names)}"
             )
         if self.score is None:
-            raise FloatingPointError(f"{self.metric} was NaN or infinite in every epoch")
+            what = "the loss or " * self.diverged + self.metric
+            raise FloatingPointError(f"{what} was NaN or infinite in every epoch")
         return self.score
 
 

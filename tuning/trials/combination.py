@@ -8,7 +8,7 @@ from typing import Any
 
 import keras_tuner
 
-from tuning.space import BASELINE, SWITCH
+from tuning.space import SWITCH, is_baseline
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,14 @@ def make_combination(values: Mapping[str, Any], varying: Iterable[str] = ()) -> 
     """Makes the combination of some values; its label shows those in `varying`, or all."""
     # The id names files, so equal values need one id in every process: sorted keys, no `hash`.
     # A ratio may be 2 or 2.0, depending on the other ratios of its space; it is the same ratio.
-    plain = {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in values.items()
-    }
+    plain = {name: int(value) if _is_whole(value) else value for name, value in values.items()}
     text = json.dumps(plain, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Combination(digest[:12], _label(plain, list(varying)), dict(values))
 
 
 def _label(values: Mapping[str, Any], varying: Sequence[str]) -> str:
-    is_plain = values.get(SWITCH) == BASELINE
+    is_plain = is_baseline(values)
     names = [name for name in varying if name in values]
     if not varying or not (names or is_plain):
         names = list(values)
@@ -56,6 +53,12 @@ def _label(values: Mapping[str, Any], varying: Sequence[str]) -> str:
         # "se_" is the scope of the whole model. The prefix stays if the user's own hyperparameter
         # has the short name: labels must differ.
         short = name.removeprefix("se_")
-        if not (is_plain and name == SWITCH):
-            settings.append(f"{name if short in values else short}={values[name]}")
+        if not (is_plain and name.startswith(SWITCH)):
+            settings.append(f"{name if short in values else short}={_shown(values[name])}")
     return " ".join(settings)
+
+
+def _shown(value: Any) -> str:
+    # 1e30 reads better than its thirty digits.
+    is_long = isinstance(value, int) and abs(value) > 2**53 and float(value) == value
+    return repr(float(value)) if is_long else str(value)

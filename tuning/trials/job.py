@@ -86,6 +86,11 @@ class Job:
         compile = _found("compile", self.compile)
         return SEHyperModel(model, self.space, compile, where=self.where)
 
+    @property
+    def has_own_fit(self) -> bool:
+        """Whether the user's `HyperModel` trains in its own way."""
+        return type(self.hypermodel).fit is not keras_tuner.HyperModel.fit
+
     def fit_arguments(self) -> dict[str, Any]:
         """Returns further arguments of `Model.fit` for a trial; callbacks are not copied yet."""
         arguments = {name: _found(name, value) for name, value in self.fit.items()}

@@ -2,9 +2,8 @@
 
 import copy
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,14 @@ from keras_se.files import replacement
 from keras_se.graph.models import sublayers
 from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import reseed, trial_seed
+from tuning.trials.batches import check_outputs, first_batch
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
 from tuning.trials.data import fit_arguments
 from tuning.trials.job import Job
+from tuning.trials.metric_names import plain_logs
 from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
+from tuning.trials.returned import score_of
 
 
 class OverBudgetError(Exception):
@@ -78,16 +80,18 @@ def _train(
                 f"{found['parameters']:,} parameters, at most {job.max_parameters:,} are allowed"
             )
 
-    model, returned, test = fit_candidate(job, candidate, seed, [watch], built)
-    found.update(score=_score(returned, watch), epoch=watch.epoch, metrics=watch.logs)
+    model, returned, data = fit_candidate(job, candidate, seed, [watch], built)
+    found.update(score=score_of(returned, watch), epoch=watch.epoch, metrics=watch.logs)
     if watch.weights:  # empty if the user's own `fit` ran no callbacks
         model.set_weights(watch.weights)
+    _, validation, test = data
+    check_outputs(model, validation, strictly=not job.has_own_fit)
     found.update(_sizes(model))  # again: the model may not have been built before training
     if tested and test is not None:
         logs = model.evaluate(
             **fit_arguments(test), batch_size=job.batch_size, verbose=0, return_dict=True
         )
-        found.update(test={name: float(value) for name, value in logs.items()})
+        found.update(test=plain_logs(logs, job.metric.removeprefix("val_")))
     return model
 
 
@@ -98,7 +102,7 @@ def fit_candidate(
     callbacks: Sequence[Any] = (),
     built: Callable[[keras.Model], Any] = lambda model: None,
 ) -> tuple[keras.Model, Any, Any]:
-    """Builds and fits a candidate; returns the model, the result of `fit` and the test data."""
+    """Builds and fits a candidate; returns the model, the result of `fit` and all data."""
     hp = candidate.hyperparameters
     model = job.hypermodel.build(hp)
     # Building may draw more random numbers for one candidate than for another. Reset the generators
@@ -114,31 +118,17 @@ def fit_candidate(
     arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
     if job.batch_size is not None:
         arguments["batch_size"] = job.batch_size
-    if hasattr(train, "element_spec"):
+    if not isinstance(train, tuple):
         arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
     epochs = int(candidate.values.get(EPOCHS, job.epochs))
-    return model, job.hypermodel.fit(hp, model, epochs=epochs, **arguments), test
+    returned = job.hypermodel.fit(hp, model, epochs=epochs, **arguments)
+    return model, returned, (train, validation, test)
 
 
 def ensure_built(model: keras.Model, data: Any) -> None:
-    """Builds a model without an input shape on the first example of its data."""
-    if model.built:
-        return
-    if hasattr(data, "element_spec"):
-        data = next(iter(data))
-    if isinstance(data, tuple):
-        model(keras.tree.map_structure(lambda part: part[:1], data[0]), training=False)
-
-
-def _score(returned: Any, watch: BestEpoch) -> float:
-    """Returns the best score of the epochs, or the one that a user's `HyperModel.fit` returned."""
-    if not watch.names and isinstance(returned, int | float):
-        returned = {watch.metric: float(returned)}
-    if not watch.names and isinstance(returned, Mapping):
-        watch.logs = {name: float(value) for name, value in returned.items()}
-        score = watch.logs.get(watch.metric, math.nan)
-        watch.names, watch.score = set(watch.logs), score if math.isfinite(score) else None
-    return watch.outcome()
+    """Builds a model without an input shape on a first batch of its data."""
+    if not model.built and (batch := first_batch(data)) is not None:
+        model(keras.tree.map_structure(lambda part: part[:1], batch[0]), training=False)
 
 
 def _callbacks(given: Any) -> list[Any]:

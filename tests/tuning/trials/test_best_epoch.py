@@ -186,6 +186,9 @@ def logged(tmp_path, values, metric="val_accuracy", direction="max"):
         ([math.nan, 0.1, math.inf, 0.2], "max", 4),
         ([-math.inf, 0.2, math.nan, 0.1], "min", 4),
         ([{"loss": 0.1}, {"loss": 0.1, "val_accuracy": 0.3}, {"loss": 0.1}], "max", 2),
+        ([0.3, {"loss": math.nan, "val_accuracy": 0.9}], "max", 1),
+        ([0.3, {"val_loss": math.inf, "val_accuracy": 0.9}], "max", 1),
+        ([{"val_accuracy_4": 0.3, "accuracy_4": 0.9}, {"val_accuracy_4": 0.5}], "max", 2),
     ],
 )
 def test_epochs_that_count(tmp_path, values, direction, epoch):

@@ -1,0 +1,56 @@
+"""A first batch of any data, and what a model makes of it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+_SIZE = 32
+
+
+def first_batch(data: Any) -> tuple[Any, ...] | None:
+    """Returns inputs, targets and weights of a first batch, as far as there are any.
+
+    Of arrays the batch also has the samples with the lowest and the highest label.
+    """
+    if isinstance(data, tuple):
+        rows = _rows(data)
+        return keras.tree.map_structure(lambda a: None if a is None else np.asarray(a)[rows], data)
+    if isinstance(data, keras.utils.PyDataset):
+        batch = data[0]
+    elif hasattr(data, "element_spec"):
+        batch = next(iter(data), None)
+    else:
+        return None
+    return batch if batch is None or isinstance(batch, tuple) else (batch,)
+
+
+def _rows(data: tuple[Any, ...]) -> np.ndarray:
+    first = np.arange(min(_SIZE, len(keras.tree.flatten(data)[0])))
+    labels = data[1] if len(data) > 1 else None
+    array = np.asarray(labels) if hasattr(labels, "__array__") else np.zeros(0, "S")
+    if array.dtype.kind not in "iuf" or not array.size:
+        return first
+    flat = array.reshape(len(array), -1)
+    if flat.shape[1] != 1:  # no class of each sample
+        return first
+    return np.unique([*first, flat.argmin(), flat.argmax()])
+
+
+def check_outputs(model: keras.Model, data: Any, strictly: bool = True) -> None:
+    """Raises `FloatingPointError` unless outputs on a first batch are finite.
+
+    Without `strictly` a model that does not take the data themselves is judged by its weights.
+    """
+    batch = first_batch(data)
+    try:
+        outputs = [] if batch is None else keras.tree.flatten(model(batch[0], training=False))
+    except Exception:
+        if strictly:
+            raise
+        outputs = []
+    # Weights, too: what a model does with NaN may look like numbers.
+    for values in [*outputs, *model.get_weights()]:
+        array = keras.ops.convert_to_numpy(values)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise FloatingPointError("the outputs or weights of the trained model are not finite")
