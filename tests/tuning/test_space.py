@@ -9,7 +9,7 @@ from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.layers import gates
 from tuning import SESpace
-from tuning.running.grid import combinations
+from tuning.oracles.grid import combinations
 from tuning.space import is_baseline
 from tuning.trials.combination import make_combination
 

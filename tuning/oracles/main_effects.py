@@ -84,7 +84,7 @@ class MainEffects(StatelessOracle):
         """Returns how many trials there will be, and the largest number of finalists."""
         plans = self.plans()
         number = len(plans) + 1  # the predicted plan
-        return min(number, self.max_trials or number), 2 + any(map(_is_plain, plans))
+        return min(number, self.max_trials or number), 2 + any(map(is_baseline, plans))
 
     def next_values(self, tried: list[dict[str, Any]]) -> dict[str, Any] | None:
         """Returns the next plan, or the predicted plan once all others have ended."""

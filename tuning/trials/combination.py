@@ -37,7 +37,10 @@ def make_combination(values: Mapping[str, Any], varying: Iterable[str] = ()) -> 
     """Makes the combination of some values; its label shows those in `varying`, or all."""
     # The id names files, so equal values need one id in every process: sorted keys, no `hash`.
     # A ratio may be 2 or 2.0, depending on the other ratios of its space; it is the same ratio.
-    plain = {name: int(value) if _is_whole(value) else value for name, value in values.items()}
+    plain = {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in values.items()
+    }
     text = json.dumps(plain, sort_keys=True, allow_nan=False)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Combination(digest[:12], _label(plain, list(varying)), dict(values))
