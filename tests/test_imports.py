@@ -45,7 +45,7 @@ RANKS = (
     "tuning.oracles",
     "tuning.trials",
     "tuning.result",
-    "tuning.processes",
+    "tuning.slots",
     "tuning.running",
     "tuning.searching",
     "tuning.commands",

@@ -35,7 +35,7 @@ _LAZY = {
 }
 
 # Packages of the extra that modules import at their top.
-_EXTRA = ("filelock", "keras_tuner", "scipy", "tomli_w")
+_EXTRA = ("cloudpickle", "filelock", "keras_tuner", "loky", "scipy", "tomli_w")
 
 __all__ = [
     "Budget",

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,12 +20,13 @@ from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
+from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
 from tuning.running.folder import SearchFolder, open_folder, stored_threads
-from tuning.running.runners import InlineRunner, ProcessRunner
+from tuning.running.runners import Runner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
-from tuning.running.threads import devices, threads_here
+from tuning.running.threads import threads_here
 from tuning.running.tuner import SearchTuner, discovered_space, open_tuner
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
@@ -94,8 +94,8 @@ def search(
         seeds: Number of seeds, or the seeds themselves, below 1,000,000. With fewer than three, the
             search is a screening: it takes the best mean and makes no comparison.
         workers: 1: trials run in this process, and TensorFlow's memory grows by some MB with each.
-            More: each trial runs in its own process, which imports model, functions and data by
-            name; arrays go through files. A process that leaves no record gets a second attempt.
+            More: trials run in processes of their own, to which functions, live models and arrays
+            travel; a live dataset does not. A trial whose process dies gets a second attempt.
         oracle: What proposes candidates: `"exhaustive"` (up to 200 combinations),
             `"main_effects"`, `"random"`, `"bayesian"`, `"hyperband"`, or a `keras_tuner.Oracle`.
         compile: Function that compiles a model, or `Model.compile` arguments; `None` if compiled.
@@ -159,22 +159,15 @@ def search(
     job.data.check_order()
     proposer = _oracle(oracle, job, rule, max_trials)
     with ExitStack() as stack:
-        # Before `open_folder`: a job that worker processes cannot import must leave no folder.
-        names = None
-        if workers > 1:
-            arrays = tempfile.TemporaryDirectory(prefix="keras-se-")
-            names = job.named(Path(stack.enter_context(arrays)))
+        # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
+        backend = stack.enter_context(open_backend(job, settings))
         folder = stack.enter_context(open_folder(Path(directory), overwrite))
         # The number of threads changes the results, so it is part of the job.
         folder.match_job({**job.fingerprint(), "threads": settings.threads}, accept_change)
         named = oracle if isinstance(oracle, str) else f"a live {qualified_name(oracle)}"
         run_as = {"objective": rule.name, "oracle": named, **given.description()}
         folder.write_job({**run_as, **job.description()})
-        if names is None:
-            runner: Any = InlineRunner(job, settings, folder)
-        else:
-            runner = ProcessRunner(names, settings, folder, devices())
-        stack.enter_context(runner)
+        runner = stack.enter_context(Runner(backend, settings, folder))
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
         )

@@ -10,13 +10,13 @@ import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from keras_se import files
+from tuning.running.begun import Begun
 from tuning.trials.best_epoch import BestEpoch
 
 # The file of each write, by its name.
 WRITES = {
     "job": "job.toml",
     "fingerprint": "fingerprint.json",
-    "attempt": "attempts/*.log",
     "weights": "weights/*.weights.h5",
     "record": "records/*.json",
     "result": "result.json",
@@ -24,6 +24,8 @@ WRITES = {
 POINTS = (
     *(f"{name}.{when}" for name in WRITES for when in ("before", "between", "after")),
     "curve.after",
+    "begun.before",
+    "begun.after",
     "trial.opened",
     "trial.measured",
     "trial.ended",
@@ -64,6 +66,7 @@ def kill_at(fault: str) -> None:
         lambda _, path: reach(f"{write(path)}.after"),
     )
     patch(BestEpoch, "on_epoch_end", after=lambda *_: reach("curve.after"))
+    patch(Begun, "begin", lambda *_: reach("begun.before"), lambda *_: reach("begun.after"))
     # keras-tuner's own writes: between the file of a trial and that of the oracle, and after.
     patch(
         keras_tuner.Oracle,

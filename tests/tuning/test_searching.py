@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import threading
 import warnings
 
 import keras
@@ -51,6 +52,19 @@ def base():
             keras.layers.Dense(2),
         ]
     )
+
+
+DATASET = tf.data.Dataset.from_tensor_slices(VALIDATION).batch(8)
+
+
+class Locked:
+    """A builder that stays where it is."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def __call__(self):
+        return base()
 
 
 def run(directory, model=base, space=SPACE, objective="cheapest:0.3", **arguments):
@@ -285,15 +299,24 @@ def test_a_truncated_record_alone_is_trained_again(searched, copied):
     assert rest == {p: t for p, t in before.items() if p != path}
 
 
-def test_a_trial_that_ended_two_searches_is_not_tried_again(copied):
-    """Whatever takes the whole search with it leaves a log of its attempt."""
-    path = sorted(trained(copied))[0]
-    path.unlink()
-    for number in (1, 2):
-        (copied / "attempts" / f"{path.stem}-{number}.log").write_text("begun 2026\n")
-    records = again(copied, fresh_seeds=0).records
-    (record,) = (r for r in records if f"{r.candidate}-s{r.seed}" == path.stem)
-    assert record.cause.startswith("2 attempts ended without a record; remove this one and")
+def test_a_trial_that_may_end_the_search_is_run_last_and_named(copied):
+    """A kill leaves no more than a line of the trial that ran."""
+    first, *_, last = sorted(trained(copied))
+    for path in (first, last):
+        path.unlink()
+    seen = []
+    with said() as sentences:
+        (copied / "begun.log").write_text(f"{first.stem}\n" * 3)
+        again(copied, on_trial=lambda r: seen.append(f"{r.candidate}-s{r.seed}"))
+    assert set(seen) == {first.stem, last.stem}
+    assert seen[-1] == first.stem
+    assert len(sentences) == 1
+    assert "ended without notice 3 times" in sentences[0]
+    assert first.stem in sentences[0]
+    before = trained(copied)
+    again(copied)
+    assert trained(copied) == before
+    assert (copied / "begun.log").read_text() == ""
 
 
 @pytest.mark.parametrize(
@@ -525,7 +548,11 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
         ({"model": 3}, r"a keras\.Model, a function that returns one.*Received: int"),
         ({"threads": 0}, r"threads must be at least 1"),
         ({"space": SESpace(tuple(range(1, 202)))}, "up to 200 combinations"),
-        ({"workers": 2}, r"imports what it needs by name.*\.keras file\. Received: model"),
+        ({"workers": 2, "data": (TRAIN, DATASET)}, r"does not travel.*a function that returns it"),
+        (
+            {"workers": 2, "model": Locked()},
+            r"cloudpickle must take .*cannot pickle '_thread\.lock'",
+        ),
         ({"compile": {"loss": "mse", "speed": 1}}, "speed"),
         ({"keep_weights": -1}, r"keep_weights must be at least 0\. Received: keep_weights=-1"),
         ({"timeout": math.nan}, "timeout must be at least 0"),
@@ -539,11 +566,8 @@ def test_a_trial_that_takes_too_long_has_failed(tmp_path):
     ],
 )
 def test_refusals_leave_no_folder(tmp_path, arguments, message):
-    given = dict(arguments)
-    if "model" not in given and "workers" in given:
-        given["model"] = lambda: base()
     with pytest.raises(InputError, match=message):
-        run(tmp_path / "a", **given)
+        run(tmp_path / "a", **arguments)
     assert not (tmp_path / "a").exists()
 
 

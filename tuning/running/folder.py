@@ -17,7 +17,7 @@ from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
 from tuning.trials.records import Records
 
-_FOLDERS = ("records", "curves", "weights", "attempts")
+_FOLDERS = ("records", "curves", "weights")
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 

@@ -16,11 +16,12 @@ from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
 from tuning.oracles.main_effects import MainEffects
 from tuning.result import Confirmation
 from tuning.running.folder import SearchFolder
-from tuning.running.runners import Run, Runner, execute
+from tuning.running.runners import Runner, execute
 from tuning.running.settings import FINAL, FRESH, SearchSettings
 from tuning.running.tuner import SearchTuner
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
+from tuning.trials.perform import Run
 from tuning.trials.records import SearchWarning, TrialRecord, run_key
 from tuning.trials.training import weights_path
 

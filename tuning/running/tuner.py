@@ -18,9 +18,10 @@ from keras_se.errors import InputError
 from keras_se.files import free_name
 from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.hyperband import EPOCHS
-from tuning.running.runners import Run, Runner, execute
+from tuning.running.runners import Runner, execute
 from tuning.space import BASELINE, SWITCH
 from tuning.trials.combination import Combination, make_combination
+from tuning.trials.perform import Run
 from tuning.trials.records import Records, SearchWarning, TrialRecord
 from tuning.trials.training import cause_of
 

@@ -1,4 +1,4 @@
-"""The data of a search: arrays, datasets, functions, or names for another process."""
+"""The data of a search: arrays, datasets, functions, or their names."""
 
 import hashlib
 import inspect
@@ -74,15 +74,12 @@ class TrialData:
         given = {name: part for name, part in self.parts.items() if part is not None}
         return {**{n: _describe_part(part) for n, part in given.items()}, "data_id": self.data_id}
 
-    def named(self, folder: Path) -> dict[str, Any]:
-        """Saves arrays to `folder` and returns plain values for `from_names` in another process."""
-        parts = {name: _name_part(name, part, folder) for name, part in self.parts.items()}
-        return {**parts, "data_id": self.data_id}
-
-    @classmethod
-    def from_names(cls, names: Mapping[str, Any]) -> "TrialData":
-        """Creates the data from the result of `named`, with memory-mapped arrays."""
-        return cls(**{name: _load_part(part) for name, part in names.items()})
+    def portable(self) -> "TrialData":
+        """Returns the data with functions and arrays for their names."""
+        parts = {n: import_object(n, p) if is_reference(p) else p for n, p in self.parts.items()}
+        if isinstance(parts["train"], str):  # an .npz file, which other machines may lack
+            parts = dict(zip(parts, self.load(0), strict=True))
+        return TrialData(**parts, data_id=self.data_id)
 
 
 def fit_arguments(data: Any) -> dict[str, Any]:
@@ -153,9 +150,7 @@ def _check_arrays(name: str, part: tuple[Any, ...]) -> None:
         )
     for what, values in zip(("x", "y", "sample_weight"), part, strict=False):
         for array in keras.tree.flatten(values):
-            # Arrays of `named` were checked before; a check would read the whole file into memory.
-            is_named = isinstance(array, np.memmap) and not array.flags.writeable
-            if array is not None and not is_named:
+            if array is not None:
                 _check_values(f"{what} of {name}", array)
 
 
@@ -179,47 +174,3 @@ def _describe_part(part: Any) -> dict[str, Any]:
     if isinstance(part, str) or _is_function(part):
         return {"function": reference_to(part) or qualified_name(part), "content": describe(part)}
     return {"type": type(part).__qualname__}
-
-
-def _name_part(name: str, part: Any, folder: Path) -> Any:
-    if part is None or isinstance(part, tuple):
-        return _save(name, part, folder)
-    if reference := reference_to(part):
-        return reference
-    if isinstance(part, str):
-        # Absolute: the other process may have another working directory.
-        return str(Path(part).resolve())
-    raise InputError(
-        "With workers each trial runs in a process of its own, so data must be arrays (x, y), an "
-        ".npz file, or a function of a module, as package.module:name. "
-        f"Received: {name} of type {type(part).__name__}"
-    )
-
-
-def _save(stem: str, part: Any, folder: Path) -> dict[str, Any] | None:
-    # The kind is a key of its own: JSON turns tuples into lists, but Keras tells them apart.
-    if part is None:
-        return None
-    if isinstance(part, Mapping):
-        parts = {
-            str(key): _save(f"{stem}_{number}", value, folder)
-            for number, (key, value) in enumerate(part.items())
-        }
-        return {"dict": parts}
-    if isinstance(part, tuple | list):
-        listed = [_save(f"{stem}_{number}", value, folder) for number, value in enumerate(part)]
-        return {"tuple" if isinstance(part, tuple) else "list": listed}
-    path = folder / f"{stem}.npy"
-    np.save(path, np.asarray(part), allow_pickle=False)
-    return {"array": str(path)}
-
-
-def _load_part(part: Any) -> Any:
-    if not isinstance(part, Mapping):
-        return part
-    ((kind, content),) = part.items()
-    if kind == "array":
-        return np.load(content, mmap_mode="r", allow_pickle=False)
-    if kind == "dict":
-        return {key: _load_part(value) for key, value in content.items()}
-    return (tuple if kind == "tuple" else list)(map(_load_part, content))

@@ -1,5 +1,6 @@
 """The job of a search: all that a trial depends on, except how candidates are chosen."""
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -16,7 +17,6 @@ from keras_se.errors import InputError
 from keras_se.files import load_model
 from keras_se.importable import import_object, is_reference, qualified_name, reference_to
 from tuning.choice.scores import Direction
-from tuning.compiling import is_plain
 from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
@@ -152,24 +152,19 @@ class Job:
             "fit": _plain_or_name(self.fit),
         }
 
-    def named(self, folder: Path) -> dict[str, Any]:
-        """Returns plain values for `from_names`; `folder` takes the arrays of the data."""
-        plain = ("metric", "direction", "epochs", "batch_size", "max_parameters")
-        return {
-            **{name: getattr(self, name) for name in plain},
-            "model": _name("model", self.model),
-            "data": self.data.named(folder),
-            "space": None if self.space is None else self.space.to_dict(),
-            "compile": _name("compile", self.compile),
-            "fit": {name: _name(f"fit[{name!r}]", value) for name, value in self.fit.items()},
-            "where": _name("where", self.where),
-        }
+    def portable(self) -> "Job":
+        """Returns the job with objects for the names of files, modules and functions."""
+        return dataclasses.replace(
+            self,
+            model=self._model,
+            data=self.data.portable(),
+            compile=_found("compile", self.compile),
+            fit={name: _found(name, value) for name, value in self.fit.items()},
+        )
 
-    @classmethod
-    def from_names(cls, names: Mapping[str, Any]) -> "Job":
-        """Rebuilds the job that `named` described, without importing anything yet."""
-        space = None if names["space"] is None else SESpace.from_dict(names["space"])
-        return cls(**{**names, "space": space, "data": TrialData.from_names(names["data"])})
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is cached: another process makes it anew.
+        return {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
 
     @functools.cached_property
     def _model(self) -> Any:
@@ -208,27 +203,3 @@ def _plain_or_name(value: Any) -> Any:
         return [_plain_or_name(v) for v in value]
     # `job_file` refuses a file with this prefix, since nothing can restore the object.
     return reference_to(value) or f"a live {qualified_name(value)}"
-
-
-def _name(what: str, value: Any) -> Any:
-    if what == "model" and isinstance(value, str) and not is_reference(value):
-        return str(Path(value).resolve())
-    if reference := reference_to(value):
-        return reference
-    try:
-        # NaN and infinity are not JSON.
-        plain = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        kind = "package.module:name" + (" or a .keras file" if what == "model" else "")
-        raise InputError(
-            "With workers each trial runs in a process of its own and imports what it needs by "
-            f"name, {kind}. Received: {what}, {qualified_name(value)} of a script, a notebook or "
-            "another function"
-        ) from error
-    # JSON makes strings of class labels, and `fit_arguments` restores them.
-    if what != "fit['class_weight']" and not is_plain(value):
-        raise InputError(
-            "With workers the arguments of a search must be plain values, with strings as keys. "
-            f"Received: {what}={value!r}"
-        )
-    return plain

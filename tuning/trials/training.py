@@ -19,6 +19,7 @@ from tuning.trials.batches import check_outputs, first_batch
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
 from tuning.trials.data import fit_arguments
+from tuning.trials.disk import is_full_disk
 from tuning.trials.job import Job
 from tuning.trials.metric_names import plain_logs
 from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
@@ -58,6 +59,8 @@ def run_trial(
             keep_weights(model, weights_path(folder, key))
         found.update(status=COMPLETED)
     except (Exception, SystemExit) as error:
+        if is_full_disk(error):  # with room the trial may succeed
+            raise
         # Any error, also `exit()` in a callback, fails only this trial: the user's code runs in it.
         found = {name: found[name] for name in ("parameters", "complexity") if name in found}
         found.update(cause=cause_of(error))

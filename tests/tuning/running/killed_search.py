@@ -20,7 +20,6 @@ import tensorflow  # noqa: F401 (Keras imports it later, of which no child shoul
 from faults import kill_at
 
 import tuning
-from tuning.running import runners
 from tuning.running.stages import Stages  # noqa: F401 (before the first fork)
 from tuning.trials import training
 from tuning.trials.best_epoch import BestEpoch
@@ -51,7 +50,7 @@ class StubModel:
 def stub_trial(job, candidate, seed, folder, *, fingerprint="", tested=False, seconds=None):
     """A trial that computes nothing: its score is a function of candidate and seed."""
     key = run_key(candidate.id, seed)
-    with open(folder.parent / f"{folder.name}.trained", "a") as file:
+    with open(os.environ["TRAINED"], "a") as file:
         file.write(f"{key}\n")
     watch = BestEpoch(job.metric, job.direction, folder / f"curves/{key}.jsonl")
     watch.set_model(StubModel())
@@ -81,7 +80,8 @@ def stub_trial(job, candidate, seed, folder, *, fingerprint="", tested=False, se
 
 def run(folder, oracle):
     """One search; its result goes to a file beside the folder."""
-    runners.training.run_trial = stub_trial
+    training.run_trial = stub_trial
+    os.environ["TRAINED"] = str(folder.with_suffix(".trained"))
     if oracle == "random":
         oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=4, seed=3)
     rule = tuning.Cheapest(0.006, max_seeds=5)
@@ -151,7 +151,6 @@ def case(root, name, oracle, fault):
         "answer": json.loads(answer.read_text()) if answer.exists() else None,
         "asides": sorted(path.name for path in folder.glob("keras_tuner.*")),
         "leftovers": [path.name for path in folder.rglob(".*.tmp*")],
-        "attempts": len(list((folder / "attempts").iterdir())),
     }
     folder.with_suffix(".report").write_text(json.dumps(report))
     shutil.rmtree(folder)

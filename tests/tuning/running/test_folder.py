@@ -40,7 +40,6 @@ def test_a_new_folder_is_matched(folder):
         "records",
         "curves",
         "weights",
-        "attempts",
     }
 
 
@@ -181,7 +180,7 @@ def test_temporary_files_are_removed(folder):
     left = [
         ".fingerprint.json.1.tmp",
         "records/.a-s0.json.12.tmp",
-        "attempts/.a-s0-1.log.3.tmp",
+        ".begun.log.3.tmp",
         "weights/.a-s0.12.tmp.weights.h5",
     ]
     kept = ["records/a-s0.json", "records/a-s0.damaged.1", "weights/a-s0.weights.h5"]

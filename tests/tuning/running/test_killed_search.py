@@ -9,6 +9,7 @@ from pathlib import Path
 import faults
 import pytest
 
+ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("killed_search.py")
 ONCE = ("job", "fingerprint", "result")  # written once in a search
 # Early and late in turn, so that each write has both.
@@ -32,7 +33,7 @@ def reports(tmp_path_factory):
         # Nothing is computed, and with NumPy a model is built in no time.
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(faults.__file__).parent),
+            "PYTHONPATH": os.pathsep.join((str(Path(faults.__file__).parent), str(ROOT))),
             "KERAS_BACKEND": "numpy",
         },
         input=json.dumps(named),

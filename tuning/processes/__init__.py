@@ -1,1 +1,0 @@
-"""Trials in processes of their own."""

@@ -1,0 +1,93 @@
+"""Runs trials in slots of the machine where it is called: from threads here, or in a worker."""
+
+import atexit
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.slots.parcel import Parcel
+from tuning.slots.scratch import scratch_folder
+from tuning.slots.slot import Ended, Slot
+from tuning.slots.watchdog import watchdog
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a slot may use.
+
+    Attributes:
+        threads: Number of threads.
+        timeout: Seconds of a trial.
+    """
+
+    threads: int = 1
+    timeout: float | None = None
+
+
+class Host:
+    """The slots of this process: as many as there are calls at a time."""
+
+    def __init__(self, devices: Sequence[str] = ()) -> None:
+        self._devices = devices
+        self._slots: list[Slot] = []
+        self._free: list[Slot] = []
+        self._lock, self._closed = threading.Lock(), False
+        self._stack = ExitStack()
+        self._folder: Path = self._stack.enter_context(scratch_folder())
+        self._stack.enter_context(watchdog(self._folder))
+
+    def run(
+        self, parcel: Parcel, run: bytes, limits: Limits, wanted: Callable[[], bool] = lambda: True
+    ) -> bytes | Ended:
+        """Performs a run of a job in a free slot."""
+        with self._lock:
+            place = parcel.unpack(self._folder)
+            slot = next((s for s in self._free if s.threads == limits.threads), None)
+            if slot is None:
+                slot = self._new(limits.threads)
+            else:
+                self._free.remove(slot)
+        try:
+            return slot.call(place, run, limits.timeout, lambda: not self._closed and wanted())
+        finally:
+            self._free.append(slot)
+
+    def _new(self, threads: int) -> Slot:
+        number = len(self._slots)
+        device = self._devices[number % len(self._devices)] if self._devices else None
+        self._slots.append(Slot(self._folder / f"slot{number}", threads, device))
+        return self._slots[-1]
+
+    def close(self) -> None:
+        """Kills what runs."""
+        self._closed = True
+        for slot in self._slots:
+            slot.close()
+        self._stack.close()
+
+
+_lock = threading.Lock()
+_host: Host | None = None
+
+
+def run_here(parcel: Parcel, run: bytes, limits: Limits) -> bytes | Ended:
+    """Performs a run of a job on the machine of an executor's worker."""
+    global _host
+    with _lock:
+        if _host is None:
+            listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            _host = Host([name for name in listed if name])
+            atexit.register(close_here)
+    return _host.run(parcel, run, limits)
+
+
+def close_here() -> None:
+    """Kills what runs in this process's slots."""
+    global _host
+    with _lock:
+        if _host is not None:
+            _host.close()
+        _host = None
