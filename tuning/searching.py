@@ -49,7 +49,7 @@ def search(
     epochs: int,
     directory: str | os.PathLike[str],
     seeds: int | Sequence[int] = 3,
-    workers: int = 1,
+    workers: Any = 1,
     oracle: OracleName | _Oracle = "exhaustive",
     compile: Callable[[keras.Model], Any] | Mapping[str, Any] | str | None = None,
     fit: Mapping[str, Any] | None = None,
@@ -66,6 +66,7 @@ def search(
     data_id: str | None = None,
     modules: Sequence[str] = (),
     accept_change: bool = False,
+    retry_failed: bool = False,
     overwrite: bool = False,
     on_trial: Callable[[TrialRecord], Any] | None = None,
     on_start: Callable[[Budget], Any] | None = None,
@@ -95,7 +96,8 @@ def search(
             search is a screening: it takes the best mean and makes no comparison.
         workers: 1: trials run in this process, and TensorFlow's memory grows by some MB with each.
             More: trials run in processes of their own, to which functions, live models and arrays
-            travel; a live dataset does not. A trial whose process dies gets a second attempt.
+            travel; a live dataset does not. A trial whose process dies gets a second attempt. A
+            `dask.distributed.Client` or a `concurrent.futures.Executor`: the same on its workers.
         oracle: What proposes candidates: `"exhaustive"` (up to 200 combinations),
             `"main_effects"`, `"random"`, `"bayesian"`, `"hyperband"`, or a `keras_tuner.Oracle`.
         compile: Function that compiles a model, or `Model.compile` arguments; `None` if compiled.
@@ -115,6 +117,7 @@ def search(
         data_id: Name of the version of the data, if they are a dataset or a function.
         modules: Modules that each process imports first, to register custom layers.
         accept_change: Whether a changed job may use the folder, which notes this, and its records.
+        retry_failed: Whether trials that have failed run again; their old records are set aside.
         overwrite: Whether to rename an existing search in the folder (`NAME.1`, ...).
         on_trial: Called with each new `TrialRecord`.
         on_start: Called with the `Budget`, before the first trial.
@@ -145,7 +148,7 @@ def search(
     given = SearchSettings(
         seeds=list_seeds(seeds),
         fresh_seeds=fresh_seeds,
-        workers=workers,
+        workers=workers if isinstance(workers, int) else None,
         threads=threads,
         timeout=timeout,
         keep_weights=keep_weights,
@@ -155,18 +158,20 @@ def search(
     )
     began_with = None if overwrite else stored_threads(Path(directory))
     # Before anything computes: TensorFlow fixes its number of threads at the first operation.
-    settings = dataclasses.replace(given, threads=threads_here(workers, threads, began_with))
+    settings = dataclasses.replace(given, threads=threads_here(given.workers, threads, began_with))
     job.data.check_order()
     proposer = _oracle(oracle, job, rule, max_trials)
     with ExitStack() as stack:
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
-        backend = stack.enter_context(open_backend(job, settings))
+        backend = stack.enter_context(open_backend(job, settings, workers))
         folder = stack.enter_context(open_folder(Path(directory), overwrite))
         # The number of threads changes the results, so it is part of the job.
         folder.match_job({**job.fingerprint(), "threads": settings.threads}, accept_change)
         named = oracle if isinstance(oracle, str) else f"a live {qualified_name(oracle)}"
         run_as = {"objective": rule.name, "oracle": named, **given.description()}
         folder.write_job({**run_as, **job.description()})
+        if retry_failed:
+            folder.records.set_failed_aside()
         runner = stack.enter_context(Runner(backend, settings, folder))
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)

@@ -55,6 +55,9 @@ _OF_A_RUN = (
 @click.option("--epochs", type=click.IntRange(1), help="Epochs per trial.")
 @click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate. Default: 3.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes. Default: 1.")
+@click.option(
+    "--dask", help="Address of a Dask scheduler, tcp://HOST:PORT: trials run on its workers."
+)
 @click.option("--directory", help="Folder of the search.")
 @click.option(
     "--oracle",
@@ -104,10 +107,11 @@ _OF_A_RUN = (
 )
 @click.option("--timeout", type=POSITIVE, help="Seconds after which a trial fails.")
 @click.option("--out", help="Also write the trained winner to this .keras file.")
+@click.option("--retry-failed", is_flag=True, help="Run trials again that have failed.")
 @click.option("--accept-change", is_flag=True, help="Resume although the job has changed.")
 @overwrite_option
 def search_command(
-    job: str | None, out: str | None, accept_change: bool, overwrite: bool, **flags: Any
+    job: str | None, out: str | None, dask: str | None, overwrite: bool, **flags: Any
 ) -> bool:
     """Search over SE blocks, as JOB.toml or the options say. Finished trials are not run again.
 
@@ -115,6 +119,7 @@ def search_command(
     candidate finished.
     """
     check_output(out, overwrite, ".keras")
+    how = {name: flags.pop(name) for name in ("accept_change", "retry_failed")}
     # Click passes None, or () for a repeatable option, where a flag is missing.
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
@@ -132,7 +137,7 @@ def search_command(
         try:
             result = search(
                 **arguments,
-                accept_change=accept_change,
+                **how,
                 overwrite=overwrite,
                 on_start=progress.start,
                 on_trial=progress.add,

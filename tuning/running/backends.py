@@ -1,16 +1,17 @@
 """Where trials run: in this process, in slots of this machine, or on an executor's workers."""
 
+import os
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, first_line, import_extra
 from tuning.running.settings import SearchSettings
 from tuning.running.threads import devices
-from tuning.slots.host import Host, Limits
+from tuning.slots.host import Host, Limits, run_here
 from tuning.slots.parcel import pack
 from tuning.slots.scratch import scratch_folder
 from tuning.slots.slot import Ended
@@ -102,9 +103,51 @@ class SlotBackend:
         self._threads.shutdown()
 
 
-def open_backend(job: Job, settings: SearchSettings) -> AbstractContextManager[Backend]:
+class ExecutorBackend:
+    """Runs trials in slots beside the workers of any executor; the job goes with each trial."""
+
+    def __init__(self, job: Job, limits: Limits, executor: Executor) -> None:
+        self.capacity = int(getattr(executor, "_max_workers", os.cpu_count() or 1))
+        self._parcel, self._limits, self._executor = pack(job, alone=True), limits, executor
+
+    def submit(self, run: Run) -> Any:
+        """Starts a trial."""
+        return self._executor.submit(run_here, self._parcel, pickle.dumps(run), self._limits)
+
+    def result(self, future: Any) -> Any:
+        """Returns the pickled outcome, or an `Ended`."""
+        try:
+            return future.result()
+        except BrokenExecutor as error:
+            raise InputError(
+                "The executor of a search must stay; the same call goes on from the records. "
+                f"Received: {type(error).__name__}: {first_line(error)}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
+
+def open_backend(
+    job: Job, settings: SearchSettings, workers: Any
+) -> AbstractContextManager[Backend]:
     """Returns the backend of a search, to be entered."""
-    if settings.workers == 1:
+    if workers == 1:
         return InlineBackend(job)
+    if not (isinstance(workers, int | Executor) or hasattr(workers, "scatter")):
+        raise InputError(
+            "workers must be a number, a dask.distributed.Client or a concurrent.futures.Executor. "
+            f"Received: workers={workers!r}"
+        )
     limits = Limits(settings.threads or 1, settings.timeout)
-    return SlotBackend(job.portable(), limits, settings.modules, settings.workers, devices())
+    if isinstance(workers, int):
+        return SlotBackend(job.portable(), limits, settings.modules, workers, devices())
+    if isinstance(workers, Executor):
+        return ExecutorBackend(job.portable(), limits, workers)
+    import_extra("distributed", "dask")
+    from tuning.running.dask_backend import DaskBackend
+
+    return DaskBackend(job.portable(), limits, workers)

@@ -17,7 +17,8 @@ from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
 from tuning.trials.records import Records
 
-_FOLDERS = ("records", "curves", "weights")
+_PARTS = ("records", "curves", "weights")
+BEGUN = "begun.log"
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
@@ -26,7 +27,7 @@ class SearchFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.fingerprint = path, ""
-        for name in _FOLDERS:
+        for name in _PARTS:
             (path / name).mkdir(exist_ok=True)
         # A killed process leaves these. The lock ensures that no other one writes them now.
         for temporary in path.rglob(".*.tmp*"):
@@ -120,7 +121,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 def _check_content(folder: Path) -> None:
     if not folder.exists() or (folder / _FINGERPRINT).exists():
         return
-    foreign = sorted({path.name for path in folder.iterdir()} - {_JOB, _LOCK, *_FOLDERS})
+    foreign = sorted({path.name for path in folder.iterdir()} - {_JOB, _LOCK, BEGUN, *_PARTS})
     # A process killed before the first fingerprint leaves temporary files.
     foreign = [name for name in foreign if not name.startswith((f".{_JOB}.", f".{_FINGERPRINT}."))]
     if foreign:

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 import queue
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Self
@@ -11,11 +12,11 @@ from keras_se.errors import InputError
 from keras_se.files import replace_file
 from tuning.running.backends import Backend
 from tuning.running.begun import Begun
-from tuning.running.folder import SearchFolder
+from tuning.running.folder import BEGUN, SearchFolder
 from tuning.running.settings import FRESH, SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Outcome, Run
-from tuning.trials.records import TrialRecord, run_key
+from tuning.trials.records import SearchWarning, TrialRecord, run_key
 from tuning.trials.training import weights_path
 
 MAX_ATTEMPTS = 2  # of a trial whose own process dies
@@ -28,10 +29,12 @@ class Runner:
     def __init__(self, backend: Backend, settings: SearchSettings, folder: SearchFolder) -> None:
         self._backend, self._settings, self._folder = backend, settings, folder
         known = {run_key(record.candidate, record.seed) for record in folder.records}
-        self._begun = Begun(folder.path / "begun.log", known)
+        self._begun = Begun(folder.path / BEGUN, known)
         self._running: dict[Any, Run] = {}
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._deaths: Counter[str] = Counter()
+        self._fatal: Counter[str] = Counter()
+        self.late: deque[Run] = deque()  # trials to run after all others
 
     @property
     def free(self) -> int:
@@ -93,12 +96,27 @@ class Runner:
                 "The processes of workers must be able to load the job. Received: one in which "
                 f"that failed: {found.said}"
             )
-        if found.kind == "died":
-            self._deaths[run.key] += 1
-        if found.kind == "lost" or 0 < self._deaths[run.key] < MAX_ATTEMPTS:
+        if found.kind == "fatal":
+            self._put_last(run, found.said)
+            return None
+        self._deaths[run.key] += found.kind == "died"
+        again = found.kind == "died" and self._deaths[run.key] < MAX_ATTEMPTS
+        if again or found.kind == "lost":
             self._submit(run)
             return None
         return self._keep(run, Outcome(run.failed(self._cause(run, found))))
+
+    def _put_last(self, run: Run, said: str) -> None:
+        named = f"{run.candidate.label}, seed {run.seed}: {said}"
+        if self._fatal[run.key]:
+            raise InputError(
+                "A trial must leave its machine alive. All others have their records; this one "
+                f"ended several machines twice: give it more memory. Received: {named}"
+            )
+        self._fatal[run.key] += 1
+        self.late.append(run)
+        message = f"A trial must leave its machine alive; this one now runs last. Received: {named}"
+        warnings.warn(message, SearchWarning, stacklevel=2)
 
     def _cause(self, run: Run, found: Ended) -> str:
         if found.kind == "timeout":
@@ -130,12 +148,11 @@ def execute(
     runner: Runner, next_run: Callable[[], Run | None], done: Callable[[TrialRecord], Any]
 ) -> None:
     """Keeps a runner busy until `next_run` returns `None` while nothing runs."""
-    late: deque[Run] = deque()
 
     def following() -> Run | None:
         while (run := next_run()) is not None and runner.is_late(run):
-            late.append(run)
-        return run or (late.popleft() if late else None)
+            runner.late.append(run)
+        return run or (runner.late.popleft() if runner.late else None)
 
     while True:
         while runner.free > 0 and (run := following()) is not None:

@@ -18,7 +18,7 @@ class SearchSettings:
     Attributes:
         seeds: First seeds, which every candidate is trained from.
         fresh_seeds: Number of seeds to confirm the winner on.
-        workers: Number of processes; 1 means this process.
+        workers: Number of processes; 1 means this process, `None` those of an executor.
         threads: Threads per process; `None` means that the search decides.
         timeout: Seconds after which a trial fails.
         max_seeds: Largest number of seeds per candidate that the rule may ask for.
@@ -29,7 +29,7 @@ class SearchSettings:
 
     seeds: tuple[int, ...]
     fresh_seeds: int
-    workers: int
+    workers: int | None
     threads: int | None
     timeout: float | None
     keep_weights: int
@@ -39,7 +39,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name, number, least in (
-            ("workers", self.workers, 1),
+            ("workers", 1 if self.workers is None else self.workers, 1),
             ("fresh_seeds", self.fresh_seeds, 0),
             ("keep_weights", self.keep_weights, 0),
             ("max_trials", 1 if self.max_trials is None else self.max_trials, 1),

@@ -9,12 +9,14 @@ import keras
 from keras_se.errors import InputError
 
 
-def threads_here(workers: int, asked: int | None, began_with: int | None) -> int:
+def threads_here(workers: int | None, asked: int | None, began_with: int | None) -> int:
     """Returns the number of threads per trial and sets it in this process if possible."""
     if asked is not None and asked < 1:
         raise InputError(f"threads must be at least 1. Received: threads={asked!r}")
     cores = os.cpu_count() or 1
     wanted = asked or began_with
+    if workers is None:  # an executor's, on machines of their own
+        return wanted or 1
     # Child processes read the number from their environment when they start.
     if workers > 1:
         return wanted or max(1, cores // workers)

@@ -1,11 +1,12 @@
 """Runs trials in slots of the machine where it is called: from threads here, or in a worker."""
 
-import atexit
 import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 
 from tuning.slots.parcel import Parcel
@@ -61,6 +62,13 @@ class Host:
         self._slots.append(Slot(self._folder / f"slot{number}", threads, device))
         return self._slots[-1]
 
+    def forget(self, id: str) -> None:
+        """Removes a parcel, and ends the processes that wait for further calls."""
+        with self._lock:
+            for slot in self._free:
+                slot.close()
+            shutil.rmtree(self._folder / id, ignore_errors=True)
+
     def close(self) -> None:
         """Kills what runs."""
         self._closed = True
@@ -73,15 +81,24 @@ _lock = threading.Lock()
 _host: Host | None = None
 
 
-def run_here(parcel: Parcel, run: bytes, limits: Limits) -> bytes | Ended:
+def run_here(
+    parcel: Parcel, run: bytes, limits: Limits, wanted: Callable[[], bool] = lambda: True
+) -> bytes | Ended:
     """Performs a run of a job on the machine of an executor's worker."""
     global _host
     with _lock:
         if _host is None:
             listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             _host = Host([name for name in listed if name])
-            atexit.register(close_here)
-    return _host.run(parcel, run, limits)
+            # Not `atexit`, which processes of multiprocessing do not heed.
+            util.Finalize(None, close_here, exitpriority=100)
+    return _host.run(parcel, run, limits, wanted)
+
+
+def forget_here(id: str) -> None:
+    """Removes a parcel from the machine of an executor's worker."""
+    if _host is not None:
+        _host.forget(id)
 
 
 def close_here() -> None:

@@ -31,7 +31,7 @@ _GRACE = 2.0  # seconds in which a trial may end by itself after its timeout
 _TRIES = 3  # of a process to start and to load the job
 _TAIL_LINES, _TAIL_BYTES = 20, 1 << 14
 
-Kind = Literal["died", "timeout", "raised", "disk", "setup", "stopped", "lost"]
+Kind = Literal["died", "timeout", "raised", "disk", "setup", "stopped", "lost", "fatal"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ended:
     Attributes:
         kind: `"died"`: its process ended; `"timeout"`; `"raised"`; `"disk"`: a disk is full;
             `"setup"`: the job could not be loaded; `"stopped"`: nobody wants its result; `"lost"`:
-            its machine went away.
+            its machine went away; `"fatal"`: several machines went away while they ran it.
         said: The error, or how the process ended and its last lines.
     """
 

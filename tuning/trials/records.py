@@ -126,16 +126,19 @@ class Records:
 
     def get(self, candidate: str, seed: int) -> TrialRecord | None:
         """Returns the record of a candidate and seed, or `None`."""
-        key = run_key(candidate, seed)
-        path = self.folder / f"{key}.json"
-        # A child process may have written it after this one read the folder.
-        if key not in self._known and path.exists():
-            self._read(path)
-        return self._known.get(key)
+        return self._known.get(run_key(candidate, seed))
 
     def put(self, record: TrialRecord) -> None:
         """Writes the record of a trial that has none yet."""
         self._known[write_record(self.folder, record)] = record
+
+    def set_failed_aside(self) -> None:
+        """Renames the records of failed trials, which then run again."""
+        for key, record in list(self._known.items()):
+            if not record.completed:
+                path = self.folder / f"{key}.json"
+                path.rename(free_name(path.with_suffix(".failed")))
+                del self._known[key]
 
     def _read(self, path: Path) -> None:
         try:

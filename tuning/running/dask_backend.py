@@ -1,0 +1,68 @@
+"""Trials on the workers of a Dask cluster."""
+
+import itertools
+import pickle
+import time
+from concurrent.futures import CancelledError
+from typing import Any, Self
+
+from distributed import Client, KilledWorker
+
+from keras_se.errors import InputError, first_line
+from tuning.slots.dask import SENT, SlotsPlugin, run_on_worker
+from tuning.slots.host import Limits
+from tuning.slots.parcel import pack
+from tuning.slots.slot import Ended
+from tuning.trials.job import Job
+from tuning.trials.perform import Run
+
+_LOOK = 5.0  # seconds between two looks at the number of workers
+
+
+class DaskBackend:
+    """Runs trials in slots beside Dask workers, to each of which the job goes once."""
+
+    def __init__(self, job: Job, limits: Limits, client: Client) -> None:
+        self._parcel, self._limits, self._client = pack(job, alone=True), limits, client
+        self._sent: Any = None
+        self._numbers = itertools.count()  # what was lost is sent under another key
+        self._looked, self._capacity = -_LOOK, 1
+
+    @property
+    def capacity(self) -> int:
+        """Number of threads of all workers; at least 1, which waits for workers."""
+        if time.monotonic() - self._looked > _LOOK:
+            self._looked = time.monotonic()
+            self._capacity = max(1, sum(self._client.nthreads().values()))
+        return self._capacity
+
+    def submit(self, run: Run) -> Any:
+        """Starts a trial."""
+        if self._sent is None or self._sent.status != "finished":
+            self._client.wait_for_workers(1)
+            # To all: what lies on one worker is lost with it.
+            key = f"{SENT}{self._parcel.id}-{next(self._numbers)}"
+            self._sent = self._client.scatter({key: self._parcel}, broadcast=True)[key]
+        arguments = self._sent, pickle.dumps(run), self._limits
+        return self._client.submit(run_on_worker, *arguments, pure=False)
+
+    def result(self, future: Any) -> Any:
+        """Returns the pickled outcome, or an `Ended`."""
+        try:
+            return future.result()
+        except KilledWorker as error:
+            return Ended("fatal", first_line(error))
+        except CancelledError as error:
+            if self._client.status == "running":  # the job was lost with the workers that had it
+                return Ended("lost", first_line(error))
+            raise InputError(
+                "The scheduler of a search must stay; with a new Client the same call goes on from "
+                f"the records. Received: {first_line(error)}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        self._client.register_plugin(SlotsPlugin())
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._sent = None  # which frees the memory of the workers
