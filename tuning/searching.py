@@ -177,7 +177,7 @@ def search(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
         )
         if on_start is not None:
-            on_start(_budget(tuner, settings, rule, folder))
+            on_start(_budget(tuner, settings, rule, folder, backend.capacity))
         stages = Stages(job, settings, rule, folder, tuner, runner, on_trial)
         result = _result(stages, job, settings, rule, folder)
         replace_file(folder.path / "result.json", result.to_json().encode())
@@ -217,14 +217,14 @@ def _result(
 
 
 def _budget(
-    tuner: SearchTuner, settings: SearchSettings, rule: Rule, folder: SearchFolder
+    tuner: SearchTuner, settings: SearchSettings, rule: Rule, folder: SearchFolder, workers: int
 ) -> Budget:
     records = list(folder.records)
     if isinstance(tuner.oracle, ExhaustiveOracle):
         # A folder may hold records of candidates that are beyond the space now.
         known = {candidate.id for candidate in tuner.candidates()}
         records = [record for record in records if record.candidate in known]
-    return plan_budget(tuner.oracle, settings, getattr(rule, "max_seeds", 0), records)
+    return plan_budget(tuner.oracle, settings, getattr(rule, "max_seeds", 0), records, workers)
 
 
 def _oracle(oracle: Any, job: Job, rule: Rule, max_trials: int | None) -> Any:

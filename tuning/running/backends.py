@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from keras_se.errors import InputError, first_line, import_extra
+from keras_se.errors import InputError, import_extra, reason
 from tuning.running.settings import SearchSettings
 from tuning.running.threads import devices
 from tuning.slots.host import Host, Limits, run_here
@@ -121,7 +121,7 @@ class ExecutorBackend:
         except BrokenExecutor as error:
             raise InputError(
                 "The executor of a search must stay; the same call goes on from the records. "
-                f"Received: {type(error).__name__}: {first_line(error)}"
+                f"Received: {type(error).__name__}: {reason(error)}"
             ) from error
 
     def __enter__(self) -> Self:

@@ -63,12 +63,16 @@ class Budget:
 
 
 def plan_budget(
-    oracle: Any, settings: SearchSettings, max_seeds: int, records: Sequence[TrialRecord]
+    oracle: Any,
+    settings: SearchSettings,
+    max_seeds: int,
+    records: Sequence[TrialRecord],
+    workers: int = 1,
 ) -> Budget:
     """Returns the budget of a search whose rule takes up to `max_seeds` seeds."""
     trials, compared = expected_trials(oracle)
     if trials is None or compared is None:
-        return Budget(None, None, tuple(records), settings.workers)
+        return Budget(None, None, tuple(records), workers)
     first = len(settings.seeds)
     has_finalists = hasattr(oracle, "finalists")
     finals = max(MIN_SEEDS, first) if has_finalists else 0
@@ -84,7 +88,7 @@ def plan_budget(
     further = compared * max(0, max_seeds - compares) if compares >= MIN_SEEDS else 0
     known_further = len(seeds) - known - known_finals - known_fresh
     at_most = planned + max(0, further - known_further)
-    return Budget(planned, at_most, tuple(records), settings.workers)
+    return Budget(planned, at_most, tuple(records), workers)
 
 
 def _clock(seconds: float) -> str:

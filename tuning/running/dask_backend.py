@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from distributed import Client, KilledWorker
 
-from keras_se.errors import InputError, first_line
+from keras_se.errors import InputError, reason
 from tuning.slots.dask import SENT, SlotsPlugin, run_on_worker
 from tuning.slots.host import Limits
 from tuning.slots.parcel import pack
@@ -51,13 +51,13 @@ class DaskBackend:
         try:
             return future.result()
         except KilledWorker as error:
-            return Ended("fatal", first_line(error))
+            return Ended("fatal", reason(error))
         except CancelledError as error:
             if self._client.status == "running":  # the job was lost with the workers that had it
-                return Ended("lost", first_line(error))
+                return Ended("lost", reason(error))
             raise InputError(
                 "The scheduler of a search must stay; with a new Client the same call goes on from "
-                f"the records. Received: {first_line(error)}"
+                f"the records. Received: {reason(error)}"
             ) from error
 
     def __enter__(self) -> Self:
