@@ -86,6 +86,14 @@ def run(arguments: Sequence[str]) -> int:
             err=True,
         )
         return _WRONG_USE
+    except OSError as error:
+        name = "" if error.filename is None else f"{error.filename!r}: "
+        click.echo(
+            "Error: A file or folder must be one that can be read or written, with room on its "
+            f"disk. Received: {name}{error.strerror or error}",
+            err=True,
+        )
+        return _WRONG_USE
     except _errors_of_input() as error:
         click.echo(f"Error: {error}", err=True)
         return _WRONG_USE
@@ -95,9 +103,7 @@ def run(arguments: Sequence[str]) -> int:
 def _errors_of_input() -> tuple[type[Exception], ...]:
     # Importing it here would load Keras, which may be what failed.
     errors = sys.modules.get("keras_se.errors")
-    ours = () if errors is None else (errors.InputError, errors.MissingExtraError)
-    # OSError: a path that cannot be read or written is bad input.
-    return (OSError, *ours)
+    return () if errors is None else (errors.InputError, errors.MissingExtraError)
 
 
 @contextmanager

@@ -22,12 +22,13 @@ from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
 from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
-from tuning.running.folder import SearchFolder, open_folder, stored_threads
+from tuning.running.folder import SearchFolder, folder_errors, open_folder, stored_threads
+from tuning.running.project import open_tuner, write_checkpoints
 from tuning.running.runners import Runner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
 from tuning.running.threads import threads_here
-from tuning.running.tuner import SearchTuner, discovered_space, open_tuner
+from tuning.running.tuner import SearchTuner, discovered_space
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
@@ -156,12 +157,13 @@ def search(
         max_seeds=max_seeds,
         max_trials=max_trials,
     )
-    began_with = None if overwrite else stored_threads(Path(directory))
+    with folder_errors(Path(directory)):
+        began_with = None if overwrite else stored_threads(Path(directory))
     # Before anything computes: TensorFlow fixes its number of threads at the first operation.
     settings = dataclasses.replace(given, threads=threads_here(given.workers, threads, began_with))
     job.data.check_order()
     proposer = _oracle(oracle, job, rule, max_trials)
-    with ExitStack() as stack:
+    with folder_errors(Path(directory)), ExitStack() as stack:
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))
         folder = stack.enter_context(open_folder(Path(directory), overwrite))
@@ -180,6 +182,7 @@ def search(
             on_start(_budget(tuner, settings, rule, folder, backend.capacity))
         stages = Stages(job, settings, rule, folder, tuner, runner, on_trial)
         result = _result(stages, job, settings, rule, folder)
+        write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
     return result
 

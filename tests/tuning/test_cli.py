@@ -125,13 +125,28 @@ def raising(error):
     return function
 
 
+UNUSABLE = (
+    "Error: A file or folder must be one that can be read or written, with room on its disk. "
+    "Received: "
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
         (keras_se.errors.InputError("A rule. Received: x"), 2, "Error: A rule. Received: x\n"),
         (keras_se.errors.MissingExtraError("Install it"), 2, "Error: Install it\n"),
-        (FileNotFoundError(2, "No such file", "x"), 2, "Error: [Errno 2] No such file: 'x'\n"),
+        (
+            FileNotFoundError(2, "No such file", "x"),
+            2,
+            f"{UNUSABLE}'x': No such file\n",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            f"{UNUSABLE}No space left on device\n",
+        ),
         (
             ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow"),
             2,

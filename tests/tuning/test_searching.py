@@ -22,6 +22,7 @@ from tuning import (
     NoCandidateError,
     SearchResult,
     SearchWarning,
+    SEHyperModel,
     SESpace,
     StructuralRisk,
     search,
@@ -190,6 +191,28 @@ def test_weights_are_kept_of_the_best_and_of_the_fresh(searched):
     best = sorted((r for r in result.records if r.seed < 100), key=lambda r: r.score)[:3]
     fresh = [r for r in result.records if r.seed >= 100]
     assert kept == {f"{r.candidate}-s{r.seed}" for r in (*best, *fresh)}
+
+
+# Of the state of the optimizer, as after a search of keras-tuner.
+@pytest.mark.filterwarnings("ignore:Skipping variable loading:UserWarning")
+def test_keras_tuner_gives_the_models_whose_weights_were_kept(searched):
+    """By its own call, and those of the seeds without part in the choice where there are any."""
+    result, _, folder = searched
+    hypermodel = SEHyperModel(base, SPACE, compile=COMPILE)
+    tuner = keras_tuner.Tuner(
+        keras_tuner.oracles.RandomSearchOracle("val_loss"),
+        hypermodel,
+        directory=folder,
+        project_name="keras_tuner",
+    )
+    trials = {t.trial_id: t.hyperparameters.values for t in tuner.oracle.trials.values()}
+    winner = next(key for key, values in trials.items() if values == result.values)
+    model = tuner.load_model(tuner.oracle.trials[winner])
+    for own, loaded in zip(result.model().weights, model.weights, strict=True):
+        np.testing.assert_array_equal(own, loaded)
+    (best,) = tuner.get_best_models(1)
+    label = result.decision.best
+    assert best.count_params() == next(r.parameters for r in result.records if r.label == label)
 
 
 def test_keras_tuner_reads_the_folder(searched):

@@ -23,7 +23,7 @@ from tuning.commands.progress import SearchProgress
 from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.table import NAMES
 from tuning.result import Confirmation, SearchResult
-from tuning.running.folder import stored_threads
+from tuning.running.folder import folder_errors, stored_threads
 from tuning.running.stages import NoCandidateError
 from tuning.running.threads import threads_here
 from tuning.searching import search
@@ -125,7 +125,8 @@ def search_command(
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
     arguments["modules"] = _imported(arguments.get("modules", []))
     directory = Path(arguments["directory"])
-    began_with = None if overwrite else stored_threads(directory)
+    with folder_errors(directory):
+        began_with = None if overwrite else stored_threads(directory)
     # First of all: TensorFlow fixes its number of threads at the first operation, and
     # `with_compile` may build a model, which computes.
     threads_here(arguments.get("workers", 1), arguments.get("threads"), began_with)

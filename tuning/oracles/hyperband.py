@@ -75,9 +75,14 @@ class HyperbandOracle(StatelessOracle):
 
     def _best(self, trials: list[Any]) -> list[dict[str, Any]]:
         completed = [trial for trial in trials if trial.status == "COMPLETED"]
-        completed.sort(key=lambda trial: as_loss(float(trial.score), self.objective.direction))
+        completed.sort(key=self._rank)
         kept = completed[: math.ceil(len(completed) / self.factor)]
         return [trial.hyperparameters.values for trial in kept]
+
+    def _rank(self, trial: Any) -> tuple[float, str]:
+        # Ties by values: the order of trials depends on which ends first, and on the file system.
+        loss = as_loss(float(trial.score), self.objective.direction)
+        return loss, str(plain(trial.hyperparameters.values))
 
     def _noted(self, values: dict[str, Any], bracket: int, number: int) -> dict[str, Any]:
         epochs = math.ceil(self.epochs / self.factor ** (bracket - number))

@@ -43,6 +43,10 @@ class StatelessOracle(keras_tuner.Oracle):
         # A running trial may still declare hyperparameters, or have a score to predict from.
         return {"status": "IDLE" if self.ongoing_trials else "STOPPED", "values": None}
 
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over the state of a file, as keras-tuner does, but for the seed."""
+        super().set_state({**state, "seed": self.seed})
+
     def expected(self) -> tuple[int, int]:
         """Returns how many trials there will be, and how many the rule compares."""
         number = self.space_size(self.max_trials)

@@ -1,5 +1,6 @@
 """The folder of a search: its lock, its job and its files."""
 
+import errno
 import functools
 import hashlib
 import json
@@ -19,6 +20,8 @@ from tuning.trials.records import Records
 
 _PARTS = ("records", "curves", "weights")
 BEGUN = "begun.log"
+# Full, over a quota, over a limit, or broken.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
@@ -67,6 +70,33 @@ class SearchFolder:
         path = self.path / _JOB
         if not path.exists() or path.read_bytes() != text:
             replace_file(path, text)
+
+
+@contextmanager
+def folder_errors(folder: Path) -> Iterator[None]:
+    """Turns what the system says of the folder of a search, or of its disk, into a sentence."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError) or not _is_about(error, folder):
+            raise
+        name = getattr(error, "filename", None) or str(folder)
+        raise InputError(
+            "The folder of a search must be one that can be read and written, with room on its "
+            "disk. Mend that, and the same call goes on with its records; or give another one. "
+            f"Received: {name!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _is_about(error: Exception, folder: Path) -> bool:
+    if "\0" in str(folder):  # for which the system is not even asked
+        return True
+    if not isinstance(error, OSError):
+        return False
+    if not isinstance(error.filename, str | os.PathLike):
+        return error.errno in _DISK  # a write knows no name
+    path, own = Path(error.filename).absolute(), folder.absolute()
+    return path == own or own in path.parents or path in own.parents
 
 
 @contextmanager

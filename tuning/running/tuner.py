@@ -1,28 +1,26 @@
 """The keras-tuner side of a search: oracles propose trials, and its tools can read the folder."""
 
 import contextlib
-import copy
 import io
 import itertools
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras_tuner
+import numpy as np
 from keras_tuner.engine import base_tuner
 
 from keras_se.errors import InputError
-from keras_se.files import free_name
 from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.hyperband import EPOCHS
 from tuning.running.runners import Runner, execute
 from tuning.space import BASELINE, SWITCH
 from tuning.trials.combination import Combination, make_combination
 from tuning.trials.perform import Run
-from tuning.trials.records import Records, SearchWarning, TrialRecord
+from tuning.trials.records import Records, TrialRecord
 from tuning.trials.training import cause_of
 
 FOLDER = "keras_tuner"
@@ -46,7 +44,7 @@ class SearchTuner(base_tuner.BaseTuner):
         oracle.verbose = 0
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
             super().__init__(oracle, directory=str(folder), project_name=FOLDER)
-        self.save()  # `open_tuner` takes a folder without this file for a damaged one
+        self.save()  # without this file a folder counts as damaged
 
     @property
     def _varying(self) -> list[str]:
@@ -69,15 +67,15 @@ class SearchTuner(base_tuner.BaseTuner):
         if isinstance(self.oracle, ExhaustiveOracle):
             # Not the trials: a folder may hold some that are beyond the space now.
             return list(map(self.candidate, self.oracle.all_values()))
-        trials = [self.oracle.trials[key] for key in sorted(self.oracle.trials)]
-        found = {c.id: c for c in (self.candidate(t.hyperparameters.values) for t in trials)}
+        values = [trial.hyperparameters.values for trial in self._trials()]
+        found = {c.id: c for c in map(self.candidate, values)}
         most = max((c.values.get(EPOCHS, 0) for c in found.values()), default=0)
         return [c for c in found.values() if c.values.get(EPOCHS, 0) == most]
 
     def search(self, runner: Runner, seeds: Sequence[int], on_record: Callable[..., Any]) -> None:
         """Completes the open trials, then runs those that the oracle proposes."""
         self._seeds = tuple(seeds)
-        reopened = deque(self.oracle.trials[key] for key in sorted(self.oracle.trials))
+        reopened = deque(self._reopened())
 
         def next_run() -> Run | None:
             while not self._queue:
@@ -98,11 +96,37 @@ class SearchTuner(base_tuner.BaseTuner):
 
         execute(runner, next_run, done)
 
-    def _propose(self) -> Any:
+    def rehearse(self) -> None:
+        """Does all that a search does with the oracle: raises if its trials do not let it."""
+        for trial in self._reopened():
+            self._is_up_to_date(trial, self.candidate(trial.hyperparameters.values))
+        if (trial := self._propose()) is not None:
+            self.oracle.update_trial(trial.trial_id, {self.oracle.objective.name: 0.0})
+            trial.status = "COMPLETED"
+            self.oracle.end_trial(trial)
+
+    def _reopened(self) -> list[Any]:
+        """Returns the trials there; those that an earlier run left open count as running again."""
+        # What keras-tuner would propose again, in addition.
+        for _ in self.oracle.get_state()["retry_queue"]:
+            self.oracle.create_trial(self._free_id())
+        trials, running = self._trials(), self.oracle.ongoing_trials
+        for trial in trials:
+            if trial.status == "RUNNING" and trial not in running.values():
+                running[self._free_id()] = trial
+        return trials
+
+    def _trials(self) -> list[Any]:
+        # keras-tuner pads the numbers as wide as `max_trials`, which may change.
+        return [self.oracle.trials[key] for key in sorted(self.oracle.trials, key=_padded)]
+
+    def _free_id(self) -> str:
         # An oracle gives a tuner id the trial that it already runs, so each trial needs its own id.
         running = self.oracle.ongoing_trials
-        free = next(name for n in itertools.count() if (name := f"tuner{n}") not in running)
-        trial = self.oracle.create_trial(free)
+        return next(name for n in itertools.count() if (name := f"tuner{n}") not in running)
+
+    def _propose(self) -> Any:
+        trial = self.oracle.create_trial(self._free_id())
         return None if trial.status in ("STOPPED", "IDLE") else trial
 
     def _begin(self, trial: Any) -> None:
@@ -118,12 +142,18 @@ class SearchTuner(base_tuner.BaseTuner):
             self._end_trial(trial, self._seeds)
 
     def _is_up_to_date(self, trial: Any, candidate: Combination) -> bool:
-        known = [self._records.get(candidate.id, seed) for seed in self._seeds]
-        if any(record is None or not record.completed for record in known):
-            return trial.status != "COMPLETED"
+        records = [self._records.get(candidate.id, seed) for seed in self._seeds]
+        known = [record for record in records if record is not None and record.completed]
+        if len(known) < len(self._seeds):
+            return bool(trial.status == "FAILED")
         name = self.oracle.objective.name
         history = trial.metrics.get_history(name) if trial.metrics.exists(name) else []
-        return bool(history) and len(history[0].value) >= len(known)
+        # More than those of the first seeds, if the rule asked for further ones.
+        values = history[0].value if history else []
+        expected = [self._report(record)[name] for record in known]
+        if trial.status != "COMPLETED" or values[: len(expected)] != expected:
+            return False
+        return bool(trial.score == np.mean(values))
 
     def _end_trial(self, trial: Any, seeds: Sequence[int]) -> None:
         candidate = self.candidate(trial.hyperparameters.values)
@@ -149,31 +179,8 @@ class SearchTuner(base_tuner.BaseTuner):
                 self._end_trial(trial, seeds)
 
 
-def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
-    """Opens the tuner of a folder, or starts anew from the records if its files are damaged."""
-    kept = folder / FOLDER
-    try:
-        # Without this file keras-tuner would start anew among the old trials.
-        if not kept.exists() or (kept / "tuner0.json").exists():
-            return _opened(oracle, folder, *arguments)
-        error: Exception | str = "it was never completed"
-    except Exception as reloading:  # keras-tuner raises many types for truncated files
-        error = reloading
-    aside = kept.rename(free_name(kept))
-    warnings.warn(
-        "keras-tuner must be able to read its folder, so the search makes a new one from the "
-        f"records. Received: {kept}: {error}; the old one is now {aside.name}",
-        SearchWarning,
-        stacklevel=2,
-    )
-    return _opened(oracle, folder, *arguments)
-
-
-def _opened(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
-    # A copy: reloading a damaged folder may leave the oracle half changed.
-    tuner = SearchTuner(copy.deepcopy(oracle), folder, *arguments)
-    tuner.oracle.hyperparameters = oracle.get_space()  # not the old space from the file
-    return tuner
+def _padded(trial_id: str) -> str:
+    return trial_id.zfill(9)
 
 
 def discovered_space(hypermodel: Any) -> Any:

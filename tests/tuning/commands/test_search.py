@@ -348,6 +348,12 @@ def test_wrong_use_of_flags(capsys, changes, sentence):
     assert [path.name for path in Path("taken").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("directory", ["images.npz/run", "x" * 300])
+def test_a_folder_that_cannot_be_used(capsys, directory):
+    assert keras_se_search(*flags(directory=directory)) == 2
+    assert "The folder of a search must be one that can be read" in capsys.readouterr().err
+
+
 def test_an_interrupt_loses_nothing_and_threads_are_kept(folder):
     """The console script, two processes at a time, and a real signal.
 

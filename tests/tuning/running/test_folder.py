@@ -1,5 +1,7 @@
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 from faults import kill_at
 
 from keras_se.errors import InputError
-from tuning.running.folder import open_folder, stored_threads
+from tuning.running.folder import folder_errors, open_folder, stored_threads
 
 JOB = {"model": {"name": "a"}, "training": {"epochs": 3, "batch": None}, "threads": 2}
 CHANGED = {"model": {"name": "b"}, "training": {"epochs": 3, "batch": 8}, "threads": 2}
@@ -249,6 +251,57 @@ def test_the_job_is_a_file(folder):
         assert tomllib.loads((folder / "job.toml").read_text()) == kept
         opened.write_job({"model": "c:d"})
         assert tomllib.loads((folder / "job.toml").read_text()) == {"model": "c:d"}
+
+
+def used(folder, use):
+    with folder_errors(folder), open_folder(folder) as opened:
+        use(opened)
+
+
+def test_a_disk_without_room(folder):
+    message = r"with room on its disk\. Mend that, .*Received: '.*one': File too large$"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def match(opened):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            opened.match_job(JOB, accept_change=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    with pytest.raises(InputError, match=message):
+        used(folder, match)
+    matched(folder)
+
+
+@pytest.mark.parametrize("name", ["below/run", "x" * 300, "a\0b"])
+def test_names_that_no_folder_can_have(folder, name):
+    folder.parent.mkdir()
+    (folder.parent / "below").write_text("mine")
+    wanted = folder.parent / name
+    with pytest.raises(InputError, match="must be one that can be read and written"):
+        used(wanted, lambda opened: None)
+
+
+@pytest.mark.parametrize("name", ["records", "curves", "weights", "attempts", ".lock", "job.toml"])
+def test_a_name_in_the_folder_that_is_taken(folder, name):
+    matched(folder)
+    path = folder / name
+    if path.is_dir():
+        path.rmdir()
+        path.write_text("mine")
+    else:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    with pytest.raises(InputError, match=f"Received: '.*{re.escape(name)}': "):
+        used(folder, lambda opened: opened.write_job({"model": "a:b"}))
+
+
+def test_faults_elsewhere_are_not_those_of_the_folder(folder):
+    for error in (FileNotFoundError(2, "No", "/data/x.npz"), ValueError("x"), OSError("x")):
+        with pytest.raises(type(error)) as caught, folder_errors(folder):
+            raise error
+        assert caught.value is error
 
 
 def test_overwrite_touches_no_folder_that_is_no_search(folder):
