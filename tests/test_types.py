@@ -74,7 +74,7 @@ tuning.SESpace(squeezes=("median",))
 tuning.SESpace(placements=("before",))
 tuning.SESpace(per="layer")
 tuning.search(base, x, epochs="2", directory="a")
-tuning.search(base, x, epochs=2, directory="a", oracle="random")
+tuning.search(base, x, epochs=2, directory="a", oracle="rndom")
 tuning.search(base, x, epochs=2, directory="a", where="convolution")
 tuning.serach(base, x)
 """

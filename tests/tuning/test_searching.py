@@ -811,6 +811,7 @@ def test_oracles_by_name(tmp_path, name):
         more = {"oracle": name, "epochs": 3, "max_trials": 2, "on_start": budgets.append}
         result = screen(tmp_path / "a", **more)
         assert result.chosen in {r.label for r in result.records}
+        assert name != "hyperband" or result.chosen.endswith(" epochs=1")
         assert not before or trained(tmp_path / "a") == before
         before = trained(tmp_path / "a")
     assert [(b.planned, len(b.records)) for b in budgets] == [(2, 0), (0, 2)]

@@ -151,6 +151,9 @@ def _stored(folder: Path) -> dict[str, Any] | None:
 def _check_content(folder: Path) -> None:
     if not folder.exists() or (folder / _FINGERPRINT).exists():
         return
+    # The fingerprint was damaged, and the user has moved it away, as we say.
+    if all((folder / name).is_dir() for name in _PARTS):
+        return
     foreign = sorted({path.name for path in folder.iterdir()} - {_JOB, _LOCK, BEGUN, *_PARTS})
     # A process killed before the first fingerprint leaves temporary files.
     foreign = [name for name in foreign if not name.startswith((f".{_JOB}.", f".{_FINGERPRINT}."))]

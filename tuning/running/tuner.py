@@ -60,7 +60,7 @@ class SearchTuner(base_tuner.BaseTuner):
         """Returns the candidate for some hyperparameter values, labelled by those that vary."""
         # Drop Hyperband's bookkeeping, except for the epochs: it does not change the training.
         own = {k: v for k, v in values.items() if k == EPOCHS or not k.startswith("tuner/")}
-        return make_combination(own, self._varying)
+        return make_combination(own, [*self._varying, EPOCHS])
 
     def candidates(self) -> list[Combination]:
         """Returns the candidates with the most epochs, in the order of the space or the trials."""
@@ -108,7 +108,7 @@ class SearchTuner(base_tuner.BaseTuner):
     def _reopened(self) -> list[Any]:
         """Returns the trials there; those that an earlier run left open count as running again."""
         # What keras-tuner would propose again, in addition.
-        for _ in self.oracle.get_state()["retry_queue"]:
+        for _ in tuple(self.oracle.get_state()["retry_queue"]):  # it shortens the queue
             self.oracle.create_trial(self._free_id())
         trials, running = self._trials(), self.oracle.ongoing_trials
         for trial in trials:

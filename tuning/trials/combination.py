@@ -55,7 +55,7 @@ def _label(values: Mapping[str, Any], varying: Sequence[str]) -> str:
     for name in names:
         # "se_" is the scope of the whole model. The prefix stays if the user's own hyperparameter
         # has the short name: labels must differ.
-        short = name.removeprefix("se_")
+        short = name.removeprefix("se_").removeprefix("tuner/")  # the epochs of Hyperband
         if not (is_plain and name.startswith(SWITCH)):
             settings.append(f"{name if short in values else short}={_shown(values[name])}")
     return " ".join(settings)

@@ -10,6 +10,11 @@ from slots import make_oracle, run_search, score_of
         ("exhaustive", False, (0,), 1),
         ("exhaustive", True, (0, 1), 2),
         ("exhaustive", False, (0, 1), 3),
+        ("main_effects", False, (0, 1), 3),
+        ("main_effects", True, (0, 1), 6),
+        ("hyperband", False, (0, 1), 3),
+        ("hyperband", True, (0, 1), 9),
+        ("random", True, (0, 1), 5),
         ("live", True, (0,), 2),
         ("live", False, (0, 1), 4),
         ("live", True, (0, 1), 1),
@@ -25,6 +30,10 @@ def test_it_goes_on(tmp_path, kind, last_first, seeds, stop_after):
     assert {trial.status for trial in trials} == {"COMPLETED"}
     for trial in trials:
         assert trial.score == score_of(tuner.candidate(trial.hyperparameters.values).id)
-    assert len(trials) == (5 if kind == "exhaustive" else 4)
+    whole, _ = run_search(tmp_path / "b", make_oracle(kind), seeds, last_first)
+    assert sorted(str(t.hyperparameters.values) for t in trials) == sorted(
+        str(t.hyperparameters.values) for t in whole.oracle.trials.values()
+    )
+    assert not tuner.oracle.ongoing_trials
     assert run_search(tmp_path, make_oracle(kind), seeds, last_first)[1] == []
     assert set(before) | set(after) == {path.stem for path in (tmp_path / "records").iterdir()}
