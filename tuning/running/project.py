@@ -1,7 +1,6 @@
 """The project of keras-tuner in the folder of a search: read, or set aside and made anew."""
 
 import copy
-import errno
 import os
 import shutil
 import tempfile
@@ -17,9 +16,6 @@ from tuning.running.tuner import FOLDER, SearchTuner
 from tuning.trials.records import Records, SearchWarning, run_key
 from tuning.trials.training import weights_path
 
-# Faults of the disk, not of the files.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
 
 def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
     """Opens the tuner of a folder, or starts anew from the records if its files are damaged."""
@@ -28,8 +24,9 @@ def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
         try:
             _rehearse(oracle, kept, *arguments)
         except Exception as error:  # keras-tuner raises many types for damaged files
-            if isinstance(error, OSError) and error.errno in _DISK:
-                raise
+            with tempfile.TemporaryDirectory(prefix="keras-se-") as scratch:
+                # Raises if the fault is the oracle's own, or that of the disk.
+                _opened(oracle, Path(scratch), *arguments).rehearse()
             aside = kept.rename(free_name(kept))
             warnings.warn(
                 "keras-tuner must be able to read its folder, so the search makes a new one from "

@@ -10,6 +10,8 @@ import pytest
 from slots import make_oracle, run_search
 
 from tuning import SearchWarning
+from tuning.running.project import open_tuner
+from tuning.trials.records import Records
 
 KINDS = ("exhaustive", "main_effects", "random", "bayesian", "hyperband", "live")
 
@@ -164,6 +166,25 @@ def test_a_trial_that_is_missing(made, tmp_path, kind):
     damaged = copied(folder, tmp_path / "a")
     shutil.rmtree(sorted(damaged.glob("keras_tuner/trial_*"))[1])
     assert goes_on(damaged, kind, expected, "a folder")
+
+
+class NetworkError(Exception):
+    """Of a service that the oracle asks."""
+
+
+def test_a_fault_of_the_oracle_is_none_of_the_files(made, tmp_path, monkeypatch):
+    folder, _ = made["live"]
+    folder = copied(folder, tmp_path / "a")
+    asking = make_oracle("live")
+
+    def populate_space(self, trial_id):
+        raise NetworkError
+
+    monkeypatch.setattr(type(asking), "populate_space", populate_space)
+    asking.max_trials = 9
+    with pytest.raises(NetworkError):
+        open_tuner(asking, folder, Records(folder / "records"), lambda record: {})
+    assert not (folder / "keras_tuner.1").exists()
 
 
 def test_scores_are_those_of_the_records(made, tmp_path):
