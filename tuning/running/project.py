@@ -100,6 +100,8 @@ def write_checkpoints(tuner: SearchTuner, folder: Path, records: Records) -> Non
         if candidate not in best:
             target.unlink(missing_ok=True)  # of an earlier run, whose weights were not kept
             continue
+        if target.exists() and target.samefile(best[candidate]):
+            continue  # a link to a file does not replace another link to it
         with replacement(target) as temporary:
             try:
                 os.link(best[candidate], temporary)
