@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import keras_tuner
 from keras_tuner.engine import metrics_tracking
 
 from keras_se.errors import InputError
@@ -29,17 +30,29 @@ _HIGH = {
     "sensitivity_at_specificity",
     "specificity_at_sensitivity",
 }
-# Names in `keras.metrics` that tell no direction, though keras-tuner infers one.
-_UNKNOWN = ("mean", "sum", "metric", "mean_metric_wrapper", "get", "serialize", "deserialize")
+# Names in `keras.metrics` and `keras.losses` that tell no direction, though keras-tuner infers one:
+# the Dice loss is low, but what people log as `dice` is the coefficient, which is high.
+_UNKNOWN = (
+    "mean",
+    "sum",
+    "metric",
+    "mean_metric_wrapper",
+    "get",
+    "serialize",
+    "deserialize",
+    "dice",
+)
 _RULES: dict[str, Any] = {"cheapest": Cheapest, "risk": StructuralRisk}
 
 
 def get_objective(objective: Any, max_seeds: int | None = None) -> Rule:
-    """Returns a rule of choice, from the rule itself or from its name."""
+    """Returns a rule of choice, from the rule itself, its name or keras-tuner's objective."""
     if isinstance(objective, Cheapest) and max_seeds is not None:
         return dataclasses.replace(objective, max_seeds=max_seeds)
     if isinstance(objective, Rule):
         return objective
+    if isinstance(objective, keras_tuner.Objective) and objective.name != "multi_objective":
+        objective = f"{objective.name}:{objective.direction}"
     expected = (
         "An objective must be a rule of choice, cheapest:TOLERANCE[:METRIC[:min|max]], "
         f"risk:WEIGHT[:METRIC[:min|max]], or the name of a metric. Received: {objective!r}"

@@ -24,11 +24,12 @@ from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
 from tuning.running.folder import SearchFolder, folder_errors, open_folder, stored_threads
 from tuning.running.project import open_tuner, write_checkpoints
+from tuning.running.rehearsal import discovered_space, rehearse
 from tuning.running.runners import Runner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
 from tuning.running.threads import threads_here
-from tuning.running.tuner import SearchTuner, discovered_space
+from tuning.running.tuner import SearchTuner
 from tuning.space import SESpace
 from tuning.trials.data import TrialData
 from tuning.trials.job import Job
@@ -162,7 +163,15 @@ def search(
     # Before anything computes: TensorFlow fixes its number of threads at the first operation.
     settings = dataclasses.replace(given, threads=threads_here(given.workers, threads, began_with))
     job.data.check_order()
-    proposer = _oracle(oracle, job, rule, max_trials)
+    if isinstance(job.hypermodel, SEHyperModel):
+        job.hypermodel.check()
+    first = settings.seeds[0]
+    declared = discovered_space(job, first)
+    objective = keras_tuner.Objective(*rule.objective(job.direction))
+    proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
+    # A folder with records has passed already.
+    if overwrite or not any((Path(directory) / "records").glob("*.json")):
+        rehearse(job, declared, first)
     with folder_errors(Path(directory)), ExitStack() as stack:
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))
@@ -228,14 +237,6 @@ def _budget(
         known = {candidate.id for candidate in tuner.candidates()}
         records = [record for record in records if record.candidate in known]
     return plan_budget(tuner.oracle, settings, getattr(rule, "max_seeds", 0), records, workers)
-
-
-def _oracle(oracle: Any, job: Job, rule: Rule, max_trials: int | None) -> Any:
-    if isinstance(job.hypermodel, SEHyperModel):
-        job.hypermodel.check()
-    objective = keras_tuner.Objective(*rule.objective(job.direction))
-    space = discovered_space(job.hypermodel)
-    return get_oracle(oracle, objective, space, job.epochs, max_trials)
 
 
 def _report(rule: Rule, job: Job, record: TrialRecord) -> dict[str, float]:

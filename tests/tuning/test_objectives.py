@@ -1,6 +1,7 @@
 import re
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
@@ -39,6 +40,15 @@ def test_names():
 def test_numbers_of_other_types(number):
     for rule in (Cheapest(number), StructuralRisk(number)):
         assert get_objective(rule.name) == rule
+
+
+def test_an_objective_of_keras_tuner():
+    rule = get_objective(keras_tuner.Objective("val_dice", "max"))
+    assert (rule.metric, metric_direction(rule)) == ("val_dice", "max")
+    several = [keras_tuner.Objective("val_loss", "min"), keras_tuner.Objective("J", "min")]
+    for wrong in (several, keras_tuner.Oracle(several).objective):
+        with pytest.raises(InputError, match="An objective must be a rule of choice"):
+            get_objective(wrong)
 
 
 def test_most_seeds():
@@ -150,6 +160,7 @@ def test_a_direction_that_is_given_holds(metric, direction):
         "val_score",
         "val_f1",
         "val_recall_1",
+        "val_dice",
         "val_mean",
         "val_head_sum",
         "val_get",

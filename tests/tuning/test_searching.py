@@ -516,12 +516,13 @@ def test_a_fit_that_hides_what_has_diverged_has_failed(tmp_path, returns):
 
 
 def test_a_search_in_which_all_fail_is_an_error_and_keeps_its_records(tmp_path):
-    def impossible(model):
+    def impossible(logs):
         raise ValueError("nothing is for sale")
 
+    fit = {"callbacks": [keras.callbacks.LambdaCallback(on_train_begin=impossible)]}
     for _ in range(2):
         with pytest.raises(NoCandidateError, match=r"3 failures, the first: .*nothing is for sale"):
-            screen(tmp_path / "a", compile=impossible)
+            screen(tmp_path / "a", fit=fit)
     assert len(trained(tmp_path / "a")) == 3
 
 
@@ -538,14 +539,87 @@ def test_a_winner_that_cannot_be_evaluated_has_failed_on_its_fresh_seeds(tmp_pat
     assert result.model().built
 
 
-def test_a_metric_that_nothing_logs(tmp_path):
-    with pytest.raises(NoCandidateError, match=r"one that Model\.fit logs.*'val_auc'.*'val_loss'"):
-        screen(tmp_path / "a", base, SMALL, "cheapest:0.1:val_auc:max")
+def metric_of_my_own(y, p):
+    return keras.ops.mean(p)
 
 
-def test_the_cause_of_a_failure_is_a_sentence(tmp_path):
-    with pytest.raises(NoCandidateError, match="Received a label value of 7 which is outside"):
-        screen(tmp_path / "a", base, SMALL, data=((X, Y + 6), VALIDATION))
+def compiled_with(**arguments):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    given = {"optimizer": "sgd", "loss": loss, "run_eagerly": True, **arguments}
+    return lambda model: model.compile(**given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "cheapest:0.1:val_auc:max"}, r"Model\.fit logs\..*'val_auc', with logs \["),
+        ({"objective": "val_acuracy:max"}, r"; did you mean 'val_accuracy'\?"),
+        (
+            {"objective": "val_my_own:min", "compile": compiled_with(metrics=[metric_of_my_own])},
+            r"; did you mean 'val_metric_of_my_own'\?",
+        ),
+        ({"compile": compiled_with(metrics=["acuracy"])}, "interpret metric identifier: acuracy"),
+        ({"compile": compiled_with(loss="mcse")}, "interpret loss identifier: mcse"),
+        (
+            {"data": ((np.repeat(X, 2, -1), Y), (np.repeat(X, 2, -1), Y))},
+            r"one batch is tried before the first trial\. .* ValueError: .*shape",
+        ),
+        ({"data": ((X, Y + 6), VALIDATION)}, "Received a label value of 7 which is outside"),
+        # A label of few samples, none of them in the first batch.
+        ({"data": (TRAIN, (X, np.where(np.arange(64) == 60, 2, 0)))}, "a label value of 2 which"),
+    ],
+)
+def test_what_one_batch_tells_is_refused_before_the_first_trial(tmp_path, arguments, message):
+    if "did you mean 'val_metric" in message:
+        message = r"with logs \['loss', 'metric_of_my_own', 'val_loss', 'val_metric_of_my_own'\]"
+    with pytest.raises(InputError, match=message) as caught:
+        screen(tmp_path / "a", base, **{"space": SMALL, **arguments})
+    assert not isinstance(caught.value, NoCandidateError)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_candidate_that_alone_does_not_go_with_the_data_is_a_failure(tmp_path):
+    def build(hp):
+        size = hp.Choice("size", [5, 6])
+        inputs = keras.Input((size, size, 1))
+        outputs = keras.layers.Dense(2)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, outputs)
+
+    result = screen(tmp_path / "a", build, None)
+    assert [r.status for r in result.records] == ["failed", "completed"]
+
+
+def test_a_callback_may_log_the_metric(tmp_path):
+    class Logging(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["score"] = 0.5
+
+    fit = {"callbacks": [Logging()]}
+    result = screen(tmp_path / "a", base, SMALL, "cheapest:0.1:score:max", fit=fit)
+    assert result.records[0].score == 0.5
+
+
+@pytest.mark.parametrize(
+    "metrics", [lambda: [keras.metrics.AUC(), keras.metrics.AUC(curve="PR")], lambda: ["AUC"]]
+)
+def test_metrics_that_keras_names_have_one_name_in_all_models(tmp_path, metrics):
+    def binary():
+        layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(1, "sigmoid")]
+        return keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(4, 3), *layers])
+
+    def compile(model):
+        model.compile("sgd", "binary_crossentropy", metrics=metrics(), run_eagerly=True)
+
+    data = ((X[:48], Y[:48, None]), (X[48:], Y[48:, None]))
+    name = "val_AUC" if metrics() == ["AUC"] else "val_auc"
+    objective = keras_tuner.Objective(name, "max")
+    result = screen(
+        tmp_path / "a", binary, PAIR, objective, data=data, compile=compile, test=data[1]
+    )
+    assert [r.completed for r in result.records] == [True, True]
+    assert len({frozenset(r.metrics) for r in result.records}) == 1
+    assert name in result.records[0].metrics
+    assert (result.metric, result.direction) == (name, "max")
 
 
 def test_a_trial_that_takes_too_long_has_failed(tmp_path):
@@ -672,6 +746,53 @@ def test_what_a_fit_may_return(tmp_path, form, score, heeds):
     assert record.score == pytest.approx(own.best if score is None else score)
 
 
+class InFit(keras_tuner.HyperModel):
+    """Hyperparameters where keras-tuner's guide puts those of the training."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.late = [], False
+
+    def build(self, hp):
+        inputs = keras.Input((6, 6, 1))
+        features = PAIR.block(hp, "se")(keras.layers.Conv2D(4, 3)(inputs))
+        features = keras.layers.GlobalAveragePooling2D()(features)
+        model = keras.Model(inputs, keras.layers.Dense(2)(features))
+        compiled_with()(model)
+        return model
+
+    def fit(self, hp, model, *args, **kwargs):
+        kwargs["batch_size"] = hp.Choice("batch_size", [16, 48])
+        twice = hp.Boolean("twice")
+        with hp.conditional_scope("twice", [True]):
+            if twice:
+                kwargs["epochs"] = hp.Choice("more", [2])
+        if self.late:
+            hp.Choice("late", [1, 2])
+        history = model.fit(*args, **kwargs)
+        self.used.append((kwargs["batch_size"], len(history.epoch)))
+        return history
+
+
+def test_hyperparameters_in_fit_are_searched(tmp_path):
+    own = InFit()
+    result = screen(tmp_path / "a", own, None)
+    assert len(result.records) == 2 * 2 * 2
+    trials = own.used[-8:]
+    assert [(r.values["batch_size"], r.values.get("more", 1)) for r in result.records] == trials
+    assert len(set(trials)) == 4
+    with_oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=3, seed=1)
+    result = screen(tmp_path / "b", InFit(), None, oracle=with_oracle)
+    assert all("batch_size" in r.values for r in result.records)
+
+
+def test_a_hyperparameter_in_fit_that_was_not_seen_before_is_refused(tmp_path):
+    message = r"declare all its hyperparameters in a first training.* Received: late, which"
+    own = InFit()
+    with pytest.raises(NoCandidateError, match=message):
+        screen(tmp_path / "a", own, None, on_start=lambda *_: setattr(own, "late", True))
+
+
 @pytest.mark.parametrize(("returned", "kind"), [("good", "str"), (True, "bool"), ([None], "None")])
 def test_what_a_fit_must_not_return(tmp_path, returned, kind):
     class Own(keras_tuner.HyperModel):
@@ -694,6 +815,7 @@ def test_data_as_functions_are_called_once_the_seed_is_set(tmp_path):
         return tf.data.Dataset.from_tensor_slices(TRAIN).batch(16)
 
     run(tmp_path / "a", base, PAIR, data=(data, lambda: VALIDATION), seeds=2)
+    del drawn[0]  # of the batch that is tried first
     assert len(drawn) == 4
     assert len(set(drawn)) == 2  # by seed, whatever the candidate
     assert {seed for seed, _, _ in drawn} == {0, 1}
@@ -727,6 +849,7 @@ def test_candidates_of_a_seed_see_equal_batches_from_equal_base_weights(tmp_path
         fit={"callbacks": [Recorder()]},
         data=((X[:48], Y[:48]), (X[:48], Y[:48])),
         compile=lambda model: model.compile("sgd", loss, run_eagerly=True),
+        on_start=lambda *_: batches.clear(),  # of the pass before
     )
     by_candidate = [kernels[n : n + 2] for n in range(0, 6, 2)]
     assert by_candidate[0] == by_candidate[1] == by_candidate[2]

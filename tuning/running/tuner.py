@@ -3,17 +3,14 @@
 import contextlib
 import io
 import itertools
-import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras_tuner
 import numpy as np
 from keras_tuner.engine import base_tuner
 
-from keras_se.errors import InputError
 from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.hyperband import EPOCHS
 from tuning.running.runners import Runner, execute
@@ -21,7 +18,6 @@ from tuning.space import BASELINE, SWITCH
 from tuning.trials.combination import Combination, make_combination
 from tuning.trials.perform import Run
 from tuning.trials.records import Records, TrialRecord
-from tuning.trials.training import cause_of
 
 FOLDER = "keras_tuner"
 
@@ -181,22 +177,3 @@ class SearchTuner(base_tuner.BaseTuner):
 
 def _padded(trial_id: str) -> str:
     return trial_id.zfill(9)
-
-
-def discovered_space(hypermodel: Any) -> Any:
-    """Returns the hyperparameters of a hypermodel, including conditional ones."""
-    hp = keras_tuner.HyperParameters()
-    hypermodel.declare_hyperparameters(hp)
-    if hp.space:
-        return hp
-    oracle = keras_tuner.Oracle(keras_tuner.Objective("score", "min"))
-    try:
-        # The tuner builds the model repeatedly to find hyperparameters that depend on others.
-        with tempfile.TemporaryDirectory() as folder:
-            base_tuner.BaseTuner(oracle, hypermodel, directory=folder)
-    except Exception as error:  # the user's own code
-        raise InputError(
-            "A search must be able to build the model once, to find its hyperparameters. "
-            f"Received: {type(hypermodel).__qualname__}, which raises {cause_of(error)}"
-        ) from error
-    return oracle.get_space()

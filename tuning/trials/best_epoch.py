@@ -9,9 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_se.errors import InputError
 from tuning.choice.scores import as_loss
-from tuning.trials.metric_names import plain_logs
+from tuning.trials.metric_names import plain_logs, unknown_metric
 
 
 class BestEpoch(keras.callbacks.Callback):
@@ -69,10 +68,7 @@ class BestEpoch(keras.callbacks.Callback):
     def outcome(self) -> float:
         """Returns the best score, or raises if the metric was not logged or never finite."""
         if self.metric not in self.names:
-            raise InputError(
-                "The metric of a search must be one that Model.fit logs. "
-                f"Received: {self.metric!r}, with logs {sorted(self.names)}"
-            )
+            raise unknown_metric(self.metric, self.names)
         if self.score is None:
             what = "the loss or " * self.diverged + self.metric
             raise FloatingPointError(f"{what} was NaN or infinite in every epoch")

@@ -1,5 +1,6 @@
 """Names of metrics. Keras numbers those that it makes itself, through a whole process: auc_1."""
 
+import difflib
 import functools
 import inspect
 import re
@@ -9,12 +10,26 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.errors import InputError
+
 
 def plain_logs(logs: Mapping[str, Any], metric: str) -> dict[str, float]:
     """Returns the scalar logs as floats, under names that all models of a process share."""
     scalars = {name: float(value) for name, value in logs.items() if np.ndim(value) == 0}
     names = plain_names(scalars, metric)
     return {names[name]: value for name, value in scalars.items()}
+
+
+def unknown_metric(metric: str, logged: Iterable[str]) -> InputError:
+    """Returns the error of a metric that is not among the logs."""
+    names = sorted(logged)
+    lower = {name.lower(): name for name in names}
+    near = [lower[name] for name in difflib.get_close_matches(metric.lower(), lower, 1, 0.8)]
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(
+        "The metric of a search must be one that Model.fit logs. "
+        f"Received: {metric!r}, with logs {names}{hint}"
+    )
 
 
 def plain_names(logged: Iterable[str], metric: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_se import SEBlock
-from keras_se.errors import reason
+from keras_se.errors import InputError, reason
 from keras_se.files import replacement
 from keras_se.graph.models import sublayers
 from tuning.oracles.hyperband import EPOCHS
@@ -115,17 +115,31 @@ def fit_candidate(
     ensure_built(model, train)
     built(model)
     reseed()
-    arguments = {**fit_arguments(train), **job.fit_arguments(), "validation_data": validation}
+    arguments = training_arguments(job, train, validation)
     # Before all other callbacks: one that averages weights swaps them back after validation.
     first = [c.evaluated for c in callbacks if isinstance(c, BestEpoch)]
     arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
-    if job.batch_size is not None:
-        arguments["batch_size"] = job.batch_size
-    if not isinstance(train, tuple):
-        arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
+    declared = len(hp.space)
     epochs = int(candidate.values.get(EPOCHS, job.epochs))
     returned = job.hypermodel.fit(hp, model, epochs=epochs, **arguments)
+    late = [p.name for p in hp.space[declared:] if p.name not in candidate.values]
+    if any(map(hp.is_active, late)):
+        raise InputError(
+            "HyperModel.fit must declare all its hyperparameters in a first training, of one step; "
+            "those that depend on others need hp.conditional_scope. "
+            f"Received: {', '.join(late)}, which the search does not vary"
+        )
     return model, returned, (train, validation, test)
+
+
+def training_arguments(job: Job, train: Any, validation: Any) -> dict[str, Any]:
+    """Returns the arguments of `Model.fit` for some data; callbacks are not copied yet."""
+    arguments = {**fit_arguments(train), **job.fit_arguments(), "validation_data": validation}
+    if job.batch_size is not None:
+        arguments["batch_size"] = job.batch_size
+    if hasattr(train, "element_spec"):
+        arguments.setdefault("shuffle", False)  # Keras warns: a dataset shuffles itself
+    return arguments
 
 
 def ensure_built(model: keras.Model, data: Any) -> None:

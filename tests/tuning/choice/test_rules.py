@@ -40,7 +40,7 @@ def test_two_candidates_by_hand():
     assert (a.upper, b.upper) == pytest.approx((MARGIN - 0.1, MARGIN + 0.1))
     assert (a.mean, b.mean) == pytest.approx((0.2, 0.3))
     coarse = Cheapest(1.0).choose(table((0.1, 0.2, 0.3), (0.2, 0.2, 0.5)))  # steps of .1
-    assert coarse.noise == pytest.approx(math.sqrt(0.005 + 0.1**2 / 12))
+    assert coarse.noise == pytest.approx(math.sqrt(0.005 + 0.1**2 / 6))
 
 
 def test_two_candidates_are_a_paired_t_test():
