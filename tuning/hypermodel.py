@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,8 +88,9 @@ class SEHyperModel(keras_tuner.HyperModel):
         placement = self.placement(hp) or self.space.placements[0]
         # Copies of layers draw seeds when they are created; all candidates must draw the same.
         reseed()
-        model = insert(base, placement=placement, where=self.where, plan=plan)
-        compile_like(model, base, self.compile)
+        with _strategy(base):
+            model = insert(base, placement=placement, where=self.where, plan=plan)
+            compile_like(model, base, self.compile)
         # Training starts from the same state, however much `insert` and `compile` draw.
         reseed()
         return model
@@ -198,6 +200,12 @@ class SEHyperModel(keras_tuner.HyperModel):
                     sites.append(_Site(place.candidate, is_scalable=layer is not None))
             self._found = found
         return self._found
+
+
+def _strategy(model: keras.Model) -> AbstractContextManager[Any]:
+    """Returns the scope of `tf.distribute` that a model was built in: its candidates stay there."""
+    strategy = getattr(model, "distribute_strategy", None)  # of Keras on TensorFlow alone
+    return nullcontext() if strategy is None else strategy.scope()
 
 
 class UserHyperModel(keras_tuner.HyperModel):

@@ -6,6 +6,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -1100,6 +1102,57 @@ def test_the_objective_of_an_oracle(tmp_path):
         screen(tmp_path / "a", oracle=oracle("val_accuracy", max_trials=2))
     result = screen(tmp_path / "a", oracle=oracle(max_trials=2))
     assert len(result.records) == 2
+
+
+def test_callbacks_write_into_a_folder_of_each_trial(tmp_path):
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
+    result = screen(tmp_path / "a", base, PAIR, fit={"callbacks": [log, backup]})
+    assert all(r.completed for r in result.records)
+    for record in result.records:
+        key = f"{record.candidate}-s{record.seed}"
+        logged = (tmp_path / key / "log.csv").read_text().splitlines()
+        assert len(logged) == 1 + 1
+        assert repr(record.metrics["val_loss"])[:8] in logged[1]
+        assert (tmp_path / "backup" / key / "latest.weights.h5").exists()
+    assert not (tmp_path / "log.csv").exists()
+
+
+MIRRORED = """
+import keras, numpy as np, tensorflow as tf, tuning
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+x = np.random.default_rng(0).normal(size=(32, 6, 6, 1)).astype("float32")
+y = (x.mean((1, 2, 3)) > 0).astype("int32")
+used = []
+
+class Spy(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        used.append(self.model.distribute_strategy.num_replicas_in_sync)
+
+def build():
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+    with strategy.scope():
+        return keras.Sequential([keras.Input((6, 6, 1)), *layers, keras.layers.Dense(2)])
+
+def compile(model):
+    model.compile("sgd", "mse", jit_compile=False)
+
+space = tuning.SESpace((2,), ("one_plus_tanh",))
+data = (x, y[:, None]), (x, y[:, None])
+result = tuning.search(build, *data, space, epochs=1, seeds=1, fresh_seeds=0, compile=compile,
+                       fit={"callbacks": lambda: [Spy()]}, batch_size=16, directory="a")
+print("replicas", used, [r.cause for r in result.records], result.model().built)
+"""
+
+
+def test_candidates_stay_in_the_scope_of_a_distribution_strategy(tmp_path):
+    (tmp_path / "script.py").write_text(MIRRORED)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["replicas [2, 2] ['', ''] True"], done.stderr
 
 
 def test_a_callback_that_exits_ends_its_trial_only(tmp_path):

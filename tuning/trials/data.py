@@ -12,8 +12,10 @@ import numpy as np
 from keras_se.data import finite_float32, read_arrays
 from keras_se.errors import InputError
 from keras_se.importable import import_object, is_reference, qualified_name, reference_to
-from tuning.trials.fingerprint import describe, hash_of_arrays
+from tuning.trials.fingerprint import describe, hash_of_arrays, source_hash
 from tuning.trials.splits import split_arrays
+
+_SAMPLED = 8  # batches of a `PyDataset` that tell its content
 
 
 class TrialData:
@@ -41,17 +43,15 @@ class TrialData:
 
     def check_order(self) -> None:
         """Raises an error if the training data are a dataset that reshuffles on each pass."""
-        train = self.parts["train"]
-        if not hasattr(train, "as_numpy_iterator"):
-            return
         # It keeps its random state, so candidates of one seed would see different orders.
-        first, again = (hash_of_arrays(next(train.as_numpy_iterator(), ())) for _ in range(2))
-        if first != again:
-            raise InputError(
-                "train must have one order for all candidates, but a dataset that shuffles goes on "
-                "from trial to trial: give a function that returns it. "
-                "Received: a dataset that begins differently each time"
-            )
+        for name, part in self.parts.items():
+            first, again = (_sample(name, part) for _ in range(2))
+            if first != again:
+                raise InputError(
+                    f"{name} must have one order for all candidates, but a dataset that shuffles "
+                    "goes on from trial to trial: give a function that returns it. "
+                    "Received: a dataset that begins differently each time"
+                )
 
     def _load_all(self, source: Any, seed: int) -> tuple[Any, Any, Any]:
         if isinstance(source, str) and not is_reference(source):
@@ -171,6 +171,26 @@ def _describe_part(part: Any) -> dict[str, Any]:
         return {"arrays": shapes, "sha256": hash_of_arrays(part)}
     if hasattr(part, "element_spec"):
         return {"element_spec": str(part.element_spec), "cardinality": int(part.cardinality())}
+    if isinstance(part, keras.utils.PyDataset):
+        content = {"source": source_hash(part), "sha256": hash_of_arrays(_sampled_batches(part))}
+        return {"type": type(part).__qualname__, "batches": part.num_batches, **content}
     if isinstance(part, str) or _is_function(part):
         return {"function": reference_to(part) or qualified_name(part), "content": describe(part)}
     return {"type": type(part).__qualname__}
+
+
+def _sample(name: str, part: Any) -> str | None:
+    """Returns a hash of how a pass begins; `None` for data without an order of their own."""
+    if isinstance(part, keras.utils.PyDataset):
+        digest = hash_of_arrays(_sampled_batches(part))
+        part.on_epoch_end()  # where datasets shuffle themselves
+        return digest
+    if name == "train" and hasattr(part, "as_numpy_iterator"):
+        return hash_of_arrays(next(part.as_numpy_iterator(), ()))
+    return None
+
+
+def _sampled_batches(data: keras.utils.PyDataset) -> list[Any]:
+    """Returns up to eight batches, spread over the dataset: to read all may take hours."""
+    number = data.num_batches or _SAMPLED  # `None` for a dataset without an end
+    return [data[n] for n in sorted({i * (number - 1) // (_SAMPLED - 1) for i in range(_SAMPLED)})]

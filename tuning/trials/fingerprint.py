@@ -1,9 +1,14 @@
 """Descriptions of the user's objects in plain values, the same in every process."""
 
+import ast
+import dis
 import functools
 import hashlib
 import inspect
 import json
+import operator
+import os
+import textwrap
 import types
 from collections.abc import Mapping
 from contextlib import suppress
@@ -89,7 +94,7 @@ def _describe_object(value: Any, inner: Any) -> dict[str, Any]:
 
 
 def source_hash(function: Any) -> str:
-    """Returns a hash of the source: of the module for a name in a module, else of the object."""
+    """Returns a hash of what a source does: that of the module of a name, else of the object."""
     reference = reference_to(function)
     target = import_object("source", reference) if reference else function
     if not hasattr(target, "__code__") and not inspect.isclass(target):
@@ -97,21 +102,51 @@ def source_hash(function: Any) -> str:
     # A named function may call others of its module, so a change there counts.
     if reference:
         target = inspect.getmodule(target)
-    try:
-        text = inspect.getsource(target)
-    except (OSError, TypeError):  # no source: defined in an interactive session
-        text = qualified_name(target) + _code(getattr(target, "__code__", None))
+    text = _tree_of(target) or qualified_name(target) + _code(_compiled(target))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _tree_of(target: Any) -> str | None:
+    code = getattr(target, "__code__", None)
+    # From 3.13 on Python knows the text of `python -c`, and no other process does.
+    if code is not None and not os.path.exists(code.co_filename):
+        return None
+    try:
+        return _tree(inspect.getsource(target))
+    # Defined in an interactive session; or no whole statement, as of some lambdas.
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def _compiled(target: Any) -> Any:
+    """Returns the code of a function, or of the methods of a class by name."""
+    if not inspect.isclass(target):
+        return getattr(target, "__code__", None)
+    methods = {n: m.__code__ for n, m in vars(target).items() if hasattr(m, "__code__")}
+    return tuple(sorted(methods.items(), key=operator.itemgetter(0)))
+
+
+def _tree(source: str) -> str:
+    """Returns what a source does: without comments, layout and docstrings."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        has_doc = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+        if isinstance(node, has_doc) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
 def _code(value: Any) -> str:
-    # The repr of code has an address, and that of a frozenset no fixed order.
+    # The repr of code has an address, that of a frozenset no fixed order, and the bytes of code
+    # change where Python specializes them.
     if isinstance(value, frozenset):
-        return str(sorted(map(_code, value)))
+        return f"{{{sorted(map(_code, value))}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_code, value))})"
     if not inspect.iscode(value):
         return repr(value)
-    constants = [_code(constant) for constant in value.co_consts]
-    return f"{value.co_code!r} {value.co_names} {value.co_varnames} {constants}"
+    steps = [f"{step.opname} {_code(step.argval)}" for step in dis.get_instructions(value)]
+    return f"{value.co_varnames} {steps} {_code(value.co_consts)}"
 
 
 def graph_hash(model: keras.Model) -> str:

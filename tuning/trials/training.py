@@ -17,6 +17,7 @@ from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import reseed, trial_seed
 from tuning.trials.batches import check_outputs, first_batch
 from tuning.trials.best_epoch import BestEpoch
+from tuning.trials.callback_files import move_files
 from tuning.trials.combination import Combination
 from tuning.trials.data import fit_arguments
 from tuning.trials.disk import is_full_disk
@@ -118,7 +119,10 @@ def fit_candidate(
     arguments = training_arguments(job, train, validation)
     # Before all other callbacks: one that averages weights swaps them back after validation.
     first = [c.evaluated for c in callbacks if isinstance(c, BestEpoch)]
-    arguments["callbacks"] = [*first, *_callbacks(arguments.get("callbacks")), *callbacks]
+    own = _callbacks(arguments.get("callbacks"))
+    for callback in own:
+        move_files(callback, run_key(candidate.id, seed))
+    arguments["callbacks"] = [*first, *own, *callbacks]
     declared = len(hp.space)
     epochs = int(candidate.values.get(EPOCHS, job.epochs))
     returned = job.hypermodel.fit(hp, model, epochs=epochs, **arguments)

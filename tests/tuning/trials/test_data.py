@@ -265,6 +265,53 @@ def test_files_are_told_by_content(tmp_path, monkeypatch):
     assert TrialData(path, None).describe() != first
 
 
+class Batches(keras.utils.PyDataset):
+    """As Keras's guide writes them, shuffled after each epoch or augmented if asked."""
+
+    def __init__(self, x, y, shuffles=False, draws=False):
+        super().__init__()
+        self.x, self.y, self.shuffles, self.draws = x, y, shuffles, draws
+        self.order, self.read = np.arange(len(x)), []
+
+    def __len__(self):
+        return len(self.x) // 2
+
+    def __getitem__(self, number):
+        self.read.append(number)
+        rows = self.order[2 * number : 2 * number + 2]
+        return self.x[rows] + self.draws * np.random.rand(), self.y[rows]
+
+    def on_epoch_end(self):
+        if self.shuffles:
+            np.random.shuffle(self.order)
+
+
+def test_the_content_of_a_pydataset_is_that_of_some_batches():
+    def described(*arguments):
+        return TrialData(Batches(*arguments), (X, Y)).describe()
+
+    assert described(X, Y) == described(X, Y)
+    other = Y.copy()
+    other[-1] += 1
+    assert described(X, Y) != described(X, other)  # the last batch
+    assert described(X, Y) != described(X[:10], Y[:10])
+    long = Batches(np.zeros((2000, 3)), np.zeros(2000))
+    TrialData(long, (X, Y)).describe()
+    assert long.read[0] == 0
+    assert long.read[-1] == 999
+    assert len(long.read) == 8
+
+
+@pytest.mark.parametrize("how", ["shuffles", "draws"])
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_a_pydataset_that_shuffles_is_given_as_a_function(how, name):
+    parts = {"train": (X, Y), "validation": (X, Y), name: Batches(X, Y, **{how: True})}
+    with pytest.raises(InputError, match=f"{name} must have one order .* give a function"):
+        TrialData(**parts).check_order()
+    TrialData(**{**parts, name: Batches(X, Y)}).check_order()
+    TrialData(**{**parts, name: lambda: Batches(X, Y, **{how: True})}).check_order()
+
+
 NAN = X.copy()
 NAN[3, 1] = np.nan
 REFUSED = [

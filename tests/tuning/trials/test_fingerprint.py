@@ -1,4 +1,6 @@
 import functools
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -106,6 +108,15 @@ def test_functions_typed_into_an_interpreter():
     assert len(set(hashes[0])) == len(texts)
 
 
+def test_classes_typed_into_an_interpreter():
+    hashes = []
+    for value in (1, 2, 1):
+        names = {"__name__": "__main__"}
+        exec(f"class Own:\n    def build(self): return {value}", names)  # noqa: S102
+        hashes.append(source_hash(names["Own"]))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_another_process_describes_them_alike():
     text = "def load(x, y={1, 'a', (2, 3)}): return [i in {'a', 'b', 'c', 'd'} for i in x]\n"
     code = (
@@ -130,6 +141,74 @@ def test_the_source_of_a_module_counts(tmp_path, monkeypatch):
     one, two, again = (source_hash(f"written_{n}:load") for n in range(3))
     assert one != two
     assert one == again
+
+
+DOCUMENTED = '''
+"""A module."""
+
+
+class Model:
+    """A class."""
+
+    def build(self, x):
+        """A method."""
+        return x + 1  # a comment
+
+
+def build(x):
+    return Model().build(x)
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        ('"""A module."""', "", True),
+        ("  # a comment", "", True),
+        ('"""A method."""', '"""Another\n        text."""', True),
+        ("x + 1", "(x + 1)", True),
+        ("    return Model", "\n\n    return Model", True),
+        ("x + 1", "x + 2", False),
+        ("x + 1", "x - 1", False),
+        ("def build(x)", "def build(x, y=1)", False),
+    ],
+)
+def test_a_source_is_what_it_does(tmp_path, monkeypatch, old, new, is_same):
+    hashes = []
+    for n, text in enumerate((DOCUMENTED, DOCUMENTED.replace(old, new))):
+        name = f"documented_{abs(hash((old, new)))}"
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(text)
+        with monkeypatch.context() as context:
+            context.syspath_prepend(folder)
+            module = importlib.import_module(name)
+            hashes.append((source_hash(module.build), source_hash(module.Model)))
+            del sys.modules[name]
+        inspect.linecache.clearcache()
+    assert (hashes[0] == hashes[1]) == is_same
+
+
+def test_a_function_without_a_source_has_one_hash_in_all_processes():
+    code = (
+        "from tuning.trials.fingerprint import source_hash\n"
+        "names = {}\n"
+        'text = \'f = lambda x: x in {"a", "b", "c"} or [y for y in (1, (2, "d"))]\'\n'
+        "exec(text, names)\n"
+        "for _ in range(99): names['f'](1)\n"
+        "print(source_hash(names['f']))\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for seed in "12"
+    }
+    assert len(found) == 1
 
 
 def test_the_hash_of_no_arrays():
