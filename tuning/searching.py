@@ -183,7 +183,7 @@ def search(
         folder.write_job({**run_as, **job.description()})
         if retry_failed:
             folder.records.set_failed_aside()
-        runner = stack.enter_context(Runner(backend, settings, folder))
+        runner = stack.enter_context(Runner(backend, settings, folder, job.direction))
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
         )

@@ -18,6 +18,7 @@ from keras_se.cli.options import POSITIVE, import_modules, overwrite_option
 from keras_se.errors import InputError
 from keras_se.files import model_bytes, replace_file
 from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
+from tuning.commands.dask import connected
 from tuning.commands.job_file import job_arguments, read_job, read_space
 from tuning.commands.progress import SearchProgress
 from tuning.objectives import get_objective, metric_direction
@@ -56,7 +57,8 @@ _OF_A_RUN = (
 @click.option("--seeds", type=click.IntRange(1), help="Seeds per candidate. Default: 3.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes. Default: 1.")
 @click.option(
-    "--dask", help="Address of a Dask scheduler, tcp://HOST:PORT: trials run on its workers."
+    "--dask",
+    help="Run trials on the workers of this Dask scheduler: tcp://HOST:PORT, or its file.json.",
 )
 @click.option("--directory", help="Folder of the search.")
 @click.option(
@@ -119,7 +121,7 @@ def search_command(
     candidate finished.
     """
     check_output(out, overwrite, ".keras")
-    how = {name: flags.pop(name) for name in ("accept_change", "retry_failed")}
+    how: dict[str, Any] = {name: flags.pop(name) for name in ("accept_change", "retry_failed")}
     # Click passes None, or () for a repeatable option, where a flag is missing.
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     arguments = _from_file(job, given) if job is not None else _from_flags(given)
@@ -127,14 +129,21 @@ def search_command(
     directory = Path(arguments["directory"])
     with folder_errors(directory):
         began_with = None if overwrite else stored_threads(directory)
+    if dask is not None and "workers" in given:
+        raise InputError("Give --workers or --dask, not both. Received: both")
+    workers = arguments.pop("workers", 1)
     # First of all: TensorFlow fixes its number of threads at the first operation, and
     # `with_compile` may build a model, which computes.
-    threads_here(arguments.get("workers", 1), arguments.get("threads"), began_with)
+    threads = arguments.get("threads")
+    threads_here(workers if dask is None else None, threads, began_with)
     arguments = with_compile(arguments, given)
     # No markup: candidate names and paths may contain brackets.
     console = Console(highlight=False, markup=False, emoji=False)
     rule = get_objective(arguments.get("objective", "val_loss"))
-    with SearchProgress(console, rule.metric, metric_direction(rule)) as progress:
+    with (
+        connected(dask, workers) as how["workers"],
+        SearchProgress(console, rule.metric, metric_direction(rule)) as progress,
+    ):
         try:
             result = search(
                 **arguments,

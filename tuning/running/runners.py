@@ -9,15 +9,14 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from keras_se.errors import InputError
-from keras_se.files import replace_file
 from tuning.running.backends import Backend
 from tuning.running.begun import Begun
 from tuning.running.folder import BEGUN, SearchFolder
+from tuning.running.kept_weights import KeptWeights
 from tuning.running.settings import FRESH, SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Outcome, Run
 from tuning.trials.records import SearchWarning, TrialRecord, run_key
-from tuning.trials.training import weights_path
 
 MAX_ATTEMPTS = 2  # of a trial whose own process dies
 _PATIENCE = 5.0  # seconds after which new workers of a cluster are noticed
@@ -26,8 +25,11 @@ _PATIENCE = 5.0  # seconds after which new workers of a cluster are noticed
 class Runner:
     """Runs trials: call `start` while a place is `free`, then `wait` for records."""
 
-    def __init__(self, backend: Backend, settings: SearchSettings, folder: SearchFolder) -> None:
+    def __init__(
+        self, backend: Backend, settings: SearchSettings, folder: SearchFolder, direction: str
+    ) -> None:
         self._backend, self._settings, self._folder = backend, settings, folder
+        self._kept = KeptWeights(folder.path, settings.keep_weights, direction, folder.records)
         known = {run_key(record.candidate, record.seed) for record in folder.records}
         self._begun = Begun(folder.path / BEGUN, known)
         self._running: dict[Any, Run] = {}
@@ -128,8 +130,7 @@ class Runner:
         path = self._folder.path
         if outcome.curve:
             (path / "curves" / f"{run.key}.jsonl").write_bytes(outcome.curve)
-        if outcome.weights is not None:
-            replace_file(weights_path(path, run.key), outcome.weights)
+        self._kept.add(outcome.record, outcome.weights)
         # Last: a trial with a record never runs again.
         self._folder.records.put(outcome.record)
         return outcome.record

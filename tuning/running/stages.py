@@ -22,8 +22,7 @@ from tuning.running.tuner import SearchTuner
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
 from tuning.trials.perform import Run
-from tuning.trials.records import SearchWarning, TrialRecord, run_key
-from tuning.trials.training import weights_path
+from tuning.trials.records import SearchWarning, TrialRecord
 
 
 class NoCandidateError(InputError):
@@ -201,12 +200,6 @@ class Stages:
         execute(self._runner, lambda: runs.popleft() if runs else None, self._done)
 
     def _done(self, record: TrialRecord) -> None:
-        # Weights stay of the best trials, and of fresh seeds for `SearchResult.model`.
-        scored = [(r.score, r) for r in self._records if r.score is not None and r.seed < FRESH]
-        scored.sort(key=lambda pair: as_loss(pair[0], self._job.direction))
-        for _, worse in scored[self._settings.keep_weights :]:
-            key = run_key(worse.candidate, worse.seed)
-            weights_path(self._folder.path, key).unlink(missing_ok=True)
         if self._on_record is not None:
             self._on_record(record)
 

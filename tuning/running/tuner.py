@@ -37,6 +37,7 @@ class SearchTuner(base_tuner.BaseTuner):
         self._queue: deque[Run] = deque()
         # Trials and missing seeds by candidate. An oracle may propose a candidate twice.
         self._open: dict[str, tuple[dict[str, Any], set[int]]] = {}
+        self._trials_of: dict[str, dict[str, Any]] = {}  # all of them, by candidate
         oracle.verbose = 0
         with contextlib.redirect_stdout(io.StringIO()):  # "Reloading Tuner from ..."
             super().__init__(oracle, directory=str(folder), project_name=FOLDER)
@@ -91,6 +92,7 @@ class SearchTuner(base_tuner.BaseTuner):
                     self._end_trial(trial, self._seeds)
 
         execute(runner, next_run, done)
+        self.save()
 
     def rehearse(self) -> None:
         """Does all that a search does with the oracle: raises if its trials do not let it."""
@@ -127,6 +129,7 @@ class SearchTuner(base_tuner.BaseTuner):
 
     def _begin(self, trial: Any) -> None:
         candidate = self.candidate(trial.hyperparameters.values)
+        self._trials_of.setdefault(candidate.id, {})[trial.trial_id] = trial
         if candidate.id in self._open:
             self._open[candidate.id][0][trial.trial_id] = trial
             return
@@ -165,14 +168,16 @@ class SearchTuner(base_tuner.BaseTuner):
                 self.oracle.update_trial(trial.trial_id, self._report(record))
         trial.status = "FAILED" if failures else "COMPLETED"
         trial.message = failures[0].cause if failures else None
+        # The oracle's file grows with the number of trials, so it is written at each proposal
+        # only: a trial that it calls open has ended if all its seeds have records.
+        self.oracle.save = lambda: None
         self.oracle.end_trial(trial)
-        self.save()
+        del self.oracle.save
 
     def update_score(self, candidate: Combination, seeds: Sequence[int]) -> None:
         """Updates the score of a candidate's trials after further seeds."""
-        for trial in list(self.oracle.trials.values()):
-            if self.candidate(trial.hyperparameters.values).id == candidate.id:
-                self._end_trial(trial, seeds)
+        for trial in self._trials_of[candidate.id].values():
+            self._end_trial(trial, seeds)
 
 
 def _padded(trial_id: str) -> str:

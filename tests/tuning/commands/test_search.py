@@ -12,6 +12,7 @@ import tomllib
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import dask
 import keras
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def probabilities():
 def compiled():
     model = plain("softmax")
     model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    return model
+
+def sometimes():
+    import os
+    def broken_loss(y, p):
+        if os.path.exists("is_broken"):
+            raise ValueError("broken")
+        return keras.losses.sparse_categorical_crossentropy(y, p)
+    model = plain("softmax")
+    model.compile("sgd", broken_loss, run_eagerly=True)
     return model
 
 def with_hp(hp):
@@ -275,6 +286,28 @@ def test_no_candidate_finishes(capsys):
     for _ in range(2):
         assert keras_se_search(*words) == 1
         assert "parameters, at most 1 are allowed" in capsys.readouterr().err
+
+
+def test_failed_trials_run_again_where_asked(capsys):
+    words = flags("search_models:sometimes")
+    Path("is_broken").touch()
+    assert keras_se_search(*words) == 1
+    capsys.readouterr()
+    Path("is_broken").unlink()
+    assert keras_se_search(*words) == 1  # they have records
+    assert keras_se_search("run/job.toml", "--retry-failed") == 0
+    assert len(list(Path("run/records").glob("*.failed.1"))) == 2
+    assert len(list(Path("run/records").glob("*.json"))) == 2
+
+
+def test_a_scheduler_that_is_not_there(folder, capsys):
+    (folder / "scheduler.json").write_text("[]")
+    for name in ("scheduler.json", "no.json", "tcp://127.0.0.1:1", "nonsense"):
+        with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}):
+            assert keras_se_search(*flags(), "--dask", name) == 2
+        assert "--dask takes tcp://HOST:PORT of a running Dask sched" in capsys.readouterr().err
+    assert keras_se_search(*flags(), "--dask", "scheduler.json", "--workers", "2") == 2
+    assert "Give --workers or --dask, not both" in capsys.readouterr().err
 
 
 def test_import_and_modules_of_a_file_reach_the_search(folder, monkeypatch, capsys):

@@ -131,10 +131,11 @@ def state(folder):
 
 
 def case(root, name, oracle, fault):
-    """A process that kills a search at a point, starts it again, and says what it saw."""
+    """A process that kills a search at each point, starts it again, and says what it saw."""
     folder = root / name
     trained = root / f"{name}.trained"
-    status = os.waitstatus_to_exitcode(os.waitpid(start(folder, oracle, fault), 0)[1])
+    for point in fault.split("+"):
+        status = os.waitstatus_to_exitcode(os.waitpid(start(folder, oracle, point), 0)[1])
     before = state(folder)
     done = trained.read_text().split() if trained.exists() else []
     again = os.waitstatus_to_exitcode(os.waitpid(start(folder, oracle), 0)[1])

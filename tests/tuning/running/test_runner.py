@@ -8,6 +8,7 @@ import pytest
 from keras_se.errors import InputError
 from tuning import SearchWarning, TrialRecord
 from tuning.running.folder import open_folder
+from tuning.running.kept_weights import KeptWeights
 from tuning.running.runners import Runner, execute
 from tuning.running.settings import FRESH, SearchSettings
 from tuning.slots.slot import Ended
@@ -47,9 +48,12 @@ class Scripted:
 def run(tmp_path):
     def ran(backend, *runs, **changes):
         given = {"seeds": (0,), "fresh_seeds": 0, "workers": 2, "threads": 1, "timeout": 7.5}
-        settings = SearchSettings(**{**given, "keep_weights": 1, **changes})
+        settings = SearchSettings(**{**given, "keep_weights": 2, **changes})
         todo, done = list(runs), []
-        with open_folder(tmp_path / "a") as folder, Runner(backend, settings, folder) as runner:
+        with (
+            open_folder(tmp_path / "a") as folder,
+            Runner(backend, settings, folder, "min") as runner,
+        ):
             execute(runner, lambda: todo.pop(0) if todo else None, done.append)
             assert list(folder.records) == done
         return {(r.label, r.seed): r for r in done}
@@ -65,6 +69,30 @@ def test_outcomes_become_files(run, tmp_path):
         found = [path.read_bytes() for path in (tmp_path / "a" / folder).iterdir()]
         assert found == [content] * 2
     assert [r.timeout for r in backend.runs] == [7.5] * 2
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_weights_stay_of_the_best(tmp_path, direction):
+    def made(number, score, seed=0):
+        c = make_combination({"n": number})
+        return TrialRecord(c.id, c.label, c.values, seed, "completed", score)
+
+    def there():
+        return {path.read_bytes() for path in (tmp_path / "weights").iterdir()}
+
+    (tmp_path / "weights").mkdir()
+    sign = 1 if direction == "min" else -1
+    scores = [5.0, 3.0, 4.0, 1.0, 2.0]
+    records = [made(n, sign * score) for n, score in enumerate(scores)]
+    kept, seen = KeptWeights(tmp_path, 2, direction, ()), []
+    for record, score in zip(records, scores, strict=True):
+        kept.add(record, b"%d" % score)
+        seen.append(there())
+    kept.add(made(9, sign * 99.0, seed=FRESH), b"fresh")
+    assert seen == [{b"5"}, {b"5", b"3"}, {b"3", b"4"}, {b"3", b"1"}, {b"1", b"2"}]
+    assert there() == {b"1", b"2", b"fresh"}
+    KeptWeights(tmp_path, 1, direction, [*records, made(9, sign * 99.0, seed=FRESH)])
+    assert there() == {b"1", b"fresh"}
 
 
 def test_weights_travel_only_where_some_are_kept(run):
