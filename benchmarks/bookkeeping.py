@@ -42,7 +42,7 @@ class Simulated:
         return future
 
     def _end(self) -> None:
-        number = random.randrange(len(self._pending))  # noqa: S311 (no secret)
+        number = random.randrange(len(self._pending))
         self._pending[number], self._pending[-1] = self._pending[-1], self._pending[number]
         future, run = self._pending.pop()
         c = run.candidate

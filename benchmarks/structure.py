@@ -85,7 +85,7 @@ def import_ratio(runs: int) -> list[float]:
     def seconds(module: str) -> float:
         started = time.perf_counter()
         command = [sys.executable, "-W", "ignore", "-c", f"import {module}"]
-        subprocess.run(command, check=True)  # noqa: S603 (our own interpreter)
+        subprocess.run(command, check=True)
         return time.perf_counter() - started
 
     seconds("keras_se")  # files into the memory of the machine
