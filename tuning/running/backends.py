@@ -3,7 +3,7 @@
 import os
 import pickle
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -112,13 +112,18 @@ class ExecutorBackend:
 
     def submit(self, run: Run) -> Any:
         """Starts a trial."""
-        return self._executor.submit(run_here, self._parcel, pickle.dumps(run), self._limits)
+        return self._alive(
+            self._executor.submit, run_here, self._parcel, pickle.dumps(run), self._limits
+        )
 
     def result(self, future: Any) -> Any:
         """Returns the pickled outcome, or an `Ended`."""
+        return self._alive(future.result)
+
+    def _alive(self, function: Any, *arguments: Any) -> Any:
         try:
-            return future.result()
-        except BrokenExecutor as error:
+            return function(*arguments)
+        except RuntimeError as error:  # broken, or shut down
             raise InputError(
                 "The executor of a search must stay; the same call goes on from the records. "
                 f"Received: {type(error).__name__}: {reason(error)}"

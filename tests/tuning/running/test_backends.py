@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import errno
+import os
+import signal
 
 import keras
 import keras_tuner
@@ -51,13 +53,13 @@ def test_any_executor(tmp_path):
     with concurrent.futures.ProcessPoolExecutor(1) as executor:
         result = run(tmp_path / "a", executor)
         assert [record.score for record in result.records] == [1.0, 2.0]
-        assert run(tmp_path / "a", 1) == result
+        assert run(tmp_path / "a", executor) == result  # from the records
 
 
 def test_an_executor_that_has_ended(tmp_path):
     executor = concurrent.futures.ProcessPoolExecutor(1)
-    process = executor.submit(__import__("os").getpid).result()
-    __import__("os").kill(process, 9)
+    process = executor.submit(os.getpid).result()
+    os.kill(process, signal.SIGKILL)
     with pytest.raises(InputError, match=r"executor of a search must stay; .*BrokenProcessPool"):
         run(tmp_path / "a", executor)
     executor.shutdown()
