@@ -35,6 +35,7 @@ class Host:
         self._devices = devices
         self._slots: list[Slot] = []
         self._free: list[Slot] = []
+        self._forgotten: set[str] = set()
         self._lock, self._closed = threading.Lock(), False
         self._stack = ExitStack()
         self._folder: Path = self._stack.enter_context(scratch_folder())
@@ -54,7 +55,11 @@ class Host:
         try:
             return slot.call(place, run, limits.timeout, lambda: not self._closed and wanted())
         finally:
-            self._free.append(slot)
+            with self._lock:
+                self._free.append(slot)
+                forgotten = parcel.id in self._forgotten
+            if forgotten:
+                self.forget(parcel.id)
 
     def _new(self, threads: int) -> Slot:
         number = len(self._slots)
@@ -65,6 +70,7 @@ class Host:
     def forget(self, id: str) -> None:
         """Removes a parcel, and ends the processes that wait for further calls."""
         with self._lock:
+            self._forgotten.add(id)  # a trial may still be ending
             for slot in self._free:
                 slot.close()
             shutil.rmtree(self._folder / id, ignore_errors=True)
