@@ -44,6 +44,7 @@ RANKS = (
     "tuning.hypermodel",
     "tuning.oracles",
     "tuning.trials",
+    "tuning.report",
     "tuning.result",
     "tuning.slots",
     "tuning.running",

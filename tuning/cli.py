@@ -26,6 +26,7 @@ COMMANDS = {
     "export": ("keras_se.cli.tflite:export_command", "Convert a model to TFLite."),
     "verify": ("keras_se.cli.tflite:verify_command", "Check the gates of a TFLite file."),
     "search": ("tuning.commands.search:search_command", "Search for the best SE blocks."),
+    "report": ("tuning.commands.report:report_command", "Show what a search found."),
 }
 
 

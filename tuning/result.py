@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,16 @@ from typing import Any
 
 import keras
 
+from keras_se.display.page import write_page
+from keras_se.display.text import Shown
 from keras_se.errors import InputError
+from keras_se.files import write_files
 from tuning.choice.ratio_fit import RatioFit
 from tuning.choice.scores import Decision, Direction, Standing, as_loss
 from tuning.oracles.hyperband import EPOCHS
+from tuning.report.page import search_page
+from tuning.report.partial import so_far
+from tuning.report.text import csv_text, described, rows
 from tuning.seeding import trial_seed
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
@@ -22,6 +29,9 @@ from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord, run_key
 from tuning.trials.training import ensure_built, fit_candidate, weights_path
+
+_MAX_RESULT = 2**28  # bytes
+_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Shown):
     """The outcome of `tuning.search`.
 
     Attributes:
@@ -174,16 +184,72 @@ class SearchResult:
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]
 
+    def __str__(self) -> str:
+        return described(self)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Returns one row for each training, with its values, scores and metrics as columns."""
+        return rows(self)
+
+    def to_csv(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the rows of `table` as a CSV file.
+
+        Args:
+            path: Where to write it.
+            overwrite: Whether to replace an existing file; the old one is renamed.
+
+        Raises:
+            InputError: If the file exists or cannot be written.
+        """
+        write_files({path: csv_text(self).encode()}, overwrite)
+
+    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the search as one page of HTML, with plots, that needs no network.
+
+        Args:
+            path: Where to write it.
+            overwrite: Whether to replace an existing file; the old one is renamed.
+
+        Raises:
+            InputError: If the file exists or cannot be written.
+            MissingExtraError: If Jinja or matplotlib is not installed.
+        """
+        write_page(path, search_page(self), overwrite)
+
     def to_json(self) -> str:
         """Returns the result as JSON text, which `from_json` reads."""
         # Not `asdict(self)`, which would copy the job with its model and data.
-        content = dict(vars(self))
+        content = {"schema": _SCHEMA, **vars(self)}
         del content["job"], content["folder"]
         content["records"] = [record.to_dict() for record in self.records]
         for name in ("decision", "confirmation", "ratio_fit"):
             if content[name] is not None:
                 content[name] = dataclasses.asdict(content[name])
         return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_folder(cls, directory: str | os.PathLike[str]) -> "SearchResult":
+        """Returns the result in the folder of a search, or what it shows so far.
+
+        Args:
+            directory: The folder. It is only read.
+
+        Returns:
+            The result, which cannot train models. Of a search that has not finished, `sentence`
+            says so.
+
+        Raises:
+            InputError: If the folder is not that of a search, or no trial has completed.
+
+        Example: see `docs/search.md`.
+        """
+        folder = Path(directory)
+        path = folder / "result.json"
+        if not path.is_file():
+            return cls(**so_far(folder), folder=folder)
+        if path.stat().st_size > _MAX_RESULT:
+            raise InputError(f"result.json must have at most 256 MiB. Received: {path}")
+        return dataclasses.replace(cls.from_json(path.read_text("utf-8")), folder=folder)
 
     @classmethod
     def from_json(cls, text: str) -> "SearchResult":
@@ -202,6 +268,8 @@ class SearchResult:
             content = json.loads(
                 text, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d
             )
+            if content.pop("schema") != _SCHEMA:
+                raise ValueError(f"its schema is not {_SCHEMA}")
             content["records"] = [TrialRecord.from_dict(record) for record in content["records"]]
             if (decision := content["decision"]) is not None:
                 decision["standings"] = [Standing(**one) for one in decision["standings"]]

@@ -24,7 +24,11 @@ def write_page(path: str | os.PathLike[str], text: str, overwrite: bool) -> None
 @cache
 def _environment() -> Any:
     jinja2: Any = import_extra("jinja2", "plots")
-    loaders = {"display": "keras_se.display", "verification": "keras_se.verification.reports"}
+    loaders = {
+        "display": "keras_se.display",
+        "verification": "keras_se.verification.reports",
+        "search": "tuning.report",
+    }
     environment = jinja2.Environment(
         loader=jinja2.PrefixLoader(
             {name: jinja2.PackageLoader(package, "") for name, package in loaders.items()}

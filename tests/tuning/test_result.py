@@ -40,6 +40,7 @@ def test_json_holds_everything():
     content = json.loads(result().to_json())
     records = content.pop("records")
     assert content == {
+        "schema": 1,
         "objective": "cheapest:0.1:val_loss",
         "metric": "val_loss",
         "direction": "min",

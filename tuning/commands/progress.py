@@ -12,7 +12,6 @@ from rich.text import Text
 
 from tuning.choice.scores import as_loss
 from tuning.running.budget import Budget
-from tuning.running.settings import FRESH
 from tuning.trials.records import TrialRecord
 
 
@@ -69,7 +68,7 @@ class SearchProgress:
     def _note(self, record: TrialRecord) -> None:
         if record.score is None:
             self._failures[record.label] = record.cause
-        elif record.seed < FRESH:  # fresh seeds confirm the winner and are not compared
+        elif not record.is_fresh:  # fresh seeds confirm the winner and are not compared
             self._scores.setdefault(record.label, []).append(record.score)
 
     def _shown(self) -> Group:

@@ -2,16 +2,12 @@
 
 import json
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from keras_se.cli.files import check_output, write_outputs
 from keras_se.cli.options import POSITIVE, import_modules, overwrite_option
@@ -23,7 +19,7 @@ from tuning.commands.job_file import job_arguments, read_job, read_space
 from tuning.commands.progress import SearchProgress
 from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.table import NAMES
-from tuning.result import Confirmation, SearchResult
+from tuning.result import SearchResult
 from tuning.running.folder import folder_errors, stored_threads
 from tuning.running.stages import NoCandidateError
 from tuning.running.threads import threads_here
@@ -159,7 +155,7 @@ def search_command(
             number = len(list((directory / "records").glob("*.json")))
             click.echo(f"The same command resumes from {number} records.", err=True)
             raise
-    _print_result(console, result)
+    click.echo(str(result), nl=False)
     _print_next(console, result, directory, arguments)
     if out is not None:
         write_outputs({out: model_bytes(result.model())}, overwrite)
@@ -196,49 +192,6 @@ def _from_flags(given: dict[str, Any]) -> dict[str, Any]:
     if "space" in given:
         arguments["space"] = read_space(given["space"])
     return arguments
-
-
-def _print_result(console: Console, result: SearchResult) -> None:
-    columns = ("candidate", "parameters", "ΣC²/r", result.metric, "loses at most")
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in _rows(result):
-        table.add_row(*row)
-    console.print(table)
-    causes = Counter(record.cause for record in result.records if record.cause)
-    for cause, number in causes.items():
-        console.print(f"{number} failed: {cause}")
-    console.print(result.sentence)
-    if result.decision is not None and len(result.tied) > 1:
-        console.print(f"Not distinguishable from the best: {', '.join(result.tied)}")
-    if result.decision is not None and result.decision.undecided:
-        console.print(f"Cheaper, but undecided: {', '.join(result.decision.undecided)}")
-    if result.confirmation is not None:
-        console.print(_confirmation_text(result.confirmation, result.metric))
-
-
-def _rows(result: SearchResult) -> Iterator[tuple[str, ...]]:
-    if result.decision is not None:
-        for standing in result.decision.standings:
-            size = f"{standing.parameters:,}", f"{standing.complexity:g}"
-            yield standing.name, *size, f"{standing.mean:.4g}", f"{standing.upper:.3g}"
-        return
-    # Too few seeds for a rule: mean scores only.
-    scores: dict[str, list[float]] = {}
-    sizes = {r.label: (f"{r.parameters:,}", f"{r.complexity:g}") for r in result.records}
-    for record in result.records:
-        if record.score is not None and record.seed in result.seeds:
-            scores.setdefault(record.label, []).append(record.score)
-    for label, found in scores.items():
-        yield label, *sizes[label], f"{np.mean(found):.4g}", "-"
-
-
-def _confirmation_text(found: Confirmation, metric: str) -> str:
-    seeds = "1 fresh seed" if len(found.seeds) == 1 else f"{len(found.seeds)} fresh seeds"
-    spread = "" if found.deviation is None else f" ± {found.deviation:.2g}"
-    test = ", ".join(f"{name} {value:.4g}" for name, value in found.test.items())
-    tested = f"; on test data {test}" if test else ""
-    chosen = f"(chosen by {found.chosen_mean:.4g})"
-    return f"On {seeds}: {metric} {found.mean:.4g}{spread} {chosen}{tested}."
 
 
 def _print_next(

@@ -6,8 +6,8 @@ from typing import Any
 
 from tuning.choice.scores import MIN_SEEDS
 from tuning.oracles.table import expected_trials
-from tuning.running.settings import FINAL, FRESH, SearchSettings
-from tuning.trials.records import TrialRecord
+from tuning.running.settings import SearchSettings
+from tuning.trials.records import FINAL, FRESH, TrialRecord
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from keras_se.files import replace_file
 from tuning.choice.scores import as_loss
-from tuning.running.settings import FRESH
-from tuning.trials.records import TrialRecord, run_key
+from tuning.trials.records import FRESH, TrialRecord, run_key
 from tuning.trials.training import weights_path
 
 

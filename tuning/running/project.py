@@ -11,9 +11,8 @@ from typing import Any
 
 from keras_se.errors import reason
 from keras_se.files import free_name, replacement
-from tuning.running.settings import FRESH
 from tuning.running.tuner import FOLDER, SearchTuner
-from tuning.trials.records import Records, SearchWarning, run_key
+from tuning.trials.records import FRESH, Records, SearchWarning, run_key
 from tuning.trials.training import weights_path
 
 

@@ -13,10 +13,10 @@ from tuning.running.backends import Backend
 from tuning.running.begun import Begun
 from tuning.running.folder import BEGUN, SearchFolder
 from tuning.running.kept_weights import KeptWeights
-from tuning.running.settings import FRESH, SearchSettings
+from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Outcome, Run
-from tuning.trials.records import SearchWarning, TrialRecord, run_key
+from tuning.trials.records import FRESH, SearchWarning, TrialRecord, run_key
 
 MAX_ATTEMPTS = 2  # of a trial whose own process dies
 _PATIENCE = 5.0  # seconds after which new workers of a cluster are noticed

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_se.errors import InputError
-
-# First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
-FINAL, FRESH = 1_000_000, 2_000_000
+from tuning.trials.records import FINAL
 
 
 @dataclass(frozen=True)

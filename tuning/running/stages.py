@@ -17,12 +17,12 @@ from tuning.oracles.main_effects import MainEffects
 from tuning.result import Confirmation
 from tuning.running.folder import SearchFolder
 from tuning.running.runners import Runner, execute
-from tuning.running.settings import FINAL, FRESH, SearchSettings
+from tuning.running.settings import SearchSettings
 from tuning.running.tuner import SearchTuner
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
 from tuning.trials.perform import Run
-from tuning.trials.records import SearchWarning, TrialRecord
+from tuning.trials.records import FINAL, FRESH, SearchWarning, TrialRecord
 
 
 class NoCandidateError(InputError):

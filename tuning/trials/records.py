@@ -12,6 +12,9 @@ from typing import Any
 from keras_se.files import free_name, replace_file
 
 COMPLETED, FAILED = "completed", "failed"
+# First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
+FINAL, FRESH = 1_000_000, 2_000_000
+_MAX_RECORD = 2**24  # bytes
 # What JSON makes of the fields of `TrialRecord`, by their type.
 _JSON_TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
@@ -70,6 +73,11 @@ class TrialRecord:
     def completed(self) -> bool:
         """Whether there is a score."""
         return self.status == COMPLETED
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it confirms the winner, and had no part in its choice."""
+        return self.seed >= FRESH
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON; NaN and infinite metrics become `None`."""
@@ -142,10 +150,7 @@ class Records:
 
     def _read(self, path: Path) -> None:
         try:
-            record = TrialRecord.from_dict(json.loads(path.read_text("utf-8")))
-            # A renamed copy must not pass for the result of another trial.
-            if run_key(record.candidate, record.seed) != path.stem:
-                raise ValueError("its name is that of another record")
+            record = read_record(path)
         # A full disk can cut a file off; the other records are still good.
         except (ValueError, RecursionError, IsADirectoryError) as error:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
@@ -157,6 +162,17 @@ class Records:
             )
         else:
             self._known[path.stem] = record
+
+
+def read_record(path: Path) -> TrialRecord:
+    """Returns the record in a file; raises `ValueError` if there is no whole one."""
+    if path.stat().st_size > _MAX_RECORD:
+        raise ValueError("it is larger than any record")
+    record = TrialRecord.from_dict(json.loads(path.read_text("utf-8")))
+    # A renamed copy must not pass for the result of another trial.
+    if run_key(record.candidate, record.seed) != path.stem:
+        raise ValueError("its name is that of another record")
+    return record
 
 
 def write_record(folder: Path, record: TrialRecord) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tuning import Budget, TrialRecord
 from tuning.commands.progress import SearchProgress
-from tuning.running.settings import FRESH
+from tuning.trials.records import FRESH
 
 
 def console(is_terminal):

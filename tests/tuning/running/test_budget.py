@@ -6,7 +6,8 @@ import pytest
 from tuning import Budget, SESpace, TrialRecord
 from tuning.oracles.table import get_oracle
 from tuning.running.budget import plan_budget
-from tuning.running.settings import FINAL, FRESH, SearchSettings
+from tuning.running.settings import SearchSettings
+from tuning.trials.records import FINAL, FRESH
 
 MIN = keras_tuner.Objective("val_loss", "min")
 

@@ -10,10 +10,11 @@ from tuning import SearchWarning, TrialRecord
 from tuning.running.folder import open_folder
 from tuning.running.kept_weights import KeptWeights
 from tuning.running.runners import Runner, execute
-from tuning.running.settings import FRESH, SearchSettings
+from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.combination import make_combination
 from tuning.trials.perform import Outcome, Run
+from tuning.trials.records import FRESH
 
 A, B = (make_combination({"se_ratio": ratio}) for ratio in (2, 4))
 DIED = Ended("died", "its process ended with EXIT(3)")

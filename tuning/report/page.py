@@ -1,0 +1,157 @@
+"""The result of a search as a page of HTML."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_se.display.page import page
+from keras_se.display.plots import FAINT, FIRST, INK, SECOND, plot, svg
+from tuning.report import text
+from tuning.report.candidates import Candidate, candidates, levels, pareto_front
+
+if TYPE_CHECKING:
+    from tuning.result import SearchResult
+
+_CURVES = 6  # candidates whose learning curves are drawn
+_STYLES = ("-", "--", ":", "-.")
+_MAX_CURVE = 2**24  # bytes of the file of a curve
+
+
+def search_page(result: "SearchResult") -> str:
+    """Returns the page of a search."""
+    found = candidates(result)
+    return page(
+        "search/page.html",
+        title=f"Search: {result.chosen}",
+        result=result,
+        conclusion=list(text.conclusion(result)),
+        remarks=list(text.remarks(result)),
+        candidates=text.ordered(result, found),
+        front={each.label for each in pareto_front(found, result.direction)},
+        plots=list(_plots(result, found)),
+        causes=text.causes(result).most_common(),
+        seconds=math.fsum(record.seconds for record in result.records),
+    )
+
+
+def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str, Any]]:
+    """Yields the plots with their headings and captions."""
+    if any(each.scores for each in found):
+        yield {
+            "title": f"{result.metric} against parameters",
+            "plots": [_front(result, found)],
+            "caption": "Small dots: single seeds. The line is the Pareto front: candidates that no "
+            "other beats in both. The chosen one is marked.",
+        }
+    if by_name := levels(found):
+        yield {
+            "title": "Effects",
+            "plots": [_effect(result, name, scores) for name, scores in by_name.items()],
+            "caption": "Dots: trainings with this value. Line: their mean; it mixes what else "
+            "differs between them.",
+        }
+    if curves := _curves(result, found):
+        yield {
+            "title": "Learning curves",
+            "plots": [curves],
+            "caption": f"{result.metric} by epoch, mean over seeds, of the chosen candidate and "
+            "the best others.",
+        }
+
+
+def _front(result: "SearchResult", found: list[Candidate]) -> str:
+    front = pareto_front(found, result.direction)
+    with plot(7.6, 3.4) as axes:
+        for each in found:
+            axes.scatter(
+                [each.parameters] * len(each.scores), each.scores, s=8, color=FAINT, linewidth=0
+            )
+            if each.scores:
+                axes.scatter([each.parameters], [each.mean], s=26, color=FIRST, linewidth=0)
+        axes.plot([c.parameters for c in front], [c.mean for c in front], color=FIRST, lw=1)
+        chosen = [each for each in found if each.label == result.chosen and each.scores]
+        for each in chosen:
+            place = (each.parameters, each.mean)
+            axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
+            # Inside of the plot, on whichever side there is room.
+            is_right = 2 * each.parameters > sum(axes.get_xlim())
+            axes.annotate(
+                each.label,
+                place,
+                xytext=(-9 if is_right else 9, 8),
+                textcoords="offset points",
+                ha="right" if is_right else "left",
+                color=INK,
+            )
+        axes.set(xlabel="parameters", ylabel=result.metric)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        return svg(
+            axes,
+            "front",
+            f"Mean {result.metric} of {len(found)} candidates against their parameters, from "
+            f"{min(c.parameters for c in found):,} to {max(c.parameters for c in found):,}; "
+            f"{len(front)} are on the Pareto front.",
+        )
+
+
+def _effect(result: "SearchResult", name: str, by_value: dict[object, list[float]]) -> str:
+    shown = sorted(by_value.items(), key=lambda item: _in_order(item[0]))
+    with plot(3.8, 2.9) as axes:
+        for place, (_, scores) in enumerate(shown):
+            axes.scatter([place] * len(scores), scores, s=10, color=FAINT, linewidth=0)
+        means = [float(np.mean(scores)) for _, scores in shown]
+        axes.plot(means, color=FIRST, marker="o", markersize=4, linewidth=1)
+        axes.set_xticks(range(len(shown)), [str(value) for value, _ in shown])
+        axes.set(ylabel=result.metric, xlabel=name.removeprefix("se_"))
+        said = ", ".join(
+            f"{value} {mean:.4g}" for (value, _), mean in zip(shown, means, strict=True)
+        )
+        return svg(axes, f"effect {name}", f"Mean {result.metric} by {name}: {said}.")
+
+
+def _in_order(value: object) -> tuple[bool, float, str]:
+    is_number = isinstance(value, int | float)
+    return not is_number, float(value) if isinstance(value, int | float) else 0.0, str(value)
+
+
+def _curves(result: "SearchResult", found: list[Candidate]) -> str:
+    """Returns the plot of the learning curves; empty if there are none."""
+    if result.folder is None:
+        return ""
+    shown = [c for c in text.ordered(result, found) if c.scores][:_CURVES]
+    means = {c.label: mean for c in shown if len(mean := _mean_curve(result, c))}
+    if not means:
+        return ""
+    with plot(7.6, 3.2) as axes:
+        for number, (label, mean) in enumerate(means.items()):
+            is_chosen = label == result.chosen
+            colour, width = (SECOND, 2.2) if is_chosen else (FIRST, 1.1)
+            epochs, style = range(1, len(mean) + 1), _STYLES[number % len(_STYLES)]
+            axes.plot(epochs, mean, color=colour, linewidth=width, linestyle=style, label=label)
+        axes.legend(loc="best", fontsize="small")
+        axes.set(xlabel="epoch", ylabel=result.metric)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        return svg(axes, "curves", f"{result.metric} by epoch of {', '.join(means)}.")
+
+
+def _mean_curve(result: "SearchResult", candidate: Candidate) -> np.ndarray:
+    """Returns the mean score by epoch, as far as all seeds got."""
+    read = [read_curve(Path(result.folder or "", r.curve)) for r in candidate.records if r.curve]
+    curves = [curve for curve in read if curve]
+    length = min(map(len, curves), default=0)
+    return np.mean([curve[:length] for curve in curves], axis=0) if length else np.zeros(0)
+
+
+def read_curve(path: Path) -> Sequence[float]:
+    """Returns the scores of the epochs; empty if the file is missing or damaged."""
+    try:
+        if path.stat().st_size > _MAX_CURVE:
+            return []
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [math.nan if line["score"] is None else float(line["score"]) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
