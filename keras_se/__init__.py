@@ -4,7 +4,7 @@ Importing it costs what `import keras` costs: packages that extras bring are imp
 used. The layers are registered here, so that `.keras` files load without custom objects.
 """
 
-from keras_se import compress, testing, theory
+from keras_se import callbacks, compress, testing, theory
 from keras_se.costs import CostReport, cost
 from keras_se.layers import GraphSEBlock, SEBlock
 from keras_se.litert.convert import to_tflite
@@ -30,6 +30,7 @@ __all__ = [
     "SEBlock",
     "Site",
     "adopt",
+    "callbacks",
     "candidates",
     "compress",
     "compression_report",

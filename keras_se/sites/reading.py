@@ -27,27 +27,40 @@ def model_sites(model: keras.Model) -> list[Site]:
 
 def model_gates(model: keras.Model, x: Any, batch_size: int = 32) -> dict[str, np.ndarray]:
     """Computes the gates of every SE site, shape (samples, channels), by site name."""
+    return gate_reader(model)(x, batch_size)
+
+
+def gate_reader(model: keras.Model) -> Callable[[Any, int], dict[str, np.ndarray]]:
+    """Returns `model_gates` for one model, to be called often; it reads the weights of then."""
     graph = _trace(model)
     found = search(graph).warned()
     if not found:
-        return {}
-    # Some kernels swallow NaN: the gates would look plausible.
-    check_weights("read_gates", model)
+        return lambda x, batch_size: {}
     reader = _reader(graph, found, lambda site, features, gates: gates)
     # A batch of nodes would split graphs.
     is_union = any(isinstance(part.source, GraphSEBlock) for part in found)
+
+    def read(x: Any, batch_size: int) -> dict[str, np.ndarray]:
+        # Some kernels swallow NaN: the gates would look plausible.
+        check_weights("read_gates", model)
+        values = _gates(model, reader, x, batch_size, is_union)
+        return {part.site.name: values[part.site.name] for part in found}
+
+    return read
+
+
+def _gates(
+    model: keras.Model, reader: keras.Model, x: Any, batch_size: int, is_union: bool
+) -> dict[str, np.ndarray]:
     if isinstance(x, Iterator):
-        values = _gates_of_batches(model, reader, x, is_union)
-    else:
-        _check_arrays(model, reader, x, is_union)
-        # Datasets have batches of their own, and Keras wants no batch_size for them.
-        is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
-        with _computable(model):
-            if is_arrays and is_union:
-                values = reader.predict_on_batch(x)
-            else:
-                values = reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
-    return {part.site.name: values[part.site.name] for part in found}
+        return _gates_of_batches(model, reader, x, is_union)
+    _check_arrays(model, reader, x, is_union)
+    # Datasets have batches of their own, and Keras wants no batch_size for them.
+    is_arrays = isinstance(x, np.ndarray | list | tuple | dict) or keras.ops.is_tensor(x)
+    with _computable(model):
+        if is_arrays and is_union:
+            return reader.predict_on_batch(x)
+        return reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
 
 
 def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
