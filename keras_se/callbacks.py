@@ -15,10 +15,10 @@ from keras_se.sites.statistics import GateStatistics, gate_statistics
 class GateHistory(keras.callbacks.Callback):
     """Logs how the gates of each SE site behave on fixed samples, epoch by epoch.
 
-    For each site the logs of an epoch get `"SITE/mean"`, `"SITE/spread"` and `"SITE/suppressed"`, so
-    that they are in the `History` of `fit`, can be monitored by other callbacks, and are plotted by
-    `keras.callbacks.TensorBoard` and written by `CSVLogger` if these come after it. A spread that
-    falls to 0 shows gates that stop adapting while the loss still falls.
+    For each site the logs of an epoch get `"SITE/mean"`, `"SITE/spread"` and `"SITE/suppressed"`:
+    they are in the `History` of `fit`, other callbacks can monitor them, and `TensorBoard` and
+    `CSVLogger` write them if they come after this one. A spread that falls to 0 shows gates that
+    stop adapting while the loss still falls.
 
     Args:
         x: Inputs as for `read_gates`, of shape (samples, *input shape); some hundred samples that

@@ -18,6 +18,7 @@ from keras_se.errors import InputError
 from keras_se.files import write_files
 from tuning.choice.ratio_fit import RatioFit
 from tuning.choice.scores import Decision, Direction, Standing, as_loss
+from tuning.data.trial_data import TrialData
 from tuning.oracles.hyperband import EPOCHS
 from tuning.report.page import search_page
 from tuning.report.partial import so_far
@@ -25,7 +26,6 @@ from tuning.report.text import csv_text, described, rows
 from tuning.seeding import trial_seed
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
-from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord, run_key
 from tuning.trials.training import ensure_built, fit_candidate, weights_path

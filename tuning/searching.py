@@ -15,6 +15,8 @@ from keras_se.files import replace_file
 from keras_se.importable import qualified_name
 from keras_se.surgery.placements import Where
 from tuning.choice.rules import Rule
+from tuning.data.trial_data import TrialData
+from tuning.folder.search_folder import SearchFolder, folder_errors, open_folder, stored_threads
 from tuning.hypermodel import SEHyperModel
 from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.exhaustive import ExhaustiveOracle
@@ -22,7 +24,6 @@ from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
 from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
-from tuning.running.folder import SearchFolder, folder_errors, open_folder, stored_threads
 from tuning.running.project import open_tuner, write_checkpoints
 from tuning.running.rehearsal import discovered_space, rehearse
 from tuning.running.runners import Runner
@@ -31,7 +32,6 @@ from tuning.running.stages import Stages
 from tuning.running.threads import threads_here
 from tuning.running.tuner import SearchTuner
 from tuning.space import SESpace
-from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord
 

@@ -10,7 +10,7 @@ import keras_tuner
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from keras_se import files
-from tuning.running.begun import Begun
+from tuning.folder.begun import Begun
 from tuning.trials.best_epoch import BestEpoch
 
 # The file of each write, by its name.

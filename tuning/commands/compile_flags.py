@@ -12,10 +12,10 @@ from rich.console import Console
 from keras_se.data import cross_entropy_of
 from keras_se.errors import InputError
 from keras_se.verification.outcome import takes_labels
+from tuning.data.trial_data import TrialData
 from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.seeding import trial_seed
 from tuning.space import SESpace
-from tuning.trials.data import TrialData
 from tuning.trials.job import Job
 from tuning.trials.training import cause_of
 

@@ -20,11 +20,11 @@ from keras_se.files import free_name, output_folder, refuse_existing
 from keras_se.litert.recipe import row_hashes
 from keras_se.verification.reports.text import described
 from keras_se.verification.verdict import MIN_SAMPLES
+from tuning.data.splits import split_in_two
 from tuning.result import SearchResult
 from tuning.searching import search
 from tuning.space import SESpace
 from tuning.trials.records import TrialRecord
-from tuning.trials.splits import split_in_two
 
 # Without a baseline: the winner must have SE blocks, whose gates the demo verifies.
 SPACE = SESpace(ratios=(2, 4, 8), gates=("sigmoid", "one_plus_tanh"), baseline=False)

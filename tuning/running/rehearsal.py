@@ -12,8 +12,8 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 
 from keras_se.errors import InputError
+from tuning.data.batches import first_batch
 from tuning.seeding import reseed, trial_seed
-from tuning.trials.batches import first_batch
 from tuning.trials.job import Job
 from tuning.trials.metric_names import plain_logs, unknown_metric
 from tuning.trials.training import cause_of, ensure_built, training_arguments

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from keras_se.errors import InputError
+from tuning.folder.begun import Begun
+from tuning.folder.kept_weights import KeptWeights
+from tuning.folder.search_folder import BEGUN, SearchFolder
 from tuning.running.backends import Backend
-from tuning.running.begun import Begun
-from tuning.running.folder import BEGUN, SearchFolder
-from tuning.running.kept_weights import KeptWeights
 from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Outcome, Run

@@ -13,9 +13,9 @@ from keras_se.errors import InputError
 from tuning.choice.ratio_fit import RatioFit, fit_ratio
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
+from tuning.folder.search_folder import SearchFolder
 from tuning.oracles.main_effects import MainEffects
 from tuning.result import Confirmation
-from tuning.running.folder import SearchFolder
 from tuning.running.runners import Runner, execute
 from tuning.running.settings import SearchSettings
 from tuning.running.tuner import SearchTuner

@@ -17,10 +17,10 @@ from keras_se.errors import InputError
 from keras_se.files import load_model
 from keras_se.importable import import_object, is_reference, qualified_name, reference_to
 from tuning.choice.scores import Direction
+from tuning.data.fingerprint import describe, graph_hash, hash_of_arrays
+from tuning.data.trial_data import TrialData
 from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.space import SESpace
-from tuning.trials.data import TrialData
-from tuning.trials.fingerprint import describe, graph_hash, hash_of_arrays
 
 _TAKEN = ("x", "y", "sample_weight", "validation_data", "epochs", "batch_size")
 

@@ -13,13 +13,13 @@ from keras_se import SEBlock
 from keras_se.errors import InputError, reason
 from keras_se.files import replacement
 from keras_se.graph.models import sublayers
+from tuning.data.batches import check_outputs, first_batch
+from tuning.data.trial_data import fit_arguments
 from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import reseed, trial_seed
-from tuning.trials.batches import check_outputs, first_batch
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.callback_files import move_files
 from tuning.trials.combination import Combination
-from tuning.trials.data import fit_arguments
 from tuning.trials.disk import is_full_disk
 from tuning.trials.job import Job
 from tuning.trials.metric_names import plain_logs

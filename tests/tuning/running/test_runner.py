@@ -7,8 +7,8 @@ import pytest
 
 from keras_se.errors import InputError
 from tuning import SearchWarning, TrialRecord
-from tuning.running.folder import open_folder
-from tuning.running.kept_weights import KeptWeights
+from tuning.folder.kept_weights import KeptWeights
+from tuning.folder.search_folder import open_folder
 from tuning.running.runners import Runner, execute
 from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended

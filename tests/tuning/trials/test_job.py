@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from keras_se.errors import InputError
+from tuning.data.fingerprint import hash_of_arrays
+from tuning.data.trial_data import TrialData
 from tuning.space import SESpace
-from tuning.trials.data import TrialData
-from tuning.trials.fingerprint import hash_of_arrays
 from tuning.trials.job import Job
 
 DATA = TrialData("json:loads", "json:loads")

@@ -12,8 +12,8 @@ import numpy as np
 from keras_se.data import finite_float32, read_arrays
 from keras_se.errors import InputError
 from keras_se.importable import import_object, is_reference, qualified_name, reference_to
-from tuning.trials.fingerprint import describe, hash_of_arrays, source_hash
-from tuning.trials.splits import split_arrays
+from tuning.data.fingerprint import describe, hash_of_arrays, source_hash
+from tuning.data.splits import split_arrays
 
 _SAMPLED = 8  # batches of a `PyDataset` that tell its content
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tuning.trials.fingerprint import describe, graph_hash, hash_of_arrays, source_hash
+from tuning.data.fingerprint import describe, graph_hash, hash_of_arrays, source_hash
 
 
 def closing(value):
@@ -120,7 +120,7 @@ def test_classes_typed_into_an_interpreter():
 def test_another_process_describes_them_alike():
     text = "def load(x, y={1, 'a', (2, 3)}): return [i in {'a', 'b', 'c', 'd'} for i in x]\n"
     code = (
-        f"{text}import functools, json\nfrom tuning.trials.fingerprint import describe\n"
+        f"{text}import functools, json\nfrom tuning.data.fingerprint import describe\n"
         "print(json.dumps(describe(functools.partial(load, object))))"
     )
     run = subprocess.run(
@@ -191,7 +191,7 @@ def test_a_source_is_what_it_does(tmp_path, monkeypatch, old, new, is_same):
 
 def test_a_function_without_a_source_has_one_hash_in_all_processes():
     code = (
-        "from tuning.trials.fingerprint import source_hash\n"
+        "from tuning.data.fingerprint import source_hash\n"
         "names = {}\n"
         'text = \'f = lambda x: x in {"a", "b", "c"} or [y for y in (1, (2, "d"))]\'\n'
         "exec(text, names)\n"

@@ -16,12 +16,11 @@ import tomli_w
 
 from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
+from tuning.trials.disk import is_full_disk
 from tuning.trials.records import Records
 
 _PARTS = ("records", "curves", "weights")
 BEGUN = "begun.log"
-# Full, over a quota, over a limit, or broken.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
@@ -94,7 +93,8 @@ def _is_about(error: Exception, folder: Path) -> bool:
     if not isinstance(error, OSError):
         return False
     if not isinstance(error.filename, str | os.PathLike):
-        return error.errno in _DISK  # a write knows no name
+        # A write knows no name.
+        return is_full_disk(error) or error.errno in (errno.EFBIG, errno.EIO)
     path, own = Path(error.filename).absolute(), folder.absolute()
     return path == own or own in path.parents or path in own.parents
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from keras_se.errors import InputError
-from tuning.trials.splits import split_arrays, split_in_two
+from tuning.data.splits import split_arrays, split_in_two
 
 
 def numbered(number=40, classes=4, first=0):

@@ -1,7 +1,7 @@
 import pytest
 
 from tuning import SearchWarning
-from tuning.running.begun import MANY, Begun
+from tuning.folder.begun import MANY, Begun
 
 
 @pytest.fixture

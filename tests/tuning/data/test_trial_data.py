@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_se.errors import InputError
-from tuning.trials.data import TrialData, fit_arguments
+from tuning.data.trial_data import TrialData, fit_arguments
 
 MODULE = __name__
 RNG = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_named_arrays_are_mapped_into_memory(tmp_path, part):
 
 def test_mapped_arrays_are_not_read_to_be_checked(tmp_path, monkeypatch):
     names = TrialData((X, Y), (X, Y)).named(tmp_path)
-    monkeypatch.setattr("tuning.trials.data.finite_float32", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("tuning.data.trial_data.finite_float32", lambda *_: pytest.fail("read"))
     TrialData.from_names(names)
     with pytest.raises(pytest.fail.Exception, match="read"):
         TrialData((X, Y), (X, Y))

@@ -11,7 +11,7 @@ import pytest
 from faults import kill_at
 
 from keras_se.errors import InputError
-from tuning.running.folder import folder_errors, open_folder, stored_threads
+from tuning.folder.search_folder import folder_errors, open_folder, stored_threads
 
 JOB = {"model": {"name": "a"}, "training": {"epochs": 3, "batch": None}, "threads": 2}
 CHANGED = {"model": {"name": "b"}, "training": {"epochs": 3, "batch": 8}, "threads": 2}

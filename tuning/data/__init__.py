@@ -1,0 +1,1 @@
+"""The data of a search: its parts, their splits, batches and hashes."""

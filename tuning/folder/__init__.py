@@ -1,0 +1,1 @@
+"""The folder of a search: what lies in it, and what stays there."""
