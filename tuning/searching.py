@@ -85,13 +85,15 @@ def search(
             from; a function that returns one, called for each seed; a function of hyperparameters
             that returns a model (with `SESpace.block`); a `keras_tuner.HyperModel`, whose own `fit`
             is used; or the name of one of these, `package.module:name`, or of a `.keras` file.
-        train: Arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset`, or a function or its
-            name `package.module:name` that returns these; it may take an argument, the seed.
+        train: Arrays `(x, y)` or `(x, y, sample_weight)`, a `tf.data.Dataset`, a `PyDataset`, or a
+            function or its name `package.module:name` that returns these; it may take an argument,
+            the seed.
         validation: Data in the same forms; never pass the test data. `None`: `train` is a function
             that returns training, validation and optionally test data, or the name of an `.npz`.
         space: The `SESpace` to search. Not needed if the model has its own hyperparameters.
         objective: `Cheapest`, `StructuralRisk`, its name, such as `"cheapest:0.002:val_accuracy"`,
-            or the name of a metric, for `Cheapest` with a tolerance of 0.002.
+            or a metric, by name or as `keras_tuner.Objective`, for `Cheapest` with a tolerance of
+            0.002.
         epochs: Epochs per trial. A trial counts, and keeps the weights of, its best epoch.
         directory: Folder of the search, a new one or that of the same search to resume.
         seeds: Number of seeds, or the seeds themselves, below 1,000,000. With fewer than three, the
@@ -103,7 +105,8 @@ def search(
         oracle: What proposes candidates: `"exhaustive"` (up to 200 combinations),
             `"main_effects"`, `"random"`, `"bayesian"`, `"hyperband"`, or a `keras_tuner.Oracle`.
         compile: Function that compiles a model, or `Model.compile` arguments; `None` if compiled.
-        fit: Further arguments of `Model.fit`, such as `callbacks`; each trial gets a copy.
+        fit: Further arguments of `Model.fit`, such as `callbacks`; each trial gets a copy, whose
+            files go into a folder of the trial, or where their path says `{trial}`.
         batch_size: Samples per step, if the data are arrays.
         test: Test data in the same forms, on which only the winner is evaluated, at the end.
         fresh_seeds: Number of further seeds, without part in the choice, to train the winner on.
@@ -128,7 +131,8 @@ def search(
         The `SearchResult`, also written to `result.json`.
 
     Raises:
-        InputError: If an argument is invalid, the folder is in use or of another job, or all fail.
+        InputError: If an argument is invalid, the folder is in use or of another job, a first batch
+            shows that model, data and metrics do not go together, or all trials fail.
         MissingExtraError: If keras-tuner is not installed.
 
     Example: see `examples/03_search.py`.
