@@ -124,10 +124,14 @@ def main() -> None:
                     for _ in range(arguments.searches)
                 ]
                 chosen = np.array([int(decision.chosen) for decision, _, _ in runs])
+                # Of those that were compared: a run that has diverged sets its candidate aside.
+                names = set(map(str, range(len(losses))))
+                kept = [sorted(map(int, names - set(d.dropped))) for d, _, _ in runs]
+                best = np.array([losses[rows].min() for rows in kept]) * arguments.diverged
                 resolved = np.array([decision.resolved for decision, _, _ in runs])
                 figures = (
                     np.mean(chosen == right),
-                    np.mean((losses[chosen] > 1) & resolved),
+                    np.mean((losses[chosen] - best > 1) & resolved),
                     resolved.mean(),
                     losses[chosen].mean(),
                     np.mean(len(losses) - chosen),
