@@ -25,7 +25,7 @@ from tuning.trials import training
 from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.records import TrialRecord, run_key
 
-X, Y = np.zeros((8, 4, 4, 1), "float32"), np.zeros(8, "int64")
+X, Y = np.zeros((8, 4, 4, 1), "float32"), np.zeros((8, 2), "float32")
 SPACE = tuning.SESpace((2, 4), ("sigmoid", "one_plus_tanh"))
 LOSS = {2: 0.100, 4: 0.104, None: 0.5}
 
