@@ -8,13 +8,16 @@ Printed, each from one run on scikit-learn's digits:
   of the same search in this process;
 - again / first: seconds of the same call once its records are there;
 - memory: growth of the parent from the 20th trial to the last of `--trials` (two processes at a
-  time, networks of one layer), in MB, and the most that an inline search of 30 trials grows;
+  time, networks of one layer), the largest of their processes, in MB, and the most that an inline
+  search of 30 trials grows;
 - paired / unpaired: standard deviation of the difference of two candidates on one seed, over that
   on two seeds; 1 would mean that sharing seeds buys nothing.
 """
 
 import argparse
+import contextlib
 import math
+import os
 import resource
 import sys
 import tempfile
@@ -29,7 +32,6 @@ import tuning
 from keras_se import insert
 from tuning.seeding import trial_seed
 
-ME = "searching"  # as the processes of trials import it
 SPACE = tuning.SESpace((2, 4, 8), ("sigmoid", "one_plus_tanh"))
 COMPILE = {
     "optimizer": "adam",
@@ -73,8 +75,8 @@ def searched(folder: str, epochs: int, workers: int) -> tuple[float, tuning.Sear
     """Seconds of a search, and its result."""
     started = time.perf_counter()
     result = tuning.search(
-        f"{ME}:network",
-        f"{ME}:data",
+        network,
+        data,
         None,
         SPACE,
         "cheapest:0.01:val_accuracy",
@@ -109,12 +111,12 @@ def fit(model: keras.Model, train: tuple, validation: tuple, epochs: int) -> Non
     model.fit(*train, validation_data=validation, epochs=epochs, verbose=0)
 
 
-def growth(folder: str, trials: int, after: int, workers: int) -> float:
-    """MB by which this process grows from trial `after` to the last."""
-    sizes: list[int] = []
+def growth(folder: str, trials: int, after: int, workers: int) -> tuple[float, float]:
+    """MB by which this process grows from trial `after` to the last, and the largest slot."""
+    sizes: list[tuple[int, int]] = []
     tuning.search(
-        f"{ME}:small_network",
-        f"{ME}:small_data",
+        small_network,
+        small_data,
         None,
         tuning.SESpace((2,), ("sigmoid",), baseline=False),
         epochs=1,
@@ -124,9 +126,21 @@ def growth(folder: str, trials: int, after: int, workers: int) -> float:
         workers=workers,
         threads=1,
         directory=folder,
-        on_trial=lambda record: sizes.append(memory()),
+        on_trial=lambda record: sizes.append((memory(), largest_slot())),
     )
-    return (sizes[-1] - sizes[after]) / 1024
+    return (sizes[-1][0] - sizes[after][0]) / 1024, max(slot for _, slot in sizes) / 1024
+
+
+def largest_slot() -> int:
+    """Resident kB of the largest process that is a slot of this one; 0 without any."""
+    found = [0]
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "popen_loky" in (path / "cmdline").read_text():
+                pages = int((path / "statm").read_text().split()[1])
+                found.append(pages * resource.getpagesize() // 1024)
+    return max(found)
 
 
 def memory() -> int:
@@ -162,7 +176,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parent))
     with tempfile.TemporaryDirectory() as root:
         ratios: dict[str, list[float]] = {}
         for repeat in range(arguments.repeats):
@@ -178,9 +191,10 @@ def main() -> None:
                 ratios.setdefault(name, []).append(ratio)
         for name, values in ratios.items():
             print(f"{name}: {np.median(values):.3f} ({min(values):.3f}-{max(values):.3f})")
-        flat = growth(f"{root}/many", arguments.trials, 20, 2)
-        print(f"memory, parent of {arguments.trials} trials: {flat:+.1f} MB")
-        print(f"memory, inline, 30 trials: {growth(f'{root}/few', 30, 5, 1):+.1f} MB")
+        flat, largest = growth(f"{root}/many", arguments.trials, 20, 2)
+        print(f"memory of {arguments.trials} trials, parent: {flat:+.1f} MB")
+        print(f"memory of {arguments.trials} trials, largest slot: {largest:.0f} MB")
+        print(f"memory, inline, 30 trials: {growth(f'{root}/few', 30, 5, 1)[0]:+.1f} MB")
         shared = pairing(f"{root}/pairs", arguments.epochs, arguments.seeds)
         print(f"paired / unpaired: {shared:.2f} ({arguments.seeds} seeds)")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-_PREFIX = "keras-se-"
+_PREFIX = "keras-se-trials-"  # no other temporary folder may have it
 
 
 @contextmanager

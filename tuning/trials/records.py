@@ -138,7 +138,10 @@ class Records:
 
     def put(self, record: TrialRecord) -> None:
         """Writes the record of a trial that has none yet."""
-        self._known[write_record(self.folder, record)] = record
+        key = run_key(record.candidate, record.seed)
+        content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
+        replace_file(self.folder / f"{key}.json", content.encode())
+        self._known[key] = record
 
     def set_failed_aside(self) -> None:
         """Renames the records of failed trials, which then run again."""
@@ -173,14 +176,6 @@ def read_record(path: Path) -> TrialRecord:
     if run_key(record.candidate, record.seed) != path.stem:
         raise ValueError("its name is that of another record")
     return record
-
-
-def write_record(folder: Path, record: TrialRecord) -> str:
-    """Writes a record and returns its key."""
-    key = run_key(record.candidate, record.seed)
-    content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
-    replace_file(folder / f"{key}.json", content.encode())
-    return key
 
 
 def _number(name: str, value: Any) -> float:

@@ -7,13 +7,14 @@ import pytest
 
 from tuning import SearchResult, TrialRecord
 from tuning.cli import run
-from tuning.trials.records import write_record
+from tuning.trials.records import Records
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "search" / "records").mkdir(parents=True)
+    (tmp_path / "search").mkdir()
+    records = Records(tmp_path / "search" / "records")
     (tmp_path / "search" / "job.toml").write_text(
         'objective = "cheapest:0.1:val_loss"\nepochs = 1\nseeds = [0, 1, 2]\n'
     )
@@ -23,7 +24,7 @@ def folder(tmp_path, monkeypatch):
                 f"r{ratio}", f"ratio={ratio}", {"se_ratio": ratio}, seed, "completed",
                 0.01 * ratio + 0.001 * seed, parameters=100 // ratio,
             )  # fmt: skip
-            write_record(tmp_path / "search" / "records", record)
+            records.put(record)
     return tmp_path
 
 

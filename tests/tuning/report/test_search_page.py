@@ -14,7 +14,7 @@ from tuning import Cheapest, ScoreTable, SearchResult, TrialRecord
 from tuning.report.candidates import candidates, levels, pareto_front
 from tuning.report.page import read_curve
 from tuning.result import Confirmation
-from tuning.trials.records import FRESH, run_key, write_record
+from tuning.trials.records import FRESH, Records, run_key
 
 SIZES = {2: 900, 4: 700, 8: 600, 16: 550}
 MEANS = {2: 0.90, 4: 0.91, 8: 0.86, 16: 0.70}
@@ -42,10 +42,10 @@ def all_records():
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "records").mkdir()
     (tmp_path / "curves").mkdir()
+    records = Records(tmp_path / "records")
     for one in all_records():
-        write_record(tmp_path / "records", one)
+        records.put(one)
         lines = [{"epoch": n, "score": one.score * n / 2} for n in (1, 2)]
         (tmp_path / one.curve).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     (tmp_path / "job.toml").write_text(JOB)

@@ -4,6 +4,7 @@ import concurrent.futures
 import errno
 import os
 import signal
+import sys
 
 import keras
 import keras_tuner
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import tuning
-from keras_se.errors import InputError
+from keras_se.errors import InputError, MissingExtraError
 
 PART = np.zeros((8, 4), "float32"), np.zeros((8, 2), "float32")
 
@@ -82,3 +83,13 @@ def test_a_full_disk_fails_no_trial(tmp_path, fault):
 def test_other_errors_of_the_system_do(tmp_path):
     with pytest.raises(tuning.NoCandidateError, match="PermissionError"):
         run(tmp_path / "a", 1, fault=PermissionError(errno.EACCES, "no"))
+
+
+@pytest.mark.parametrize("package", ["loky", "cloudpickle"])
+def test_without_the_extra_it_is_named(monkeypatch, package):
+    for name in list(sys.modules):
+        if name.startswith(("tuning.slots.", "tuning.running.", "tuning.searching")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"`{package}`.* install 'keras-se\[tuning\]'"):
+        _ = tuning.search

@@ -234,11 +234,11 @@ def test_nobody_outlives_the_parent(tmp_path, number):
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "keras-se-dead").mkdir()
-    (tmp_path / "keras-se-dead" / ".lock").write_text("")
-    (tmp_path / "keras-se-new").mkdir()
-    (tmp_path / "keras-se-old").mkdir()
-    os.utime(tmp_path / "keras-se-old", (0, 0))
+    (tmp_path / "keras-se-trials-dead").mkdir()
+    (tmp_path / "keras-se-trials-dead" / ".lock").write_text("")
+    (tmp_path / "keras-se-trials-new").mkdir()
+    (tmp_path / "keras-se-trials-old").mkdir()
+    os.utime(tmp_path / "keras-se-trials-old", (0, 0))
     with scratch_folder() as mine, scratch_folder() as second:
-        assert set(tmp_path.iterdir()) == {mine, second, tmp_path / "keras-se-new"}
-    assert list(tmp_path.iterdir()) == [tmp_path / "keras-se-new"]
+        assert set(tmp_path.iterdir()) == {mine, second, tmp_path / "keras-se-trials-new"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "keras-se-trials-new"]

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import os
 import warnings
 
 import pytest
@@ -13,7 +12,6 @@ from tuning.trials.records import (
     SearchWarning,
     TrialRecord,
     run_key,
-    write_record,
 )
 
 # Python 3.12 warns of a fork beside TensorFlow's threads; this child computes nothing.
@@ -97,22 +95,9 @@ def test_a_score_that_is_not_finite_is_never_written(tmp_path, score):
 
 def test_keys(tmp_path):
     assert run_key("0a1b", 3) == "0a1b-s3"
-    assert write_record(tmp_path, record(7)) == "0a1b-s7"
+    Records(tmp_path).put(record(7))
     assert [path.name for path in tmp_path.iterdir()] == ["0a1b-s7.json"]
     assert len({run_key(name, seed) for name in ("a", "b") for seed in (1, 11, 111)}) == 6
-
-
-def test_what_another_process_wrote_is_found(tmp_path):
-    records = Records(tmp_path)
-    assert records.get("0a1b", 0) is None
-    child = os.fork()
-    if child == 0:
-        write_record(tmp_path, record())
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    assert list(records) == []
-    assert records.get("0a1b", 0) == record()
-    assert list(records) == [record()]
 
 
 def test_a_record_may_be_put_while_the_others_are_gone_through(tmp_path):
@@ -167,7 +152,7 @@ DAMAGED = {
 @pytest.mark.parametrize(("content", "why"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_records_are_set_aside_alone(tmp_path, content, why):
     for seed in (1, 2):
-        write_record(tmp_path, record(seed))
+        Records(tmp_path).put(record(seed))
     damaged = tmp_path / "0a1b-s0.json"
     damaged.write_bytes(content)
     message = (
@@ -199,11 +184,16 @@ def test_a_folder_in_the_place_of_a_record(tmp_path):
         assert list(Records(tmp_path)) == []
 
 
-def test_a_record_that_another_process_left_damaged(tmp_path):
+def test_failed_records_are_set_aside(tmp_path):
     records = Records(tmp_path)
-    (tmp_path / "0a1b-s0.json").write_text("{")
-    with pytest.warns(SearchWarning, match="0a1b-s0.json"):
-        assert records.get("0a1b", 0) is None
+    failed = dataclasses.replace(record(1), status="failed", score=None)
+    for one in (record(0), failed):
+        records.put(one)
+    for number in (1, 2):
+        records.set_failed_aside()
+        assert list(records) == list(Records(tmp_path)) == [record(0)]
+        assert (tmp_path / f"0a1b-s1.failed.{number}").exists()
+        records.put(failed)
 
 
 @pytest.mark.parametrize("content", [None, [], {}, {"a": 1}, "text", 3])
