@@ -133,70 +133,6 @@ def test_a_file_is_read_once(tmp_path):
     assert all(a is b for a, b in zip(first, data.load(1), strict=True))
 
 
-def rebuilt(data, folder):
-    """As a process of a trial gets them: through JSON."""
-    return TrialData.from_names(json.loads(json.dumps(data.named(folder))))
-
-
-@pytest.mark.parametrize("part", FORMS.values(), ids=FORMS)
-def test_named_arrays_are_mapped_into_memory(tmp_path, part):
-    data = TrialData(part, part, data_id="v1")
-    there = rebuilt(data, tmp_path)
-    assert same(there.parts["train"], part)
-    assert same(there.parts["validation"], part)
-    assert (there.parts["test"], there.data_id) == (None, "v1")
-    for array in keras.tree.flatten(there.parts["train"]):
-        assert array is None or (isinstance(array, np.memmap) and not array.flags.writeable)
-    assert there.describe() == data.describe()
-
-
-def test_mapped_arrays_are_not_read_to_be_checked(tmp_path, monkeypatch):
-    names = TrialData((X, Y), (X, Y)).named(tmp_path)
-    monkeypatch.setattr("tuning.data.trial_data.finite_float32", lambda *_: pytest.fail("read"))
-    TrialData.from_names(names)
-    with pytest.raises(pytest.fail.Exception, match="read"):
-        TrialData((X, Y), (X, Y))
-
-
-def test_tensors_become_arrays(tmp_path):
-    part = (tf.constant(X), tf.constant(Y))
-    assert same(rebuilt(TrialData(part, part), tmp_path).parts["train"], (X, Y))
-
-
-@pytest.mark.parametrize("function", [train, f"{MODULE}:train"])
-def test_functions_are_named(tmp_path, function):
-    there = rebuilt(TrialData(function, function), tmp_path)
-    assert there.parts["train"] == f"{MODULE}:train"
-    assert same(there.load(0)[0], (X, Y))
-
-
-def test_a_file_is_named_by_its_whole_path(tmp_path, monkeypatch):
-    npz(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    there = rebuilt(TrialData("a.npz", None), tmp_path)
-    monkeypatch.chdir("/")
-    assert len(there.load(0)[0][0]) == 12
-
-
-def fitted(data, seed=0):
-    """The weights after a little training on the data."""
-    keras.utils.set_random_seed(seed)
-    inputs = keras.Input((3,), name="a")
-    model = keras.Model({"a": inputs}, keras.layers.Dense(2)(inputs))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss=loss, jit_compile=False)
-    part, validation, _ = data.load(seed)
-    model.fit(**fit_arguments(part), validation_data=validation, epochs=1, verbose=0)
-    return model.get_weights()
-
-
-def test_mapped_arrays_train_alike(tmp_path):
-    data = TrialData(({"a": X}, Y, W), ({"a": X}, Y))
-    weights = fitted(data)
-    assert same(fitted(rebuilt(data, tmp_path)), weights)
-    assert not np.array_equal(fitted(TrialData(({"a": X}, Y), ({"a": X}, Y)))[0], weights[0])
-
-
 def test_fit_arguments():
     given = dataset()
     assert fit_arguments((1, 2, 3)) == {"x": 1, "y": 2, "sample_weight": 3}
@@ -383,13 +319,6 @@ def test_what_a_function_of_one_part_must_not_return(returned):
         TrialData(lambda: returned, (X, Y)).load(0)
     with pytest.raises(InputError, match=r"validation must be a tuple of arrays .* Received: "):
         TrialData((X, Y), lambda: returned).load(0)
-
-
-@pytest.mark.parametrize("part", [dataset(), lambda: (X, Y), Loader(), functools.partial(train)])
-def test_what_has_no_name(tmp_path, part):
-    message = r"With workers each trial .* as package\.module:name\. Received: train of type "
-    with pytest.raises(InputError, match=message + type(part).__name__):
-        TrialData(part, (X, Y)).named(tmp_path)
 
 
 def test_a_broken_file(tmp_path):

@@ -286,7 +286,7 @@ def test_names_that_no_folder_can_have(folder, name):
         used(wanted, lambda opened: None)
 
 
-@pytest.mark.parametrize("name", ["records", "curves", "weights", "attempts", ".lock", "job.toml"])
+@pytest.mark.parametrize("name", ["records", "curves", "weights", ".lock", "job.toml"])
 def test_a_name_in_the_folder_that_is_taken(folder, name):
     matched(folder)
     path = folder / name
