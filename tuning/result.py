@@ -12,8 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_se.display.page import write_page
-from keras_se.display.text import Shown
+from keras_se.display.page import Paged
 from keras_se.errors import InputError
 from keras_se.files import write_files
 from tuning.choice.ratio_fit import RatioFit
@@ -54,7 +53,7 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
-class SearchResult(Shown):
+class SearchResult(Paged):
     """The outcome of `tuning.search`.
 
     Attributes:
@@ -203,18 +202,9 @@ class SearchResult(Shown):
         """
         write_files({path: csv_text(self).encode()}, overwrite)
 
-    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the search as one page of HTML, with plots, that needs no network.
-
-        Args:
-            path: Where to write it.
-            overwrite: Whether to replace an existing file; the old one is renamed.
-
-        Raises:
-            InputError: If the file exists or cannot be written.
-            MissingExtraError: If Jinja or matplotlib is not installed.
-        """
-        write_page(path, search_page(self), overwrite)
+    def page(self) -> str:
+        """Returns the report as one page of HTML, with plots, that needs no network."""
+        return search_page(self)
 
     def to_json(self) -> str:
         """Returns the result as JSON text, which `from_json` reads."""

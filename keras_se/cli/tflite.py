@@ -23,7 +23,6 @@ from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
 from keras_se.litert.runtime import Runner
 from keras_se.verification.outcome import takes_labels
-from keras_se.verification.reports.page import verdict_page
 from keras_se.verification.reports.text import described
 
 _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
@@ -163,6 +162,6 @@ def verify_command(
     if json_path is not None:
         write_outputs({json_path: report.to_json().encode()}, overwrite)
     if html_path is not None:
-        write_outputs({html_path: verdict_page(report).encode()}, overwrite)
+        write_outputs({html_path: report.page().encode()}, overwrite)
         click.echo(f"{html_path}: the report with plots")
     return report.passed

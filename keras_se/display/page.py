@@ -1,10 +1,12 @@
 """Pages from templates; all that is shown is escaped."""
 
 import os
+from abc import ABC, abstractmethod
 from functools import cache
 from importlib import metadata
 from typing import Any
 
+from keras_se.display.text import Shown
 from keras_se.errors import InputError, import_extra
 from keras_se.files import write_files
 
@@ -14,11 +16,27 @@ def page(template: str, **content: Any) -> str:
     return _environment().get_template(template).render(content)
 
 
-def write_page(path: str | os.PathLike[str], text: str, overwrite: bool) -> None:
-    """Writes a page whole or not at all."""
-    if not os.fspath(path).lower().endswith((".html", ".htm")):
-        raise InputError(f"The name of a page must end in .html. Received: {os.fspath(path)!r}")
-    write_files({path: text.encode()}, overwrite)
+class Paged(Shown, ABC):
+    """A report that is also a page."""
+
+    @abstractmethod
+    def page(self) -> str:
+        """Returns the report as one page of HTML, with plots, that needs no network."""
+
+    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the report as one page of HTML, with plots, that needs no network.
+
+        Args:
+            path: Where to write it.
+            overwrite: Whether to replace an existing file; the old one is renamed.
+
+        Raises:
+            InputError: If the file exists or cannot be written.
+            MissingExtraError: If Jinja or matplotlib is not installed.
+        """
+        if not os.fspath(path).lower().endswith((".html", ".htm")):
+            raise InputError(f"The name of a page must end in .html. Received: {os.fspath(path)!r}")
+        write_files({path: self.page().encode()}, overwrite)
 
 
 @cache

@@ -4,7 +4,6 @@ import click
 
 from keras_se.cli.files import check_output, write_outputs
 from keras_se.cli.options import json_option, overwrite_option
-from tuning.report.page import search_page
 from tuning.report.text import csv_text
 from tuning.result import SearchResult
 
@@ -30,7 +29,7 @@ def report_command(
     click.echo(str(result), nl=False)
     contents = {}
     if html_path is not None:
-        contents[html_path] = search_page(result).encode()
+        contents[html_path] = result.page().encode()
     if csv_path is not None:
         contents[csv_path] = csv_text(result).encode()
     if json_path is not None:

@@ -1,14 +1,13 @@
 """The verdict on the gates of a TFLite file, as data classes."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_se.display.page import write_page
-from keras_se.display.text import Shown, json_text
+from keras_se.display.page import Paged
+from keras_se.display.text import json_text
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.page import verdict_page
 from keras_se.verification.reports.text import conclusion, described
@@ -114,7 +113,7 @@ class Stress:
 
 
 @dataclass(frozen=True)
-class GateReport(Shown):
+class GateReport(Paged):
     """The verdict on a file, with the evidence for it. `print(report)` shows it.
 
     Attributes:
@@ -187,15 +186,6 @@ class GateReport(Shown):
         del content["pairs"]
         return json_text(content)
 
-    def to_html(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the report as one page of HTML, with plots, that needs no network.
-
-        Args:
-            path: Where to write it.
-            overwrite: Whether to replace an existing file; the old one is renamed.
-
-        Raises:
-            InputError: If the file exists or cannot be written.
-            MissingExtraError: If Jinja or matplotlib is not installed.
-        """
-        write_page(path, verdict_page(self), overwrite)
+    def page(self) -> str:
+        """Returns the report as one page of HTML, with plots, that needs no network."""
+        return verdict_page(self)
