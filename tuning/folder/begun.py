@@ -1,11 +1,11 @@
 """The trials that a search has begun, so that it knows which ones its interruptions met."""
 
 import os
-import warnings
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from keras_se.errors import warn
 from keras_se.files import replace_file
 from tuning.trials.records import SearchWarning
 
@@ -41,11 +41,10 @@ class Begun:
         """Returns whether a trial runs after all others, and says so."""
         if self._met[key] < MANY:
             return False
-        warnings.warn(
+        warn(
             "A trial must leave the search alive. The search ended without notice "
             f"{self._met[key]} times while this one ran, so it runs last: with workers=2 or more "
             f"only its own process would end. Received: {label}, {key}",
             SearchWarning,
-            stacklevel=2,
         )
         return True

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_se.errors import reason
+from keras_se.errors import reason, warn
 from keras_se.files import free_name, replacement
 from tuning.running.tuner import FOLDER, SearchTuner
 from tuning.trials.records import FRESH, Records, SearchWarning, run_key
@@ -27,12 +27,11 @@ def open_tuner(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
                 # Raises if the fault is the oracle's own, or that of the disk.
                 _opened(oracle, Path(scratch), *arguments).rehearse()
             aside = kept.rename(free_name(kept))
-            warnings.warn(
+            warn(
                 "keras-tuner must be able to read its folder, so the search makes a new one from "
                 f"the records. Received: {kept}: {type(error).__name__}: {reason(error)}; the "
                 f"old one is now {aside.name}",
                 SearchWarning,
-                stacklevel=2,
             )
     return _opened(oracle, folder, *arguments)
 

@@ -3,12 +3,11 @@
 import dataclasses
 import pickle
 import queue
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Self
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, warn
 from tuning.folder.begun import Begun
 from tuning.folder.kept_weights import KeptWeights
 from tuning.folder.search_folder import BEGUN, SearchFolder
@@ -118,7 +117,7 @@ class Runner:
         self._fatal[run.key] += 1
         self.late.append(run)
         message = f"A trial must leave its machine alive; this one now runs last. Received: {named}"
-        warnings.warn(message, SearchWarning, stacklevel=2)
+        warn(message, SearchWarning)
 
     def _cause(self, run: Run, found: Ended) -> str:
         if found.kind == "timeout":

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_se.errors import InputError
+from keras_se.errors import InputError, warn
 from tuning.choice.ratio_fit import RatioFit, fit_ratio
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
@@ -105,12 +104,11 @@ class Stages:
         old = any(record.fingerprint != self._folder.fingerprint for record in records)
         if not (has_test and old):
             return records
-        warnings.warn(
+        warn(
             "Test metrics need records of the winner that were trained with these test data. "
             "Received: records from before a change of the job was accepted; there are no test "
             f"metrics until you remove the winner's records of seeds from {FRESH} on",
             SearchWarning,
-            stacklevel=2,
         )
         return [dataclasses.replace(record, test={}) for record in records]
 

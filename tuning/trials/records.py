@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keras_se.errors import warn
 from keras_se.files import free_name, replace_file
 
 COMPLETED, FAILED = "completed", "failed"
@@ -157,11 +157,10 @@ class Records:
         # A full disk can cut a file off; the other records are still good.
         except (ValueError, RecursionError, IsADirectoryError) as error:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
-            warnings.warn(
+            warn(
                 f"A record of a search must be a whole JSON file. Received: {path}: {error}; it is "
                 f"now {aside.name}, and its trial will run again",
                 SearchWarning,
-                stacklevel=2,
             )
         else:
             self._known[path.stem] = record
