@@ -120,7 +120,8 @@ def _logs_of_a_pass(job: Job, hp: Any, seed: int) -> set[str]:
     model.run_eagerly = True  # tracing would take longer than the pass
     parts = [validation]
     # A `train_step` of the user's own may take other data than the loss.
-    if type(model).train_step is keras.Model.train_step:
+    steps = [getattr(kind, "train_step", None) for kind in (type(model), keras.Model)]
+    if steps[0] is steps[1]:
         parts.append(train)
     logs: dict[str, Any] = {}
     for batch in map(first_batch, parts):
