@@ -104,7 +104,7 @@ def _noise(losses: np.ndarray) -> tuple[float, int]:
 
 
 def _step(losses: np.ndarray) -> float:
-    """Returns the step of the grid that the losses lie on; next to 0 if they lie on none."""
+    """Returns the step of the grid that the losses lie on; 0 if they lie on none."""
     step, least = 0.0, _EQUAL * float(np.abs(losses).max())
     for rest in np.diff(np.unique(losses)).tolist():
         # Euclid's algorithm, with remainders to the nearest multiple: those of floats may fall
@@ -112,7 +112,7 @@ def _step(losses: np.ndarray) -> float:
         while rest > least:
             step, rest = rest, abs(math.remainder(step, rest))
         if 0 < step < 10 * least:  # on no grid, and no need to go through thousands of losses
-            break
+            return 0.0
     return step
 
 

@@ -152,7 +152,7 @@ class Cheapest:
         ...     parameters=(300, 200, 150), complexity=(128.0, 64.0, 32.0), direction="max")
         >>> print(Cheapest(0.01).choose(table).sentence)
         r=4 is the cheapest of 3 candidates on 3 seeds that is shown to lose less than 0.01:
-        at most 0.00175 against the best (95 %).
+        at most 0.002 against the best (95 %).
         >>> decision = Cheapest(0.001).choose(table)
         >>> decision.resolved, decision.further, decision.seeds_wanted
         (False, ('r=2', 'r=4'), 10)
