@@ -2,17 +2,17 @@
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from keras_se.errors import InputError, import_extra, reason
 from tuning.running.settings import SearchSettings
 from tuning.running.threads import devices
 from tuning.slots.host import Host, Limits, run_here
-from tuning.slots.parcel import pack
+from tuning.slots.parcel import Parcel, pack
 from tuning.slots.scratch import scratch_folder
 from tuning.slots.slot import Ended
 from tuning.trials.disk import is_full_disk
@@ -39,15 +39,14 @@ class InlineBackend:
 
     capacity = 1
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._scratch = scratch_folder()
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self._job, self._scratch = job, scratch
 
     def submit(self, run: Run) -> "Future[Any]":
         """Runs a trial to its end."""
         future: Future[Any] = Future()
         try:
-            future.set_result(perform(self._job, run, self._folder))
+            future.set_result(perform(self._job, run, self._scratch))
         except Exception as error:
             if not is_full_disk(error):
                 raise
@@ -58,63 +57,19 @@ class InlineBackend:
         """Returns the outcome."""
         return future.result()
 
-    def __enter__(self) -> Self:
-        self._folder: Path = self._scratch.__enter__()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._scratch.__exit__(*exception)
-
-
-class SlotBackend:
-    """Runs trials in slots of this machine."""
-
-    def __init__(
-        self,
-        job: Job,
-        limits: Limits,
-        modules: Sequence[str],
-        workers: int,
-        devices: Sequence[str] = (),
-    ) -> None:
-        if devices and workers > len(devices):
-            raise InputError(
-                "Each worker needs a GPU of its own; with CUDA_VISIBLE_DEVICES= there is none. "
-                f"Received: workers={workers}, with {len(devices)} GPUs"
-            )
-        self.capacity = workers
-        self._parcel, self._limits, self._devices = pack(job, modules), limits, devices
-
-    def submit(self, run: Run) -> "Future[Any]":
-        """Starts a trial in a free slot."""
-        return self._threads.submit(self._host.run, self._parcel, pickle.dumps(run), self._limits)
-
-    def result(self, future: "Future[Any]") -> Any:
-        """Returns the pickled outcome, or an `Ended`."""
-        return future.result()
-
-    def __enter__(self) -> Self:
-        self._host = Host(self._devices)
-        self._threads = ThreadPoolExecutor(self.capacity)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._host.close()
-        self._threads.shutdown()
-
 
 class ExecutorBackend:
-    """Runs trials in slots beside the workers of any executor; the job goes with each trial."""
+    """Runs trials by a function that an executor calls, which finds a slot for each."""
 
-    def __init__(self, job: Job, limits: Limits, executor: Executor) -> None:
+    def __init__(self, parcel: Parcel, limits: Limits, executor: Executor, function: Any) -> None:
         self.capacity = int(getattr(executor, "_max_workers", os.cpu_count() or 1))
-        self._parcel, self._limits, self._executor = pack(job, alone=True), limits, executor
+        self._executor, self._function = executor, function
+        self._parcel, self._limits = parcel, limits
 
     def submit(self, run: Run) -> Any:
         """Starts a trial."""
-        return self._alive(
-            self._executor.submit, run_here, self._parcel, pickle.dumps(run), self._limits
-        )
+        call = self._function, self._parcel, pickle.dumps(run), self._limits
+        return self._alive(self._executor.submit, *call)
 
     def result(self, future: Any) -> Any:
         """Returns the pickled outcome, or an `Ended`."""
@@ -129,30 +84,34 @@ class ExecutorBackend:
                 f"Received: {type(error).__name__}: {reason(error)}"
             ) from error
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *exception: Any) -> None:
-        pass
-
-
-def open_backend(
-    job: Job, settings: SearchSettings, workers: Any
-) -> AbstractContextManager[Backend]:
-    """Returns the backend of a search, to be entered."""
+@contextmanager
+def open_backend(job: Job, settings: SearchSettings, workers: Any) -> Iterator[Backend]:
+    """Yields the backend of a search. Refuses jobs that cannot travel to their workers."""
+    limits = Limits(settings.threads or 1, settings.timeout)
     if workers == 1:
-        return InlineBackend(job)
-    if not (isinstance(workers, int | Executor) or hasattr(workers, "scatter")):
+        with scratch_folder() as scratch:
+            yield InlineBackend(job, scratch)
+    elif isinstance(workers, int):
+        gpus = devices()
+        if gpus and workers > len(gpus):
+            raise InputError(
+                "Each worker needs a GPU of its own; with CUDA_VISIBLE_DEVICES= there is none. "
+                f"Received: workers={workers}, with {len(gpus)} GPUs"
+            )
+        parcel = pack(job.portable(), settings.modules)
+        with ThreadPoolExecutor(workers) as threads, closing(Host(gpus)) as host:
+            yield ExecutorBackend(parcel, limits, threads, host.run)
+    elif isinstance(workers, Executor):
+        parcel = pack(job.portable(), alone=True)
+        yield ExecutorBackend(parcel, limits, workers, run_here)
+    elif hasattr(workers, "scatter"):
+        import_extra("distributed", "dask")
+        from tuning.running.dask_backend import DaskBackend
+
+        yield DaskBackend(pack(job.portable(), alone=True), limits, workers)
+    else:
         raise InputError(
             "workers must be a number, a dask.distributed.Client or a concurrent.futures.Executor. "
             f"Received: workers={workers!r}"
         )
-    limits = Limits(settings.threads or 1, settings.timeout)
-    if isinstance(workers, int):
-        return SlotBackend(job.portable(), limits, settings.modules, workers, devices())
-    if isinstance(workers, Executor):
-        return ExecutorBackend(job.portable(), limits, workers)
-    import_extra("distributed", "dask")
-    from tuning.running.dask_backend import DaskBackend
-
-    return DaskBackend(job.portable(), limits, workers)

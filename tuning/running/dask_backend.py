@@ -4,16 +4,15 @@ import itertools
 import pickle
 import time
 from concurrent.futures import CancelledError
-from typing import Any, Self
+from typing import Any
 
 from distributed import Client, KilledWorker
 
 from keras_se.errors import InputError, reason
 from tuning.slots.dask import SENT, SlotsPlugin, run_on_worker
 from tuning.slots.host import Limits
-from tuning.slots.parcel import pack
+from tuning.slots.parcel import Parcel
 from tuning.slots.slot import Ended
-from tuning.trials.job import Job
 from tuning.trials.perform import Run
 
 _LOOK = 5.0  # seconds between two looks at the number of workers
@@ -22,8 +21,9 @@ _LOOK = 5.0  # seconds between two looks at the number of workers
 class DaskBackend:
     """Runs trials in slots beside Dask workers, to each of which the job goes once."""
 
-    def __init__(self, job: Job, limits: Limits, client: Client) -> None:
-        self._parcel, self._limits, self._client = pack(job, alone=True), limits, client
+    def __init__(self, parcel: Parcel, limits: Limits, client: Client) -> None:
+        self._parcel, self._limits, self._client = parcel, limits, client
+        client.register_plugin(SlotsPlugin())
         self._sent: Any = None
         self._numbers = itertools.count()  # what was lost is sent under another key
         self._looked, self._capacity = -_LOOK, 1
@@ -59,10 +59,3 @@ class DaskBackend:
                 "The scheduler of a search must stay; with a new Client the same call goes on from "
                 f"the records. Received: {reason(error)}"
             ) from error
-
-    def __enter__(self) -> Self:
-        self._client.register_plugin(SlotsPlugin())
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self._sent = None  # which frees the memory of the workers

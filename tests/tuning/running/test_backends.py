@@ -13,6 +13,7 @@ import pytest
 
 import tuning
 from keras_se.errors import InputError, MissingExtraError
+from tuning.running import backends
 
 PART = np.zeros((8, 4), "float32"), np.zeros((8, 2), "float32")
 
@@ -83,6 +84,30 @@ def test_a_full_disk_fails_no_trial(tmp_path, fault):
 def test_other_errors_of_the_system_do(tmp_path):
     with pytest.raises(tuning.NoCandidateError, match="PermissionError"):
         run(tmp_path / "a", 1, fault=PermissionError(errno.EACCES, "no"))
+
+
+def test_without_distributed_the_extra_is_named(tmp_path, monkeypatch):
+    class Client:
+        scatter = None
+
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingExtraError, match=r"`distributed`.* pip install 'keras-se\[dask\]'"):
+        run(tmp_path / "a", Client())
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ("two", r"workers must be a number, .*Received: workers='two'$"),
+        (2, r"workers=2, with 1 GPUs"),
+    ],
+)
+def test_workers_that_cannot_be(tmp_path, monkeypatch, workers, message):
+    monkeypatch.setattr(backends, "devices", lambda: ("0",))
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "a", workers)
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("package", ["loky", "cloudpickle"])

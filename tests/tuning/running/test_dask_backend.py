@@ -12,10 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from keras_se.errors import InputError, MissingExtraError
-from tuning.running import backends
-from tuning.running.settings import SearchSettings
-
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("dask_search.py")
 posix = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -130,18 +126,3 @@ def test_kills_of_worker_parent_and_scheduler_change_nothing(cluster, tmp_path):
     )
     assert found["chosen"] == expected["chosen"]
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-6)
-
-
-def test_without_distributed_the_extra_is_named(monkeypatch):
-    class Client:
-        scatter = None
-
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    settings = SearchSettings((0,), 0, None, 1, None, 1)
-    with pytest.raises(MissingExtraError, match=r"`distributed`.* pip install 'keras-se\[dask\]'"):
-        backends.open_backend(None, settings, Client())
-
-
-def test_what_is_no_executor():
-    with pytest.raises(InputError, match=r"workers must be a number, .*Received: workers='two'"):
-        backends.open_backend(None, None, "two")
