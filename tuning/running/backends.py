@@ -61,8 +61,10 @@ class InlineBackend:
 class ExecutorBackend:
     """Runs trials by a function that an executor calls, which finds a slot for each."""
 
-    def __init__(self, parcel: Parcel, limits: Limits, executor: Executor, function: Any) -> None:
-        self.capacity = int(getattr(executor, "_max_workers", os.cpu_count() or 1))
+    def __init__(
+        self, parcel: Parcel, limits: Limits, executor: Executor, function: Any, capacity: int
+    ) -> None:
+        self.capacity = capacity
         self._executor, self._function = executor, function
         self._parcel, self._limits = parcel, limits
 
@@ -101,10 +103,11 @@ def open_backend(job: Job, settings: SearchSettings, workers: Any) -> Iterator[B
             )
         parcel = pack(job.portable(), settings.modules)
         with ThreadPoolExecutor(workers) as threads, closing(Host(gpus)) as host:
-            yield ExecutorBackend(parcel, limits, threads, host.run)
+            yield ExecutorBackend(parcel, limits, threads, host.run, workers)
     elif isinstance(workers, Executor):
         parcel = pack(job.portable(), alone=True)
-        yield ExecutorBackend(parcel, limits, workers, run_here)
+        # No executor says how many workers it has.
+        yield ExecutorBackend(parcel, limits, workers, run_here, os.cpu_count() or 1)
     elif hasattr(workers, "scatter"):
         import_extra("distributed", "dask")
         from tuning.running.dask_backend import DaskBackend
