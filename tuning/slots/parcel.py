@@ -103,7 +103,7 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         import keras
 
-        if hasattr(value, "element_spec"):
+        if hasattr(type(value), "element_spec"):
             from keras_se.errors import InputError
 
             raise InputError(
@@ -151,10 +151,11 @@ class _Registered:
     def __reduce__(self) -> tuple[Any, ...]:
         import keras
 
+        names = {"__main__", *(module.__name__ for module in _own_modules())}
         own = {
             name: value
             for name, value in keras.saving.get_custom_objects().items()
-            if value.__module__ == "__main__"
+            if getattr(value, "__module__", None) in names
         }
         return _register, (self._modules, own)
 
@@ -189,6 +190,6 @@ def _own_modules() -> list[ModuleType]:
         if name.partition(".")[0] not in (*_OURS, "__main__", "__mp_main__")
         and (file := getattr(module, "__file__", None)) is not None
         and not any(os.path.realpath(file).startswith(path + os.sep) for path in installed)
-        and "site-packages" not in file
+        and not {"site-packages", "dist-packages"} & set(Path(file).parts)
         and module.__name__ == name
     ]

@@ -95,13 +95,15 @@ def test_these_checks_can_fail(tmp_path):
     assert "AssertionError: no" in run_elsewhere(check, tmp_path).stderr
 
 
-def test_what_a_script_has_registered_is_registered(tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["__main__", __name__])
+def test_what_a_script_or_a_module_of_the_user_has_registered_is_registered(
+    tmp_path, monkeypatch, module
+):
     @keras.saving.register_keras_serializable("mine")
     class Registered(keras.layers.Layer):
         pass
 
-    monkeypatch.setattr(Registered, "__module__", "__main__")
-    (tmp_path / "imported.py").write_text("print('imported')")
+    monkeypatch.setattr(Registered, "__module__", module)
 
     def check():
         import keras
