@@ -42,9 +42,9 @@ class Begun:
         if self._met[key] < MANY:
             return False
         warn(
-            "A trial must leave the search alive. The search ended without notice "
-            f"{self._met[key]} times while this one ran, so it runs last: with workers=2 or more "
-            f"only its own process would end. Received: {label}, {key}",
+            "A trial must leave the search alive; with workers=1 one that crashes ends it. "
+            f"Received: {label}, {key}, during which the search ended without notice "
+            f"{self._met[key]} times: it runs last",
             SearchWarning,
         )
         return True

@@ -111,8 +111,8 @@ class Runner:
         named = f"{run.candidate.label}, seed {run.seed}: {said}"
         if self._fatal[run.key]:
             raise InputError(
-                "A trial must leave its machine alive. All others have their records; this one "
-                f"ended several machines twice: give it more memory. Received: {named}"
+                "A trial must leave its machine alive. Several machines went away under this one, "
+                f"and again when it ran after all others: give it more memory. Received: {named}"
             )
         self._fatal[run.key] += 1
         self.late.append(run)

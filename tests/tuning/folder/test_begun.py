@@ -16,7 +16,7 @@ def test_a_trial_that_met_many_endings_is_late(path):
         begun.begin("a-s1")
         begun.begin("a-s10")
         begun.excuse(["a-s10"])
-    with pytest.warns(SearchWarning, match=r"without notice 3 times while this one ran.*: a, a-s1"):
+    with pytest.warns(SearchWarning, match=r"Received: a, a-s1, during .* without notice 3 times"):
         assert Begun(path, ()).is_late("a-s1", "a")
     assert not Begun(path, ()).is_late("a-s10", "b")
 

@@ -142,6 +142,6 @@ def test_a_trial_that_ends_machines_runs_last(run):
     assert backend.runs[-1].candidate == A
     with (
         pytest.warns(SearchWarning),
-        pytest.raises(InputError, match=r"All others have their records; this one .*: 4 workers"),
+        pytest.raises(InputError, match=r"again when it ran after all others: .*: 4 workers"),
     ):
         run(Scripted(ratio_2=[fatal] * 2), Run(A, 9), Run(B, 9))
