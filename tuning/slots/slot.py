@@ -59,6 +59,8 @@ class Slot:
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
             **dict.fromkeys(_COUNTS, str(threads)),
             "TMPDIR": str(folder / "tmp"),
+            # Else loky starts a new process after each trial that leaves 300 MB, as most would.
+            "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
         }
         if device is not None:
             self._environment["CUDA_VISIBLE_DEVICES"] = device

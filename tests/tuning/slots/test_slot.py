@@ -158,6 +158,20 @@ def test_a_process_is_replaced_after_some_calls(shared, monkeypatch):
     assert_gone(pids[0], pids[2])
 
 
+def test_what_a_trial_leaves_in_memory_ends_no_process(shared):
+    """With `psutil`, loky would end it at the first look, a second after the last one."""
+    shared.close()
+
+    def leave():
+        import sys
+
+        sys.left = bytes(b"x" * 400_000_000)
+        time.sleep(1.1)
+        return os.getpid()
+
+    assert run(shared, leave) == run(shared, os.getpid)
+
+
 def test_a_process_that_died_while_idle_is_replaced(shared):
     pid = run(shared, os.getpid)
     os.kill(pid, signal.SIGKILL)
