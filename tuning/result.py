@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,11 @@ from tuning.report.page import search_page
 from tuning.report.partial import so_far
 from tuning.report.text import csv_text, described, rows
 from tuning.seeding import trial_seed
-from tuning.trials.best_epoch import BestEpoch
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord, run_key
-from tuning.trials.training import ensure_built, fit_candidate, weights_path
+from tuning.trials.trained import trained_model
+from tuning.trials.training import fit_candidate, weights_path
 
 _MAX_RESULT = 2**28  # bytes
 _SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
@@ -126,27 +125,10 @@ class SearchResult(Paged):
             InputError: If the result was read from JSON.
         """
         job, candidate = self._origin()
-        files = {
-            record.seed: weights_path(self.folder or Path(), run_key(candidate.id, record.seed))
-            for record in self._of_winner()
-        }
-        seed = next((seed for seed, file in files.items() if file.exists()), None)
-        if seed is None:
-            seed = next(iter(files))
-            with tempfile.TemporaryDirectory() as folder, trial_seed(seed):
-                watch = BestEpoch(job.metric, job.direction, Path(folder, "curve"))
-                model = fit_candidate(job, candidate, seed, [watch])[0]
-            if watch.weights:
-                model.set_weights(watch.weights)
-            return model
-        with trial_seed(seed):
-            model = job.hypermodel.build(candidate.hyperparameters)
-            ensure_built(model, job.data.load(seed)[0] if not model.built else None)
-        if model.compiled:
-            # The file also holds the optimizer's variables, which exist only once it is built.
-            model.optimizer.build(model.trainable_variables)
-        model.load_weights(files[seed])
-        return model
+        folder = self.folder or Path()
+        seeds = [record.seed for record in self._of_winner()]
+        kept = [s for s in seeds if weights_path(folder, run_key(candidate.id, s)).exists()]
+        return trained_model(job, candidate, [*kept, *seeds][0], folder)
 
     def retrain(
         self,

@@ -54,7 +54,7 @@ def score_of(candidate):
 
 def run_search(folder, oracle, seeds, last_first, stop_after=None):
     folder.mkdir(exist_ok=True)
-    records = Records(folder / "records")
+    records = Records(folder / "records", TrialRecord)
     tuner = open_tuner(oracle, folder, records, lambda record: {"val_loss": record.score})
     slots, done = Slots(records, last_first), []
 

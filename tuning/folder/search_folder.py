@@ -17,7 +17,7 @@ import tomli_w
 from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
 from tuning.trials.disk import is_full_disk
-from tuning.trials.records import Records
+from tuning.trials.records import Records, TrialRecord
 
 _PARTS = ("records", "curves", "weights")
 BEGUN = "begun.log"
@@ -37,9 +37,9 @@ class SearchFolder:
                 temporary.unlink()
 
     @functools.cached_property
-    def records(self) -> Records:
+    def records(self) -> Records[TrialRecord]:
         """The records in the folder; damaged ones are set aside now."""
-        return Records(self.path / "records")
+        return Records(self.path / "records", TrialRecord)
 
     def match_job(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
         """Raises if the folder belongs to another job; returns the hash of the fingerprint."""

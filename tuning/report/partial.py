@@ -75,7 +75,7 @@ def _records(folder: Path) -> list[TrialRecord]:
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(read_record(path))
+            records.append(read_record(path, TrialRecord))
         except (OSError, ValueError, RecursionError):
             continue
     return records

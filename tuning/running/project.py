@@ -12,7 +12,7 @@ from typing import Any
 from keras_se.errors import reason, warn
 from keras_se.files import free_name, replacement
 from tuning.running.tuner import FOLDER, SearchTuner
-from tuning.trials.records import FRESH, Records, SearchWarning, run_key
+from tuning.trials.records import FRESH, Records, SearchWarning, TrialRecord, run_key
 from tuning.trials.training import weights_path
 
 
@@ -84,7 +84,7 @@ def _opened(oracle: Any, folder: Path, *arguments: Any) -> SearchTuner:
     return tuner
 
 
-def write_checkpoints(tuner: SearchTuner, folder: Path, records: Records) -> None:
+def write_checkpoints(tuner: SearchTuner, folder: Path, records: Records[TrialRecord]) -> None:
     """Puts the weights that a search kept where `keras_tuner.Tuner.get_best_models` finds them."""
     best: dict[str, Path] = {}
     # As `SearchResult.model`: the first of the fresh seeds, which had no part in the choice.

@@ -29,7 +29,7 @@ class SearchTuner(base_tuner.BaseTuner):
         self,
         oracle: Any,
         folder: Path,
-        records: Records,
+        records: Records[TrialRecord],
         report: Callable[[TrialRecord], dict[str, float]],
     ) -> None:
         self._records, self._report = records, report

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from keras_se.errors import warn
 from keras_se.files import free_name, replace_file
@@ -15,9 +15,10 @@ COMPLETED, FAILED = "completed", "failed"
 # First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
 FINAL, FRESH = 1_000_000, 2_000_000
 _MAX_RECORD = 2**24  # bytes
-# What JSON makes of the fields of `TrialRecord`, by their type.
+# What JSON makes of the fields of a record, by their type.
 _JSON_TYPES: dict[Any, tuple[type, ...]] = {
     str: (str,),
+    bool: (bool,),
     int: (int,),
     float: (int, float),
     float | None: (int, float, type(None)),
@@ -70,6 +71,11 @@ class TrialRecord:
     test: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def key(self) -> str:
+        """Base name of its files."""
+        return run_key(self.candidate, self.seed)
+
+    @property
     def completed(self) -> bool:
         """Whether there is a score."""
         return self.status == COMPLETED
@@ -93,15 +99,7 @@ class TrialRecord:
         Raises:
             ValueError: If the content is not that of a record.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        if not isinstance(content, Mapping) or set(content) != set(fields):
-            raise ValueError("it has other fields than a record")
-        content = dict(content)
-        for name, kind in fields.items():
-            value = content[name]
-            # bool is a subclass of int.
-            if not isinstance(value, _JSON_TYPES[kind]) or isinstance(value, bool):
-                raise ValueError(f"{name} has another type than in a record")
+        content = checked_fields(cls, content)
         for name in ("metrics", "test"):
             content[name] = {k: _number(k, v) for k, v in content[name].items()}
         if content["status"] not in (COMPLETED, FAILED):
@@ -114,37 +112,72 @@ class TrialRecord:
         return record
 
 
-def run_key(candidate: str, seed: int) -> str:
-    """Returns the base name of the files of one candidate and seed."""
-    return f"{candidate}-s{seed}"
+def checked_fields(kind: type, content: Any) -> dict[str, Any]:
+    """Returns the content of a record; raises `ValueError` unless it has its fields, as typed."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    if not isinstance(content, Mapping) or set(content) != set(fields):
+        raise ValueError("it has other fields than a record")
+    for name, wanted in fields.items():
+        value = content[name]
+        # bool is a subclass of int.
+        is_odd = isinstance(value, bool) and wanted is not bool
+        if is_odd or not isinstance(value, _JSON_TYPES[wanted]):
+            raise ValueError(f"{name} has another type than in a record")
+    return dict(content)
 
 
-class Records:
-    """The records in the folder of a search. A trial with a record never runs again."""
+def run_key(candidate: str, seed: int, file_format: str = "") -> str:
+    """Returns the base name of the files of one candidate and seed, or of its file in a format."""
+    return f"{candidate}-s{seed}" + (f"-{file_format}" if file_format else "")
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+class Record(Protocol):
+    """What `Records` keeps: a frozen dataclass with a key, whole in JSON."""
+
+    @property
+    def key(self) -> str:
+        """Base name of its file."""
+
+    @property
+    def completed(self) -> bool:
+        """Whether it holds a result, and not why there is none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Returns the record; raises `ValueError` if the content is not that of one."""
+
+
+_Kept = TypeVar("_Kept", bound=Record)
+
+
+class Records(Generic[_Kept]):
+    """Records in the folder of a search. What has a record is never done again."""
+
+    def __init__(self, folder: Path, kind: type[_Kept]) -> None:
+        self.folder, self._kind = folder, kind
         folder.mkdir(exist_ok=True)
-        self._known: dict[str, TrialRecord] = {}
+        self._known: dict[str, _Kept] = {}
         for path in sorted(folder.glob("*.json")):
             self._read(path)
 
-    def __iter__(self) -> Iterator[TrialRecord]:
+    def __iter__(self) -> Iterator[_Kept]:
         return iter(list(self._known.values()))
 
-    def get(self, candidate: str, seed: int) -> TrialRecord | None:
-        """Returns the record of a candidate and seed, or `None`."""
-        return self._known.get(run_key(candidate, seed))
+    def get(self, candidate: str, seed: int, file_format: str = "") -> _Kept | None:
+        """Returns the record of a candidate and seed, or of its file in a format, or `None`."""
+        return self._known.get(run_key(candidate, seed, file_format))
 
-    def put(self, record: TrialRecord) -> None:
-        """Writes the record of a trial that has none yet."""
-        key = run_key(record.candidate, record.seed)
+    def put(self, record: _Kept) -> None:
+        """Writes a record that is not there yet."""
         content = json.dumps(record.to_dict(), indent=2, allow_nan=False)
-        replace_file(self.folder / f"{key}.json", content.encode())
-        self._known[key] = record
+        replace_file(self.folder / f"{record.key}.json", content.encode())
+        self._known[record.key] = record
 
     def set_failed_aside(self) -> None:
-        """Renames the records of failed trials, which then run again."""
+        """Renames the records of failures, which then are tried again."""
         for key, record in list(self._known.items()):
             if not record.completed:
                 path = self.folder / f"{key}.json"
@@ -153,26 +186,26 @@ class Records:
 
     def _read(self, path: Path) -> None:
         try:
-            record = read_record(path)
+            record = read_record(path, self._kind)
         # A full disk can cut a file off; the other records are still good.
         except (ValueError, RecursionError, IsADirectoryError) as error:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
             warn(
                 f"A record of a search must be a whole JSON file. Received: {path}: {error}; it is "
-                f"now {aside.name}, and its trial will run again",
+                f"now {aside.name}, and is made again",
                 SearchWarning,
             )
         else:
             self._known[path.stem] = record
 
 
-def read_record(path: Path) -> TrialRecord:
+def read_record(path: Path, kind: type[_Kept]) -> _Kept:
     """Returns the record in a file; raises `ValueError` if there is no whole one."""
     if path.stat().st_size > _MAX_RECORD:
         raise ValueError("it is larger than any record")
-    record = TrialRecord.from_dict(json.loads(path.read_text("utf-8")))
+    record = kind.from_dict(json.loads(path.read_text("utf-8")))
     # A renamed copy must not pass for the result of another trial.
-    if run_key(record.candidate, record.seed) != path.stem:
+    if record.key != path.stem:
         raise ValueError("its name is that of another record")
     return record
 

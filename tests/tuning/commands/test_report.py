@@ -14,7 +14,7 @@ from tuning.trials.records import Records
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "search").mkdir()
-    records = Records(tmp_path / "search" / "records")
+    records = Records(tmp_path / "search" / "records", TrialRecord)
     (tmp_path / "search" / "job.toml").write_text(
         'objective = "cheapest:0.1:val_loss"\nepochs = 1\nseeds = [0, 1, 2]\n'
     )

@@ -43,7 +43,7 @@ def all_records():
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "curves").mkdir()
-    records = Records(tmp_path / "records")
+    records = Records(tmp_path / "records", TrialRecord)
     for one in all_records():
         records.put(one)
         lines = [{"epoch": n, "score": one.score * n / 2} for n in (1, 2)]

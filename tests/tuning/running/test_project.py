@@ -11,7 +11,7 @@ from slots import make_oracle, run_search
 
 from tuning import SearchWarning
 from tuning.running.project import open_tuner
-from tuning.trials.records import Records
+from tuning.trials.records import Records, TrialRecord
 
 KINDS = ("exhaustive", "main_effects", "random", "bayesian", "hyperband", "live")
 
@@ -183,7 +183,7 @@ def test_a_fault_of_the_oracle_is_none_of_the_files(made, tmp_path, monkeypatch)
     monkeypatch.setattr(type(asking), "populate_space", populate_space)
     asking.max_trials = 9
     with pytest.raises(NetworkError):
-        open_tuner(asking, folder, Records(folder / "records"), lambda record: {})
+        open_tuner(asking, folder, Records(folder / "records", TrialRecord), lambda record: {})
     assert not (folder / "keras_tuner.1").exists()
 
 

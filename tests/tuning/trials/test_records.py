@@ -48,7 +48,7 @@ def opened(folder):
     """The records of a folder, and the sentences about those that were damaged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        records = Records(folder)
+        records = Records(folder, TrialRecord)
     assert all(warning.category is SearchWarning for warning in caught)
     return records, [str(warning.message) for warning in caught]
 
@@ -56,7 +56,7 @@ def opened(folder):
 @pytest.mark.parametrize("original", [record(), failed(), record(score=-1, seed=2**32 - 1)])
 def test_round_trip(tmp_path, original):
     assert TrialRecord.from_dict(json.loads(json.dumps(original.to_dict()))) == original
-    Records(tmp_path / "a").put(original)
+    Records(tmp_path / "a", TrialRecord).put(original)
     records, said = opened(tmp_path / "a")
     assert (list(records), said) == ([original], [])
     assert records.get("0a1b", original.seed) == original
@@ -64,11 +64,11 @@ def test_round_trip(tmp_path, original):
 
 def test_metrics_that_are_not_finite(tmp_path):
     metrics = {"nan": NAN, "up": math.inf, "down": -math.inf, "one": 1.0}
-    Records(tmp_path).put(record(metrics=metrics, test=metrics))
+    Records(tmp_path, TrialRecord).put(record(metrics=metrics, test=metrics))
     text = (tmp_path / "0a1b-s0.json").read_text()
     written = json.loads(text, parse_constant=pytest.fail)["metrics"]
     assert written == {"nan": None, "up": None, "down": None, "one": 1.0}
-    (found,) = Records(tmp_path)
+    (found,) = Records(tmp_path, TrialRecord)
     for read in (found.metrics, found.test):
         assert all(math.isnan(read[name]) for name in ("nan", "up", "down"))
         assert read["one"] == 1.0
@@ -89,19 +89,19 @@ def test_to_dict_copies():
 @pytest.mark.parametrize("score", [NAN, math.inf])
 def test_a_score_that_is_not_finite_is_never_written(tmp_path, score):
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
-        Records(tmp_path).put(record(score=score))
+        Records(tmp_path, TrialRecord).put(record(score=score))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_keys(tmp_path):
     assert run_key("0a1b", 3) == "0a1b-s3"
-    Records(tmp_path).put(record(7))
+    Records(tmp_path, TrialRecord).put(record(7))
     assert [path.name for path in tmp_path.iterdir()] == ["0a1b-s7.json"]
     assert len({run_key(name, seed) for name in ("a", "b") for seed in (1, 11, 111)}) == 6
 
 
 def test_a_record_may_be_put_while_the_others_are_gone_through(tmp_path):
-    records = Records(tmp_path)
+    records = Records(tmp_path, TrialRecord)
     records.put(record(0))
     for found in records:
         records.put(dataclasses.replace(found, seed=1))
@@ -152,15 +152,15 @@ DAMAGED = {
 @pytest.mark.parametrize(("content", "why"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_records_are_set_aside_alone(tmp_path, content, why):
     for seed in (1, 2):
-        Records(tmp_path).put(record(seed))
+        Records(tmp_path, TrialRecord).put(record(seed))
     damaged = tmp_path / "0a1b-s0.json"
     damaged.write_bytes(content)
     message = (
         f"must be a whole JSON file. Received: {damaged}: .*{why}.*; it is now "
-        r"0a1b-s0.damaged.1, and its trial will run again"
+        r"0a1b-s0.damaged.1, and is made again"
     )
     with pytest.warns(SearchWarning, match=message) as caught:
-        records = Records(tmp_path)
+        records = Records(tmp_path, TrialRecord)
     assert len(caught) == 1
     assert [found.seed for found in records] == [1, 2]
     assert records.get("0a1b", 0) is None
@@ -181,17 +181,17 @@ def test_several_are_set_aside_each_by_name(tmp_path):
 def test_a_folder_in_the_place_of_a_record(tmp_path):
     (tmp_path / "0a1b-s0.json").mkdir()
     with pytest.warns(SearchWarning, match=r"Is a directory.*now 0a1b-s0.damaged.1"):
-        assert list(Records(tmp_path)) == []
+        assert list(Records(tmp_path, TrialRecord)) == []
 
 
 def test_failed_records_are_set_aside(tmp_path):
-    records = Records(tmp_path)
+    records = Records(tmp_path, TrialRecord)
     failed = dataclasses.replace(record(1), status="failed", score=None)
     for one in (record(0), failed):
         records.put(one)
     for number in (1, 2):
         records.set_failed_aside()
-        assert list(records) == list(Records(tmp_path)) == [record(0)]
+        assert list(records) == list(Records(tmp_path, TrialRecord)) == [record(0)]
         assert (tmp_path / f"0a1b-s1.failed.{number}").exists()
         records.put(failed)
 
