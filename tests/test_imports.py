@@ -46,6 +46,7 @@ RANKS = (
     "tuning.oracles",
     "tuning.data",
     "tuning.trials",
+    "tuning.deployed",
     "tuning.folder",
     "tuning.report",
     "tuning.result",

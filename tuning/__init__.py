@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tuning.choice.rules import Cheapest, StructuralRisk
     from tuning.choice.scores import Decision, ScoreTable
+    from tuning.deployed.record import DeployedRecord
     from tuning.hypermodel import SEHyperModel
     from tuning.oracles.main_effects import MainEffects
     from tuning.result import SearchResult
@@ -22,6 +23,7 @@ _LAZY = {
     "Budget": "tuning.running.budget",
     "Cheapest": "tuning.choice.rules",
     "Decision": "tuning.choice.scores",
+    "DeployedRecord": "tuning.deployed.record",
     "MainEffects": "tuning.oracles.main_effects",
     "NoCandidateError": "tuning.running.stages",
     "SEHyperModel": "tuning.hypermodel",
@@ -41,6 +43,7 @@ __all__ = [
     "Budget",
     "Cheapest",
     "Decision",
+    "DeployedRecord",
     "MainEffects",
     "NoCandidateError",
     "SEHyperModel",

@@ -17,6 +17,7 @@ from keras_se.files import write_files
 from tuning.choice.ratio_fit import RatioFit
 from tuning.choice.scores import Decision, Direction, Standing, as_loss
 from tuning.data.trial_data import TrialData
+from tuning.deployed.record import DeployedRecord
 from tuning.oracles.hyperband import EPOCHS
 from tuning.report.page import search_page
 from tuning.report.partial import so_far
@@ -71,6 +72,7 @@ class SearchResult(Paged):
         sentence: The decision as a sentence.
         confirmation: The winner on fresh seeds; `None` if there were none, or if all failed.
         ratio_fit: Fit of the optimal ratio, for `StructuralRisk`; `None` where it does not apply.
+        deployed: The `DeployedRecord`s of the files that were judged, if the search was to.
     """
 
     objective: str
@@ -87,6 +89,7 @@ class SearchResult(Paged):
     sentence: str
     confirmation: Confirmation | None = None
     ratio_fit: RatioFit | None = None
+    deployed: tuple[DeployedRecord, ...] = ()
     job: Job | None = field(default=None, repr=False, compare=False)
     folder: Path | None = field(default=None, repr=False, compare=False)
 
@@ -193,7 +196,8 @@ class SearchResult(Paged):
         # Not `asdict(self)`, which would copy the job with its model and data.
         content = {"schema": _SCHEMA, **vars(self)}
         del content["job"], content["folder"]
-        content["records"] = [record.to_dict() for record in self.records]
+        for name in ("records", "deployed"):
+            content[name] = [record.to_dict() for record in content[name]]
         for name in ("decision", "confirmation", "ratio_fit"):
             if content[name] is not None:
                 content[name] = dataclasses.asdict(content[name])
@@ -243,6 +247,7 @@ class SearchResult(Paged):
             if content.pop("schema") != _SCHEMA:
                 raise ValueError(f"its schema is not {_SCHEMA}")
             content["records"] = [TrialRecord.from_dict(record) for record in content["records"]]
+            content["deployed"] = [DeployedRecord.from_dict(one) for one in content["deployed"]]
             if (decision := content["decision"]) is not None:
                 decision["standings"] = [Standing(**one) for one in decision["standings"]]
                 content["decision"] = Decision(**_with_tuples(decision))

@@ -13,9 +13,11 @@ import keras_tuner
 
 from keras_se.files import replace_file
 from keras_se.importable import qualified_name
+from keras_se.litert.formats import FormatName
 from keras_se.surgery.placements import Where
 from tuning.choice.rules import Rule
 from tuning.data.trial_data import TrialData
+from tuning.deployed.samples import file_samples
 from tuning.folder.search_folder import SearchFolder, folder_errors, open_folder, stored_threads
 from tuning.hypermodel import SEHyperModel
 from tuning.objectives import get_objective, metric_direction
@@ -63,6 +65,7 @@ def search(
     where: Where = None,
     max_parameters: int | None = None,
     keep_weights: int = 3,
+    deployed: FormatName | None = None,
     threads: int | None = None,
     timeout: float | None = None,
     data_id: str | None = None,
@@ -117,6 +120,9 @@ def search(
         where: As for `keras_se.candidates`.
         max_parameters: Candidates with more parameters fail without training.
         keep_weights: Number of trials whose weights are kept, in addition to the fresh seeds.
+        deployed: A format of `keras_se.to_tflite`, such as `"int8"`: the files of what is tied with
+            the best and of the Pareto front are made and judged, and a candidate whose gates do not
+            survive is not chosen. Weights that were not kept are trained again, in this process.
         threads: Threads per process; by default cores / `workers`, or as a resumed search started.
         timeout: Seconds after which a trial fails: after a batch, or killed in its own process.
         data_id: Name of the version of the data, if they are a dataset or a function.
@@ -161,6 +167,7 @@ def search(
         modules=tuple(modules),
         max_seeds=max_seeds,
         max_trials=max_trials,
+        deployed=deployed,
     )
     with folder_errors(Path(directory)):
         began_with = None if overwrite else stored_threads(Path(directory))
@@ -173,6 +180,8 @@ def search(
     declared = discovered_space(job, first)
     objective = keras_tuner.Objective(*rule.objective(job.direction))
     proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
+    if deployed is not None:
+        file_samples(job, first, deployed)  # refuses, before anything is trained
     # A folder with records has passed already.
     if overwrite or not any((Path(directory) / "records").glob("*.json")):
         rehearse(job, declared, first)
@@ -187,6 +196,8 @@ def search(
         folder.write_job({**run_as, **job.description()})
         if retry_failed:
             folder.records.set_failed_aside()
+            if deployed is not None:
+                folder.deployed.set_failed_aside()
         runner = stack.enter_context(Runner(backend, settings, folder, job.direction))
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
@@ -205,6 +216,7 @@ def _result(
 ) -> SearchResult:
     stages.explore()
     chosen, decision, sentence = stages.decide()
+    chosen, deployed, remark = stages.judge_files(chosen, decision)
     confirmation = stages.confirm(chosen)
     hypermodel = job.hypermodel if isinstance(job.hypermodel, SEHyperModel) else None
     # Records of other candidates, such as the short runs of Hyperband, come last.
@@ -223,10 +235,11 @@ def _result(
         plan=hypermodel and hypermodel.plan(chosen.hyperparameters),
         placement=hypermodel and hypermodel.placement(chosen.hyperparameters),
         decision=decision,
-        sentence=sentence,
+        sentence=f"{sentence} {remark}".rstrip(),
         confirmation=confirmation,
         ratio_fit=stages.ratio_fit(chosen),
         records=tuple(records),
+        deployed=deployed,
         job=job,
         folder=folder.path,
     )

@@ -77,7 +77,7 @@ def first(x: Any, count: int) -> Any:
 def _shared(held_out: Any, used: Any) -> int:
     """Returns how many held-out samples are used elsewhere."""
     wanted, others = (x if isinstance(x, Mapping) else {"x": x} for x in (held_out, used))
-    return used_rows(wanted, set(row_hashes(others)))
+    return int(used_rows(wanted, set(row_hashes(others))).sum())
 
 
 def _check_classifier(model: keras.Model, labels: Any, source: str, names: str) -> None:

@@ -135,9 +135,9 @@ def _rows_inside(tflite: TFLite) -> set[str] | None:
     return {digits[n : n + _SHORT] for n in range(0, len(digits), _SHORT)}
 
 
-def used_rows(samples: Mapping[str, np.ndarray], rows: set[str]) -> int:
-    """Returns how many samples are among the hashed ones."""
-    return sum(row in rows or row[:_SHORT] in rows for row in row_hashes(samples))
+def used_rows(samples: Mapping[str, np.ndarray], rows: set[str]) -> np.ndarray:
+    """Returns for each sample whether it is among the hashed ones."""
+    return np.array([row in rows or row[:_SHORT] in rows for row in row_hashes(samples)], bool)
 
 
 def _calibration(samples: Mapping[str, np.ndarray], observed: Observations | None) -> Any:

@@ -183,7 +183,7 @@ def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) 
         return "not checked: a recipe does not list the samples that a model was trained on"
     if not rows:
         return "by its recipe the file was not calibrated"
-    if used := used_rows(samples, rows):
+    if used := int(used_rows(samples, rows).sum()):
         raise InputError(
             "verify needs samples that the file was not calibrated on. "
             f"Received: {used} of {_count(samples)} samples that are in its recipe"

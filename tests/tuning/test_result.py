@@ -54,6 +54,7 @@ def test_json_holds_everything():
         "sentence": "a sentence",
         "confirmation": None,
         "ratio_fit": None,
+        "deployed": [],
     }
     assert [TrialRecord.from_dict(r) for r in records] == list(result().records)
 

@@ -14,7 +14,7 @@ from tuning.space import SESpace
 # What a job can set: `model`, `data`, and the arguments of `search` that a file can hold.
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("model", "data", "train", "validation", "test", "data_id"), (str,)),
-    **dict.fromkeys(("objective", "oracle", "directory"), (str,)),
+    **dict.fromkeys(("objective", "oracle", "directory", "deployed"), (str,)),
     **dict.fromkeys(("epochs", "batch_size", "max_parameters", "workers", "threads"), (int,)),
     **dict.fromkeys(("fresh_seeds", "keep_weights", "max_seeds", "max_trials"), (int,)),
     "seeds": (int, list),

@@ -13,6 +13,7 @@ from keras_se.cli.files import check_output, write_outputs
 from keras_se.cli.options import POSITIVE, import_modules, overwrite_option
 from keras_se.errors import InputError
 from keras_se.files import model_bytes, replace_file
+from keras_se.litert.formats import FORMATS
 from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
 from tuning.commands.dask import connected
 from tuning.commands.job_file import job_arguments, read_job, read_space
@@ -28,7 +29,7 @@ from tuning.searching import search
 # These flags only say how to run a job and may change on resuming. A job file sets the others.
 _OF_A_RUN = (
     *("objective", "seeds", "fresh_seeds", "max_seeds", "max_trials"),
-    *("workers", "threads", "timeout"),
+    *("workers", "threads", "timeout", "deployed"),
 )
 
 
@@ -104,6 +105,12 @@ _OF_A_RUN = (
     help="Threads per process. Default: the number of cores divided by --workers.",
 )
 @click.option("--timeout", type=POSITIVE, help="Seconds after which a trial fails.")
+@click.option(
+    "--deployed",
+    type=click.Choice(list(FORMATS)),
+    help="Judge the candidates in question as files of this format too: one whose gates do not "
+    "survive is not chosen.",
+)
 @click.option("--out", help="Also write the trained winner to this .keras file.")
 @click.option("--retry-failed", is_flag=True, help="Run trials again that have failed.")
 @click.option("--accept-change", is_flag=True, help="Resume although the job has changed.")
@@ -114,7 +121,7 @@ def search_command(
     """Search over SE blocks, as JOB.toml or the options say. Finished trials are not run again.
 
     A compiled model keeps its settings unless an option to compile it is given. Exit code 1 if no
-    candidate finished.
+    candidate finished, or if with --deployed no file passes.
     """
     check_output(out, overwrite, ".keras")
     how: dict[str, Any] = {name: flags.pop(name) for name in ("accept_change", "retry_failed")}
@@ -160,7 +167,7 @@ def search_command(
     if out is not None:
         write_outputs({out: model_bytes(result.model())}, overwrite)
         console.print(f"{out}: the trained winner", soft_wrap=True)
-    return True
+    return not result.deployed or any(record.passed for record in result.deployed)
 
 
 def _imported(modules: list[str]) -> list[str]:

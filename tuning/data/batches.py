@@ -1,5 +1,7 @@
 """A first batch of any data, and what a model makes of it."""
 
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import keras
@@ -15,7 +17,7 @@ def first_batch(data: Any) -> tuple[Any, ...] | None:
     """
     if isinstance(data, tuple):
         rows = _rows(data)
-        return keras.tree.map_structure(lambda a: None if a is None else np.asarray(a)[rows], data)
+        return with_rows(data, rows)
     if isinstance(data, keras.utils.PyDataset):
         batch = data[0]
     elif hasattr(data, "element_spec"):
@@ -54,3 +56,40 @@ def check_outputs(model: keras.Model, data: Any, strictly: bool = True) -> None:
         array = keras.ops.convert_to_numpy(values)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FloatingPointError("the outputs or weights of the trained model are not finite")
+
+
+def first_samples(data: Any, number: int) -> tuple[Any, ...]:
+    """Returns inputs, targets and weights of some samples as arrays, as far as there are any.
+
+    Those of arrays are spread evenly, since these may be sorted; of batches they are the first.
+    """
+    if isinstance(data, tuple):
+        last = len(keras.tree.flatten(data)[0]) - 1
+        return with_rows(data, np.linspace(0, last, min(number, last + 1)).astype(int))
+    found: list[Any] = []
+    missing = number
+    for batch in _batches(data):
+        found.append(with_rows(batch, slice(None)))
+        missing -= len(keras.tree.flatten(batch)[0])
+        if missing <= 0:
+            break
+    if not found:
+        return ()
+
+    def joined(*parts: Any) -> Any:
+        return None if parts[0] is None else np.concatenate(parts)[:number]
+
+    whole = keras.tree.map_structure(joined, *found)
+    return whole if isinstance(whole, tuple) else (whole,)
+
+
+def with_rows(data: Any, rows: Any) -> Any:
+    """Returns the rows of each array in a structure."""
+    return keras.tree.map_structure(lambda a: None if a is None else np.asarray(a)[rows], data)
+
+
+def _batches(data: Any) -> Iterator[Any]:
+    if isinstance(data, keras.utils.PyDataset):
+        # `num_batches` is `None` for a dataset without an end.
+        return (data[n] for n in (range(data.num_batches) if data.num_batches else count()))
+    return iter(data)

@@ -16,6 +16,7 @@ import tomli_w
 
 from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
+from tuning.deployed.record import DeployedRecord
 from tuning.trials.disk import is_full_disk
 from tuning.trials.records import Records, TrialRecord
 
@@ -40,6 +41,11 @@ class SearchFolder:
     def records(self) -> Records[TrialRecord]:
         """The records in the folder; damaged ones are set aside now."""
         return Records(self.path / "records", TrialRecord)
+
+    @functools.cached_property
+    def deployed(self) -> Records[DeployedRecord]:
+        """The records of files that were judged; damaged ones are set aside now."""
+        return Records(self.path / "deployed", DeployedRecord)
 
     def match_job(self, fingerprint: Mapping[str, Any], accept_change: bool) -> str:
         """Raises if the folder belongs to another job; returns the hash of the fingerprint."""

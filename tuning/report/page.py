@@ -14,6 +14,7 @@ from tuning.report import text
 from tuning.report.candidates import Candidate, candidates, levels, pareto_front
 
 if TYPE_CHECKING:
+    from tuning.deployed.record import DeployedRecord
     from tuning.result import SearchResult
 
 _CURVES = 6  # candidates whose learning curves are drawn
@@ -32,6 +33,7 @@ def search_page(result: "SearchResult") -> str:
         remarks=list(text.remarks(result)),
         candidates=text.ordered(result, found),
         front={each.label for each in pareto_front(found, result.direction)},
+        files=[{"record": r, "figures": text.file_figures(r)} for r in result.deployed],
         plots=list(_plots(result, found)),
         causes=text.causes(result).most_common(),
         seconds=math.fsum(record.seconds for record in result.records),
@@ -46,6 +48,13 @@ def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str,
             "plots": [_front(result, found)],
             "caption": "Small dots: single seeds. The line is the Pareto front: candidates that no "
             "other beats in both. The chosen one is marked.",
+        }
+    if timed := [r for r in result.deployed if r.metric is not None and r.latency is not None]:
+        yield {
+            "title": f"{result.metric} as a file against latency",
+            "plots": [_files(result, timed)],
+            "caption": "Bars: quartiles of the latency. Crosses: files that are out. The chosen "
+            "one is marked.",
         }
     if by_name := levels(found):
         yield {
@@ -96,6 +105,21 @@ def _front(result: "SearchResult", found: list[Candidate]) -> str:
             f"{min(c.parameters for c in found):,} to {max(c.parameters for c in found):,}; "
             f"{len(front)} are on the Pareto front.",
         )
+
+
+def _files(result: "SearchResult", timed: Sequence["DeployedRecord"]) -> str:
+    with plot(7.6, 3.4) as axes:
+        for each in timed:
+            place = (each.latency, each.metric)
+            axes.plot(
+                (each.latency_low, each.latency_high), [each.metric] * 2, color=FAINT, linewidth=3
+            )
+            axes.scatter(*place, s=30, color=FIRST, marker="o" if each.passed else "x")
+            if each.label == result.chosen:
+                axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
+        axes.set(xlabel="ms", ylabel=result.metric)
+        said = ", ".join(f"{r.label} {r.metric:.4g} in {r.latency:.3g} ms" for r in timed)
+        return svg(axes, "files", f"{result.metric} as a file against latency: {said}.")
 
 
 def _effect(result: "SearchResult", name: str, by_value: dict[object, list[float]]) -> str:

@@ -4,22 +4,24 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from keras_se.errors import InputError
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
+from tuning.deployed.record import DeployedRecord
 from tuning.objectives import get_objective, metric_direction
-from tuning.trials.records import TrialRecord, read_record
+from tuning.trials.records import Record, TrialRecord, read_record
 
 _MAX_JOB = 2**24  # bytes
+_Kept = TypeVar("_Kept", bound=Record)
 
 
 def so_far(folder: Path) -> dict[str, Any]:
     """Returns the fields of the result of a search that has not finished."""
     job = _job(folder / "job.toml")
     rule = get_objective(job["objective"])
-    records, direction = _records(folder / "records"), metric_direction(rule)
+    records, direction = _records(folder / "records", TrialRecord), metric_direction(rule)
     if not any(record.completed for record in records):
         raise InputError(
             "A report needs a search with a completed trial. "
@@ -47,6 +49,11 @@ def so_far(folder: Path) -> dict[str, Any]:
         "placement": None,
         "decision": decision,
         "sentence": f"The search has not finished. {sentence}",
+        "deployed": tuple(
+            record
+            for record in _records(folder / "deployed", DeployedRecord)
+            if record.format == job.get("deployed")
+        ),
     }
 
 
@@ -70,12 +77,12 @@ def _job(path: Path) -> dict[str, Any]:
     return job
 
 
-def _records(folder: Path) -> list[TrialRecord]:
+def _records(folder: Path, kind: type[_Kept]) -> list[_Kept]:
     """Returns the whole records; the search itself sets damaged ones aside."""
     records = []
     for path in sorted(folder.glob("*.json")):
         try:
-            records.append(read_record(path, TrialRecord))
+            records.append(read_record(path, kind))
         except (OSError, ValueError, RecursionError):
             continue
     return records

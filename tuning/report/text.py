@@ -13,6 +13,7 @@ from keras_se.display.text import figure, rendered
 from tuning.report.candidates import Candidate, candidates
 
 if TYPE_CHECKING:
+    from tuning.deployed.record import DeployedRecord
     from tuning.result import SearchResult
 
 _SHOWN = 12  # candidates of a table of text
@@ -23,6 +24,8 @@ def described(result: "SearchResult") -> str:
     found = candidates(result)
     parts: list[str | Table] = [*conclusion(result), _table(result, found), *remarks(result)]
     parts += [f"{number} failed: {cause}" for cause, number in causes(result).items()]
+    if result.deployed:
+        parts.append(_files(result))
     if result.decision is not None:
         parts.append(
             "loses ≤: at most that against the best of the others, all with 95 % probability."
@@ -52,6 +55,10 @@ def remarks(result: "SearchResult") -> Iterator[str]:
         yield f"Not distinguishable from the best: {', '.join(result.tied)}."
     if result.decision is not None and result.decision.undecided:
         yield f"Cheaper, but undecided: {', '.join(result.decision.undecided)}."
+    for record in result.deployed:
+        is_said = record.label in result.sentence and record.reason in result.sentence
+        if not record.passed and not is_said:
+            yield f"{record.label} is out as an {record.format} file: {record.reason}."
 
 
 def causes(result: "SearchResult") -> Counter[str]:
@@ -77,6 +84,31 @@ def _table(result: "SearchResult", found: list[Candidate]) -> Table:
     if len(found) > _SHOWN:
         table.add_row(f"and {len(found) - _SHOWN} more")
     return table
+
+
+def _files(result: "SearchResult") -> Table:
+    """Returns the table of the files, with median latencies."""
+    first = result.deployed[0]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(f"{first.format} file, seed {first.seed}", overflow="fold")
+    for column in (result.metric, "as file", "ms", "kB"):
+        table.add_column(column, justify="right")
+    table.add_column("verdict")
+    for record in result.deployed[:_SHOWN]:
+        table.add_row(record.label, *file_figures(record), record.verdict or "not judged")
+    if len(result.deployed) > _SHOWN:
+        table.add_row(f"and {len(result.deployed) - _SHOWN} more")
+    return table
+
+
+def file_figures(record: "DeployedRecord") -> tuple[str, ...]:
+    """Returns metric of model and file, median latency in ms, and kB, as text."""
+    return (
+        figure(record.reference, ".4g"),
+        figure(record.metric, ".4g"),
+        figure(record.latency, ".3g"),
+        f"{record.bytes / 1000:,.1f}" if record.bytes else "-",
+    )
 
 
 def ordered(result: "SearchResult", found: list[Candidate]) -> list[Candidate]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_se.errors import InputError
+from keras_se.litert.formats import FORMATS, FormatName
 from tuning.trials.records import FINAL
 
 
@@ -21,6 +22,7 @@ class SearchSettings:
         timeout: Seconds after which a trial fails.
         max_seeds: Largest number of seeds per candidate that the rule may ask for.
         max_trials: Largest number of trials that the oracle may propose.
+        deployed: Format of the files that the choice depends on; `None` for none.
         keep_weights: Number of trials whose weights are kept.
         modules: Modules that each process imports first.
     """
@@ -34,6 +36,7 @@ class SearchSettings:
     modules: Sequence[str] = ()
     max_seeds: int | None = None
     max_trials: int | None = None
+    deployed: FormatName | None = None
 
     def __post_init__(self) -> None:
         for name, number, least in (
@@ -45,6 +48,12 @@ class SearchSettings:
         ):
             if not number >= least:  # also for NaN
                 raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
+
+        if self.deployed is not None and self.deployed not in FORMATS:
+            raise InputError(
+                f"deployed must be one of {list(FORMATS)}, or None. "
+                f"Received: deployed={self.deployed!r}"
+            )
 
     def description(self) -> dict[str, Any]:
         """Returns the content of `job.toml`."""

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,13 @@ from keras_se.errors import InputError, warn
 from tuning.choice.ratio_fit import RatioFit, fit_ratio
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
+from tuning.deployed.choice import choose_by_file
+from tuning.deployed.judging import judge
+from tuning.deployed.record import DeployedRecord
+from tuning.deployed.samples import FileSamples, file_samples
 from tuning.folder.search_folder import SearchFolder
 from tuning.oracles.main_effects import MainEffects
+from tuning.report.candidates import Candidate, pareto_front
 from tuning.result import Confirmation
 from tuning.running.runners import Runner, execute
 from tuning.running.settings import SearchSettings
@@ -47,6 +52,7 @@ class Stages:
         self._has_finalists = isinstance(tuner.oracle, MainEffects)
         self.seeds = settings.seeds
         self.candidates: list[Combination] = []
+        self._samples: FileSamples | None = None  # loaded once, for the first file
 
     def explore(self) -> None:
         """Trains every candidate that the oracle proposes from the first seeds."""
@@ -80,6 +86,49 @@ class Stages:
         chosen = next(c for c in self.candidates if c.label == decision.chosen)
         return chosen, decision, decision.sentence
 
+    def judge_files(
+        self, chosen: Combination, decision: Decision | None
+    ) -> tuple[Combination, tuple[DeployedRecord, ...], str]:
+        """Judges files of the choice, of what is tied with the best and of the Pareto front.
+
+        Returns the choice that they lead to, their records, and a sentence with the reason.
+        """
+        if self._settings.deployed is None:
+            return chosen, (), ""
+        tied = () if decision is None else decision.tied
+        finished = {c.label: c for c in self.candidates if self._finished(c)}
+        front = [c.label for c in pareto_front(self._compared(finished), self._job.direction)]
+        labels = dict.fromkeys([chosen.label, *tied, *front])
+        records = {label: self._file(finished[label]) for label in labels}
+        label, sentence = choose_by_file(
+            records,
+            {name: self._sizes(finished[name], self.seeds)[0] for name in labels},
+            tied,
+            self._job.metric,
+            self._job.direction,
+        )
+        return finished[label], tuple(records.values()), sentence
+
+    def _compared(self, finished: Mapping[str, Combination]) -> list[Candidate]:
+        records = self._records
+        return [
+            Candidate(label, tuple(r for s in self.seeds if (r := records.get(each.id, s))))
+            for label, each in finished.items()
+        ]
+
+    def _file(self, candidate: Combination) -> DeployedRecord:
+        """Returns the record of a candidate's file; makes it if there is none."""
+        # One seed for all: on a shared seed files are compared without the noise between seeds.
+        seed, file_format = self.seeds[0], self._settings.deployed or "int8"
+        done = self._folder.deployed.get(candidate.id, seed, file_format)
+        if done is not None:
+            return done
+        self._samples = self._samples or file_samples(self._job, seed, file_format)
+        path, fingerprint = self._folder.path, self._folder.fingerprint
+        record = judge(self._job, candidate, seed, file_format, self._samples, path, fingerprint)
+        self._folder.deployed.put(record)
+        return record
+
     def confirm(self, chosen: Combination) -> Confirmation | None:
         """Trains the winner from fresh seeds and evaluates it on the test data."""
         seeds = range(FRESH, FRESH + self._settings.fresh_seeds)
@@ -94,9 +143,13 @@ class Stages:
             seeds=tuple(record.seed for record in records),
             mean=float(np.mean(scores)),
             deviation=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-            chosen_mean=self._mean(chosen, self._chosen_on),
+            chosen_mean=self._mean(chosen, self._scored(chosen)),
             test={n: float(np.mean([r.test[n] for r in records])) for n in sorted(names)},
         )
+
+    def _scored(self, chosen: Combination) -> list[int]:
+        """Returns the seeds of the choice with a score: one by its file may lack further ones."""
+        return [seed for seed in self._chosen_on if math.isfinite(self._score(chosen, seed))]
 
     def _tested(self, records: list[TrialRecord]) -> list[TrialRecord]:
         """Returns the records, without test metrics if those may come from other data."""
