@@ -210,8 +210,15 @@ def _details(interpreter: Any, kind: str) -> dict[str, Any]:
     """Returns the details of each `"input"` or `"output"`, by name."""
     # Signature names are those of the user; tensor names are made up by the converter.
     if len(interpreter.get_signature_list()) == 1:
-        return dict(getattr(interpreter.get_signature_runner(), f"get_{kind}_details")())
+        found = getattr(interpreter.get_signature_runner(), f"get_{kind}_details")()
+        # Of a list of outputs, output_10 would come before output_2.
+        return dict(sorted(found.items(), key=lambda item: _numbered(item[0])))
     return {details["name"]: details for details in getattr(interpreter, f"get_{kind}_details")()}
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    base, _, number = name.rpartition("_")
+    return (base, int(number)) if base == "output" and number.isdecimal() else (name, 0)
 
 
 def _batch(inputs: Mapping[str, Any]) -> int:

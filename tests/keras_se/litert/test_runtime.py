@@ -1,7 +1,8 @@
+import keras
 import numpy as np
 import pytest
 
-from keras_se import read_gates
+from keras_se import read_gates, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.gates import file_gates
 from keras_se.litert.runtime import file_input_shapes, load, predict
@@ -86,3 +87,14 @@ def fixed_batch(model, size):
     spec = tf.TensorSpec((size, *model.inputs[0].shape[1:]), tf.float32)
     call = tf.function(lambda x: model(x, training=False), input_signature=[spec])
     return tf.lite.TFLiteConverter.from_concrete_functions([call.get_concrete_function()]).convert()
+
+
+def test_many_outputs_come_in_the_order_of_the_model(images):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(2)(x) for _ in range(12)])
+    # `to_tflite` would warn of outputs that are far from those of the model.
+    found = predict(to_tflite(model, "int8", images[100:]), images[:50])
+    assert list(found) == [f"output_{n}" for n in range(12)]
+    for values, wanted in zip(found.values(), model.predict(images[:50], verbose=0), strict=True):
+        np.testing.assert_allclose(values, wanted, atol=0.03)
