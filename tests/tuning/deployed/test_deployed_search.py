@@ -1,9 +1,11 @@
 """Searches whose choice depends on the files of the candidates."""
 
 import json
+import shutil
 import warnings
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -12,10 +14,11 @@ import keras_se
 from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.litert.runtime import predict
-from tuning import SearchResult, SearchWarning, search
+from tuning import Cheapest, DeployedRecord, SearchResult, SearchWarning, TrialRecord, search
 from tuning.cli import run as command
 from tuning.deployed.samples import file_samples
 from tuning.running import stages
+from tuning.trials import training
 from tuning.trials.combination import Combination
 from tuning.trials.trained import trained_model
 
@@ -187,6 +190,55 @@ def test_a_killed_search_goes_on_with_the_files_that_it_has(searched, monkeypatc
     assert damaged.read_text() == whole
     assert [r.label for r in again.deployed] == [r.label for r in result.deployed]
     assert [r.metric for r in again.deployed] == [r.metric for r in result.deployed]
+
+
+def test_a_choice_that_was_ruled_out_by_its_scores_is_confirmed(tmp_path, monkeypatch):
+    """The smallest design, on the front, is the only one that passes; it has no further seeds."""
+    losses = {"small": 0.5, "middle": 0.104, "large": 0.1}
+    sizes = dict(zip(losses, (10, 20, 30), strict=True))
+
+    def trial(job, candidate, seed, folder, **given):
+        design = candidate.values["design"]
+        noise = np.random.default_rng([seed, sizes[design]]).normal(scale=0.004)
+        return TrialRecord(
+            candidate.id, candidate.label, candidate.values, seed, "completed",
+            losses[design] + noise, parameters=sizes[design],
+        )  # fmt: skip
+
+    def judge(job, candidate, seed, file_format, *rest):
+        passed = candidate.values["design"] == "small"
+        return DeployedRecord(
+            candidate=candidate.id, label=candidate.label, seed=seed, format=file_format,
+            passed=passed, reason="" if passed else "no", verdict="a verdict", metric=0.5,
+        )  # fmt: skip
+
+    monkeypatch.setattr(training, "run_trial", trial)
+    monkeypatch.setattr(stages, "judge", judge)
+
+    def builder(hp):
+        hp.Choice("design", list(losses))
+        return outliers(keras_tuner.HyperParameters())
+
+    rule = Cheapest(0.006, max_seeds=5)
+    given = {"epochs": 1, "batch_size": 60, "fresh_seeds": 2, "deployed": "int8"}
+    result = search(builder, TRAIN, VALIDATION, None, rule, directory=tmp_path / "a", **given)
+    assert result.chosen == "design=small"
+    assert result.decision.seeds > 3
+    own = [r.score for r in result.records if r.label == result.chosen]
+    assert len(own) == 3 + 2
+    assert result.confirmation.chosen_mean == pytest.approx(np.mean(own[:3]))
+    assert SearchResult.from_json(result.to_json()) == result
+
+
+def test_a_search_under_way_shows_its_files(searched, tmp_path):
+    result, folder = searched
+    shutil.copytree(folder, tmp_path / "a")
+    (tmp_path / "a" / "result.json").unlink()
+    so_far = SearchResult.from_folder(tmp_path / "a")
+    assert {r.label: r.verdict for r in so_far.deployed} == {
+        r.label: r.verdict for r in result.deployed
+    }
+    assert "design=outliers is out as an int8 file: gates are lost" in str(so_far)
 
 
 def test_the_page_and_the_text_have_the_files(searched, tmp_path):
