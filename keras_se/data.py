@@ -3,14 +3,14 @@
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, user_code
+from keras_se.errors import InputError, reason, user_code
 from keras_se.importable import import_object, is_reference
+from keras_se.untrusted import check_arrays
 
 Shape = tuple[int | None, ...]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -23,34 +23,34 @@ _RULE = "arrays x_train, y_train, x_test and y_test, or x and y"
 
 def read_arrays(source: str) -> dict[str, Any]:
     """Returns the arrays of `FILE.npz` or `package.module:function` by name, unchecked."""
-    path = Path(source)
     # An existing file wins, even if its name looks like a reference.
-    if not os.path.exists(path) and is_reference(source):
+    if not os.path.exists(source) and is_reference(source):
         function = import_object("Data", source)
         with user_code("A function of data must return them when called without arguments", source):
             returned = function()
         return _by_name(source, returned)
-    if not path.is_file():
+    if not os.path.isfile(source):
         raise InputError(
             f"Data must be an existing .npz file or package.module:function. Received: {source!r}"
         )
+    return npz_arrays("Data", source)
+
+
+def npz_arrays(what: str, path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Returns the arrays of an `.npz` file by name."""
     try:
-        return npz_arrays(path)
+        # `np.load` also reads a single `.npy` array, which has no names.
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a zip archive of arrays")
+        check_arrays(path)
+        # Unpickling runs code from the file.
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except Exception as error:  # zip, zlib, header and pickle faults share no base class
         raise InputError(
-            "Data must be an .npz file of arrays, without pickled objects. "
-            f"Received: {source!r}, which cannot be read: {error}"
+            f"{what} must be an .npz file of arrays, without pickled objects. "
+            f"Received: {os.fspath(path)!r}, which cannot be read: {reason(error)}"
         ) from error
-
-
-def npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an `.npz` file by name."""
-    # `np.load` also reads a single `.npy` array, which has no names.
-    if not zipfile.is_zipfile(path):
-        raise ValueError("it is not a zip archive of arrays")
-    # Unpickling runs code from the file.
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
 
 
 def _by_name(source: str, returned: Any) -> dict[str, Any]:

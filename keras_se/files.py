@@ -4,12 +4,10 @@ A file has its name only once its content is on the disk, to survive a kill or a
 """
 
 import itertools
-import json
 import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,8 +16,10 @@ from typing import Any
 import keras
 
 from keras_se.errors import InputError, reason
+from keras_se.untrusted import check_archive, check_weights, parse_json
 
 _MAX_CONFIG = 2**26  # bytes; large models have a few MiB
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 
 
 def refuse_existing(path: str | os.PathLike[str], overwrite: bool) -> None:
@@ -150,22 +150,24 @@ def free_name(target: Path) -> Path:
 
 def archive_config(path: str) -> dict[str, Any]:
     """Returns the configuration in a `.keras` file, of Keras or of tf_keras."""
-    _check_archive(path)
+    _check_name(path)
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
-            # The size that an archive states may be false.
-            text = file.read(_MAX_CONFIG + 1)
-        config = json.loads(text) if len(text) <= _MAX_CONFIG else None
-    except (KeyError, OSError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
+        check_archive(path)
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            with archive.open(_CONFIG) as file:
+                text = file.read(_MAX_CONFIG + 1)
+        if len(text) > _MAX_CONFIG:
+            raise ValueError(f"its {_CONFIG} has more than {_MAX_CONFIG >> 20} MiB")
+        if not isinstance(config := parse_json(text), dict):
+            raise ValueError(f"its {_CONFIG} is no object")
+        if _WEIGHTS in names:
+            check_weights(path, _WEIGHTS)
+    except Exception as error:  # zip, zlib, HDF5 and JSON faults share no base class
         raise InputError(
-            "A .keras file must hold a config.json that can be read. "
-            f"Received: {path!r}, which gives: {reason(error)}"
+            "A .keras file must hold a config.json that can be read, and weights of the size of "
+            f"the file. Received: {path!r}, which gives: {reason(error)}"
         ) from error
-    if not isinstance(config, dict):
-        raise InputError(
-            f"The config.json of a .keras file must be an object of at most {_MAX_CONFIG >> 20} "
-            f"MiB. Received: {path!r}, in which it is not"
-        )
     return config
 
 
@@ -174,7 +176,7 @@ def is_of_tf_keras(config: dict[str, Any]) -> bool:
     return config.get("registered_name") == "keras_se>CompressedModel"
 
 
-def _check_archive(path: str) -> None:
+def _check_name(path: str) -> None:
     if not Path(path).is_file():
         raise InputError(f"A model must be an existing .keras file. Received: {path!r}")
     # `load_model` of Keras also takes HDF5 files, by their suffix.

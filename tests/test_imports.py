@@ -17,6 +17,8 @@ RANKS = (
     "keras_se.errors",
     "keras_se.importable",
     "keras_se.stderr",
+    "keras_se.untrusted",
+    "keras_se.isolation",
     "keras_se.layers",
     "keras_se.data",
     "keras_se.files",

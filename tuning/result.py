@@ -14,8 +14,9 @@ import keras
 from keras_se.display.page import Paged
 from keras_se.errors import InputError
 from keras_se.files import write_files
+from keras_se.untrusted import parse_json, read_file
 from tuning.choice.ratio_fit import RatioFit
-from tuning.choice.scores import Decision, Direction, Standing, as_loss
+from tuning.choice.scores import Decision, Direction, as_loss
 from tuning.data.trial_data import TrialData
 from tuning.deployed.record import DeployedRecord
 from tuning.oracles.hyperband import EPOCHS
@@ -25,11 +26,12 @@ from tuning.report.text import csv_text, described, rows
 from tuning.seeding import trial_seed
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
+from tuning.trials.plain_values import from_plain
 from tuning.trials.records import TrialRecord, run_key
 from tuning.trials.trained import trained_model
 from tuning.trials.training import fit_candidate, weights_path
 
-_MAX_RESULT = 2**28  # bytes
+_MAX_RESULT = 2**26  # bytes
 _SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 
@@ -223,9 +225,13 @@ class SearchResult(Paged):
         path = folder / "result.json"
         if not path.is_file():
             return cls(**so_far(folder), folder=folder)
-        if path.stat().st_size > _MAX_RESULT:
-            raise InputError(f"result.json must have at most 256 MiB. Received: {path}")
-        return dataclasses.replace(cls.from_json(path.read_text("utf-8")), folder=folder)
+        try:
+            return dataclasses.replace(_read(read_file(path, _MAX_RESULT)), folder=folder)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "A report needs the result.json that a search wrote. "
+                f"Received: {str(path)!r}: {error}"
+            ) from error
 
     @classmethod
     def from_json(cls, text: str) -> "SearchResult":
@@ -241,24 +247,8 @@ class SearchResult(Paged):
             InputError: If the text is not such a result.
         """
         try:
-            content = json.loads(
-                text, object_hook=lambda d: float(d["float"]) if set(d) == {"float"} else d
-            )
-            if content.pop("schema") != _SCHEMA:
-                raise ValueError(f"its schema is not {_SCHEMA}")
-            content["records"] = [TrialRecord.from_dict(record) for record in content["records"]]
-            content["deployed"] = [DeployedRecord.from_dict(one) for one in content["deployed"]]
-            if (decision := content["decision"]) is not None:
-                decision["standings"] = [Standing(**one) for one in decision["standings"]]
-                content["decision"] = Decision(**_with_tuples(decision))
-            if (confirmation := content["confirmation"]) is not None:
-                test = confirmation["test"]  # `_jsonable` writes NaN as null
-                test.update({name: math.nan for name in test if test[name] is None})
-                content["confirmation"] = Confirmation(**_with_tuples(confirmation))
-            if (ratio_fit := content["ratio_fit"]) is not None:
-                content["ratio_fit"] = RatioFit(**_with_tuples(ratio_fit))
-            return cls(**_with_tuples(content))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return _read(text)
+        except ValueError as error:
             raise InputError(
                 f"from_json needs JSON text that to_json wrote. Received: {error}"
             ) from error
@@ -308,5 +298,22 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def _with_tuples(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+def _read(text: str | bytes) -> SearchResult:
+    """Returns the result in JSON text; raises `ValueError` if there is none."""
+    content = parse_json(text, object_hook=_infinity)
+    if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
+        raise ValueError(f"its schema is not {_SCHEMA}")
+    # A result that was read has no job, and a folder only from its place.
+    kept: dict[str, Any] = {"records": TrialRecord, "deployed": DeployedRecord}
+    read = {name: content.pop(name, None) for name in kept}
+    if not all(isinstance(v, list) for v in read.values()) or {"job", "folder"} & set(content):
+        raise ValueError("it has other fields than a result")
+    result: SearchResult = from_plain(SearchResult, {**content, "records": ()})
+    found: Any = {name: tuple(map(kind.from_dict, read[name])) for name, kind in kept.items()}
+    return dataclasses.replace(result, **found)
+
+
+def _infinity(content: dict[str, Any]) -> Any:
+    """Undoes what `_jsonable` makes of infinite numbers."""
+    is_infinite = set(content) == {"float"} and content["float"] in ("inf", "-inf")
+    return float(content["float"]) if is_infinite else content

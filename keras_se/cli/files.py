@@ -1,6 +1,5 @@
 """Files that commands read and write."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,11 @@ import click
 
 from keras_se.errors import InputError
 from keras_se.files import check_file_name, refuse_existing, write_files
+from keras_se.isolation import check_runs
+from keras_se.litert.graph.flatbuffer import read_bytes
+from keras_se.untrusted import read_json
+
+_MAX_JSON = 2**24  # bytes of a plan or a space
 
 
 def check_output(path: str | None, overwrite: bool, suffix: str = "") -> None:
@@ -34,9 +38,18 @@ def print_renamed(asides: Iterable[Path | None]) -> None:
             click.echo(f"The old {aside.with_suffix('')} is now {aside}")
 
 
-def read_json(path: str, what: str) -> Any:
+def read_settings(path: str, what: str) -> Any:
     """Returns the content of a JSON file."""
     try:
-        return json.loads(Path(path).read_text())
+        return read_json(path, _MAX_JSON)
     except (OSError, ValueError) as error:
         raise InputError(f"{what} must be a JSON file. Received: {path!r}: {error}") from error
+
+
+def check_tflite(*paths: str) -> None:
+    """Raises unless TFLite files run in a process of their own, before this one loads them.
+
+    On the command line files may come from anywhere, and native code may crash on them. In Python
+    they are loaded at once.
+    """
+    check_runs([read_bytes(path) for path in paths])

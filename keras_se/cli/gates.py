@@ -8,7 +8,7 @@ import keras
 from rich.console import Console
 
 import keras_se
-from keras_se.cli.files import check_output, write_outputs
+from keras_se.cli.files import check_output, check_tflite, write_outputs
 from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
 from keras_se.cli.tables import gates_table, sites_table
 from keras_se.data import load_inputs
@@ -42,6 +42,8 @@ def gates_command(
     if not tau >= 0.0:
         raise InputError(f"--tau must be at least 0. Received: {tau}")
     is_model = model_or_tflite.endswith(".keras")
+    if not is_model:
+        check_tflite(model_or_tflite)
     source: Any = load_model(model_or_tflite) if is_model else model_or_tflite
     sites = keras_se.find_sites(source)
     if not sites:

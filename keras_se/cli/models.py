@@ -3,7 +3,7 @@
 import click
 
 import keras_se
-from keras_se.cli.files import check_output, read_json, write_outputs
+from keras_se.cli.files import check_output, read_settings, write_outputs
 from keras_se.cli.options import (
     choice_option,
     input_shape_option,
@@ -41,7 +41,7 @@ def insert_command(
 ) -> None:
     """Put SE blocks into MODEL.keras and write OUT.keras, which computes the same."""
     check_output(out, overwrite, ".keras")
-    settings = None if plan is None else read_json(plan, "A plan")
+    settings = None if plan is None else read_settings(plan, "A plan")
     new = keras_se.insert(
         load_model(model), ratio, placement=placement, where=where, plan=settings, gate=gate
     )

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import keras_se
-from keras_se.cli.files import check_output, print_renamed, write_outputs
+from keras_se.cli.files import check_output, check_tflite, print_renamed, write_outputs
 from keras_se.cli.options import (
     DATA_HELP,
     input_shape_option,
@@ -136,7 +136,9 @@ def verify_command(
     check_output(html_path, overwrite, ".html")
     source: Any = reference
     shapes: Mapping[str, Shape]
-    if reference.lower().endswith(".tflite"):
+    is_file = reference.lower().endswith(".tflite")
+    check_tflite(*([reference] if is_file else []), tflite)
+    if is_file:
         runner = Runner(reference)
         shapes, output = runner.shapes, runner.output_shape
     else:

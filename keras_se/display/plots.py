@@ -24,6 +24,7 @@ _SETTINGS = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "font.size": 9.0,
+    "text.parse_math": False,  # a name with a dollar sign is no formula
     "legend.frameon": False,
 }
 

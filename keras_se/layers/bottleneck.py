@@ -15,18 +15,30 @@ import numpy as np
 from keras_se.errors import InputError
 
 Layout = Literal["dense", "torch"]
+_MAX_WIDTH = 2**16
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def bottleneck_width(
     channels: int, ratio: float = 16, *, width: int | None = None, divisor: int = 1
 ) -> int:
-    """Returns the number of hidden units of an SE block, at least 1."""
+    """Returns the number of hidden units of an SE block, from 1 to 65,536."""
     validate_width_arguments(ratio, width, divisor)
     if not _is_integer(channels) or channels < 1:
         raise InputError(
             f"channels must be an integer of at least 1. Received: channels={channels!r}"
         )
+    units = _units(channels, ratio, width, divisor)
+    # A typo, or a plan that somebody made up, would fill the memory.
+    if units > max(_MAX_WIDTH, channels):
+        raise InputError(
+            f"The width of an SE block must be at most {_MAX_WIDTH:,}. Received: {units:,} from "
+            f"channels={channels!r}, width={width!r}, divisor={divisor!r}"
+        )
+    return units
+
+
+def _units(channels: int, ratio: float, width: int | None, divisor: int) -> int:
     if width is not None:
         return int(width)
     # Exact, from the decimal form: 33 / 1.1 is 30, but 29.99 in binary floating point.

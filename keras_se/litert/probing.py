@@ -125,13 +125,7 @@ def _add_to_signature(signature: Any, gates: Mapping[str, int]) -> None:
 def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
     if not path.is_file():
         raise InputError(f"Recorded gates must be an existing .npz file. Received: {path}")
-    try:
-        return npz_arrays(path)
-    except Exception as error:  # zip, zlib, header and pickle errors share no base class
-        raise InputError(
-            "Recorded gates must be an .npz file of arrays, without pickled objects. "
-            f"Received: {path}, which cannot be read: {error}"
-        ) from error
+    return npz_arrays("Recorded gates", path)
 
 
 def _recorded(node: GateNode, graph: SubGraph, arrays: Mapping[str, Any]) -> np.ndarray:

@@ -25,8 +25,10 @@ from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.metadata import metadata_of, with_metadata
 from keras_se.litert.support import support_row
 from keras_se.sites.gated import gated_sites
+from keras_se.untrusted import parse_json, read_json
 
 _PACKAGES = ("keras-se", "keras", "tensorflow", "ai-edge-litert", "litert-quantizer", "numpy")
+_MAX_RECIPE = 2**26  # bytes, for three million samples
 _SHORT = 8  # of the 16 digits of a hash, in the file itself
 _SETTINGS = (
     "ratio",
@@ -104,7 +106,7 @@ def calibration_rows(tflite: TFLite, recipe: Any = None) -> set[str] | None:
         path = recipe_path(tflite)
     try:
         is_text = isinstance(recipe, str) and recipe.lstrip().startswith("{")
-        known = json.loads(recipe if is_text else Path(path).read_text())
+        known = parse_json(recipe) if is_text else read_json(path, _MAX_RECIPE)
         digest, calibration = known["sha256"], known["calibration"]
         rows = set() if calibration is None else set(map(str, calibration["rows"]))
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -2,9 +2,6 @@
 
 import importlib.metadata
 import platform
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +11,7 @@ import numpy as np
 
 from keras_se.data import finite_float32
 from keras_se.errors import InputError, MissingExtraError, import_extra
+from keras_se.isolation import check_runs
 from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
 from keras_se.litert.graph.sites import dead_tensors
 from keras_se.litert.inputs import filled
@@ -152,29 +150,11 @@ def check_loads(content: bytes) -> None:
             f"a file with a dead one does not load. Received: only zeros in {dead}"
         )
     # XNNPACK kills the process on some other scales that calibration on constant data gives.
-    if not _has_extreme_scales(content):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.tflite")
-        path.write_bytes(content)
-        done = subprocess.run(  # noqa: S603 (our own interpreter and script)
-            [sys.executable, "-c", _LOAD, str(path)], capture_output=True, check=False
-        )
-    if done.returncode < 0:  # killed by a signal; `run_once` reports ordinary errors
-        raise InputError(
-            "A TFLite file must load in the LiteRT runtime. "
-            f"Received: a file on which it ends with signal {-done.returncode}"
-        )
+    if _has_extreme_scales(content):
+        check_runs([content])
 
 
 _LEAST_SCALE = 1e-6
-_LOAD = """
-import sys
-from ai_edge_litert.interpreter import Interpreter
-interpreter = Interpreter(model_path=sys.argv[1], num_threads=1)
-interpreter.allocate_tensors()
-interpreter.invoke()
-"""
 
 
 def _has_extreme_scales(content: bytes) -> bool:

@@ -1,12 +1,13 @@
 """SE blocks inserted into and removed from existing models, which stay unchanged."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Unpack
 
 import keras
 import numpy as np
 
-from keras_se.errors import InputError, SiteWarning, warn
+from keras_se.errors import InputError, SiteWarning, keras_errors, warn
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
@@ -178,14 +179,20 @@ class _PlacedBlock:
                 )
             # `SEBlock(identity_init=True)` refuses these gates.
             keeps = False
-        self.block = SEBlock(**arguments, identity_init=keeps)
+        with _settings_errors(arguments):
+            self.block = SEBlock(**arguments, identity_init=keeps)
         self._gated: Any = None
 
     def __call__(self, tensor: Any) -> Any:
         # One block gates all edges of its place, so call it only once.
         if self._gated is None:
-            self._gated = self.block(tensor)
+            with _settings_errors(self.block.name):
+                self._gated = self.block(tensor)
         return self._gated
+
+
+def _settings_errors(block: Any) -> AbstractContextManager[None]:
+    return keras_errors("The settings of a block must be arguments of SEBlock", f"{block!r:.200}")
 
 
 class _Insertion:

@@ -1,15 +1,16 @@
 """Reads the arguments of `search` from `job.toml`."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_se.cli.files import read_json
+from keras_se.cli.files import read_settings
 from keras_se.errors import InputError
+from keras_se.untrusted import read_toml
 from tuning.space import SESpace
+from tuning.trials.job import MAX_JOB
 
 # What a job can set: `model`, `data`, and the arguments of `search` that a file can hold.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -29,7 +30,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def read_job(path: Path) -> dict[str, Any]:
     """Reads keyword arguments of `search` from a TOML file."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = read_toml(path, MAX_JOB)
     except (OSError, ValueError) as error:
         raise InputError(f"A job must be a TOML file. Received: {str(path)!r}: {error}") from error
     # `search` writes the file into its own folder, so a job goes on where its file is.
@@ -91,7 +92,7 @@ def _check(name: str, value: Any, source: str) -> None:
 
 def read_space(path: str) -> SESpace:
     """Reads an `SESpace` from a JSON file that holds its arguments."""
-    content = read_json(path, "A space")
+    content = read_settings(path, "A space")
     if not isinstance(content, dict):
         raise InputError(
             "A space must be a JSON object with arguments of SESpace. "

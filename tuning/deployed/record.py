@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuning.trials.records import checked_fields, run_key
+from tuning.trials.records import run_key, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class DeployedRecord:
         Raises:
             ValueError: If the content is not that of a record.
         """
-        record = cls(**checked_fields(cls, content))
+        record: DeployedRecord = whole(cls, content)
         # A damaged file can be valid JSON with fields that contradict each other.
         if record.passed == bool(record.reason) or record.passed > record.completed:
             raise ValueError("a file that was judged and has no reason against it passes, no other")

@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from keras_se.errors import warn
+from keras_se.errors import InputError, warn
 from keras_se.files import replace_file
+from keras_se.untrusted import read_file
 from tuning.trials.records import SearchWarning
 
+_MAX_LOG = 2**26  # bytes; it has a line for each trial that an interruption met
 MANY = 3  # endings of the search under a trial, after which it is run last
 
 
@@ -20,8 +22,7 @@ class Begun:
     """
 
     def __init__(self, path: Path, recorded: Container[str]) -> None:
-        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-        self._met = Counter(key for key in lines if key and key not in recorded)
+        self._met = Counter(key for key in _lines(path) if key not in recorded)
         self._path = path
         replace_file(path, "".join(f"{key}\n" for key in self._met.elements()).encode())
 
@@ -34,7 +35,7 @@ class Begun:
 
     def excuse(self, keys: Iterable[str]) -> None:
         """Forgets the last start of trials that the user has interrupted."""
-        started = Counter(self._path.read_text().split()) - Counter(keys)
+        started = Counter(_lines(self._path)) - Counter(keys)
         replace_file(self._path, "".join(f"{key}\n" for key in started.elements()).encode())
 
     def is_late(self, key: str, label: str) -> bool:
@@ -48,3 +49,15 @@ class Begun:
             SearchWarning,
         )
         return True
+
+
+def _lines(path: Path) -> list[str]:
+    """Returns the keys in a file; what a full disk left of one only names no trial."""
+    try:
+        return read_file(path, _MAX_LOG).decode(errors="replace").split()
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise InputError(
+            f"The log of a search must be a file that it wrote. Received: {path}: {error}"
+        ) from error

@@ -16,12 +16,15 @@ import tomli_w
 
 from keras_se.errors import InputError
 from keras_se.files import free_name, refuse_existing, replace_file
+from keras_se.untrusted import read_file, read_json
 from tuning.deployed.record import DeployedRecord
 from tuning.trials.disk import is_full_disk
+from tuning.trials.job import MAX_JOB
 from tuning.trials.records import Records, TrialRecord
 
 _PARTS = ("records", "curves", "weights")
 BEGUN = "begun.log"
+_MAX_FINGERPRINT = 2**26  # bytes
 _FINGERPRINT, _JOB, _LOCK = "fingerprint.json", "job.toml", ".lock"
 
 
@@ -73,8 +76,15 @@ class SearchFolder:
         """Writes the job as a file that the command line can run."""
         text = tomli_w.dumps(_without_none(content)).encode()
         path = self.path / _JOB
-        if not path.exists() or path.read_bytes() != text:
+        if not path.exists() or _content(path) != text:
             replace_file(path, text)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_file(path, MAX_JOB)
+    except ValueError:  # it is no job, so it differs from one
+        return None
 
 
 @contextmanager
@@ -142,11 +152,10 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path, _MAX_FINGERPRINT)
         if not isinstance(stored["fingerprint"], dict) or not isinstance(stored["accepted"], list):
             raise ValueError("it holds something else")
-    # Too many nested brackets in a damaged file give a RecursionError.
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             "The fingerprint of a search must be a complete JSON file. Move it away to use the "
             f"folder for this job. Received: {path}: {error}"

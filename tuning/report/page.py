@@ -1,6 +1,5 @@
 """The result of a search as a page of HTML."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from keras_se.display.page import page
 from keras_se.display.plots import FAINT, FIRST, INK, SECOND, plot, svg
+from keras_se.untrusted import parse_json, read_file
 from tuning.report import text
 from tuning.report.candidates import Candidate, candidates, levels, pareto_front
 
@@ -173,9 +173,7 @@ def _mean_curve(result: "SearchResult", candidate: Candidate) -> np.ndarray:
 def read_curve(path: Path) -> Sequence[float]:
     """Returns the scores of the epochs; empty if the file is missing or damaged."""
     try:
-        if path.stat().st_size > _MAX_CURVE:
-            return []
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        lines = [parse_json(line) for line in read_file(path, _MAX_CURVE).splitlines()]
         return [math.nan if line["score"] is None else float(line["score"]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return []

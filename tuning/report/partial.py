@@ -1,19 +1,19 @@
 """What the folder of a search shows before the search has finished."""
 
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from keras_se.errors import InputError
+from keras_se.untrusted import read_toml
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
 from tuning.deployed.record import DeployedRecord
 from tuning.objectives import get_objective, metric_direction
+from tuning.trials.job import MAX_JOB
 from tuning.trials.records import Record, TrialRecord, read_record
 
-_MAX_JOB = 2**24  # bytes
 _Kept = TypeVar("_Kept", bound=Record)
 
 
@@ -59,11 +59,9 @@ def so_far(folder: Path) -> dict[str, Any]:
 
 def _job(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > _MAX_JOB:
-            raise ValueError("it is larger than any job")
-        job = tomllib.loads(path.read_text("utf-8"))
+        job = read_toml(path, MAX_JOB)
         objective, epochs, seeds = job["objective"], job["epochs"], job["seeds"]
-    except (OSError, ValueError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(
             "A report needs the folder of a search, with its job.toml. "
             f"Received: {str(path.parent)!r}: {type(error).__name__}: {error}"
@@ -83,7 +81,7 @@ def _records(folder: Path, kind: type[_Kept]) -> list[_Kept]:
     for path in sorted(folder.glob("*.json")):
         try:
             records.append(read_record(path, kind))
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError):
             continue
     return records
 

@@ -22,6 +22,7 @@ from tuning.data.trial_data import TrialData
 from tuning.hypermodel import SEHyperModel, UserHyperModel
 from tuning.space import SESpace
 
+MAX_JOB = 2**24  # bytes of a job in a file
 _TAKEN = ("x", "y", "sample_weight", "validation_data", "epochs", "batch_size")
 
 

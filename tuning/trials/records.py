@@ -10,21 +10,14 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from keras_se.errors import warn
 from keras_se.files import free_name, replace_file
+from keras_se.untrusted import read_json
+from tuning.trials.plain_values import from_plain
 
 COMPLETED, FAILED = "completed", "failed"
 # First seeds of the finalists and of the confirmation; `search` takes only seeds below them.
 FINAL, FRESH = 1_000_000, 2_000_000
 _MAX_RECORD = 2**24  # bytes
-# What JSON makes of the fields of a record, by their type.
-_JSON_TYPES: dict[Any, tuple[type, ...]] = {
-    str: (str,),
-    bool: (bool,),
-    int: (int,),
-    float: (int, float),
-    float | None: (int, float, type(None)),
-    Mapping[str, Any]: (dict,),
-    Mapping[str, float]: (dict,),
-}
+_VALUES = (str, int, float)  # of hyperparameters; bool is an int
 
 
 class SearchWarning(UserWarning):
@@ -99,31 +92,33 @@ class TrialRecord:
         Raises:
             ValueError: If the content is not that of a record.
         """
-        content = checked_fields(cls, content)
-        for name in ("metrics", "test"):
-            content[name] = {k: _number(k, v) for k, v in content[name].items()}
-        if content["status"] not in (COMPLETED, FAILED):
-            raise ValueError(f"its status is neither {COMPLETED!r} nor {FAILED!r}")
-        record = cls(**content)
-        has_score = record.score is not None and math.isfinite(record.score)
-        # A damaged file can be valid JSON with fields that contradict each other.
-        if record.completed != has_score:
-            raise ValueError("a completed trial, and no other, has a score")
+        record: TrialRecord = whole(cls, content)
+        record._check()
         return record
 
+    def _check(self) -> None:
+        """Raises for fields of the right types that contradict each other."""
+        if self.status not in (COMPLETED, FAILED):
+            raise ValueError(f"its status is neither {COMPLETED!r} nor {FAILED!r}")
+        costs = (self.parameters, self.complexity, self.seconds)
+        if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
+            raise ValueError("parameters, complexity or seconds is below 0 or not finite")
+        if not all(isinstance(value, _VALUES) for value in self.values.values()):
+            raise ValueError("a hyperparameter is neither a number nor text")
+        # It is read from the folder of the search, and from no other.
+        if self.curve and (Path(self.curve).is_absolute() or ".." in Path(self.curve).parts):
+            raise ValueError("its curve is outside of the folder of the search")
+        has_score = self.score is not None and math.isfinite(self.score)
+        if self.completed != has_score:
+            raise ValueError("a completed trial, and no other, has a score")
 
-def checked_fields(kind: type, content: Any) -> dict[str, Any]:
-    """Returns the content of a record; raises `ValueError` unless it has its fields, as typed."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    if not isinstance(content, Mapping) or set(content) != set(fields):
+
+def whole(kind: type, content: Any) -> Any:
+    """Returns the record with some content; raises `ValueError` unless it has all its fields."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(content, Mapping) or set(content) != names:
         raise ValueError("it has other fields than a record")
-    for name, wanted in fields.items():
-        value = content[name]
-        # bool is a subclass of int.
-        is_odd = isinstance(value, bool) and wanted is not bool
-        if is_odd or not isinstance(value, _JSON_TYPES[wanted]):
-            raise ValueError(f"{name} has another type than in a record")
-    return dict(content)
+    return from_plain(kind, content)
 
 
 def run_key(candidate: str, seed: int, file_format: str = "") -> str:
@@ -188,7 +183,7 @@ class Records(Generic[_Kept]):
         try:
             record = read_record(path, self._kind)
         # A full disk can cut a file off; the other records are still good.
-        except (ValueError, RecursionError, IsADirectoryError) as error:
+        except (ValueError, IsADirectoryError) as error:
             aside = path.rename(free_name(path.with_suffix(".damaged")))
             warn(
                 f"A record of a search must be a whole JSON file. Received: {path}: {error}; it is "
@@ -201,16 +196,8 @@ class Records(Generic[_Kept]):
 
 def read_record(path: Path, kind: type[_Kept]) -> _Kept:
     """Returns the record in a file; raises `ValueError` if there is no whole one."""
-    if path.stat().st_size > _MAX_RECORD:
-        raise ValueError("it is larger than any record")
-    record = kind.from_dict(json.loads(path.read_text("utf-8")))
+    record = kind.from_dict(read_json(path, _MAX_RECORD))
     # A renamed copy must not pass for the result of another trial.
     if record.key != path.stem:
         raise ValueError("its name is that of another record")
     return record
-
-
-def _number(name: str, value: Any) -> float:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ValueError(f"{name} is no number")
-    return math.nan if value is None else value

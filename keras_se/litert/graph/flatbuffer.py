@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from keras_se.errors import InputError, import_extra
+from keras_se.untrusted import read_file
 
 Shape = tuple[int, ...]
 _T = TypeVar("_T")
@@ -23,6 +24,7 @@ _ACTIVATIONS = {1: "RELU", 2: "RELU_N1_TO_1", 3: "RELU6", 4: "TANH"}  # Activati
 CASTS = {"QUANTIZE", "DEQUANTIZE", "CAST"}
 LAYOUTS = {"TRANSPOSE", "RESHAPE", "EXPAND_DIMS", "SQUEEZE"}
 _MAX_MOVES = 8  # an operator of a malformed file can read its own output
+_MAX_FILE = 2**33  # bytes; a flatbuffer ends at 2 GiB, and weights may lie behind it
 _OUTSIDE = 1  # schema.fbs: larger offsets point to data behind the flatbuffer
 _ALIGNMENT = 16  # schema.fbs: `force_align` of the data of a buffer
 
@@ -109,10 +111,17 @@ def _read_bytes(tflite: Any) -> bytes:
         path = Path(tflite)
         if not path.is_file():
             raise InputError(f"A TFLite file must exist to be read. Received: {path}")
-        content, source = path.read_bytes(), str(path)
+        content, source = _read_path(path), str(path)
     if content[4:8] != b"TFL3":
         raise InputError(f"A TFLite file holds 'TFL3' at byte 4. Received: {source}")
     return content
+
+
+def _read_path(path: Path) -> bytes:
+    try:
+        return read_file(path, _MAX_FILE)
+    except ValueError as error:
+        raise InputError(f"A TFLite file must fit in memory. Received: {path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -286,14 +295,29 @@ def _prefix(model: Any, index: int) -> str:
 
 
 def _check_size(model: Any, size: int) -> None:
-    # A small file can refer to one table many times, which takes very long to unpack.
+    """Raises for a small file that refers to one table many times: it would unpack for hours."""
     listed = 0
+    for entries in _entries(model):
+        listed += entries
+        if listed > size:
+            raise ValueError(f"more than {size} entries in as many bytes")
+
+
+def _entries(model: Any) -> Iterator[int]:
     for index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(index)
-        listed += graph.TensorsLength() + graph.OperatorsLength()
-        listed += sum(len(_items(graph.Tensors(n).Name())) for n in range(graph.TensorsLength()))
-        if listed > size:
-            raise ValueError(f"{listed} entries in {size} bytes")
+        yield 1 + graph.InputsLength() + graph.OutputsLength()
+        for n in range(graph.TensorsLength()):
+            tensor = graph.Tensors(n)
+            scaled = tensor.Quantization()
+            scales = 0 if scaled is None else scaled.ScaleLength() + scaled.ZeroPointLength()
+            yield 1 + len(_items(tensor.Name())) + tensor.ShapeLength() + scales
+        for n in range(graph.OperatorsLength()):
+            operator = graph.Operators(n)
+            yield 1 + operator.InputsLength() + operator.OutputsLength()
+    for n in range(model.SignatureDefsLength()):
+        signature = model.SignatureDefs(n)
+        yield 1 + signature.InputsLength() + signature.OutputsLength()
 
 
 def unpacked(content: bytes) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_se.errors import import_extra
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, packed, unpacked
+from keras_se.untrusted import parse_json
 
 _NAME = b"keras_se"
 
@@ -30,7 +31,7 @@ def metadata_of(tflite: TFLite) -> dict[str, Any]:
     """Returns the JSON object in a file; empty if there is none, or if it was changed."""
     found = TFLiteModel.of(tflite).metadata.get(_NAME)
     try:
-        content = json.loads(found or b"{}")
+        content = parse_json(found or b"{}")
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}

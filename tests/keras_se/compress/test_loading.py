@@ -308,8 +308,8 @@ def test_what_is_no_file_of_a_compressed_model(plain, restored, tmp_path):
         load(tmp_path / "bytes.keras")
     for content, message in {
         b"{": "config.json that can be read",
-        b"[]": "must be an object of at most 64 MiB",
-        b" " * (2**26 + 1): "must be an object of at most 64 MiB",
+        b"[]": "its config.json is no object",
+        b" " * (2**26 + 1): "its config.json has more than 64 MiB",
         b"{}": "that Keras loads in safe mode",
         b'{"registered_name": "keras_se>CompressedModel"}': "tf_keras loads in safe mode",
     }.items():

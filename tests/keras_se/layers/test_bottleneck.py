@@ -61,3 +61,10 @@ def test_divisor_follows_the_published_rule():
 def test_refusals(arguments, message):
     with pytest.raises(InputError, match=message):
         bottleneck_width(**{"channels": 8, **arguments})
+
+
+@pytest.mark.parametrize("arguments", [{"width": 2**16 + 1}, {"divisor": 2**40}])
+def test_a_width_that_would_fill_the_memory(arguments):
+    with pytest.raises(InputError, match=r"at most 65,536\. Received: (65,537|1,099,511)"):
+        bottleneck_width(64, **arguments)
+    assert bottleneck_width(2**17, 1) == 2**17  # as wide as the map is no typo

@@ -331,3 +331,14 @@ def test_a_plan_that_is_none(plan):
 def test_an_unknown_site_in_a_plan():
     with pytest.raises(InputError, match=r"of \['se_1', .*'se_4'\]\. Received: \['se_9'\]"):
         insert(sequential(), plan={"se_9": {}})
+
+
+@pytest.mark.parametrize("settings", [{"rat)o": 2}, {"activation": "no such"}, {"gate": []}])
+def test_settings_that_no_block_takes(settings):
+    with pytest.raises(InputError, match=r"Received: "):
+        insert(sequential(), plan={"se_1": settings})
+
+
+def test_a_misspelt_setting_is_named():
+    with pytest.raises(InputError, match=r"must be arguments of SEBlock\. Received: .*'rat\)o': 2"):
+        insert(sequential(), plan={"se_1": {"rat)o": 2}})

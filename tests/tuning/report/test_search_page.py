@@ -187,7 +187,7 @@ def test_a_search_that_has_not_finished_shows_what_it_has(folder, result):
             lambda f: [path.unlink() for path in (f / "records").iterdir()],
             "a search with a completed trial.*with 0 records",
         ),
-        (lambda f: (f / "result.json").write_text("{"), "from_json needs JSON text"),
+        (lambda f: (f / "result.json").write_text("{"), "needs the result.json"),
         (lambda f: (f / "result.json").write_text('{"schema": 9}'), "its schema is not 1"),
     ],
 )
