@@ -49,16 +49,18 @@ def make_originals(folder: Path) -> None:
 
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 3))
-    y = keras_se.SEBlock(2)(keras.layers.Conv2D(8, 3, activation="relu")(inputs))
-    y = keras.layers.GlobalAveragePooling2D()(keras_se.SEBlock(2)(keras.layers.Conv2D(8, 3)(y)))
+    wide = {"kernel_initializer": keras.initializers.RandomNormal(stddev=3.0)}  # gates that vary
+    y = keras_se.SEBlock(2, **wide)(keras.layers.Conv2D(8, 3, activation="relu")(inputs))
+    y = keras_se.SEBlock(2, **wide)(keras.layers.Conv2D(8, 3)(y))
+    y = keras.layers.GlobalAveragePooling2D()(y)
     model = keras.Model(inputs, keras.layers.Dense(3)(y))
     model.save(folder / "se.keras")
     keras_se.remove(model).save(folder / "plain.keras")
-    x = np.random.default_rng(0).random((120, 8, 8, 3), "float32")
-    np.savez(folder / "data.npz", x=x[:20], y=np.arange(20) % 3)
-    keras_se.to_tflite(model, "int8", x[20:], path=folder / "se.tflite", check_range=False)
+    x = np.random.default_rng(0).random((140, 8, 8, 3), "float32")
+    np.savez(folder / "data.npz", x=x[:40], y=np.arange(40) % 3)
+    keras_se.to_tflite(model, "int8", x[40:], path=folder / "se.tflite", check_range=False)
     keras_se.to_tflite(model, "float32", path=folder / "float.tflite")
-    np.savez(folder / "gates.npz", **keras_se.read_gates(model, x[:20]))
+    np.savez(folder / "gates.npz", **keras_se.read_gates(model, x[:40]))
     predict(folder / "se.tflite", x[:1])
     plan = {site.name: {"ratio": 2} for site in keras_se.candidates(keras_se.remove(model))}
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -195,6 +197,14 @@ KINDS: dict[str, tuple[str, Callable[[Path], int]]] = {
         lambda f: command("gates", f / "se.tflite", "--data", f / "data.npz"),
     ),
     "float tflite": ("float.tflite", lambda f: command("gates", f / "float.tflite")),
+    "verified tflite": (
+        "se.tflite",
+        lambda f: command("verify", f / "se.keras", f / "se.tflite", "--data", f / "data.npz"),
+    ),
+    "reference": (
+        "float.tflite",
+        lambda f: command("verify", f / "float.tflite", f / "se.tflite", "--data", f / "data.npz"),
+    ),
     "keras": ("se.keras", lambda f: command("cost", f / "se.keras")),
     "npz": ("data.npz", lambda f: command("gates", f / "se.keras", "--data", f / "data.npz")),
     "gates": ("gates.npz", recorded),
@@ -216,7 +226,8 @@ KINDS: dict[str, tuple[str, Callable[[Path], int]]] = {
     "fingerprint": ("search/fingerprint.json", resumed),
 }
 SLOW = ["tflite", "float tflite", "keras", "npz", "plan"]
-QUICK = [kind for kind in KINDS if kind not in SLOW]
+SLOWEST = ["verified tflite", "reference"]
+QUICK = [kind for kind in KINDS if kind not in (*SLOW, *SLOWEST)]
 
 
 # Mutations: each takes a file, and leaves another one in its place.

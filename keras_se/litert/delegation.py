@@ -7,7 +7,7 @@ from typing import Any
 
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import main_nodes, operator_names
-from keras_se.litert.runtime import load
+from keras_se.litert.runtime import load, runtime_errors
 from keras_se.sites.site import PREFIXES
 
 
@@ -58,7 +58,9 @@ def delegation(tflite: TFLite, interpreter: Any = None) -> Delegation:
     """Returns the delegation of a TFLite file by the default interpreter on this CPU."""
     file = TFLiteModel.of(tflite)
     names = tuple(operator_names(file))
-    operations = _operations(load(file) if interpreter is None else interpreter)
+    interpreter = load(file) if interpreter is None else interpreter
+    with runtime_errors(len(file.content)):
+        operations = _operations(interpreter)
     # The nodes of the delegate stand behind the operations that they replace.
     taken = _taken(operations[: len(names)], operations[len(names) :])
     delegated = tuple(position in taken for position in range(len(names)))

@@ -164,7 +164,8 @@ def _check_values(name: str, array: Any) -> None:
 
 def _describe_part(part: Any) -> dict[str, Any]:
     if isinstance(part, str) and not is_reference(part):
-        digest = hashlib.sha256(Path(part).read_bytes()).hexdigest()
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"file": Path(part).name, "sha256": digest}
     if isinstance(part, tuple):
         shapes = [list(np.shape(array)) for array in keras.tree.flatten(part)]

@@ -1,7 +1,10 @@
 import keras
+import pytest
 
 from keras_se import SEBlock, to_tflite
+from keras_se.errors import InputError
 from keras_se.litert.delegation import delegation
+from keras_se.litert.graph.flatbuffer import packed, unpacked
 
 
 def test_a_network_is_delegated_whole(files):
@@ -32,3 +35,10 @@ def test_a_hard_swish_cuts_the_trunk_and_not_the_site(images):
     assert left == ["HARD_SWISH"]
     assert found.partitions == 2
     assert found.sites["se_1"].partitions == 1
+
+
+def test_a_name_that_is_no_text(files):
+    model = unpacked(files["sigmoid", "float32"])
+    model.subgraphs[0].tensors[3].name = b"\xff\xfe"
+    with pytest.raises(InputError, match=r"readable tensors\. Received: .* decode byte 0xff"):
+        delegation(packed(model))
