@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_se.compress.stripping import strip
 from keras_se.compress.tfmot.gates import quantized_gates
+from keras_se.display.progress import with_progress
 from keras_se.errors import InputError
 from keras_se.graph.compressed import QUANTIZED, compression_of, keras_model
 from keras_se.litert.gates import file_gates
@@ -50,8 +51,9 @@ def find_sites(model_or_tflite: keras.Model | TFLite) -> list[Site]:
     return file_sites(_checked(model_or_tflite))
 
 
+@with_progress
 def read_gates(
-    model_or_tflite: keras.Model | TFLite, x: Any, batch_size: int = 32
+    model_or_tflite: keras.Model | TFLite, x: Any, batch_size: int = 32, *, progress: bool = True
 ) -> dict[str, np.ndarray]:
     """Returns the gate values of every SE site for the inputs `x`.
 
@@ -61,6 +63,7 @@ def read_gates(
             generator of batches. For a file, an array, also in the units of the float model. Arrays
             for a `GraphSEBlock` are one union of graphs, read at once.
         batch_size: Samples per batch of a Keras model.
+        progress: Whether to show on standard error what is being done, if it takes long.
 
     Returns:
         By site name, an array of shape (samples, channels); for a `GraphSEBlock` (graphs,

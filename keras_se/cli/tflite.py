@@ -15,6 +15,7 @@ from keras_se.cli.options import (
     tau_option,
 )
 from keras_se.data import Shape, load_inputs
+from keras_se.display.progress import showing
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.convert import convert
@@ -84,7 +85,8 @@ def export_command(
         path=out,
         overwrite=overwrite,
     )
-    conversion = convert(loaded, samples, options)
+    with showing("export"):
+        conversion = convert(loaded, samples, options)
     print_renamed(conversion.asides)
     click.echo(f"{out}: {file_format}, {len(conversion.tflite):,} bytes")
     # `integer` is the file without float sites; show what --keep-float costs against it.

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_se.display.progress import counted
 from keras_se.errors import InputError
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
@@ -64,7 +65,8 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     finite = observer.add(outputs, _all_finite)
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass
-    read = [reader.predict_on_batch(batch) for batch in batches(samples)]
+    few = counted(batches(samples), -(-len(samples[0]) // 32), "check of the calibration")
+    read = [reader.predict_on_batch(batch) for batch in few]
     values = {key: np.concatenate([batch[key] for batch in read]) for key in observer.outputs}
     ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
     return Observations(

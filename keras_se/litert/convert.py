@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.display.progress import with_progress
 from keras_se.errors import InputError, warn
 from keras_se.files import check_file_name, refuse_existing, write_files
 from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, keras_model
@@ -35,6 +36,7 @@ class ConversionWarning(UserWarning):
     """Warning about a conversion that is not refused."""
 
 
+@with_progress
 def to_tflite(
     model: keras.Model,
     format: FormatName = "int8",
@@ -47,6 +49,7 @@ def to_tflite(
     check_range: bool = True,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> bytes:
     """Converts a Keras model to TFLite, for a batch of one.
 
@@ -73,6 +76,7 @@ def to_tflite(
         check_range: Whether to refuse data of another range than BatchNormalization was trained on.
         path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
         overwrite: Whether to replace existing files; the old ones are renamed.
+        progress: Whether to show on standard error what is being done, if it takes long.
 
     Returns:
         The bytes of the TFLite file.

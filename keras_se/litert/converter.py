@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.display.progress import counted, step
 from keras_se.errors import InputError, import_extra, reason
 from keras_se.graph.compressed import compression_of, is_compressed, keras_model
 from keras_se.graph.inputs import packed_inputs
@@ -94,7 +95,8 @@ def _check_loops(model: keras.Model, function: Any, spec: Format) -> None:
 def _batches_of_one(samples: Mapping[str, np.ndarray]) -> Iterator[Any]:
     """Yields one sample at a time, as a dictionary if there are several inputs."""
     # By name, because the converter changes the order of the inputs.
-    for n in range(len(next(iter(samples.values())))):
+    count = len(next(iter(samples.values())))
+    for n in counted(range(count), count, "ranges of the calibration"):
         batch = {name: array[n : n + 1] for name, array in samples.items()}
         yield batch if len(batch) > 1 else list(batch.values())
 
@@ -102,7 +104,11 @@ def _batches_of_one(samples: Mapping[str, np.ndarray]) -> Iterator[Any]:
 def _run(model: keras.Model, spec: Format, converter: Any, purpose: str) -> bytes:
     """Returns what the converter makes; raises `InputError` for what it has no operation for."""
     try:
-        with capture_stderr(), warnings.catch_warnings():
+        with (
+            step(f"conversion to {spec.name}"),
+            capture_stderr(),
+            warnings.catch_warnings(),
+        ):
             # Both concern the converter itself: the user cannot act on them.
             warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
             warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")

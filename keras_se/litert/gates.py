@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from keras_se.display.progress import step
 from keras_se.errors import InputError
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, with_outputs
 from keras_se.litert.graph.sites import main_nodes
@@ -84,9 +85,10 @@ class GateReader:
         """Returns the gates by site, and each output; of large maps some positions only."""
         gates: list[dict[str, np.ndarray]] = []
         outputs: list[list[np.ndarray]] = []
-        for reading in self.read(x, maps=()):
-            gates.append(reading.gates)
-            outputs.append([thinned(values) for values in reading.outputs.values()])
+        with step("gates of the file"):
+            for reading in self.read(x, maps=()):
+                gates.append(reading.gates)
+                outputs.append([thinned(values) for values in reading.outputs.values()])
         return (
             {name: np.concatenate([part[name] for part in gates]) for name in gates[0]},
             [np.concatenate(values) for values in zip(*outputs, strict=True)],

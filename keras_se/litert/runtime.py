@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_se.data import finite_float32
+from keras_se.display.progress import counted
 from keras_se.errors import InputError, MissingExtraError, import_extra
 from keras_se.isolation import check_runs
 from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
@@ -99,7 +100,8 @@ class Runner:
         """Runs samples, and yields the values of tensors, dequantized, some samples at a time."""
         wanted, arrays = list(tensors), self.arranged(x)
         step = -(-size // self.batch) * self.batch
-        for start in range(0, len(next(iter(arrays.values()))), step):
+        starts = range(0, len(next(iter(arrays.values()))), step)
+        for start in counted(starts, len(starts)):
             few = {name: array[start : start + step] for name, array in arrays.items()}
             with runtime_errors(self._size):
                 yield self._read(few, wanted)

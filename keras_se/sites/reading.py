@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_se.data import finite_float32, fits
+from keras_se.display.progress import counted, step
 from keras_se.errors import InputError, keras_errors
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.models import check_weights
@@ -60,7 +61,24 @@ def _gates(
     with _computable(model):
         if is_arrays and is_union:
             return reader.predict_on_batch(x)
-        return reader.predict(x, batch_size=batch_size if is_arrays else None, verbose=0)
+        return _predicted(reader, x, batch_size if is_arrays else None)
+
+
+def _predicted(reader: keras.Model, x: Any, batch_size: int | None) -> dict[str, np.ndarray]:
+    is_sized = batch_size is not None and hasattr(leaf := keras.tree.flatten(x)[0], "__len__")
+    total = -(-len(leaf) // batch_size) if is_sized and batch_size else None
+    with step("gates of the model", total) as advance:
+        watch = _Batches(advance)
+        return reader.predict(x, batch_size=batch_size, verbose=0, callbacks=[watch])
+
+
+class _Batches(keras.callbacks.Callback):
+    def __init__(self, advance: Callable[[], None]) -> None:
+        super().__init__()
+        self._advance = advance
+
+    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._advance()
 
 
 def gates_and_means(model: keras.Model, x: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -110,7 +128,7 @@ def _gates_of_batches(
 ) -> dict[str, np.ndarray]:
     rows: dict[str, list[np.ndarray]] = {}
     # Hold one batch at a time: memory stays bounded.
-    for batch in batches:
+    for batch in counted(batches, 0, "gates of the model"):
         x = batch[0] if isinstance(batch, tuple) and batch else batch
         _check_arrays(model, reader, x, is_union)
         with _computable(model):

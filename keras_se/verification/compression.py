@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_se.compress.stripping import strip
+from keras_se.display.progress import counted, step, with_progress
 from keras_se.errors import InputError, keras_errors
 from keras_se.files import model_bytes
 from keras_se.graph.compressed import CLUSTERED, PRUNED, QUANTIZED, compression_of, is_compressed
@@ -35,6 +36,7 @@ _PURPOSE = "compression_report"
 _BATCH = 128
 
 
+@with_progress
 def compression_report(
     original: keras.Model,
     compressed: Any,
@@ -43,6 +45,7 @@ def compression_report(
     *,
     tflite: TFLite | None = None,
     held_out: bool = True,
+    progress: bool = True,
 ) -> CompressionReport:
     """Compares a network with what training with compression made of it, in one table.
 
@@ -64,6 +67,7 @@ def compression_report(
             what zeros and clusters save.
         held_out: Whether `x` was kept from training. If it was not, the report says so, and does
             not judge gates.
+        progress: Whether to show on standard error what is being done, if it takes long.
 
     Returns:
         A `CompressionReport`; `print(report)` shows it.
@@ -211,7 +215,8 @@ def _stages(
         in_float = _outputs(pair.plain, pair.samples)
         yield "stripped", Stage(outcome(before, in_float, None, labels), size)
     if file is not None:
-        outputs = [thinned(values) for values in Runner(file).run(pair.samples)]
+        with step("outputs of the file"):
+            outputs = [thinned(values) for values in Runner(file).run(pair.samples)]
         found = outcome(before, outputs, None, labels)
         yield "file", Stage(found, tflite_size=Size.of(read_bytes(file)))
 
@@ -219,7 +224,8 @@ def _stages(
 def _outputs(model: Any, samples: Samples) -> list[np.ndarray]:
     """Returns the outputs of a Keras 3 or tf_keras model."""
     rows = []
-    for batch in batches(samples.values(), _BATCH):
+    total = -(-len(next(iter(samples.values()))) // _BATCH)
+    for batch in counted(batches(samples.values(), _BATCH), total, "outputs of the model"):
         found = model(packed_inputs(model, batch), training=False)
         values = keras.tree.flatten(found)
         if isinstance(model, keras.Model):

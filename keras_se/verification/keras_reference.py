@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_se.compress.stripping import strip
 from keras_se.data import fits
+from keras_se.display.progress import counted
 from keras_se.errors import InputError
 from keras_se.graph.compressed import compression_of
 from keras_se.graph.fitting import fitted
@@ -130,7 +131,8 @@ class KerasReference:
         ]
         # `predict` would set up a pipeline for each of many runs, which takes longer than they do.
         with replaying():
-            rows = [self._run(few) for few in batches([*samples.values(), *given], _BATCH)]
+            few = batches([*samples.values(), *given], _BATCH)
+            rows = [self._run(batch) for batch in counted(few, -(-count // _BATCH))]
         return [np.concatenate(values)[:count] for values in zip(*rows, strict=True)]
 
     def _run(self, batch: list[np.ndarray]) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
 from keras_se.litert.delegation import SiteDelegation, delegation
 from keras_se.litert.gates import GateReader
@@ -48,6 +49,7 @@ _PLOTTED = 400  # gates of a site
 _LOST_IN_TRAINING = "adaptivity lost in training"
 
 
+@with_progress
 def verify(
     reference: keras.Model | TFLite,
     tflite: TFLite,
@@ -61,6 +63,7 @@ def verify(
     gates: Any = None,
     recipe: Any = None,
     input_shape: Sequence[int] | None = None,
+    progress: bool = True,
 ) -> GateReport:
     """Judges the gates of a TFLite file against those of the network that it comes from, in float.
 
@@ -86,6 +89,7 @@ def verify(
             one in the file or beside it.
         input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
             sizes open. Only for models with one input.
+        progress: Whether to show on standard error what is being done, if it takes long.
 
     Returns:
         A `GateReport`; `report.passed` is the verdict, `print(report)` the whole.
@@ -237,7 +241,8 @@ class _FileJudge:
 
     def __init__(self, file: TFLiteModel, reference: Reference, samples: Samples) -> None:
         self._file, self._reference = file, reference
-        self._names = reference.matched(file, samples)
+        with step("the sites of reference and file"):
+            self._names = reference.matched(file, samples)
         self._reader = GateReader(file, maps=reference.map_name)
         self._precision, self._codes = precision(file), gate_codes(file)
         self._delegation = delegation(file, self._reader.plain.interpreter).sites
@@ -251,7 +256,8 @@ class _FileJudge:
 
     def judged(self, samples: Samples, recorded: Any = None) -> _Judged:
         """Judges each site on some samples, and measures the work that is kept."""
-        own, outputs = self._reference.read(samples)
+        with step("gates of the reference"):
+            own, outputs = self._reference.read(samples)
         _check_gates(own, "the reference's")
         if recorded is None:
             runtime, (shipped, file_outputs) = runtime_name(), self._read(samples)
@@ -311,12 +317,13 @@ class _FileJudge:
         wanted = {name: self._names[name] for name in names if name in self._names}
         rows: dict[str, list[np.ndarray]] = {}
         if wanted:
-            for reading in self._reader.read(samples, maps=[*wanted.values()]):
-                for name, at in wanted.items():
-                    maps = reading.maps.get(at)
-                    gates = None if maps is None else self._reference.replay(name, maps)
-                    if gates is not None:
-                        rows.setdefault(name, []).append(gates)
+            with step("where the gates were lost"):
+                for reading in self._reader.read(samples, maps=[*wanted.values()]):
+                    for name, at in wanted.items():
+                        maps = reading.maps.get(at)
+                        gates = None if maps is None else self._reference.replay(name, maps)
+                        if gates is not None:
+                            rows.setdefault(name, []).append(gates)
         return {name: np.concatenate(values) for name, values in rows.items()}
 
     def _verdict(

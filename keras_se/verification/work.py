@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_se.display.progress import counted, step
 from keras_se.litert.inputs import Samples
 from keras_se.sites.statistics import spread
 from keras_se.verification.reference import Gates, Reference
@@ -52,8 +53,10 @@ def work_kept(
     if not set(own) <= set(shipped) or not all(np.isfinite(shipped[n]).all() for n in own):
         return None
     constants = _constant(own)
-    constant = reference.outputs(samples, constants)
-    with_shipped = reference.outputs(samples, {name: shipped[name] for name in own})
+    with step("outputs with constant gates"):
+        constant = reference.outputs(samples, constants)
+    with step("outputs with the gates of the file"):
+        with_shipped = reference.outputs(samples, {name: shipped[name] for name in own})
     known = [outputs, constant, with_shipped]
     if not all(np.isfinite(values).all() for found in known for values in found):
         return Work(None, None, {}, constant)
@@ -84,7 +87,8 @@ def _shares(
     if loss == 0.0:
         return {}
     shares: dict[str, float] = {}
-    for names in _pairs(list(own)):
+    pairs = list(_pairs(list(own)))
+    for names in counted(pairs, len(pairs), "worth of each site"):
         found = reference.outputs(*_side_by_side(few, own, constants, names))
         parts = zip(*(np.split(values, len(names)) for values in found), strict=True)
         for name, part in zip(names, parts, strict=True):

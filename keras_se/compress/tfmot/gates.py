@@ -9,6 +9,7 @@ import numpy as np
 from keras_se.compress.tfmot.bridge.environment import load_tf_keras
 from keras_se.compress.tfmot.bridge.translation import plain_name
 from keras_se.compress.tfmot.bridge.weights import inner_layer
+from keras_se.display.progress import counted
 from keras_se.errors import InputError
 from keras_se.graph.compressed import keras_model
 from keras_se.graph.models import check_weights
@@ -27,7 +28,8 @@ def quantized_gates(model: Any, x: Any, batch_size: int = 32) -> dict[str, np.nd
     samples = list(input_arrays(input_specs(like, "read_gates"), x, "x").values())
     reader = load_tf_keras().Model(model.input, _gate_tensors(model, sites))
     rows: dict[str, list[np.ndarray]] = {site.name: [] for site in sites}
-    for batch in batches(samples, batch_size):
+    total = -(-len(samples[0]) // batch_size)
+    for batch in counted(batches(samples, batch_size), total, "gates of the model"):
         gates = reader(keras.tree.pack_sequence_as(model.input, batch), training=False)
         for site in sites:
             rows[site.name].append(gates[site.name].numpy().reshape(-1, site.channels))
