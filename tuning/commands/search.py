@@ -17,7 +17,7 @@ from keras_se.litert.formats import FORMATS
 from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
 from tuning.commands.dask import connected
 from tuning.commands.job_file import job_arguments, read_job, read_space
-from tuning.commands.progress import SearchProgress
+from tuning.running.progress import SearchProgress
 from tuning.folder.search_folder import folder_errors, stored_threads
 from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.table import NAMES

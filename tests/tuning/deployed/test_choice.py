@@ -70,10 +70,10 @@ def test_round_trip():
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"passed": 1}, "passed has another type"),
-        ({"seed": True}, "seed has another type"),
-        ({"bytes": 1.5}, "bytes has another type"),
-        ({"latency": "1"}, "latency has another type"),
+        ({"passed": 1}, "passed is not true or false"),
+        ({"seed": True}, "seed is not a whole number"),
+        ({"bytes": 1.5}, "bytes is not a whole number"),
+        ({"latency": "1"}, "latency is not a number"),
         ({"more": 1}, "other fields"),
         ({"reason": "x"}, "a file that was judged and has no reason against it passes"),
         ({"passed": False}, "a file that was judged and has no reason against it passes"),

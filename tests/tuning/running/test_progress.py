@@ -5,9 +5,9 @@ import re
 
 import pytest
 from rich.console import Console
+from tuning.running.progress import SearchProgress
 
 from tuning import Budget, TrialRecord
-from tuning.commands.progress import SearchProgress
 from tuning.trials.records import FRESH
 
 
