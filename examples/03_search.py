@@ -47,7 +47,6 @@ result = tuning.search(
         "jit_compile": False,  # compiling each trial costs more than it saves
     },
     directory="se_search",  # the same call goes on there, after whatever ended it
-    on_trial=lambda trial: print(f"{trial.label}, seed {trial.seed}: {trial.score}"),
 )
 print(result.sentence)
 print("cannot be told from the best:", ", ".join(result.tied))

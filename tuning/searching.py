@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import keras
 import keras_tuner
+from rich.console import Console
 
 from keras_se.files import replace_file
 from keras_se.importable import qualified_name
@@ -26,6 +27,7 @@ from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
 from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
+from tuning.running.progress import SearchProgress
 from tuning.running.project import open_tuner, write_checkpoints
 from tuning.running.rehearsal import discovered_space, rehearse
 from tuning.running.runners import Runner
@@ -75,6 +77,7 @@ def search(
     overwrite: bool = False,
     on_trial: Callable[[TrialRecord], Any] | None = None,
     on_start: Callable[[Budget], Any] | None = None,
+    progress: bool | Console = True,
 ) -> SearchResult:
     """Trains candidates on shared seeds and chooses one by a rule that accounts for the noise.
 
@@ -132,6 +135,8 @@ def search(
         overwrite: Whether to rename an existing search in the folder (`NAME.1`, ...).
         on_trial: Called with each new `TrialRecord`.
         on_start: Called with the `Budget`, before the first trial.
+        progress: Whether to show on standard error the trials that run and that have ended; or the
+            `rich.console.Console` to show it on.
 
     Returns:
         The `SearchResult`, also written to `result.json`.
@@ -177,15 +182,19 @@ def search(
     if isinstance(job.hypermodel, SEHyperModel):
         job.hypermodel.check()
     first = settings.seeds[0]
-    declared = discovered_space(job, first)
-    objective = keras_tuner.Objective(*rule.objective(job.direction))
-    proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
-    if deployed is not None:
-        file_samples(job, first, deployed)  # refuses, before anything is trained
-    # A folder with records has passed already.
-    if overwrite or not any((Path(directory) / "records").glob("*.json")):
-        rehearse(job, declared, first)
-    with folder_errors(Path(directory)), ExitStack() as stack:
+    with ExitStack() as stack:
+        watch = SearchProgress(rule.metric, job.direction, epochs, progress)
+        stack.enter_context(watch)
+        watch.doing = "one batch is tried"
+        declared = discovered_space(job, first)
+        objective = keras_tuner.Objective(*rule.objective(job.direction))
+        proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
+        if deployed is not None:
+            file_samples(job, first, deployed)  # refuses, before anything is trained
+        # A folder with records has passed already.
+        if overwrite or not any((Path(directory) / "records").glob("*.json")):
+            rehearse(job, declared, first)
+        stack.enter_context(folder_errors(Path(directory)))
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))
         folder = stack.enter_context(open_folder(Path(directory), overwrite))
@@ -202,10 +211,14 @@ def search(
         tuner = open_tuner(
             proposer, folder.path, folder.records, functools.partial(_report, rule, job)
         )
+        budget = _budget(tuner, settings, rule, folder, backend.capacity)
         if on_start is not None:
-            on_start(_budget(tuner, settings, rule, folder, backend.capacity))
-        stages = Stages(job, settings, rule, folder, tuner, runner, on_trial)
+            on_start(budget)
+        watch.start(budget, runner.progress)
+        heard = [watch.add, *([] if on_trial is None else [on_trial])]
+        stages = Stages(job, settings, rule, folder, tuner, runner, heard)
         result = _result(stages, job, settings, rule, folder)
+        watch.doing = "the result is written"
         write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
     return result

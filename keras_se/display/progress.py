@@ -5,12 +5,13 @@ through `counted`; both do nothing where nobody asked. A call inside of another 
 """
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
+
+from keras_se.display.pace import Pace, clock
 
 _AFTER = 2.0  # seconds of work that nothing is shown of
 P = ParamSpec("P")
@@ -23,7 +24,7 @@ class _Step:
     what: str
     total: int | None = None
     done: int = 0
-    started: float = field(default_factory=time.monotonic)
+    pace: Pace = field(default_factory=Pace)
 
     @property
     def share(self) -> float | None:
@@ -33,9 +34,8 @@ class _Step:
     @property
     def seconds(self) -> float | None:
         """Seconds left at the pace so far; `None` before the first count."""
-        if not self.share:
-            return None
-        return (time.monotonic() - self.started) * (1.0 - self.share) / self.share
+        share = self.share
+        return None if share is None else self.pace.seconds_left(share, 1.0)
 
 
 class _Progress:
@@ -62,8 +62,6 @@ class _Progress:
 
     def said(self) -> str:
         """Returns the same in a sentence."""
-        from keras_se.display.screen import clock
-
         what, step = self._now()
         counted = "" if step.share is None else f", {step.share:.0%}"
         left = "" if step.seconds is None else f", about {clock(step.seconds)} left"

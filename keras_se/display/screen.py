@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from keras_se.display.pace import clock
+
 _PER_SECOND = 4  # drawings
 _WHAT, _BAR = 42, 12  # columns; a line has at most 80
 _FIRST_LINE, _RARELY = 10.0, 60.0  # seconds up to the first line, and between two at most
@@ -122,13 +124,6 @@ def bar(what: str, share: float | None, counted: str, seconds: float | None) -> 
     drawn = ProgressBar(1.0, share or 0.0, width=_BAR, pulse=share is None)
     line.add_row(what, drawn, counted, "" if seconds is None else f"time left {clock(seconds)}")
     return line
-
-
-def clock(seconds: float) -> str:
-    """Returns a time as minutes and seconds, or with hours."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _alone(drawn: Any) -> Table:

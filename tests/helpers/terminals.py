@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import select
 import sys
 import threading
 from contextlib import contextmanager
@@ -21,12 +22,13 @@ class Terminal:
         self._thread.start()
 
     def _drain(self):
-        while True:
-            try:
-                found = os.read(self._end, 1 << 16)
-            except OSError:  # the other end was closed
-                break
-            self._read += found
+        # Not until the other end is closed: a process that was started meanwhile may hold it.
+        while select.select([self._end], [], [], 0.1)[0] or not self.file.closed:
+            if select.select([self._end], [], [], 0)[0]:
+                try:
+                    self._read += os.read(self._end, 1 << 16)
+                except OSError:  # nobody holds it
+                    break
         os.close(self._end)
 
     def close(self):
@@ -45,14 +47,14 @@ class Terminal:
 
 
 @contextmanager
-def terminal(monkeypatch):
+def terminal(monkeypatch, width=80):
     """Makes standard error a terminal; what it shows can be read after the end."""
     shown = Terminal()
     with monkeypatch.context() as patch:
         for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "NO_COLOR"):
             patch.delenv(name, raising=False)
         patch.setenv("TERM", "xterm")
-        patch.setenv("COLUMNS", "80")
+        patch.setenv("COLUMNS", str(width))
         patch.setattr(sys, "stderr", shown.file)
         try:
             yield shown

@@ -183,6 +183,7 @@ def _search(console: Console, folder: Path, split: _Split, epochs: int, seed: in
         seeds=(seed,),
         fresh_seeds=0,
         on_trial=lambda record: console.print(f"  {_outcome(record)}"),
+        progress=False,
     )
     console.print(f"Chosen: {result.chosen}")
     return result

@@ -17,9 +17,7 @@ from keras_se.litert.formats import FORMATS
 from tuning.commands.compile_flags import OF_COMPILE, flag_name, with_compile
 from tuning.commands.dask import connected
 from tuning.commands.job_file import job_arguments, read_job, read_space
-from tuning.running.progress import SearchProgress
 from tuning.folder.search_folder import folder_errors, stored_threads
-from tuning.objectives import get_objective, metric_direction
 from tuning.oracles.table import NAMES
 from tuning.result import SearchResult
 from tuning.running.stages import NoCandidateError
@@ -142,19 +140,9 @@ def search_command(
     arguments = with_compile(arguments, given)
     # No markup: candidate names and paths may contain brackets.
     console = Console(highlight=False, markup=False, emoji=False)
-    rule = get_objective(arguments.get("objective", "val_loss"))
-    with (
-        connected(dask, workers) as how["workers"],
-        SearchProgress(console, rule.metric, metric_direction(rule)) as progress,
-    ):
+    with connected(dask, workers) as how["workers"]:
         try:
-            result = search(
-                **arguments,
-                **how,
-                overwrite=overwrite,
-                on_start=progress.start,
-                on_trial=progress.add,
-            )
+            result = search(**arguments, **how, overwrite=overwrite, progress=console)
         except NoCandidateError as error:
             click.echo(f"Error: {error}", err=True)
             return False

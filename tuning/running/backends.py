@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from tuning.slots.scratch import scratch_folder
 from tuning.slots.slot import Ended
 from tuning.trials.disk import is_full_disk
 from tuning.trials.job import Job
-from tuning.trials.perform import Run, perform
+from tuning.trials.perform import Epochs, Run, epochs_of, perform
 
 
 class Backend(Protocol):
@@ -32,6 +32,9 @@ class Backend(Protocol):
 
     def result(self, future: Any) -> Any:
         """Returns the `Outcome` of a future that is done, its pickle, or an `Ended`."""
+
+    def epochs(self, key: str) -> Epochs:
+        """Returns how far a run is; called from another thread."""
 
 
 class InlineBackend:
@@ -57,14 +60,24 @@ class InlineBackend:
         """Returns the outcome."""
         return future.result()
 
+    def epochs(self, key: str) -> Epochs:
+        """Returns how far a run is."""
+        return epochs_of([self._scratch], key)
+
 
 class ExecutorBackend:
     """Runs trials by a function that an executor calls, which finds a slot for each."""
 
     def __init__(
-        self, parcel: Parcel, limits: Limits, executor: Executor, function: Any, capacity: int
+        self,
+        parcel: Parcel,
+        limits: Limits,
+        executor: Executor,
+        function: Any,
+        capacity: int,
+        scratches: Callable[[], Iterable[Path]] = tuple,
     ) -> None:
-        self.capacity = capacity
+        self.capacity, self._scratches = capacity, scratches
         self._executor, self._function = executor, function
         self._parcel, self._limits = parcel, limits
 
@@ -76,6 +89,10 @@ class ExecutorBackend:
     def result(self, future: Any) -> Any:
         """Returns the pickled outcome, or an `Ended`."""
         return self._alive(future.result)
+
+    def epochs(self, key: str) -> Epochs:
+        """Returns how far a run is, where it is on this machine."""
+        return epochs_of(self._scratches(), key)
 
     def _alive(self, function: Any, *arguments: Any) -> Any:
         try:
@@ -103,7 +120,7 @@ def open_backend(job: Job, settings: SearchSettings, workers: Any) -> Iterator[B
             )
         parcel = pack(job.portable(), settings.modules)
         with ThreadPoolExecutor(workers) as threads, closing(Host(gpus)) as host:
-            yield ExecutorBackend(parcel, limits, threads, host.run, workers)
+            yield ExecutorBackend(parcel, limits, threads, host.run, workers, host.scratches)
     elif isinstance(workers, Executor):
         parcel = pack(job.portable(), alone=True)
         # No executor says how many workers it has.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from keras_se.display.pace import clock
 from tuning.choice.scores import MIN_SEEDS
 from tuning.oracles.table import expected_trials
 from tuning.running.settings import SearchSettings
@@ -45,9 +46,9 @@ class Budget:
         text = f"At {seconds:.2g} s a training{at_a_time}"
         if self.planned is None or self.at_most is None:
             return f"{text}, for an unknown number of trainings."
-        text += f", about {_clock((self.planned - done) * seconds / self.workers)}"
+        text += f", about {clock((self.planned - done) * seconds / self.workers)}"
         if self.at_most > self.planned:
-            text += f", at most {_clock((self.at_most - done) * seconds / self.workers)}"
+            text += f", at most {clock((self.at_most - done) * seconds / self.workers)}"
         return f"{text}."
 
     def __str__(self) -> str:
@@ -89,9 +90,3 @@ def plan_budget(
     known_further = len(seeds) - known - known_finals - known_fresh
     at_most = planned + max(0, further - known_further)
     return Budget(planned, at_most, tuple(records), workers)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

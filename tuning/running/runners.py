@@ -14,7 +14,7 @@ from tuning.folder.search_folder import BEGUN, SearchFolder
 from tuning.running.backends import Backend
 from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
-from tuning.trials.perform import Outcome, Run
+from tuning.trials.perform import Epochs, Outcome, Run
 from tuning.trials.records import FRESH, SearchWarning, TrialRecord, run_key
 
 MAX_ATTEMPTS = 2  # of a trial whose own process dies
@@ -32,6 +32,7 @@ class Runner:
         known = {run_key(record.candidate, record.seed) for record in folder.records}
         self._begun = Begun(folder.path / BEGUN, known)
         self._running: dict[Any, Run] = {}
+        self._begun_now: dict[str, Run] = {}  # also one in this process, before it has a future
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._deaths: Counter[str] = Counter()
         self._fatal: Counter[str] = Counter()
@@ -46,6 +47,10 @@ class Runner:
     def busy(self) -> int:
         """Number of trials that have started and whose records `wait` has not returned."""
         return len(self._running)
+
+    def progress(self) -> list[tuple[Run, Epochs]]:
+        """Returns the trials that run and how far they are; may be called from any thread."""
+        return [(run, self._backend.epochs(run.key)) for run in list(self._begun_now.values())]
 
     def is_late(self, run: Run) -> bool:
         """Returns whether a trial is to run after all others."""
@@ -67,6 +72,7 @@ class Runner:
             raise
 
     def _submit(self, run: Run) -> None:
+        self._begun_now[run.key] = run
         future = self._backend.submit(run)
         self._running[future] = run
         future.add_done_callback(self._ended.put)
@@ -78,6 +84,7 @@ class Runner:
         except queue.Empty:
             return []
         run = self._running.pop(future)
+        del self._begun_now[run.key]
         record = self._record(run, self._backend.result(future))
         return [] if record is None else [record]
 

@@ -44,7 +44,7 @@ class Stages:
         folder: SearchFolder,
         tuner: SearchTuner,
         runner: Runner,
-        on_record: Callable[[TrialRecord], Any] | None = None,
+        on_record: Sequence[Callable[[TrialRecord], Any]] = (),
     ) -> None:
         self._job, self._settings, self._rule = job, settings, rule
         self._folder, self._tuner, self._runner = folder, tuner, runner
@@ -251,8 +251,8 @@ class Stages:
         execute(self._runner, lambda: runs.popleft() if runs else None, self._done)
 
     def _done(self, record: TrialRecord) -> None:
-        if self._on_record is not None:
-            self._on_record(record)
+        for call in self._on_record:
+            call(record)
 
 
 def _without_ratio(candidate: Combination) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import util
@@ -66,6 +66,10 @@ class Host:
         device = self._devices[number % len(self._devices)] if self._devices else None
         self._slots.append(Slot(self._folder / f"slot{number}", threads, device))
         return self._slots[-1]
+
+    def scratches(self) -> Iterator[Path]:
+        """Yields the folders in which the slots keep temporary files."""
+        return (slot.scratch for slot in list(self._slots))
 
     def forget(self, id: str) -> None:
         """Removes a parcel, and ends the processes that wait for further calls."""

@@ -53,12 +53,12 @@ class Slot:
     """Runs calls in a process of its own, with its threads and its device."""
 
     def __init__(self, folder: Path, threads: int, device: str | None) -> None:
-        self.threads = threads
+        self.threads, self.scratch = threads, folder / "tmp"
         self._folder, self._log, self._group = folder, folder / "log", folder.with_suffix(".pid")
         self._environment = {
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
             **dict.fromkeys(_COUNTS, str(threads)),
-            "TMPDIR": str(folder / "tmp"),
+            "TMPDIR": str(self.scratch),
             # Else loky starts a new process after each trial that leaves 300 MB, as most would.
             "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",
         }
@@ -86,7 +86,7 @@ class Slot:
 
     def _opened(self) -> Any:
         if self._executor is None:
-            (self._folder / "tmp").mkdir(parents=True, exist_ok=True)
+            self.scratch.mkdir(parents=True, exist_ok=True)
             self._calls = 0
             self._executor = ProcessPoolExecutor(
                 1,

@@ -1,6 +1,9 @@
 """A trial as a function: a job and a run go in, what is worth keeping comes out."""
 
+import json
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +64,30 @@ class Outcome:
     record: TrialRecord
     curve: bytes = b""
     weights: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How far a running trial is.
+
+    Attributes:
+        done: Number of epochs that it has done; `None` if this machine does not see it.
+        score: Score of the last of them; `None` without, or if it was not finite.
+    """
+
+    done: int | None = None
+    score: float | None = None
+
+
+def epochs_of(scratches: Iterable[Path], key: str) -> Epochs:
+    """Looks how far a run is that `perform` has begun with one of some `scratch` folders."""
+    with suppress(OSError, ValueError):  # it may end just now
+        for scratch in scratches:
+            for curve in scratch.glob(f"*/curves/{key}.jsonl"):
+                # Without what follows the last line end: it is just being written.
+                *lines, _ = curve.read_bytes().split(b"\n")
+                return Epochs(len(lines), json.loads(lines[-1])["score"] if lines else None)
+    return Epochs(0)
 
 
 def perform(job: Job, run: Run, scratch: Path | None = None) -> Outcome:

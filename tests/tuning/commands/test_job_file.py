@@ -43,7 +43,7 @@ def test_every_argument_of_a_search_that_a_file_can_hold_has_its_place():
     kept = {k: v for k, v in content.items() if k not in ("model", "data", "space")}
     assert arguments == kept
     of_search = set(inspect.signature(search).parameters)
-    live = {"overwrite", "accept_change", "retry_failed", "on_trial", "on_start"}
+    live = {"overwrite", "accept_change", "retry_failed", "on_trial", "on_start", "progress"}
     assert of_search - live == {*kept, "model_or_builder", "train", "space", "validation"}
 
 
