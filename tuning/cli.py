@@ -96,7 +96,9 @@ def run(arguments: Sequence[str]) -> int:
         )
         return _WRONG_USE
     except _errors_of_input() as error:
-        click.echo(f"Error: {error}", err=True)
+        from keras_se.display.text import printable  # late: it loads Keras, which was loaded
+
+        click.echo(f"Error: {printable(str(error))}", err=True)
         return _WRONG_USE
     return _FAILED if result is False else _PASSED
 

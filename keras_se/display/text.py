@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDTH = 80
+# Names come from files, and a terminal obeys what follows these.
+_CONTROLS = dict.fromkeys([*range(10), *range(11, 32), *range(127, 160)])
 
 
 class Shown:
@@ -31,7 +33,12 @@ def rendered(parts: Iterable[str | Table]) -> str:
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, emoji=False)
     for part in parts:
         console.print(part, markup=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    return "\n".join(printable(line).rstrip() for line in stream.getvalue().split("\n")[:-1]) + "\n"
+
+
+def printable(text: str) -> str:
+    """Returns text without control characters, all but ends of lines."""
+    return text.translate(_CONTROLS)
 
 
 def site_table(*columns: str, right: bool = False) -> Table:

@@ -97,3 +97,27 @@ def test_all_that_finished_are_tied_in_a_screening():
 def test_what_is_no_result(text):
     with pytest.raises(InputError, match=r"from_json needs JSON text .* Received: "):
         SearchResult.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": 3}, "chosen is not text"),
+        ({"direction": "up"}, "direction is not one of"),
+        ({"plan": {"se_1": 4}}, "plan.se_1 is not an object"),
+        ({"records": {}}, "it has other fields than a result"),
+        ({"job": {}}, "it has other fields than a result"),
+        ({"records": [{}]}, "it has other fields than a record"),
+        ({"decision": {"chosen": "a"}}, "decision has other fields than Decision"),
+        ({"seeds": [2**70]}, "more than 64 bits"),
+    ],
+)
+def test_a_field_of_another_type_is_named(change, message):
+    content = json.loads(result().to_json()) | change
+    with pytest.raises(InputError, match=f"from_json needs JSON text .* Received: .*{message}"):
+        SearchResult.from_json(json.dumps(content))
+
+
+def test_a_terminal_is_told_nothing_by_names():
+    named = result(chosen="\x1b]0;title\x07", sentence="a\x9b31m")
+    assert str(named).startswith("Chosen: ]0;title. a31m")

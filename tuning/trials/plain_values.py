@@ -49,7 +49,8 @@ def _tuple(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
 def _dataclass(kind: Any, value: Mapping[str, Any], name: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     needed = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
-    _known(needed <= set(value) <= set(fields), list(value), name, f"{kind.__name__}'s fields")
+    if not needed <= set(value) <= set(fields):
+        raise ValueError(f"{name} has other fields than {kind.__name__}")
     return kind(**{key: from_plain(fields[key].type, v, key) for key, v in value.items()})
 
 

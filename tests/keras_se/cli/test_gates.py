@@ -63,3 +63,12 @@ def test_plot(tmp_path, keras_se_command):
 )
 def test_bad_input(refused, words, sentence):
     assert sentence in refused(words)
+
+
+@pytest.mark.parametrize("words", ["gates bad.tflite", "verify se.keras bad.tflite --data few.npz"])
+def test_a_file_that_brings_the_runtime_down(refused, files, monkeypatch, words):
+    (files / "bad.tflite").write_bytes((files / "se.tflite").read_bytes())
+    crash = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    monkeypatch.setattr("keras_se.isolation._SCRIPT", crash)
+    assert "in a process of its own it ended with signal 11" in refused(words)
+    (files / "bad.tflite").unlink()

@@ -1,5 +1,8 @@
+import os
+
 import pytest
 
+from keras_se.errors import InputError
 from tuning import SearchWarning
 from tuning.folder.begun import MANY, Begun
 
@@ -37,3 +40,9 @@ def test_a_file_cut_off_or_damaged_stops_nothing(path, content):
     assert path.read_text().endswith("c\n")
     begun.excuse(["c"])
     assert "c" not in path.read_text()
+
+
+def test_a_log_that_is_no_file(path):
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"must be a file that it wrote\. Received: .*begun\.log"):
+        Begun(path, ())

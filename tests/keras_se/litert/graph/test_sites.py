@@ -693,3 +693,11 @@ def test_tables_that_are_listed_over_and_over_are_refused():
     builder.Finish(schema.ModelEnd(builder), b"TFL3")
     with pytest.raises(InputError, match=r"follows the schema. Received: .* entries in .* bytes"):
         file_sites(bytes(builder.Output()))
+
+
+def test_a_file_larger_than_any(tmp_path):
+    path = tmp_path / "a.tflite"
+    with path.open("wb") as file:
+        file.truncate(2**33 + 1)
+    with pytest.raises(InputError, match=r"fit in memory\. Received: .*a\.tflite: it has more"):
+        file_sites(path)
