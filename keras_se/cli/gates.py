@@ -5,12 +5,11 @@ from typing import Any
 
 import click
 import keras
-from rich.console import Console
 
 import keras_se
 from keras_se.cli.files import check_output, check_tflite, write_outputs
 from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
-from keras_se.cli.tables import gates_table, sites_table
+from keras_se.cli.tables import gates_table, print_table, sites_table
 from keras_se.data import load_inputs
 from keras_se.errors import InputError
 from keras_se.files import load_model
@@ -53,7 +52,7 @@ def gates_command(
     if data is None:
         if json_path is not None or plot is not None:
             raise InputError("--json and --plot need --data. Received: no --data")
-        Console().print(sites_table(sites, {} if is_model else delegation(source).sites))
+        print_table(sites_table(sites, {} if is_model else delegation(source).sites))
         return
     x, labels = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
     values = keras_se.read_gates(source, x)
@@ -66,7 +65,7 @@ def gates_command(
     if plot is not None:
         # Draw before any output: matplotlib may be missing, or the suffix unknown.
         contents[plot] = draw_gate_curves(statistics, plot.rpartition(".")[-1])
-    Console().print(gates_table(statistics, tau))
+    print_table(gates_table(statistics, tau))
     samples = len(keras.tree.flatten(x)[0])
     click.echo(f"On {samples} samples. spread: standard deviation over samples;")
     click.echo("classes: that of the class means; both are root mean squares over channels.")

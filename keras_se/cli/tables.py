@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
-from keras_se.display.text import figure
+from keras_se.display.text import figure, printable
 from keras_se.litert.delegation import SiteDelegation
 from keras_se.sites.site import Site
 from keras_se.sites.statistics import GateStatistics
@@ -17,8 +18,8 @@ def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for figures in statistics:
         table.add_row(
-            figures.name,
-            figures.gate,
+            printable(figures.name),
+            printable(figures.gate),
             str(figures.channels),
             figure(figures.mean, ".4f"),
             figure(figures.spread, ".4f"),
@@ -34,10 +35,16 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
     columns = ("site", "gate", "C", "width", "after", *(("operations",) if delegated else ()))
     table = Table(*columns, box=box.SIMPLE_HEAD)
     for site in sites:
-        row = [site.name, site.gate, str(site.channels), str(site.width), site.after]
+        texts = (site.name, site.gate, site.channels, site.width, site.after)
+        row = [printable(str(text)) for text in texts]
         found = delegated.get(site.name)
         if found is not None:
             missing = ", ".join(found.undelegated) or "none"
             row.append(f"{len(found.operators)}, partitions: {found.partitions}, left: {missing}")
         table.add_row(*row)
     return table
+
+
+def print_table(table: Table) -> None:
+    """Prints a table whose names are no markup, whatever brackets they hold."""
+    Console(markup=False, emoji=False).print(table)

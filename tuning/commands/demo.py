@@ -67,7 +67,7 @@ def demo_command(directory: str, data: str | None, epochs: int, seed: int, overw
     Exit code 0 if the gates survive in both TFLite files, 1 if they do not.
     """
     started = time.monotonic()
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     # `output_folder` checks again, but only after the data are loaded.
     refuse_existing(directory, overwrite)
     if Path(directory).exists():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_se
+from keras_se.litert.graph.flatbuffer import packed, unpacked
 
 
 @pytest.mark.parametrize("name", ["se.keras", "se.tflite"])
@@ -72,3 +73,17 @@ def test_a_file_that_brings_the_runtime_down(refused, files, monkeypatch, words)
     monkeypatch.setattr("keras_se.isolation._SCRIPT", crash)
     assert "in a process of its own it ended with signal 11" in refused(words)
     (files / "bad.tflite").unlink()
+
+
+def test_names_are_no_markup_and_rule_no_terminal(files, keras_se_command, capsys):
+    model = unpacked((files / "se.tflite").read_bytes())
+    for signature in model.signatureDefs:
+        signature.signatureKey = b"[/x]\x1b[31m"
+    for tensor in model.subgraphs[0].tensors:
+        tensor.name = b"[/x]\x1b[31m"
+    (files / "named.tflite").write_bytes(packed(model))
+    assert keras_se_command("gates named.tflite") == 0
+    printed = capsys.readouterr().out
+    assert "[/x][31m" in printed
+    assert "\x1b" not in printed
+    (files / "named.tflite").unlink()
