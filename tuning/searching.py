@@ -189,11 +189,11 @@ def search(
         declared = discovered_space(job, first)
         objective = keras_tuner.Objective(*rule.objective(job.direction))
         proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
-        if deployed is not None:
-            file_samples(job, first, deployed)  # refuses, before anything is trained
         # A folder with records has passed already.
         if overwrite or not any((Path(directory) / "records").glob("*.json")):
             rehearse(job, declared, first)
+        if deployed is not None:
+            file_samples(job, first, deployed)  # refuses before anything is trained
         stack.enter_context(folder_errors(Path(directory)))
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))

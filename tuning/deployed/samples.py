@@ -1,5 +1,7 @@
 """The samples of a search that files are calibrated and judged with."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ from keras_se.verification.verdict import MIN_SAMPLES
 from tuning.data.batches import first_samples
 from tuning.seeding import trial_seed
 from tuning.trials.job import Job
+from tuning.trials.training import cause_of
 
 _CALIBRATION = 300
 _SCORED = 2000  # for the metric as a file
@@ -44,7 +47,7 @@ def file_samples(job: Job, seed: int, file_format: str) -> FileSamples:
     """
     check_backend("deployed")
     import_extra("ai_edge_litert.interpreter", "litert")
-    with trial_seed(seed):
+    with trial_seed(seed), _readable():
         train, validation, _ = job.data.load(seed)
         scored = first_samples(validation, _SCORED)
         used = None
@@ -58,6 +61,19 @@ def file_samples(job: Job, seed: int, file_format: str) -> FileSamples:
         )
     chosen = rows[np.linspace(0, len(rows) - 1, min(_VERIFIED, len(rows))).astype(int)]
     return FileSamples(used, scored, keras.tree.map_structure(lambda a: a[chosen], scored[0]))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the user's own code, or tensors that are no arrays
+        raise InputError(
+            "deployed needs data that can be loaded, as arrays in batches of one structure. "
+            f"Received: data that give {cause_of(error)}"
+        ) from error
 
 
 def _held_out(x: Any, calibration: Any) -> np.ndarray:

@@ -22,9 +22,9 @@ class SearchSettings:
         timeout: Seconds after which a trial fails.
         max_seeds: Largest number of seeds per candidate that the rule may ask for.
         max_trials: Largest number of trials that the oracle may propose.
-        deployed: Format of the files that the choice depends on; `None` for none.
         keep_weights: Number of trials whose weights are kept.
         modules: Modules that each process imports first.
+        deployed: Format of the files that the choice depends on; `None` for none.
     """
 
     seeds: tuple[int, ...]
@@ -48,7 +48,6 @@ class SearchSettings:
         ):
             if not number >= least:  # also for NaN
                 raise InputError(f"{name} must be at least {least}. Received: {name}={number!r}")
-
         if self.deployed is not None and self.deployed not in FORMATS:
             raise InputError(
                 f"deployed must be one of {list(FORMATS)}, or None. "

@@ -28,6 +28,7 @@ def test_every_argument_of_a_search_that_a_file_can_hold_has_its_place():
         "where": ["conv"],
         "max_parameters": 9,
         "keep_weights": 0,
+        "deployed": "int8",
         "max_seeds": 5,
         "max_trials": 9,
         "threads": 1,

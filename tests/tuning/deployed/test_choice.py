@@ -7,6 +7,7 @@ import pytest
 
 from tuning import DeployedRecord
 from tuning.deployed.choice import choose_by_file
+from tuning.trials.records import Records
 
 OUT = "gates are lost at se_1"
 SIZES = {"a": 10, "b": 30, "c": 20, "d": 40}
@@ -65,6 +66,17 @@ def test_round_trip():
     whole = dataclasses.replace(record("a"), latency=0.5, bytes=3, work_kept=None, sha256="ff")
     assert DeployedRecord.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
     assert whole.key == "a-s0-int8"
+
+
+def test_what_could_not_be_judged_is_tried_again(tmp_path):
+    records = Records(tmp_path, DeployedRecord)
+    out = dataclasses.replace(record("b", reason="no room"), verdict="")
+    for one in (record("a"), record("c", reason=OUT), out):
+        records.put(one)
+    records.set_failed_aside()
+    assert [one.label for one in Records(tmp_path, DeployedRecord)] == ["a", "c"]
+    assert records.get("b", 0, "int8") is None
+    assert records.get("a", 0, "int8") == record("a")
 
 
 @pytest.mark.parametrize(

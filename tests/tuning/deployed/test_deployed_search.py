@@ -30,7 +30,7 @@ def digits():
     images, labels = load_digits(return_X_y=True)
     brightness = np.random.default_rng(0).uniform(0.1, 1.0, size=(len(images), 1))
     x = (brightness * images / 16.0).reshape(-1, 8, 8, 1).astype("float32")
-    return (x[:600], labels[:600]), (x[600:1000], labels[600:1000])
+    return (x[:300], labels[:300]), (x[300:700], labels[300:700])
 
 
 TRAIN, VALIDATION = digits()

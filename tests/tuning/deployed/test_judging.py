@@ -224,6 +224,26 @@ def test_samples_are_bounded_and_spread():
     assert len(samples.held_out) == 256
 
 
+def ragged():
+    rows = tf.ragged.constant([[1.0], [1.0, 2.0]] * 20)
+    return tf.data.Dataset.from_tensor_slices((rows, np.zeros(40))).batch(4)
+
+
+def broken():
+    raise OSError("no such bucket")
+
+
+@pytest.mark.parametrize(
+    ("validation", "said"), [(ragged, "IndexError: "), (broken, "OSError: no such bucket")]
+)
+def test_data_that_are_no_arrays_are_refused(validation, said):
+    job = Job(without_se, TrialData((X, Y), validation), None, "val_loss", "min", epochs=1)
+    with pytest.raises(
+        InputError, match=f"data that can be loaded, .*Received: data that give {said}"
+    ):
+        file_samples(job, 0, "float16")
+
+
 def test_no_validation_samples_are_refused():
     empty = dataset(X, Y).take(0)
     job = Job(without_se, TrialData((X, Y), empty), None, "val_loss", "min", epochs=1)
