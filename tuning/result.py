@@ -103,6 +103,11 @@ class SearchResult(Paged):
         return tuple(dict.fromkeys(r.label for r in self.records if r.completed))
 
     @property
+    def passed(self) -> bool:
+        """Whether the file of a candidate passes; true as well if none was to be judged."""
+        return not self.deployed or any(record.passed for record in self.deployed)
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Settings of the winner if all its sites share them; empty without SE.
 

@@ -155,7 +155,7 @@ def search_command(
     if out is not None:
         write_outputs({out: model_bytes(result.model())}, overwrite)
         console.print(f"{out}: the trained winner", soft_wrap=True)
-    return not result.deployed or any(record.passed for record in result.deployed)
+    return result.passed
 
 
 def _imported(modules: list[str]) -> list[str]:

@@ -111,9 +111,8 @@ def _files(result: "SearchResult", timed: Sequence["DeployedRecord"]) -> str:
     with plot(7.6, 3.4) as axes:
         for each in timed:
             place = (each.latency, each.metric)
-            axes.plot(
-                (each.latency_low, each.latency_high), [each.metric] * 2, color=FAINT, linewidth=3
-            )
+            quartiles = (each.latency_low, each.latency_high)
+            axes.plot(quartiles, [each.metric] * 2, color=FAINT, linewidth=3, zorder=0)
             axes.scatter(*place, s=30, color=FIRST, marker="o" if each.passed else "x")
             if each.label == result.chosen:
                 axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
