@@ -181,19 +181,16 @@ def search(
     job.data.check_order()
     if isinstance(job.hypermodel, SEHyperModel):
         job.hypermodel.check()
-    first = settings.seeds[0]
     with ExitStack() as stack:
         watch = SearchProgress(rule.metric, job.direction, epochs, progress)
         stack.enter_context(watch)
         watch.doing = "one batch is tried"
-        declared = discovered_space(job, first)
-        objective = keras_tuner.Objective(*rule.objective(job.direction))
-        proposer = get_oracle(oracle, objective, declared, job.epochs, max_trials)
         # A folder with records has passed already.
-        if overwrite or not any((Path(directory) / "records").glob("*.json")):
-            rehearse(job, declared, first)
+        is_new = overwrite or not any((Path(directory) / "records").glob("*.json"))
+        proposer = _proposer(oracle, job, rule, settings, is_new)
         if deployed is not None:
-            file_samples(job, first, deployed)  # refuses before anything is trained
+            # Refuses before anything is trained.
+            file_samples(job, settings.seeds[0], deployed)
         stack.enter_context(folder_errors(Path(directory)))
         # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))
@@ -222,6 +219,16 @@ def search(
         write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
     return result
+
+
+def _proposer(oracle: Any, job: Job, rule: Rule, settings: SearchSettings, is_new: bool) -> Any:
+    """Returns the oracle of a search; a new one tries a batch first."""
+    declared = discovered_space(job, settings.seeds[0])
+    objective = keras_tuner.Objective(*rule.objective(job.direction))
+    proposer = get_oracle(oracle, objective, declared, job.epochs, settings.max_trials)
+    if is_new:
+        rehearse(job, declared, settings.seeds[0])
+    return proposer
 
 
 def _result(

@@ -13,6 +13,7 @@ from rich.text import Text
 from keras_se.display.pace import Pace, clock
 from keras_se.display.progress import showing
 from keras_se.display.screen import Screen, bar
+from keras_se.errors import InputError
 from tuning.choice.scores import as_loss
 from tuning.oracles.hyperband import EPOCHS
 from tuning.running.budget import Budget
@@ -32,6 +33,10 @@ class SearchProgress:
     def __init__(
         self, metric: str, direction: str, epochs: int = 1, to: Console | bool = True
     ) -> None:
+        if not isinstance(to, bool | Console):
+            raise InputError(
+                f"progress must be True, False or a rich.console.Console. Received: progress={to!r}"
+            )
         self._metric, self._direction, self._epochs = metric, direction, epochs
         self._scores: dict[str, list[float]] = {}
         self._failures: dict[str, str] = {}

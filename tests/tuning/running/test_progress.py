@@ -14,6 +14,7 @@ import keras_se
 import tuning
 from keras_se.display import progress as steps
 from keras_se.display import screen as screens
+from keras_se.errors import InputError
 from tuning import Budget, TrialRecord
 from tuning.running.progress import SearchProgress
 from tuning.trials.combination import Combination
@@ -251,3 +252,8 @@ def test_a_search_shows_the_epochs_of_trials_in_other_processes(tmp_path, monkey
         search(tmp_path / "a", workers=2)
     text = "\n".join(shown.lines)
     assert re.search(r"seed 0: epoch [23] of 3, val_loss 0\.\d+$", text, re.MULTILINE)
+
+
+def test_another_place_must_be_a_console(tmp_path):
+    with pytest.raises(InputError, match=r"a rich\.console\.Console\. Received: progress='yes'"):
+        search(tmp_path / "a", progress="yes")
