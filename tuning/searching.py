@@ -29,7 +29,7 @@ from tuning.running.backends import open_backend
 from tuning.running.budget import Budget, plan_budget
 from tuning.running.progress import SearchProgress
 from tuning.running.project import open_tuner, write_checkpoints
-from tuning.running.rehearsal import discovered_space, rehearse
+from tuning.running.rehearsal import discovered_space, rehearse_on
 from tuning.running.runners import Runner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
@@ -185,15 +185,18 @@ def search(
         watch = SearchProgress(rule.metric, job.direction, epochs, progress)
         stack.enter_context(watch)
         watch.doing = "one batch is tried"
-        # A folder with records has passed already.
-        is_new = overwrite or not any((Path(directory) / "records").glob("*.json"))
-        proposer = _proposer(oracle, job, rule, settings, is_new)
-        if deployed is not None:
-            # Refuses before anything is trained.
-            file_samples(job, settings.seeds[0], deployed)
-        stack.enter_context(folder_errors(Path(directory)))
-        # Before `open_folder`: a job that cannot travel to worker processes must leave no folder.
+        first = settings.seeds[0]
+        space = discovered_space(job, first)
+        objective = keras_tuner.Objective(*rule.objective(job.direction))
+        proposer = get_oracle(oracle, objective, space, job.epochs, settings.max_trials)
+        # All that refuses a job comes before `open_folder`: it must leave no folder.
         backend = stack.enter_context(open_backend(job, settings, workers))
+        # A folder with records has passed already.
+        if overwrite or not any((Path(directory) / "records").glob("*.json")):
+            rehearse_on(backend, space, first)
+        if deployed is not None:
+            file_samples(job, first, deployed)
+        stack.enter_context(folder_errors(Path(directory)))
         folder = stack.enter_context(open_folder(Path(directory), overwrite))
         # The number of threads changes the results, so it is part of the job.
         folder.match_job({**job.fingerprint(), "threads": settings.threads}, accept_change)
@@ -219,16 +222,6 @@ def search(
         write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
     return result
-
-
-def _proposer(oracle: Any, job: Job, rule: Rule, settings: SearchSettings, is_new: bool) -> Any:
-    """Returns the oracle of a search; a new one tries a batch first."""
-    declared = discovered_space(job, settings.seeds[0])
-    objective = keras_tuner.Objective(*rule.objective(job.direction))
-    proposer = get_oracle(oracle, objective, declared, job.epochs, settings.max_trials)
-    if is_new:
-        rehearse(job, declared, settings.seeds[0])
-    return proposer
 
 
 def _result(

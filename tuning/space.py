@@ -1,5 +1,6 @@
 """The search space: placement, reduction ratio, gate and squeeze of SE blocks, or no SE."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,9 +244,12 @@ def is_baseline(values: Mapping[str, Any]) -> bool:
 
 def _switch(hp: Any) -> str:
     # A name of its own in each conditional scope: keras-tuner drops the value of a name that is
-    # declared under several conditions where one of them does not hold. It tells the conditions
-    # of the current scope in this attribute alone.
-    conditions = [f"{c.name}={'|'.join(map(str, c.values))}" for c in hp._conditions]
+    # declared under several conditions where one of them does not hold. What is declared in a copy
+    # has the conditions of the current scope.
+    probe = copy.deepcopy(hp)
+    probe.Fixed("probe", 0)
+    found = probe.space[-1].conditions
+    conditions = [f"{c.name}={'|'.join(map(str, c.values))}" for c in found]
     return " if ".join([SWITCH, " and ".join(conditions)]) if conditions else SWITCH
 
 

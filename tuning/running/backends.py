@@ -17,7 +17,14 @@ from tuning.slots.scratch import scratch_folder
 from tuning.slots.slot import Ended
 from tuning.trials.disk import is_full_disk
 from tuning.trials.job import Job
-from tuning.trials.perform import Epochs, Run, epochs_of, perform
+from tuning.trials.perform import Epochs, epochs_of
+
+
+class Call(Protocol):
+    """What runs on a backend: it is pickled, and gives something that can be pickled."""
+
+    def perform(self, job: Job, scratch: Path | None = None) -> Any:
+        """Does it, on any machine."""
 
 
 class Backend(Protocol):
@@ -27,7 +34,7 @@ class Backend(Protocol):
     def capacity(self) -> int:
         """Number of trials at a time."""
 
-    def submit(self, run: Run) -> Any:
+    def submit(self, run: Call) -> Any:
         """Starts a trial; returns a future with `add_done_callback` and `cancel`."""
 
     def result(self, future: Any) -> Any:
@@ -45,11 +52,11 @@ class InlineBackend:
     def __init__(self, job: Job, scratch: Path) -> None:
         self._job, self._scratch = job, scratch
 
-    def submit(self, run: Run) -> "Future[Any]":
+    def submit(self, run: Call) -> "Future[Any]":
         """Runs a trial to its end."""
         future: Future[Any] = Future()
         try:
-            future.set_result(perform(self._job, run, self._scratch))
+            future.set_result(run.perform(self._job, self._scratch))
         except Exception as error:
             if not is_full_disk(error):
                 raise
@@ -81,7 +88,7 @@ class ExecutorBackend:
         self._executor, self._function = executor, function
         self._parcel, self._limits = parcel, limits
 
-    def submit(self, run: Run) -> Any:
+    def submit(self, run: Call) -> Any:
         """Starts a trial."""
         call = self._function, self._parcel, pickle.dumps(run), self._limits
         return self._alive(self._executor.submit, *call)
@@ -102,6 +109,14 @@ class ExecutorBackend:
                 "The executor of a search must stay; the same call goes on from the records. "
                 f"Received: {type(error).__name__}: {reason(error)}"
             ) from error
+
+
+def not_loaded(found: Ended) -> InputError:
+    """Returns the error for a job that a process could not load."""
+    return InputError(
+        "The processes of workers must be able to load the job. Received: one in which that "
+        f"failed: {found.said}"
+    )
 
 
 @contextmanager

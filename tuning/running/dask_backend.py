@@ -13,7 +13,7 @@ from tuning.slots.dask import SENT, SlotsPlugin, run_on_worker
 from tuning.slots.host import Limits
 from tuning.slots.parcel import Parcel
 from tuning.slots.slot import Ended
-from tuning.trials.perform import Epochs, Run
+from tuning.trials.perform import Epochs
 
 _LOOK = 5.0  # seconds between two looks at the number of workers
 
@@ -36,7 +36,7 @@ class DaskBackend:
             self._capacity = max(1, sum(self._client.nthreads().values()))
         return self._capacity
 
-    def submit(self, run: Run) -> Any:
+    def submit(self, run: Any) -> Any:
         """Starts a trial."""
         if self._sent is None or self._sent.status != "finished":
             self._client.wait_for_workers(1)

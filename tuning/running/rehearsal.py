@@ -1,10 +1,13 @@
 """Before the first trial: the hyperparameters, and whether model, data and metrics fit."""
 
 import inspect
+import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +16,9 @@ from keras_tuner.engine import base_tuner
 
 from keras_se.errors import InputError
 from tuning.data.batches import first_batch
+from tuning.running.backends import Backend, not_loaded
 from tuning.seeding import reseed, trial_seed
+from tuning.slots.slot import Ended
 from tuning.trials.job import Job
 from tuning.trials.metric_names import plain_logs, unknown_metric
 from tuning.trials.training import cause_of, ensure_built, training_arguments
@@ -101,6 +106,44 @@ def rehearse(job: Job, space: Any, seed: int) -> None:
         ) from error
     if job.metric not in logged and not _may_log(job):
         raise unknown_metric(job.metric, logged)
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A rehearsal as a call that can travel, for the processes where trials run.
+
+    Attributes:
+        space: The hyperparameters.
+        seed: The seed.
+    """
+
+    space: Any
+    seed: int
+
+    def perform(self, job: Job, scratch: Path | None = None) -> str:
+        """Returns why the job is refused; empty if it is not."""
+        try:
+            rehearse(job, self.space, self.seed)
+        except InputError as error:
+            return str(error)
+        return ""
+
+
+def rehearse_on(backend: Backend, space: Any, seed: int) -> None:
+    """Rehearses where trials run, so that what kills a process does not kill the search.
+
+    Raises:
+        InputError: As `rehearse`, or if the job cannot be loaded there.
+    """
+    found = backend.result(backend.submit(Rehearsal(space, seed)))
+    if isinstance(found, bytes):  # from a process that was given the call
+        found = pickle.loads(found)  # noqa: S301
+    if isinstance(found, Ended):
+        if found.kind == "setup":
+            raise not_loaded(found)
+        return  # each trial says what it is
+    if found:
+        raise InputError(found)
 
 
 def _extremes(space: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from keras_se.errors import InputError, warn
 from tuning.folder.begun import Begun
 from tuning.folder.kept_weights import KeptWeights
 from tuning.folder.search_folder import BEGUN, SearchFolder
-from tuning.running.backends import Backend
+from tuning.running.backends import Backend, not_loaded
 from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Epochs, Outcome, Run
@@ -100,10 +100,7 @@ class Runner:
                 f"Received: {run.candidate.label}, seed {run.seed}: {found.said}"
             )
         if found.kind == "setup":
-            raise InputError(
-                "The processes of workers must be able to load the job. Received: one in which "
-                f"that failed: {found.said}"
-            )
+            raise not_loaded(found)
         if found.kind == "fatal":
             self._put_last(run, found.said)
             return None

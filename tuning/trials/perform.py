@@ -38,6 +38,10 @@ class Run:
         """Base name of the files of the run."""
         return run_key(self.candidate.id, self.seed)
 
+    def perform(self, job: Job, scratch: Path | None = None) -> "Outcome":
+        """Runs the trial, on any machine."""
+        return perform(job, self, scratch)
+
     def failed(self, cause: str) -> TrialRecord:
         """Returns a failed record, for a run that returned none itself."""
         return TrialRecord(
