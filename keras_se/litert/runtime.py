@@ -84,6 +84,8 @@ class Runner:
             self.outputs = {name: int(details["index"]) for name, details in found.items()}
             self._tensors = {d["index"]: d for d in self.interpreter.get_tensor_details()}
             self.batch = _batch(self.inputs)
+        if not self.outputs:
+            raise InputError(f"A TFLite file must have an output. Received: {self._size} bytes")
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

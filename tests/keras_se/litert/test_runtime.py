@@ -5,7 +5,8 @@ import pytest
 from keras_se import read_gates, to_tflite
 from keras_se.errors import InputError
 from keras_se.litert.gates import file_gates
-from keras_se.litert.runtime import file_input_shapes, load, predict
+from keras_se.litert.graph.flatbuffer import packed, unpacked
+from keras_se.litert.runtime import Runner, file_input_shapes, load, predict
 
 
 def test_inputs_beyond_the_range_are_clipped_as_on_a_device(files, images):
@@ -98,3 +99,10 @@ def test_many_outputs_come_in_the_order_of_the_model(images):
     assert list(found) == [f"output_{n}" for n in range(12)]
     for values, wanted in zip(found.values(), model.predict(images[:50], verbose=0), strict=True):
         np.testing.assert_allclose(values, wanted, atol=0.03)
+
+
+def test_a_file_without_outputs(files):
+    model = unpacked(files["sigmoid", "float32"])
+    model.subgraphs[0].outputs, model.signatureDefs = [], []
+    with pytest.raises(InputError, match=r"must have an output\. Received: \d+ bytes"):
+        Runner(packed(model))

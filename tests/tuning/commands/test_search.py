@@ -412,10 +412,10 @@ def test_an_interrupt_loses_nothing_and_threads_are_kept(folder):
     assert process.returncode == 130
     before = times()
     assert 0 < len(before) < 6
-    loading, resuming, _, interrupted = errors.splitlines()
-    assert loading == "keras-se: loading Keras and TensorFlow ..."
-    assert resuming == f"The same command resumes from {len(before)} records."
-    assert interrupted == "Interrupted."
+    lines = errors.splitlines()  # between them those of the progress, after ten seconds
+    assert lines[0] == "keras-se: loading Keras and TensorFlow ..."
+    assert f"The same command resumes from {len(before)} records." in lines
+    assert lines[-1] == "Interrupted."
     again = subprocess.run(
         [SCRIPT, "search", "run/job.toml", "--workers", "1"],
         capture_output=True,
