@@ -217,7 +217,7 @@ def search(
         watch.start(budget, runner.progress)
         heard = [watch.add, *([] if on_trial is None else [on_trial])]
         stages = Stages(job, settings, rule, folder, tuner, runner, heard)
-        result = _result(stages, job, settings, rule, folder)
+        result = _result(stages, job, settings, rule, folder, watch)
         watch.doing = "the result is written"
         write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
@@ -225,11 +225,18 @@ def search(
 
 
 def _result(
-    stages: Stages, job: Job, settings: SearchSettings, rule: Rule, folder: SearchFolder
+    stages: Stages,
+    job: Job,
+    settings: SearchSettings,
+    rule: Rule,
+    folder: SearchFolder,
+    watch: SearchProgress,
 ) -> SearchResult:
     stages.explore()
     chosen, decision, sentence = stages.decide()
+    watch.doing = "" if settings.deployed is None else "files are judged"
     chosen, deployed, remark = stages.judge_files(chosen, decision)
+    watch.doing = ""
     confirmation = stages.confirm(chosen)
     hypermodel = job.hypermodel if isinstance(job.hypermodel, SEHyperModel) else None
     # Records of other candidates, such as the short runs of Hyperband, come last.
