@@ -78,7 +78,7 @@ def make_search(folder: Path) -> None:
     from tuning.trials.records import Records, run_key
 
     (folder / "curves").mkdir(parents=True)
-    records, found = Records(folder / "records"), []
+    records, found = Records(folder / "records", TrialRecord), []
     for ratio in (2, 4):
         for seed in range(3):
             score, key = 0.5 + 0.01 * seed + 0.1 / ratio, f"r{ratio}"
@@ -152,12 +152,15 @@ def resumed(folder: Path) -> int:
     """The exit code of reading a folder as a search does that goes on."""
     from tuning.folder.begun import Begun
     from tuning.folder.search_folder import folder_errors, stored_threads
-    from tuning.trials.records import Records
+    from tuning.trials.records import Records, TrialRecord
 
     def read() -> None:
         with folder_errors(folder / "search"):
             stored_threads(folder / "search")
-            begun = Begun(folder / "search" / "begun.log", list(Records(folder / "search/records")))
+            begun = Begun(
+                folder / "search" / "begun.log",
+                list(Records(folder / "search/records", TrialRecord)),
+            )
             begun.excuse(["r2-s0"])
 
     return function(read)

@@ -262,7 +262,7 @@ def test_few_held_out_samples_and_some_of_the_training(compress, tmp_path, capsy
     assert expected in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("method", ["qat --engine keras", "qat --engine tfmot", "prune"])
+@pytest.mark.parametrize("method", ["qat --engine keras", "prune"])
 def test_piped_progress_is_plain_lines(compress, tmp_path, capsys, monkeypatch, method):
     words = f"--data data.npz --epochs 3 --method {method}"
     assert compress("logits.keras", tmp_path / "piped.keras", words) in (0, 1)

@@ -82,13 +82,12 @@ WAYS = {
         build(nested=True), 0.5, "polynomial", end_step=9, frequency=2
     ),
     "cluster": lambda plain, sparse: cluster(sparse, 4, preserve_sparsity=True),
-    "quantized": lambda plain, sparse: quantize_aware(plain, X),
-    "both": lambda plain, sparse: quantize_aware(
+    "quantized": lambda plain, sparse: quantize_aware(
         strip(cluster(sparse, 4, preserve_sparsity=True)), X, preserve="both"
     ),
     "keras": lambda plain, sparse: quantize_aware(plain, X, engine="keras"),
 }
-QUANTIZED = ("quantized", "both", "keras")
+QUANTIZED = ("quantized", "keras")
 
 CHILD = """
 import sys, pathlib, keras, numpy as np, keras_se

@@ -496,7 +496,7 @@ def test_a_scale_that_ends_the_process_is_met_in_a_process_of_its_own():
     model = keras.Sequential([keras.Input((1, 1, 8)), block])
     x = np.random.default_rng(0).normal(size=(100, 1, 1, 8))
     with pytest.raises(
-        InputError, match=r"must load in the LiteRT runtime\. .* ends with signal 6"
+        InputError, match=r"must load in the LiteRT runtime and run once\. .* ended with signal 6"
     ):
         to_tflite(model, "int8", x)
 

@@ -9,7 +9,7 @@ import pytest
 from browser import opened
 from sabotage import hold_gates
 
-from keras_se import read_gates, to_tflite, verify
+from keras_se import find_sites, read_gates, to_tflite, verify
 from keras_se.errors import InputError
 
 
@@ -17,7 +17,8 @@ from keras_se.errors import InputError
 def reports(networks, images, sound):
     """A sound file with labels, and one whose gates are frozen, with markup in its names."""
     model, rng = networks["sigmoid"], np.random.default_rng(0)
-    frozen = hold_gates(model, {"se_block": read_gates(model, images)["se_1"].mean(axis=0)})
+    (site, _), gates = find_sites(model), read_gates(model, images)
+    frozen = hold_gates(model, {site.layer: gates["se_1"].mean(axis=0)})
     file = to_tflite(frozen, "int8", images[100:])
     labels = rng.integers(0, 10, 100)
     lost = verify(model, file, images[:100], labels, stress={"<dark>": 0.1 * images[:100]})

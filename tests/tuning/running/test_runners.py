@@ -148,12 +148,12 @@ def test_nothing_is_left_in_the_temporary_folder(whole):
 
 def test_deaths_and_delays_are_recorded_and_end_nothing(tmp_path):
     arguments = {"compile": "deadly", "ratios": [2, 4, 8], "arrays": False}
-    finish(start(tmp_path, workers=2, seeds=1, timeout=20, **arguments))
+    finish(start(tmp_path, workers=2, seeds=1, timeout=12, **arguments))
     causes = {r["label"]: r["cause"] for r in answer(tmp_path)["records"]}
     said = "its process ended with SIGKILL(-9); it printed last: the memory is exhausted"
     assert causes["ratio=2"] == f"{said}, in 2 attempts"
     assert causes["ratio=4"] == ""  # it died once, and got a second attempt
-    assert causes["ratio=8"] == "TimeoutError: not done after 20 s"
+    assert causes["ratio=8"] == "TimeoutError: not done after 12 s"
     assert causes["no SE"] == ""
 
 
