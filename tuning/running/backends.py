@@ -111,6 +111,11 @@ class ExecutorBackend:
             ) from error
 
 
+def unpickled(found: Any) -> Any:
+    """Returns what a call gave, which comes as bytes from a process that was given the call."""
+    return pickle.loads(found) if isinstance(found, bytes) else found  # noqa: S301
+
+
 def not_loaded(found: Ended) -> InputError:
     """Returns the error for a job that a process could not load."""
     return InputError(

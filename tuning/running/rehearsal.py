@@ -1,7 +1,6 @@
 """Before the first trial: the hyperparameters, and whether model, data and metrics fit."""
 
 import inspect
-import pickle
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from keras_tuner.engine import base_tuner
 
 from keras_se.errors import InputError
 from tuning.data.batches import first_batch
-from tuning.running.backends import Backend, not_loaded
+from tuning.running.backends import Backend, not_loaded, unpickled
 from tuning.seeding import reseed, trial_seed
 from tuning.slots.slot import Ended
 from tuning.trials.job import Job
@@ -135,9 +134,7 @@ def rehearse_on(backend: Backend, space: Any, seed: int) -> None:
     Raises:
         InputError: As `rehearse`, or if the job cannot be loaded there.
     """
-    found = backend.result(backend.submit(Rehearsal(space, seed)))
-    if isinstance(found, bytes):  # from a process that was given the call
-        found = pickle.loads(found)  # noqa: S301
+    found = unpickled(backend.result(backend.submit(Rehearsal(space, seed))))
     if isinstance(found, Ended):
         if found.kind == "setup":
             raise not_loaded(found)

@@ -1,7 +1,6 @@
 """Runs trials on a backend; the only writer of their records, curves and weights."""
 
 import dataclasses
-import pickle
 import queue
 from collections import Counter, deque
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from keras_se.errors import InputError, warn
 from tuning.folder.begun import Begun
 from tuning.folder.kept_weights import KeptWeights
 from tuning.folder.search_folder import BEGUN, SearchFolder
-from tuning.running.backends import Backend, not_loaded
+from tuning.running.backends import Backend, not_loaded, unpickled
 from tuning.running.settings import SearchSettings
 from tuning.slots.slot import Ended
 from tuning.trials.perform import Epochs, Outcome, Run
@@ -90,8 +89,7 @@ class Runner:
 
     def _record(self, run: Run, found: Any) -> TrialRecord | None:
         """Writes the record of a trial; `None` if it runs again."""
-        if isinstance(found, bytes):  # from a process that was given the run
-            found = pickle.loads(found)  # noqa: S301
+        found = unpickled(found)
         if not isinstance(found, Ended):
             return self._keep(run, found)
         if found.kind == "disk":
