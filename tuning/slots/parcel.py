@@ -153,21 +153,24 @@ class _Registered:
 
         names = {"__main__", *(module.__name__ for module in _own_modules())}
         own = {
-            name: value
+            name: cloudpickle.dumps(value)
             for name, value in keras.saving.get_custom_objects().items()
             if getattr(value, "__module__", None) in names
         }
         return _register, (self._modules, own)
 
 
-def _register(modules: Sequence[str], own: dict[str, Any]) -> None:
+def _register(modules: Sequence[str], own: dict[str, bytes]) -> None:
     import keras
 
     for module in modules:
         importlib.import_module(module)
     for key, value in own.items():
         package, _, name = key.rpartition(">")
-        keras.saving.register_keras_serializable(package or "Custom", name)(value)
+        # Whether the job needs one whose module is not there is seen when the job is loaded.
+        with suppress(ImportError):
+            register = keras.saving.register_keras_serializable(package or "Custom", name)
+            register(pickle.loads(value))  # noqa: S301 (part of the job)
 
 
 @contextmanager

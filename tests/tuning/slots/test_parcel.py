@@ -1,5 +1,6 @@
 """Parcels are opened in a fresh process, which cannot import what this file defines."""
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -54,13 +55,15 @@ import sys
 sys.path.insert(0, {path!r})
 from tuning.slots.parcel import opened
 assert "keras" not in sys.modules
-opened({place!r})()
 """
 
 
 def run_elsewhere(job, folder, **further):
-    place = pack(job, alone=True, **further).unpack(folder)
-    code = CHECK.format(path=sys.path[0], place=place)
+    return run_with(pack(job, alone=True, **further).unpack(folder), "opened({place!r})()", folder)
+
+
+def run_with(place, check, folder):
+    code = (CHECK + check).format(path=sys.path[0], place=place)
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         cwd=folder,
@@ -121,6 +124,24 @@ def test_what_a_script_or_a_module_of_the_user_has_registered_is_registered(
         assert found.returncode == 0, found.stderr
     finally:
         keras.saving.get_custom_objects().pop("mine>Registered")
+
+
+def test_what_a_module_has_registered_that_is_elsewhere_is_no_hindrance(tmp_path, monkeypatch):
+    code = "import keras\n@keras.saving.register_keras_serializable()\ndef away(): pass"
+    (folder := tmp_path / "elsewhere").mkdir()
+    (folder / "away.py").write_text(code)
+    with monkeypatch.context() as scope:
+        scope.syspath_prepend(folder)
+        module = importlib.import_module("away")
+    try:
+        place = pack("a job").unpack(tmp_path)
+        assert run_with(place, "assert opened({place!r}) == 'a job'", tmp_path).returncode == 0
+        needs = pack(module.away).unpack(tmp_path)
+        found = run_with(needs, "opened({place!r})", tmp_path)
+        assert "ModuleNotFoundError: No module named 'away'" in found.stderr
+    finally:
+        keras.saving.get_custom_objects().pop("Custom>away")
+        del sys.modules["away"]
 
 
 def test_modules_are_imported_first(tmp_path, monkeypatch):
