@@ -128,13 +128,25 @@ class Rehearsal:
         return ""
 
 
+class Start:
+    """A call that does nothing, after which a process is started and has loaded the job."""
+
+    def perform(self, job: Job, scratch: Path | None = None) -> None:
+        """Does nothing."""
+
+
 def rehearse_on(backend: Backend, space: Any, seed: int) -> None:
     """Rehearses where trials run, so that what kills a process does not kill the search.
+
+    Meanwhile the other processes start.
 
     Raises:
         InputError: As `rehearse`, or if the job cannot be loaded there.
     """
-    found = unpickled(backend.result(backend.submit(Rehearsal(space, seed))))
+    rehearsal = backend.submit(Rehearsal(space, seed))
+    for _ in range(backend.capacity - 1):
+        backend.submit(Start())
+    found = unpickled(backend.result(rehearsal))
     if isinstance(found, Ended):
         if found.kind == "setup":
             raise not_loaded(found)

@@ -78,10 +78,13 @@ def stub_trial(job, candidate, seed, folder, *, fingerprint="", tested=False, se
     )
 
 
+training.run_trial = stub_trial  # also in the processes of workers, which import this module
+
+
 def run(folder, oracle):
     """One search; its result goes to a file beside the folder."""
-    training.run_trial = stub_trial
     os.environ["TRAINED"] = str(folder.with_suffix(".trained"))
+    workers, oracle = (2, "exhaustive") if oracle == "workers" else (1, oracle)
     if oracle == "random":
         oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", max_trials=4, seed=3)
     rule = tuning.Cheapest(0.006, max_seeds=5)
@@ -96,6 +99,9 @@ def run(folder, oracle):
         directory=folder,
         oracle=oracle,
         fresh_seeds=2,
+        workers=workers,
+        threads=1,
+        modules=["killed_search"],
     )
     answer = {
         "chosen": result.chosen,
