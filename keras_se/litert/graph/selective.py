@@ -1,24 +1,31 @@
-"""Keeps chosen SE sites in float32 inside an integer file.
+"""Keeps chosen parts of an integer file in float32: SE sites, and tensors with what makes them.
 
 A site computes in float32 where integer arithmetic would lose its gates:
 
     int8 map -> DEQUANTIZE -> MEAN ... gate -> MUL -> QUANTIZE -> int8 map
 
-The float operators come from the float32 conversion of the model; the rest of the file stays. The
-map and the product keep their codes, so this restores only what the site itself loses.
+The float operators come from the float32 file of the network; the rest of the file stays. Map and
+product of a site keep their codes, so it alone restores only what the site itself loses. What the
+layers before it lose comes back with their tensors: the operators that make and that read one
+become float, and between them it has no codes.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph.flatbuffer import CASTS, packed, unpacked
+from keras_se.litert.graph.flatbuffer import CASTS, TFLiteModel, packed, unpacked
 from keras_se.litert.graph.sites import GateNode, main_nodes
 
 
-def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
-    """Returns a quantized file with the named SE sites in float32."""
+def keep_float(
+    quantized: bytes, float32: bytes, sites: Sequence[str], tensors: Sequence[str] = ()
+) -> bytes:
+    """Returns a quantized file with the named SE sites, and the named tensors, in float32.
+
+    Tensors have the same names in both files, as converters and quantizers leave them.
+    """
     nodes, float_nodes = (
         {node.site.name: node for node in main_nodes(content)} for content in (quantized, float32)
     )
@@ -29,10 +36,13 @@ def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
             "float32 file"
         )
     check_names(sites, list(nodes), "the quantized file")
+    pairs = [(nodes[name], float_nodes[name]) for name in sites]
     try:
-        graft = _Graft(unpacked(quantized), unpacked(float32))
-        for name in sites:
-            graft.site(nodes[name], float_nodes[name])
+        graft = _Graft(unpacked(quantized), unpacked(float32), counterparts(float32, quantized))
+        positions = set(graft.around(tensors))
+        for node, float_node in pairs:
+            positions.update(graft.site(node, float_node))
+        graft.replace(positions)
         return graft.finished()
     except (InputError, ImportError):
         raise
@@ -42,6 +52,18 @@ def keep_float(quantized: bytes, float32: bytes, sites: Sequence[str]) -> bytes:
             f"Received: {len(quantized)} and {len(float32)} bytes; changing them gives "
             f"{type(error).__name__}: {error}"
         ) from error
+
+
+def counterparts(float32: bytes, quantized: bytes) -> dict[int, int]:
+    """Returns the tensors of a float file that are in a quantized one, under the same name."""
+    graphs = [TFLiteModel.of(content).graphs[0] for content in (float32, quantized)]
+    known, others = ({g.name(i): i for i in range(g.tensors)} for g in graphs)
+    shape, other_shape = (graph.shape for graph in graphs)
+    return {
+        i: others[name]
+        for name, i in known.items()
+        if name in others and shape(i) == other_shape(others[name])
+    }
 
 
 def check_names(names: Sequence[str], known: Sequence[str], of: str) -> None:
@@ -60,12 +82,14 @@ def _sizes(nodes: Mapping[str, GateNode]) -> dict[str, tuple[int, int]]:
 class _Graft:
     """Replaces integer operators of one file by float operators of another."""
 
-    def __init__(self, model: Any, source: Any) -> None:
+    def __init__(self, model: Any, source: Any, known: Mapping[int, int]) -> None:
         self._schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
-        self._model, self._source = model, source
+        self._model, self._source, self._known = model, source, dict(known)
         self._graph, self._source_graph = model.subgraphs[0], source.subgraphs[0]
         self._operators, self._read_before = list(self._graph.operators), self._read()
-        self._constants: dict[int, int] = {}  # by float tensor; shared by all sites
+        self._constants: dict[int, int] = {}  # by float tensor
+        self._copies: dict[int, int] = {}  # activations, by float tensor
+        self._added: list[Any] = []
         types = self._schema.TensorType
         # By code type, the operator versions that support it.
         self._versions = {
@@ -73,36 +97,54 @@ class _Graft:
             types.INT16: {"QUANTIZE": 2, "DEQUANTIZE": 3},
         }
 
-    def site(self, node: GateNode, float_node: GateNode) -> None:
+    def site(self, node: GateNode, float_node: GateNode) -> Iterable[int]:
+        """Returns the operators of a site, and notes which tensors are which."""
         tensors = (node.feature_tensor, node.gate_tensor, node.product_tensor)
-        if any(self._graph.tensors[i].type not in self._versions for i in tensors):
+        if not all(map(self._has_codes, tensors)):
             raise InputError(
                 "keep_float needs sites in int8 or int16. "
                 f"Received: {node.site.name}, which is in float"
             )
-        self._added: list[Any] = []
-        copies = {float_node.feature_tensor: self._dequantized(node.feature_tensor)}
-        for position in float_node.positions:
-            self._copy(self._source_graph.operators[position], copies, node.site.name)
-        # Other operators may read any tensor of the site: gates that are an output, or the
-        # bottleneck of a shift. So make codes of all; `finished` drops those without a reader.
-        codes = set()
+        self._known[float_node.feature_tensor] = node.feature_tensor
         for operator, float_operator in self._operator_pairs(node, float_node):
             (tensor,), (float_tensor,) = _outputs(operator), _outputs(float_operator)
-            if self._graph.tensors[tensor].type in self._versions:
-                codes.add(tensor)
-                self._convert("QUANTIZE", copies[float_tensor], tensor, of=tensor)
-        self._insert(node.product_tensor, codes)
+            self._known[float_tensor] = tensor
+        return float_node.positions
 
-    def _insert(self, product: int, codes: set[int]) -> None:
-        """Inserts the added operators at the product; removes the old producers of `codes`."""
-        operators = self._graph.operators
-        place = next(n for n, operator in enumerate(operators) if product in _outputs(operator))
-        before, after = (
-            [operator for operator in part if not _outputs(operator) & codes]
-            for part in (operators[:place], operators[place:])
-        )
-        self._graph.operators = [*before, *self._added, *after]
+    def around(self, names: Sequence[str]) -> Iterator[int]:
+        """Yields the float operators that make or read one of the named tensors."""
+        wanted = {
+            n for n, t in enumerate(self._source_graph.tensors) if bytes(t.name).decode() in names
+        }
+        for position, operator in enumerate(self._source_graph.operators):
+            # What the quantized file computes in float already stays as it is.
+            codes = {self._known[i] for i in _outputs(operator) if i in self._known}
+            is_near = (_inputs(operator) | _outputs(operator)) & wanted
+            if is_near and codes and all(map(self._has_codes, codes)):
+                yield position
+
+    def replace(self, positions: Iterable[int]) -> None:
+        """Puts float operators in the place of those that make the same tensors."""
+        makers: dict[int, Any] = {}
+        for position in sorted(positions):
+            operator = self._source_graph.operators[position]
+            self._copy(operator)
+            # Other operators may read any of them, as gates that are an output; `finished` drops
+            # those without a reader.
+            for float_tensor in _outputs(operator) & set(self._known):
+                tensor = self._known[float_tensor]
+                if self._has_codes(tensor):
+                    self._convert("QUANTIZE", self._copies[float_tensor], tensor, of=tensor)
+                    makers[tensor] = self._added[-1]
+        # In the old places, for the order of parallel sites tells their names.
+        self._graph.operators = [
+            new
+            for operator in self._graph.operators
+            for new in [makers[i] for i in sorted(_outputs(operator) & set(makers))] or [operator]
+        ]
+
+    def _has_codes(self, tensor: int) -> bool:
+        return self._graph.tensors[tensor].type in self._versions
 
     def _operator_pairs(self, node: GateNode, float_node: GateNode) -> Iterator[tuple[Any, Any]]:
         """Yields each operator of a site with its counterpart in the float file."""
@@ -117,8 +159,8 @@ class _Graft:
             yield self._operators[position], self._source_graph.operators[source]
 
     def finished(self) -> bytes:
-        self._drop_unread()
         self._graph.operators = self._sorted()
+        self._drop_unread()
         self._drop_tensors()
         self._drop_buffers()
         return packed(self._model)
@@ -140,31 +182,36 @@ class _Graft:
         operator.inputs, operator.outputs = [source], [target]
         self._added.append(operator)
 
-    def _copy(self, operator: Any, copies: dict[int, int], site: str) -> None:
-        """Copies an operator of the float file; `copies` maps its tensors to new ones."""
+    def _copy(self, operator: Any) -> None:
+        """Copies an operator of the float file."""
         added = copy.copy(operator)
         added.opcodeIndex = self._code(self._source.operatorCodes[operator.opcodeIndex])
-        added.inputs = [self._input(int(i), copies, site) for i in operator.inputs]
+        added.inputs = [self._input(int(i)) for i in operator.inputs]
         for i in _outputs(operator):
-            copies[i] = self._add_tensor(copy.copy(self._source_graph.tensors[i]))
-        added.outputs = [copies[int(i)] for i in operator.outputs]
+            self._copies[i] = self._add_tensor(copy.copy(self._source_graph.tensors[i]))
+        added.outputs = [self._copies[int(i)] for i in operator.outputs]
         self._added.append(added)
 
-    def _input(self, tensor: int, copies: dict[int, int], site: str) -> int:
+    def _input(self, tensor: int) -> int:
         if tensor < 0:  # an omitted optional input
             return tensor
-        if tensor in copies:
-            return copies[tensor]
-        if tensor not in self._constants:
-            constant = copy.copy(self._source_graph.tensors[tensor])
-            data = self._source.buffers[constant.buffer].data
-            if data is None or len(data) == 0:
-                raise InputError(
-                    "A site to be kept in float32 must read its feature map and constants only. "
-                    f"Received: {site}, which reads {bytes(constant.name).decode()!r}"
-                )
-            self._constants[tensor] = self._add_tensor(constant, data)
-        return self._constants[tensor]
+        if tensor in self._copies:
+            return self._copies[tensor]
+        constant = copy.copy(self._source_graph.tensors[tensor])
+        data = self._source.buffers[constant.buffer].data
+        if data is not None and len(data):
+            if tensor not in self._constants:
+                self._constants[tensor] = self._add_tensor(constant, data)
+            return self._constants[tensor]
+        if tensor not in self._known:
+            raise InputError(
+                "What is kept in float32 must read constants, and tensors that the quantized file "
+                f"has, too. Received: {bytes(constant.name).decode()!r}, which it has not"
+            )
+        own = self._known[tensor]
+        if self._has_codes(own):
+            own = self._copies[tensor] = self._dequantized(own)
+        return own
 
     def _add_tensor(self, tensor: Any, data: Any = None) -> int:
         """Appends a tensor under a unique name; without data it is an activation."""
@@ -200,7 +247,8 @@ class _Graft:
         while True:
             read = self._read()
             # Operators that nothing read before stay: they are part of the original file.
-            unread = self._read_before - read
+            added = {i for operator in self._added for i in _outputs(operator)}
+            unread = (self._read_before | added) - read
             operators = self._graph.operators
             kept = [o for o in operators if _outputs(o) & read or not _outputs(o) & unread]
             if len(kept) == len(operators):
@@ -208,9 +256,9 @@ class _Graft:
             self._graph.operators = kept
 
     def _sorted(self) -> list[Any]:
-        """Sorts the operators topologically, otherwise in their order."""
-        # The added operators go to the place of the product, but others may read them earlier.
-        producers = {i: o for o in self._graph.operators for i in _outputs(o)}
+        """Sorts the operators topologically, the added ones before what reads them."""
+        operators = [*self._added, *self._graph.operators]
+        producers = {i: operator for operator in operators for i in _outputs(operator)}
         done: dict[int, Any] = {}
 
         def visit(operator: Any) -> None:

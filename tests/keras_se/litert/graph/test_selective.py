@@ -373,7 +373,7 @@ def test_files_that_do_not_belong_together_are_refused(files):
     mixed = keep_float(plain, reference, ["se_1"])
     with pytest.raises(InputError, match=r"int8 or int16\. Received: se_1, which is in float$"):
         keep_float(mixed, reference, ["se_1"])
-    sentence = r"its feature map and constants only\. Received: se_1, which reads '.*'$"
+    sentence = r"constants, and tensors that .* has, too\. Received: 'se_.*', which it has not$"
     with pytest.raises(InputError, match=sentence):
         keep_float(plain, files["sigmoid", "float16"], ["se_1"])
 
