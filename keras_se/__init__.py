@@ -6,6 +6,8 @@ used. The layers are registered here, so that `.keras` files load without custom
 
 from keras_se import callbacks, compress, testing, theory
 from keras_se.costs import CostReport, cost
+from keras_se.deployment.deploying import deploy, repair
+from keras_se.deployment.deployment import Deployment
 from keras_se.layers import GraphSEBlock, SEBlock
 from keras_se.litert.convert import to_tflite
 from keras_se.reading import find_sites, read_gates
@@ -25,6 +27,7 @@ __all__ = [
     "Candidate",
     "CompressionReport",
     "CostReport",
+    "Deployment",
     "GateReport",
     "GraphSEBlock",
     "SEBlock",
@@ -35,10 +38,12 @@ __all__ = [
     "compress",
     "compression_report",
     "cost",
+    "deploy",
     "find_sites",
     "insert",
     "read_gates",
     "remove",
+    "repair",
     "testing",
     "theory",
     "to_tflite",

@@ -36,6 +36,7 @@ RANKS = (
     "keras_se.reading",
     "keras_se.callbacks",
     "keras_se.verification",
+    "keras_se.deployment",
     "keras_se.testing",
     "keras_se",
     "keras_se.cli",

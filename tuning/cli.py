@@ -25,6 +25,11 @@ COMMANDS = {
     "compress": ("keras_se.cli.compress:compress_command", "Train a model with compression."),
     "export": ("keras_se.cli.tflite:export_command", "Convert a model to TFLite."),
     "verify": ("keras_se.cli.tflite:verify_command", "Check the gates of a TFLite file."),
+    "deploy": (
+        "keras_se.cli.deploy:deploy_command",
+        "Find the smallest file that passes.",
+    ),
+    "repair": ("keras_se.cli.deploy:repair_command", "Mend the gates of a TFLite file."),
     "search": ("tuning.commands.search:search_command", "Search for the best SE blocks."),
     "report": ("tuning.commands.report:report_command", "Show what a search found."),
 }

@@ -1,12 +1,10 @@
 """The commands `export` and `verify`."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 
 import keras_se
 from keras_se.cli.files import check_output, check_tflite, print_renamed, write_outputs
+from keras_se.cli.networks import load_network
 from keras_se.cli.options import (
     DATA_HELP,
     input_shape_option,
@@ -14,7 +12,7 @@ from keras_se.cli.options import (
     overwrite_option,
     tau_option,
 )
-from keras_se.data import Shape, load_inputs
+from keras_se.data import load_inputs
 from keras_se.display.progress import showing
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
@@ -22,8 +20,6 @@ from keras_se.litert.convert import convert
 from keras_se.litert.delegation import delegation
 from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
-from keras_se.litert.runtime import Runner
-from keras_se.verification.outcome import takes_labels
 from keras_se.verification.reports.text import described
 
 _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
@@ -136,24 +132,14 @@ def verify_command(
     """
     check_output(json_path, overwrite)
     check_output(html_path, overwrite, ".html")
-    source: Any = reference
-    shapes: Mapping[str, Shape]
-    is_file = reference.lower().endswith(".tflite")
-    check_tflite(*([reference] if is_file else []), tflite)
-    if is_file:
-        runner = Runner(reference)
-        shapes, output = runner.shapes, runner.output_shape
-    else:
-        source = load_model(reference)
-        shapes, output = input_shapes(source), tuple(source.outputs[0].shape)
-    x, labels = load_inputs(data, shapes)
-    # `verify` refuses labels that do not fit the output; data may hold other ones.
-    fits = labels is not None and takes_labels(output, labels)
+    check_tflite(tflite)
+    network = load_network(reference)
+    x, labels = network.held_out(data)
     report = keras_se.verify(
-        source,
+        network.source,
         tflite,
         x,
-        labels if fits else None,
+        labels,
         strict=strict,
         tau=tau,
         trained=None if trained is None else load_model(trained),

@@ -136,7 +136,7 @@ def convert(
     _check_compression(model, options)
     # Before the conversion, which takes long.
     if options.path is not None:
-        _check_outputs(options.path, options.overwrite)
+        check_outputs(options.path, options.overwrite)
     check_backend(purpose)
     model = _fitted(model, purpose, options.input_shape)
     _check_unions(keras_model(model), purpose)
@@ -201,7 +201,8 @@ def _layers(layer: Any) -> Iterator[Any]:
         yield from _layers(inner)
 
 
-def _check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:
+def check_outputs(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Raises `InputError` unless a TFLite file and its recipe can be written at a path."""
     check_file_name(path)
     if not os.fspath(path).endswith(".tflite") or Path(path).name == ".tflite":
         raise InputError(f"The name of a TFLite file must end in .tflite. Received: {path!r}")

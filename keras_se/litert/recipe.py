@@ -85,6 +85,19 @@ def make_recipe(
     }
 
 
+def file_recipe(
+    source: bytes, file_format: str, samples: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Returns how a float file was quantized, all but what is known of the bytes."""
+    return {
+        "format": file_format,
+        "options": {},
+        "source": _digest(source),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "calibration": _calibration(samples, None),
+    }
+
+
 def signed(recipe: Mapping[str, Any], tflite: bytes) -> tuple[bytes, str]:
     """Returns a file that holds the digests of its calibration samples, and its recipe as JSON."""
     calibration = recipe["calibration"]

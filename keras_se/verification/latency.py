@@ -1,6 +1,7 @@
 """How long one inference of a TFLite file takes on this machine."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +53,22 @@ def latency(tflite: TFLite, x: Any, runs: int = _MIN_RUNS) -> Latency:
         >>> 0.0 < found.low <= found.median <= found.high
         True
     """
+    return latencies([tflite], x, runs)[0]
+
+
+def latencies(files: Sequence[TFLite], x: Any, runs: int = _MIN_RUNS) -> list[Latency]:
+    """Measures files as `latency` does, in turn, so that what slows the machine slows them all."""
     if runs < _MIN_RUNS:
         raise InputError(f"A latency needs at least {_MIN_RUNS} runs. Received: runs={runs!r}")
-    runner = Runner(tflite)
-    first = {name: array[: runner.batch] for name, array in runner.arranged(x).items()}
-    runner.run(first)  # leaves them in the interpreter
-    seconds = np.zeros(_WARM_UP + runs)
-    for n in range(len(seconds)):
-        started = time.perf_counter()
-        runner.interpreter.invoke()
-        seconds[n] = time.perf_counter() - started
-    low, median, high = np.percentile(1000.0 * seconds[_WARM_UP:], (25, 50, 75)).tolist()
-    return Latency(median, low, high)
+    runners = [Runner(file) for file in files]
+    for runner in runners:
+        # It leaves the inputs in the interpreter.
+        runner.run({name: array[: runner.batch] for name, array in runner.arranged(x).items()})
+    seconds = np.zeros((len(runners), _WARM_UP + runs))
+    for n in range(_WARM_UP + runs):
+        for row, runner in zip(seconds, runners, strict=True):
+            started = time.perf_counter()
+            runner.interpreter.invoke()
+            row[n] = time.perf_counter() - started
+    low, median, high = np.percentile(1000.0 * seconds[:, _WARM_UP:], (25, 50, 75), axis=1)
+    return [Latency(*map(float, values)) for values in zip(median, low, high, strict=True)]

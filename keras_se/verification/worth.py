@@ -10,7 +10,7 @@ from keras_se.graph.compressed import compression_of
 from keras_se.litert.graph.flatbuffer import TFLite
 from keras_se.verification.file_reference import FileReference
 from keras_se.verification.keras_reference import KerasReference
-from keras_se.verification.reference import Reference
+from keras_se.verification.reference import Reference, Remembered
 from keras_se.verification.work import work_kept
 
 
@@ -53,6 +53,8 @@ def worth(
 
 def reference_of(source: Any, purpose: str, input_shape: Sequence[int] | None = None) -> Reference:
     """Returns a Keras model or a float file as what gates are compared with."""
+    if isinstance(source, Remembered):
+        return source
     is_model = isinstance(source, keras.Model) or compression_of(source) is not None
     found: Reference
     found = KerasReference(source, purpose, input_shape) if is_model else FileReference(source)

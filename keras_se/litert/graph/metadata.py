@@ -16,14 +16,17 @@ _NAME = b"keras_se"
 
 
 def with_metadata(content: bytes, metadata: dict[str, Any]) -> bytes:
-    """Returns a file that also holds a JSON object."""
+    """Returns a file that also holds a JSON object, in place of one that it held."""
     schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
     model = unpacked(content)
-    buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode(), "uint8")
-    entry.name, entry.buffer = _NAME, len(model.buffers)
-    model.buffers.append(buffer)
-    model.metadata = [*(model.metadata or ()), entry]
+    data = np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode(), "uint8")
+    entry = next((e for e in model.metadata or () if bytes(e.name) == _NAME), None)
+    if entry is None:
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = _NAME, len(model.buffers)
+        model.buffers.append(schema.BufferT())
+        model.metadata = [*(model.metadata or ()), entry]
+    model.buffers[entry.buffer].data = data
     return packed(model)
 
 

@@ -1,0 +1,153 @@
+"""The commands `deploy` and `repair`."""
+
+import click
+
+import keras_se
+from keras_se.cli.files import check_output, check_tflite, write_outputs
+from keras_se.cli.networks import load_network
+from keras_se.cli.options import (
+    DATA_HELP,
+    choice_option,
+    input_shape_option,
+    json_option,
+    overwrite_option,
+)
+from keras_se.data import load_inputs
+from keras_se.deployment.deployment import Deployment, Preference
+from keras_se.litert.formats import FORMATS, FormatName
+from keras_se.litert.recipe import recipe_path
+
+_tolerance_option = click.option(
+    "--tolerance",
+    default=0.01,
+    type=click.FloatRange(0.0, 1.0),
+    help="By how much accuracy may fall, by the 95 % interval of the difference.",
+)
+_strict_option = click.option(
+    "--strict", is_flag=True, help="Ask that the gates survive at every site."
+)
+_html_option = click.option(
+    "--html", "html_path", help="Also write the report on the file as a page, NAME.html."
+)
+
+
+@click.command("deploy")
+@click.argument("network", metavar="MODEL.keras|FLOAT.tflite")
+@click.argument("out", metavar="OUT.tflite")
+@click.option(
+    "--calibration",
+    required=True,
+    help=f"Representative inputs for the ranges; never the test part. {DATA_HELP}",
+)
+@click.option("--data", required=True, help=f"Held-out inputs to judge on. {DATA_HELP}")
+@_tolerance_option
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(list(FORMATS)),
+    help="Try this format; may be repeated. Default: int8, int16x8, weight_only, and float16 of a "
+    "model.",
+)
+@choice_option("--prefer", ("size", "latency"), "Which file to take of those that pass.")
+@_strict_option
+@input_shape_option
+@json_option
+@_html_option
+@overwrite_option
+def deploy_command(
+    network: str,
+    out: str,
+    calibration: str,
+    data: str,
+    tolerance: float,
+    formats: tuple[FormatName, ...],
+    prefer: Preference,
+    strict: bool,
+    input_shape: tuple[int, ...] | None,
+    json_path: str | None,
+    html_path: str | None,
+    overwrite: bool,
+) -> bool:
+    """Find the smallest TFLite file whose gates survive, and write OUT.tflite.
+
+    Tries int8, int8 with equalized channels, int8 with the parts in float32 that lost the gates,
+    and the other formats. Exit code 0 if a file passes and was written, 1 if none passes. A command
+    that was killed goes on where it was.
+    """
+    for path, suffix in ((out, ".tflite"), (json_path, ""), (html_path, ".html")):
+        check_output(path, overwrite, suffix)
+    loaded = load_network(network)
+    samples, _ = load_inputs(calibration, loaded.shapes, held_out=False)
+    x, labels = loaded.held_out(data)
+    found = keras_se.deploy(
+        loaded.source,
+        samples,
+        x,
+        labels,
+        tolerance=tolerance,
+        formats=formats or None,
+        prefer=prefer,
+        strict=strict,
+        input_shape=input_shape,
+        path=out,
+        overwrite=overwrite,
+    )
+    return _told(found, out, json_path, html_path, overwrite)
+
+
+@click.command("repair")
+@click.argument("float_file", metavar="FLOAT.tflite")
+@click.argument("integer_file", metavar="INT8.tflite")
+@click.argument("out", metavar="OUT.tflite")
+@click.option("--data", required=True, help=f"Held-out inputs to judge on. {DATA_HELP}")
+@_tolerance_option
+@_strict_option
+@json_option
+@_html_option
+@overwrite_option
+def repair_command(
+    float_file: str,
+    integer_file: str,
+    out: str,
+    data: str,
+    tolerance: float,
+    strict: bool,
+    json_path: str | None,
+    html_path: str | None,
+    overwrite: bool,
+) -> bool:
+    """Put float operators into INT8.tflite where its gates were lost, and write OUT.tflite.
+
+    Both files are of one network, from any converter that keeps the names of tensors. Exit code 0
+    if the file passes and was written, 1 if none passes.
+    """
+    for path, suffix in ((out, ".tflite"), (json_path, ""), (html_path, ".html")):
+        check_output(path, overwrite, suffix)
+    check_tflite(integer_file)
+    loaded = load_network(float_file)
+    x, labels = loaded.held_out(data)
+    found = keras_se.repair(
+        loaded.source,
+        integer_file,
+        x,
+        labels,
+        tolerance=tolerance,
+        strict=strict,
+        path=out,
+        overwrite=overwrite,
+    )
+    return _told(found, out, json_path, html_path, overwrite)
+
+
+def _told(
+    found: Deployment, out: str, json_path: str | None, html_path: str | None, overwrite: bool
+) -> bool:
+    click.echo(str(found), nl=False)
+    reports = {json_path: found.to_json, html_path: found.page}
+    files = {path: made().encode() for path, made in reports.items() if path is not None}
+    write_outputs(files, overwrite)
+    if found.passed:
+        beside = f", and {recipe_path(out)}" if found.recipe else ""
+        click.echo(f"{out}: {found.chosen}{beside}")
+    return found.passed

@@ -1,0 +1,46 @@
+"""A float network that a command takes: a Keras model, or a TFLite file of any converter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_se.cli.files import check_tflite
+from keras_se.data import Shape, load_inputs
+from keras_se.files import load_model
+from keras_se.graph.inputs import input_shapes
+from keras_se.litert.runtime import Runner
+from keras_se.verification.outcome import takes_labels
+
+
+@dataclass(frozen=True)
+class Network:
+    """A float network from a file.
+
+    Attributes:
+        source: The model, or the path of the TFLite file.
+        shapes: The shape of one sample of each input, by name.
+        output_shape: The shape of the first output, with the axis of the samples.
+    """
+
+    source: Any
+    shapes: Mapping[str, Shape]
+    output_shape: tuple[int | None, ...]
+
+    def held_out(self, data: str) -> tuple[Any, np.ndarray | None]:
+        """Returns samples to judge on, and their labels if they are classes of the output."""
+        x, labels = load_inputs(data, self.shapes)
+        # Labels that do not fit would be refused; data may hold other ones.
+        fits = labels is not None and takes_labels(self.output_shape, labels)
+        return x, labels if fits else None
+
+
+def load_network(path: str) -> Network:
+    """Returns the network of MODEL.keras or of FLOAT.tflite."""
+    if path.lower().endswith(".tflite"):
+        check_tflite(path)
+        runner = Runner(path)
+        return Network(path, runner.shapes, runner.output_shape)
+    model = load_model(path)
+    return Network(model, input_shapes(model), tuple(model.outputs[0].shape))

@@ -1,0 +1,1 @@
+"""The file to ship: what is tried, in which order, and how it is chosen."""

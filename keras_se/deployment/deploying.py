@@ -1,0 +1,301 @@
+"""The smallest file whose gates survive, and what is left of a file whose gates do not."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import keras
+import numpy as np
+
+from keras_se.deployment.deployment import Deployment, Preference
+from keras_se.deployment.kept_files import KeptFiles
+from keras_se.deployment.sources import FileSource, KerasSource, Source
+from keras_se.deployment.tries import Made, Tries
+from keras_se.display.progress import step, with_progress
+from keras_se.errors import InputError
+from keras_se.files import write_files
+from keras_se.litert.convert import check_outputs
+from keras_se.litert.formats import FormatName
+from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
+from keras_se.litert.graph.sites import precision
+from keras_se.litert.inputs import Samples
+from keras_se.litert.recipe import recipe_path
+from keras_se.verification.latency import latencies
+from keras_se.verification.outcome import class_labels
+from keras_se.verification.reports.gate_report import GateReport
+from keras_se.verification.verdict import verify
+from keras_se.verification.worth import reference_of
+
+_EQUALIZED = "int8, equalized"
+
+
+@with_progress
+def deploy(
+    model_or_float_tflite: keras.Model | TFLite,
+    calibration: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    tolerance: float = 0.01,
+    formats: Sequence[FormatName] | None = None,
+    prefer: Preference = "size",
+    strict: bool = False,
+    input_shape: Sequence[int] | None = None,
+    path: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Deployment:
+    """Finds the smallest TFLite file whose gates survive and whose accuracy holds.
+
+    Files are tried in turn and judged as `verify` does: int8; int8 after
+    `keras_se.compress.equalize`; with the SE sites in float32 whose gates were lost, and then with
+    the tensors before them at which the codes lose most, as few as do; and the other formats.
+
+    Args:
+        model_or_float_tflite: A built Keras model, or a float TFLite file of any converter, which
+            `litert-quantizer` quantizes.
+        calibration: Representative inputs for the ranges, as for `to_tflite`; a hundred or more.
+        x: Held-out inputs to judge on, shape (samples, *input shape), at least 32, none of them
+            used for training or calibration.
+        y: Their labels. With them a file must keep the accuracy of the float network.
+        tolerance: By how much accuracy may fall: the 95 % interval of the difference, paired by
+            sample, must not reach further. To show 0.01 takes 200 samples or more.
+        formats: Which formats to try; by default int8, int16x8, weight_only and, of a Keras model,
+            float16.
+        prefer: `"size"`: of the files that pass take the smallest, and stop at an int8 file that
+            passes as it is; `"latency"`: try all, and take the fastest on this machine.
+        strict: Whether every site must survive, as for `verify`.
+        input_shape: Shape of one sample, for a model that leaves sizes open.
+        path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
+            A call that was killed goes on from the files that it made, which lie beside it till
+            then.
+        overwrite: Whether to replace existing files; the old ones are renamed.
+        progress: Whether to show on standard error what is being done, if it takes long.
+
+    Returns:
+        A `Deployment`: `.passed`, `.tflite`, the table of all that was tried. If nothing passes its
+        file is the nearest, and is written nowhere.
+
+    Raises:
+        InputError: If an argument is invalid, the network has no SE site, or no file can be made.
+        MissingExtraError: If TensorFlow, LiteRT or its quantizer is not installed.
+
+    Source: the verdict is that of `verify`; equalization: arXiv 1906.04721.
+
+    Example:
+        >>> from keras_se import SEBlock
+        >>> wide = keras.initializers.RandomNormal(stddev=2.0, seed=0)
+        >>> block = SEBlock(2, kernel_initializer=wide)
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        >>> x = np.random.default_rng(0).normal(size=(164, 8, 8, 4)).astype("float32")
+        >>> deploy(model, x[:100], x[100:]).chosen
+        'int8'
+    """
+    _check(tolerance, prefer, path, overwrite)
+    given = reference_of(model_or_float_tflite, "deploy", input_shape)
+    samples = given.samples(x, "x")
+    count = len(next(iter(samples.values())))
+    labels = None if y is None else class_labels("deploy", given.output_shape, y, count)
+    source: Source
+    if isinstance(model_or_float_tflite, keras.Model):
+        source = KerasSource(model_or_float_tflite, calibration, input_shape)
+    else:
+        source = FileSource(model_or_float_tflite, calibration)
+    wanted = _formats(formats, source)
+    key = [source.float32, *_bytes(calibration)]
+    kept = KeptFiles(None if path is None else Path(path), key)
+    tries = Tries(source.float32, samples, labels, tolerance, strict, kept)
+    _try_all(tries, source, wanted, prefer)
+    best = _timed_best(tries, prefer, samples)
+    with step("the verdict"):
+        report = verify(
+            model_or_float_tflite, best.content, samples, labels, strict=strict,
+            recipe=best.recipe or None, input_shape=input_shape,
+        )  # fmt: skip
+    return _finished(tries, best, report, tolerance, prefer, path, overwrite, kept)
+
+
+@with_progress
+def repair(
+    float_tflite: TFLite,
+    int8_tflite: TFLite,
+    x: Any,
+    y: Any = None,
+    *,
+    tolerance: float = 0.01,
+    strict: bool = False,
+    path: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Deployment:
+    """Puts float operators into an integer file where its gates were lost, as few as do.
+
+    Args:
+        float_tflite: The float file of the network, from any converter.
+        int8_tflite: Its integer file; tensors have the same names in both.
+        x: Held-out inputs to judge on, as for `deploy`.
+        y: Their labels.
+        tolerance: As for `deploy`.
+        strict: As for `deploy`.
+        path: Where to write the file if it passes; nowhere by default.
+        overwrite: Whether to replace an existing file; the old one is renamed.
+        progress: Whether to show on standard error what is being done, if it takes long.
+
+    Returns:
+        A `Deployment`, whose first attempt is the integer file as it is.
+
+    Raises:
+        InputError: If the graphs of the files do not correspond, or an argument is invalid.
+        MissingExtraError: If LiteRT is not installed.
+
+    Example:
+        >>> from keras_se import SEBlock, to_tflite
+        >>> wide = keras.initializers.RandomNormal(stddev=2.0, seed=0)
+        >>> block = SEBlock(2, kernel_initializer=wide)
+        >>> model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        >>> x = np.random.default_rng(0).normal(size=(164, 8, 8, 4)).astype("float32")
+        >>> integer = to_tflite(model, "int8", x[:100])
+        >>> repair(to_tflite(model, "float32"), integer, x[100:]).chosen
+        'int8'
+    """
+    _check(tolerance, "size", path, overwrite)
+    given = reference_of(float_tflite, "repair")
+    samples = given.samples(x, "x")
+    count = len(next(iter(samples.values())))
+    labels = None if y is None else class_labels("repair", given.output_shape, y, count)
+    float32, integer = read_bytes(float_tflite), read_bytes(int8_tflite)
+    kept = KeptFiles(None, ())
+    tries = Tries(float32, samples, labels, tolerance, strict, kept)
+    base = tries.add(precision(integer), lambda: (integer, ""))
+    if base is not None and not base.attempt.passed:
+        tries.mend(base, float32)
+    best = _timed_best(tries, "size", samples)
+    return _finished(tries, best, best.report, tolerance, "size", path, overwrite, kept)
+
+
+def _check(tolerance: Any, prefer: Any, path: Any, overwrite: bool) -> None:
+    is_number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not is_number or not 0.0 <= tolerance <= 1.0:
+        raise InputError(
+            f"tolerance must be between 0 and 1, a part of accuracy. Received: {tolerance!r}"
+        )
+    if prefer not in get_args(Preference):
+        raise InputError(
+            f"prefer must be one of {list(get_args(Preference))}. Received: {prefer!r}"
+        )
+    if path is not None:
+        check_outputs(path, overwrite)
+
+
+def _formats(formats: Any, source: Source) -> Sequence[FormatName]:
+    wanted = source.formats if formats is None else formats
+    known = source.formats if formats is None else source.possible
+    if isinstance(wanted, str) or not wanted or not set(wanted) <= set(known):
+        raise InputError(
+            f"formats must be some of {list(source.possible)}, each by its name. "
+            f"Received: {wanted!r}"
+        )
+    return tuple(dict.fromkeys(wanted))
+
+
+def _bytes(calibration: Any) -> Iterator[bytes]:
+    for array in keras.tree.flatten(calibration):
+        yield np.ascontiguousarray(array).tobytes()
+
+
+def _try_all(
+    tries: Tries, source: Source, formats: Sequence[FormatName], prefer: Preference
+) -> None:
+    if "int8" in formats:
+        _try_integers(tries, source)
+        # Nothing else is smaller than a file that is all in int8.
+        if prefer == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
+            return
+    for file_format in formats:
+        if file_format != "int8":
+            tries.add(file_format, partial(source.make, file_format))
+
+
+def _try_integers(tries: Tries, source: Source) -> None:
+    bases = [(tries.add("int8", lambda: source.make("int8")), source)]
+    if not _passes(bases):
+        other = source.equalized()
+        if other is not None:
+            bases.append((tries.add(_EQUALIZED, lambda: other.make("int8")), other))
+    made = [(base, of) for base, of in bases if base is not None]
+    if made and not _passes(bases):
+        base, of = max(made, key=lambda pair: _nearness(pair[0]))
+        tries.mend(base, of.float32)
+
+
+def _passes(bases: Sequence[tuple[Made | None, Source]]) -> bool:
+    return any(base is not None and base.attempt.passed for base, _ in bases)
+
+
+def _nearness(made: Made) -> tuple[Any, ...]:
+    attempt = made.attempt
+    worst = -np.inf
+    return (
+        made.report.passed,
+        ("worse", "not shown", "within", "").index(attempt.accuracy_verdict),
+        worst if attempt.work_kept is None else attempt.work_kept,
+        worst if attempt.lowest_r2 is None else attempt.lowest_r2,
+    )
+
+
+def _timed_best(tries: Tries, prefer: Preference, samples: Samples) -> Made:
+    """Times all files in one run, and returns the one to ship, or the nearest to it."""
+    if not tries.made:
+        name, why = next(iter(tries.refused.items()))
+        raise InputError(
+            "Of a network that is to be deployed a file must be possible. "
+            f"Received: one of which none is; {name}: {why}"
+        )
+    with step("latency of each file"):
+        found = latencies([made.content for made in tries.made], samples)
+    tries.made = [
+        replace(made, attempt=made.attempt.timed(time))
+        for made, time in zip(tries.made, found, strict=True)
+    ]
+    passed = [made for made in tries.made if made.attempt.passed]
+    if not passed:
+        return max(tries.made, key=_nearness)
+    times = {id(made): time.median for made, time in zip(tries.made, found, strict=True)}
+    if prefer == "latency":
+        return min(passed, key=lambda made: times[id(made)])
+    return min(passed, key=lambda made: (made.attempt.bytes, len(made.attempt.changed)))
+
+
+def _finished(
+    tries: Tries,
+    best: Made,
+    report: GateReport,
+    tolerance: float,
+    prefer: Preference,
+    path: str | os.PathLike[str] | None,
+    overwrite: bool,
+    kept: KeptFiles,
+) -> Deployment:
+    """Writes the file if it passes, and returns what was found."""
+    passed = best.attempt.passed and report.passed
+    if passed and path is not None:
+        files = {path: best.content}
+        if best.recipe:
+            files[recipe_path(path)] = best.recipe.encode()
+        write_files(files, overwrite)
+    kept.remove()
+    return Deployment(
+        passed=passed,
+        chosen=best.attempt.name,
+        attempts=tuple(made.attempt for made in tries.made),
+        refused=dict(tries.refused),
+        notes=tuple(dict.fromkeys(tries.notes)),
+        report=report,
+        tolerance=tolerance,
+        prefer=prefer,
+        tflite=best.content,
+        recipe=best.recipe,
+    )

@@ -1,0 +1,155 @@
+"""The file to ship and all that was tried for it, as a data class and as a table."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+
+from keras_se.deployment.attempt import Attempt
+from keras_se.display.page import Paged
+from keras_se.display.text import figure, json_text, rendered
+from keras_se.verification.latency import Latency
+from keras_se.verification.reports.gate_report import GateReport
+from keras_se.verification.reports.text import interval_text, listed
+
+_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
+Preference = Literal["size", "latency"]
+
+
+@dataclass(frozen=True)
+class Deployment(Paged):
+    """The file to ship, or the nearest to it. `print(deployment)` shows all that was tried.
+
+    Attributes:
+        passed: Whether the gates of the file survive and its accuracy is within the tolerance.
+        chosen: Name of the attempt that it is.
+        attempts: All that was tried, in order.
+        refused: By name, why a file could not be made.
+        notes: What was warned of while files were made.
+        report: The verdict on the file, against the network that was given.
+        tolerance: By how much accuracy may fall.
+        prefer: What the choice is by, among those that pass.
+        tflite: The bytes of the file.
+        recipe: Its recipe, as JSON text; empty if it has none.
+    """
+
+    passed: bool
+    chosen: str
+    attempts: tuple[Attempt, ...]
+    refused: Mapping[str, str]
+    notes: tuple[str, ...]
+    report: GateReport
+    tolerance: float
+    prefer: Preference
+    tflite: bytes = field(repr=False)
+    recipe: str = field(repr=False)
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt that is the file."""
+        return next(attempt for attempt in self.attempts if attempt.name == self.chosen)
+
+    @property
+    def conclusion(self) -> str:
+        """One sentence: ship this file and why, or none and what the nearest lacks."""
+        attempt = self.attempt
+        size = f"{attempt.bytes:,} bytes"
+        if not self.passed:
+            count = len(self.attempts)
+            tried = "the one file" if count == 1 else f"none of {count} files"
+            lacks = attempt.reason or self.report.conclusion
+            return (
+                f"Do not ship: {tried} {'does not pass' if count == 1 else 'passes'}. The nearest "
+                f"is {attempt.name} ({size}). {lacks}"
+            )
+        first = self.attempts[0]
+        saved = "" if first.passed or first is attempt else f" {first.name} alone: {first.reason}"
+        return f"Ship {attempt.name} ({size}): {attempt.verdict}{_accuracy(attempt)}.{saved}"
+
+    def __str__(self) -> str:
+        return rendered((self.conclusion, _table(self), *_notes(self)))
+
+    def page(self) -> str:
+        """Returns the verdict on the file as one page of HTML, that needs no network."""
+        return self.report.page()
+
+    def to_json(self) -> str:
+        """Returns the deployment as JSON text, without the file itself."""
+        content = {
+            "schema": _SCHEMA,
+            "passed": self.passed,
+            "conclusion": self.conclusion,
+            "chosen": self.chosen,
+            "tolerance": self.tolerance,
+            "prefer": self.prefer,
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
+            "refused": dict(self.refused),
+            "notes": self.notes,
+            "report": json.loads(self.report.to_json()),
+        }
+        return json_text(content)
+
+
+def _accuracy(attempt: Attempt) -> str:
+    if attempt.accuracy is None:
+        return ""
+    if attempt.interval is None or attempt.difference is None:
+        return f", and {attempt.accuracy:.1%} of the samples get the class of the reference"
+    before = attempt.accuracy - attempt.difference
+    change = interval_text(attempt.interval)
+    return f", accuracy {attempt.accuracy:.4f} after {before:.4f} (95 % of the change {change})"
+
+
+def _table(deployment: Deployment) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("tried", overflow="fold")
+    is_timed = any(attempt.latency for attempt in deployment.attempts)
+    times = ("ms",) if is_timed else ()
+    for title in ("bytes", *times, "acc.", "W", "R²", "off", "passes"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for attempt in deployment.attempts:
+        time = "" if attempt.latency is None else _in_words(attempt.latency)
+        table.add_row(
+            attempt.name,
+            f"{attempt.bytes:,}",
+            *([time] * is_timed),
+            figure(attempt.accuracy, ".4f"),
+            figure(attempt.work_kept, ".3f"),
+            figure(attempt.lowest_r2, ".2f"),
+            str(attempt.undelegated),
+            _mark(attempt, attempt.name == deployment.chosen),
+        )
+    return table
+
+
+def _in_words(latency: Latency) -> str:
+    spread = (latency.high - latency.low) / 2.0 / latency.median
+    return f"{latency.median:.3g} ±{spread:.0%}"
+
+
+def _mark(attempt: Attempt, is_chosen: bool) -> str:
+    if attempt.passed:
+        return "taken" if is_chosen else "yes"
+    return "nearest" if is_chosen else "no"
+
+
+def _notes(deployment: Deployment) -> Iterator[str]:
+    yield (
+        "W: share of SE's work that is kept. R²: the lowest of a site. off: operators outside of "
+        "the CPU delegate. ms: median of one inference, ± half of the range between quartiles."
+    )
+    for name, why in deployment.refused.items():
+        yield f"{name} could not be made: {why}"
+    yield from deployment.notes
+    changed = deployment.attempt.changed
+    if changed:
+        yield f"In float32: {listed(changed)}."
+    labels = deployment.attempt.accuracy_verdict
+    if labels:
+        yield f"Accuracy may fall by at most {deployment.tolerance:g}."
+    by = {"size": "smallest", "latency": "fastest"}[deployment.prefer]
+    yield f"Of the files that pass the {by} is taken."
+    yield f"On {deployment.report.samples:,} samples; {deployment.report.runtime}."

@@ -1,0 +1,164 @@
+"""Tries files of one network and judges each, until the smallest that passes is known."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_se.deployment.attempt import Attempt, attempt_of
+from keras_se.deployment.drift import drifts
+from keras_se.deployment.kept_files import KeptFiles
+from keras_se.display.progress import step
+from keras_se.errors import InputError
+from keras_se.litert.convert import ConversionWarning
+from keras_se.litert.delegation import delegation
+from keras_se.litert.graph.selective import keep_float
+from keras_se.litert.inputs import Samples
+from keras_se.verification.file_reference import FileReference
+from keras_se.verification.reference import Remembered
+from keras_se.verification.reports.gate_report import GateReport, SiteVerdict
+from keras_se.verification.verdict import verify
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file that was tried.
+
+    Attributes:
+        attempt: What was measured of it.
+        content: Its bytes.
+        recipe: Its recipe as JSON text; empty if it has none.
+        report: The report on its gates against the float file.
+    """
+
+    attempt: Attempt
+    content: bytes
+    recipe: str
+    report: GateReport
+
+
+class Tries:
+    """Makes and judges files against one float file.
+
+    Attributes:
+        made: What was tried, in order.
+        refused: By name, why a file could not be made.
+        notes: What was warned of while files were made.
+    """
+
+    def __init__(
+        self,
+        float32: bytes,
+        x: Any,
+        labels: np.ndarray | None,
+        tolerance: float,
+        strict: bool,
+        kept: KeptFiles,
+    ) -> None:
+        self._float32, self._labels = float32, labels
+        self._reference = Remembered(FileReference(float32))
+        self._samples: Samples = self._reference.samples(x, "x")
+        self._tolerance, self._strict, self._kept = tolerance, strict, kept
+        self.made: list[Made] = []
+        self.refused: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def add(
+        self, name: str, make: Callable[[], tuple[bytes, str]], changed: tuple[str, ...] = ()
+    ) -> Made | None:
+        """Makes and judges a file; `None` if it cannot be made."""
+        with step(name), warnings.catch_warnings(record=True) as caught:
+            # They are of files, most of which are not taken.
+            warnings.simplefilter("always", ConversionWarning)
+            try:
+                content, recipe = self._kept.made(name, changed, make)
+            except InputError as error:
+                self.refused[name] = str(error)
+                return None
+            self.notes += [f"{name}: {warning.message}" for warning in caught]
+            report = verify(
+                self._reference,
+                content,
+                self._samples,
+                self._labels,
+                strict=self._strict,
+                recipe=recipe or None,
+            )
+            found = delegation(content)
+        undelegated = found.delegated.count(False)
+        attempt = attempt_of(name, content, report, self._tolerance, undelegated, changed)
+        self.made.append(Made(attempt, content, recipe, report))
+        return self.made[-1]
+
+    def mend(self, base: Made, float32: bytes) -> None:
+        """Tries a file with parts in float: failing sites, then what the layers before them lose.
+
+        Of each kind the fewest that pass are found, by doubling and halving their number.
+        """
+        integer = [site for site in base.report.sites.values() if site.quantized]
+        sites = [site.name for site in sorted(integer, key=_harm) if site.failed]
+        if sites and self._fewest(base, float32, sites, lambda some: (some, [])):
+            return
+        failed = [site.name for site in base.report.sites.values() if site.failed]
+        tensors = [name for name, _ in drifts(float32, base.content, self._samples, failed)]
+        self._fewest(base, float32, tensors, lambda some: (sites, some))
+
+    def _fewest(
+        self,
+        base: Made,
+        float32: bytes,
+        parts: Sequence[str],
+        split: Callable[[Sequence[str]], tuple[Sequence[str], Sequence[str]]],
+    ) -> bool:
+        """Tries the first parts in float, and finds the fewest that pass; false if none do."""
+
+        def passes(count: int) -> bool:
+            sites, tensors = split(parts[:count])
+            name = f"{base.attempt.name}, {_in_float(len(sites), len(tensors))}"
+            made = self.add(
+                name, lambda: self._grafted(base, float32, sites, tensors), (*sites, *tensors)
+            )
+            return made is not None and made.attempt.passed
+
+        failing, count = 0, len(parts)
+        if not count or not passes(count):
+            return False
+        known = 1
+        while known < count and not passes(known):
+            failing, known = known, 2 * known
+        count = min(known, count)
+        while count - failing > 1:
+            middle = (failing + count) // 2
+            failing, count = (failing, middle) if passes(middle) else (middle, count)
+        return True
+
+    def _grafted(
+        self, base: Made, float32: bytes, sites: Sequence[str], tensors: Sequence[str]
+    ) -> tuple[bytes, str]:
+        content = keep_float(base.content, float32, sites, tensors)
+        if not base.recipe:
+            return content, ""
+        recipe = json.loads(base.recipe)
+        recipe["options"] |= {"keep_float": list(sites), "keep_float_tensors": list(tensors)}
+        # The file itself still holds the digests of its calibration samples.
+        recipe |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return content, json.dumps(recipe, indent=2) + "\n"
+
+
+def _harm(site: SiteVerdict) -> float:
+    """What a site costs the outputs, the most first: what is lost of it, by its worth."""
+    lost = 1.0 if site.r2 is None else min(1.0 - site.r2, 1.0)
+    return -lost * (1.0 if site.worth is None else site.worth)
+
+
+def _in_float(sites: int, tensors: int) -> str:
+    parts = [
+        f"{count} {what}{'s' * (count > 1)}"
+        for count, what in ((sites, "site"), (tensors, "tensor"))
+        if count
+    ]
+    return f"{' and '.join(parts)} in float"

@@ -1,0 +1,252 @@
+"""Files that pass, files that are mended, and those that no change mends."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from sabotage import hold_gates
+
+from keras_se import SEBlock, deploy, repair, to_tflite, verify
+from keras_se.deployment import deploying, sources
+from keras_se.errors import InputError
+from keras_se.litert.graph.flatbuffer import packed, unpacked
+from keras_se.litert.graph.sites import gate_nodes
+
+
+@pytest.fixture(scope="module")
+def network(networks):
+    return networks["sigmoid"]
+
+
+@pytest.fixture(scope="module")
+def many():
+    """More images, of different brightness."""
+    rng = np.random.default_rng(1)
+    return (rng.random((400, 8, 8, 3)) * rng.random((400, 1, 1, 1))).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def labels(network, many):
+    """The float network is right on all of them, so that any change costs accuracy."""
+    return network.predict(many, verbose=0).argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def outliers():
+    """Two channels are 200 times larger, and the steps of all others too coarse for the gates."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same", name="wide")(x)
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    x = keras.layers.ReLU()(x)
+    wide = keras.initializers.RandomNormal(stddev=1.5)
+    x = SEBlock(2, kernel_initializer=wide, name="se")(x)
+    x = keras.layers.Conv2D(8, 3, name="next")(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    factors = np.array([200.0, 200.0] + [1.0] * 6)
+    bn, se, following = (model.get_layer(name) for name in ("bn", "se", "next"))
+    bn.gamma.assign(bn.gamma.numpy() * factors)
+    se.w1.assign(se.w1.numpy() / factors[:, None])
+    following.kernel.assign(following.kernel.numpy() / factors[:, None])
+    return model
+
+
+def float_sites(content):
+    return [node.site.name for node in gate_nodes(content) if not node.quantized]
+
+
+def test_an_int8_file_that_passes_is_the_only_one_tried(network, images, tmp_path):
+    path = tmp_path / "a.tflite"
+    found = deploy(network, images[100:], images[:100], path=path)
+    assert (found.passed, found.chosen, len(found.attempts)) == (True, "int8", 1)
+    # The metadata tells what it was calibrated on.
+    with pytest.raises(InputError, match="40 of 40 samples that are in its recipe"):
+        verify(network, path, images[100:140])
+    assert path.read_bytes() == found.tflite
+    assert json.loads((tmp_path / "a.recipe.json").read_text())["format"] == "int8"
+    assert {p.name for p in tmp_path.iterdir()} == {"a.tflite", "a.recipe.json"}
+    assert str(found).startswith("Ship int8 (")
+    assert found.report.reference == f"model {network.name!r}" or network.name in str(found.report)
+
+
+def test_equalizing_rescues_gates_that_outliers_cost(outliers, images):
+    found = deploy(outliers, images[100:], images[:100])
+    plain, equalized = found.attempts
+    assert (plain.name, plain.passed) == ("int8", False)
+    assert found.chosen == equalized.name == "int8, equalized"
+    assert found.passed
+    assert "int8 alone: Do not ship: gates are" in " ".join(str(found).split())
+
+
+def test_where_nothing_can_be_equalized_tensors_in_float_do_it(outliers, images, monkeypatch):
+    monkeypatch.setattr(sources.KerasSource, "equalized", lambda self: None)
+    found = deploy(outliers, images[100:], images[:100], formats=["int8"])
+    assert found.passed
+    assert found.attempt.changed
+    # As few as do: with one part fewer it does not pass.
+    parts = len(found.attempt.changed)
+    kept = {a.name: (len(a.changed), a.passed) for a in found.attempts}
+    fewer = [count for count, passed in kept.values() if passed]
+    assert min(fewer) == parts
+    assert all(passed is (count >= parts) for count, passed in kept.values())
+    # The recipe tells what was changed, and the file is still known not to have seen the samples.
+    options = json.loads(found.recipe)["options"]
+    assert [*options["keep_float"], *options["keep_float_tensors"]] == [*found.attempt.changed]
+    assert found.report.held_out.startswith("none of the 200 calibration samples")
+
+
+def test_all_formats_are_tried_for_the_fastest(network, many, labels):
+    found = deploy(network, many[:100], many[100:], labels[100:], prefer="latency")
+    names = [attempt.name for attempt in found.attempts]
+    assert {"int8", "int16x8", "weight_only", "float16"} <= set(names)
+    times = {a.name: a.latency.median for a in found.attempts if a.passed}
+    assert found.chosen == min(times, key=times.get)
+    assert all(a.latency.low <= a.latency.median <= a.latency.high for a in found.attempts)
+
+
+def test_accuracy_decides_by_the_interval(network, many, labels):
+    """The float file has all labels right; with few samples that shows too little."""
+    few = deploy(network, many[:100], many[100:150], labels[100:150], formats=["float16"])
+    assert not few.passed
+    assert few.attempt.accuracy_verdict == "not shown"
+    assert "not shown by so few samples: the 95 % interval reaches -0.03" in few.conclusion
+    wide = {"formats": ["float16"], "tolerance": 0.05}
+    assert deploy(network, many[:100], many[100:150], labels[100:150], **wide).passed
+    wrong = np.where(np.arange(300) % 2, labels[100:], (labels[100:] + 1) % 10)
+    agreed = deploy(network, many[:100], many[100:], wrong, formats=["float16"])
+    assert agreed.passed  # half of them are wrong before and after
+    assert agreed.attempt.accuracy == 0.5
+
+
+def test_what_no_change_mends_is_written_nowhere(network, many, labels, tmp_path):
+    path = tmp_path / "a.tflite"
+    words = {"formats": ["int8"], "tolerance": 0.0, "path": path}
+    found = deploy(network, many[:100], many[100:], labels[100:], **words)
+    assert not found.passed
+    assert not path.exists()
+    assert [*tmp_path.iterdir()] == []
+    assert found.conclusion.startswith("Do not ship: none of ")
+    assert "It is less accurate by" in found.conclusion
+    assert max(found.attempts, key=lambda a: a.work_kept).work_kept > 0.9
+
+
+def without_signature(content):
+    model = unpacked(content)
+    model.signatureDefs = []
+    return packed(model)
+
+
+def test_a_float_file_is_quantized_and_judged_file_against_file(network, images, tmp_path):
+    float32 = to_tflite(network, "float32")
+    found = deploy(float32, images[100:], images[:100], path=tmp_path / "a.tflite")
+    assert found.passed
+    assert found.attempts[0].name == "int8"
+    with pytest.raises(InputError, match="samples that are in its recipe"):
+        verify(float32, tmp_path / "a.tflite", images[100:140])
+    recipe = json.loads((tmp_path / "a.recipe.json").read_text())
+    assert recipe["calibration"]["samples"] == 200
+    nameless = deploy(without_signature(float32), images[100:], images[:100], formats=["int8"])
+    assert nameless.attempts[0].bytes == pytest.approx(found.attempts[0].bytes, rel=0.05)
+    assert nameless.attempts[0].lowest_r2 == found.attempts[0].lowest_r2
+
+
+def test_repair_puts_a_site_in_float(network, images):
+    """The gates of one site are constant in the integer file."""
+    float32 = to_tflite(network, "float32")
+    held = to_tflite(
+        hold_gates(network, {network.layers[2].name: np.full(8, 0.5)}), "int8", images[100:]
+    )
+    found = repair(float32, held, images[:100])
+    assert (found.attempts[0].name, found.attempts[0].passed) == ("int8", False)
+    assert found.passed
+    # With one site in float it passes; with both it may be smaller.
+    assert "int8, 1 site in float" in [a.name for a in found.attempts if a.passed]
+    assert float_sites(found.tflite) == [*sorted(found.attempt.changed)]
+    assert verify(network, found.tflite, images[:100]).passed
+    sound = repair(float32, to_tflite(network, "int8", images[100:]), images[:100])
+    assert (sound.passed, len(sound.attempts)) == (True, 1)
+
+
+def test_repair_needs_files_of_one_network(network, outliers, images):
+    integer = to_tflite(network, "int8", images[100:])
+    with pytest.raises(InputError, match="needs a file with the sites of the reference"):
+        repair(to_tflite(outliers, "float32"), integer, images[:100])
+
+
+def test_a_killed_call_goes_on_from_the_files_it_made(network, many, labels, tmp_path, monkeypatch):
+    made, convert, path = [], sources.convert, tmp_path / "a.tflite"
+
+    def counted(model, calibration, options, purpose):
+        made.append(options.format)
+        return convert(model, calibration, options, purpose)
+
+    def killed(*arguments, **further):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "convert", counted)
+    words = {"formats": ["int16x8", "float16"], "path": path}
+    with monkeypatch.context() as scope:
+        scope.setattr(deploying, "latencies", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(network, many[:100], many[100:], labels[100:], **words)
+    folder = tmp_path / ".a.tflite.tries"
+    (folder / "mine.txt").write_text("kept")
+    assert made == ["float32", "int16x8", "float16"]
+    # A damaged file is made again.
+    next(iter(folder.glob("*.tflite"))).write_bytes(b"TFL3")
+    del made[:]
+    found = deploy(network, many[:100], many[100:], labels[100:], **words)
+    assert len(made) == 2
+    assert path.read_bytes() == found.tflite
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"]
+    # Another calibration is another job.
+    with monkeypatch.context() as scope:
+        scope.setattr(deploying, "latencies", killed)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(network, many[:100], many[100:], labels[100:], overwrite=True, **words)
+    del made[:]
+    deploy(network, many[1:101], many[101:], labels[101:], overwrite=True, **words)
+    assert made == ["float32", "int16x8", "float16"]
+
+
+def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
+    found = deploy(network, images[100:], images[:100], formats=["int8", "int8"])
+    content = json.loads(found.to_json())
+    assert content["schema"] == 1
+    assert content["chosen"] == "int8"
+    assert content["attempts"][0]["bytes"] == len(found.tflite)
+    assert content["report"]["passed"] is True
+    assert max(map(len, str(found).splitlines())) <= 80
+    found.to_html(tmp_path / "a.html")
+    assert "<svg" in (tmp_path / "a.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"tolerance": 2}, r"^tolerance must be between 0 and 1, .* Received: 2$"),
+        ({"tolerance": True}, r"^tolerance must be .* Received: True$"),
+        (
+            {"prefer": "beauty"},
+            r"^prefer must be one of \['size', 'latency'\]\. Received: 'beauty'",
+        ),
+        ({"formats": "int8"}, r"^formats must be some of \['int8', .* Received: 'int8'$"),
+        ({"formats": ["int4"]}, r"^formats must be some of .* Received: \['int4'\]$"),
+        ({"formats": []}, r"^formats must be some of .* Received: \[\]$"),
+        ({"path": "a.bin"}, r"^The name of a TFLite file must end in \.tflite\."),
+        ({"y": np.zeros(3)}, r"^y must hold .* from 'deploy'$"),
+    ],
+)
+def test_refused_arguments(network, images, words, sentence):
+    with pytest.raises(InputError, match=sentence):
+        deploy(network, images[100:], images[:100], **words)
+
+
+def test_a_network_of_which_no_file_can_be_made(images):
+    plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    with pytest.raises(InputError, match="deploy needs a reference with SE sites"):
+        deploy(plain, images[100:], images[:100])
+    dead = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
+    with pytest.raises(InputError, match=r"a file must be possible\. Received: .*; int8: "):
+        deploy(dead, np.zeros((100, 8, 8, 4)), np.random.rand(40, 8, 8, 4), formats=["int8"])
