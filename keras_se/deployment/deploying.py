@@ -1,7 +1,7 @@
 """The smallest file whose gates survive, and what is left of a file whose gates do not."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from keras_se.verification.verdict import verify
 from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
+_TRAINED = "int8, quantize-aware"
 
 
 @with_progress
@@ -43,6 +44,7 @@ def deploy(
     formats: Sequence[FormatName] | None = None,
     prefer: Preference = "size",
     strict: bool = False,
+    train: Callable[[Any], Any] | None = None,
     input_shape: Sequence[int] | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -51,8 +53,9 @@ def deploy(
     """Finds the smallest TFLite file whose gates survive and whose accuracy holds.
 
     Files are tried in turn and judged as `verify` does: int8; int8 after
-    `keras_se.compress.equalize`; with the SE sites in float32 whose gates were lost, and then with
-    the tensors before them at which the codes lose most, as few as do; and the other formats.
+    `keras_se.compress.equalize`, and after quantize-aware training; int8 with the SE sites in
+    float32 whose gates were lost, and then with the tensors at which the codes lose most, as few as
+    do; and the other formats.
 
     Args:
         model_or_float_tflite: A built Keras model, or a float TFLite file of any converter, which
@@ -68,6 +71,8 @@ def deploy(
         prefer: `"size"`: of the files that pass take the smallest, and stop at an int8 file that
             passes as it is; `"latency"`: try all, and take the fastest on this machine.
         strict: Whether every site must survive, as for `verify`.
+        train: A function that compiles and fits the model that it is given. With it, int8 after
+            `keras_se.compress.quantize_aware` is tried, too.
         input_shape: Shape of one sample, for a model that leaves sizes open.
         path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
             A call that was killed goes on from the files that it made, which lie beside it till
@@ -108,13 +113,21 @@ def deploy(
     key = [source.float32, *_bytes(calibration)]
     kept = KeptFiles(None if path is None else Path(path), key)
     tries = Tries(source.float32, samples, labels, tolerance, strict, kept)
-    _try_all(tries, source, wanted, prefer)
+    _try_all(tries, source, wanted, prefer, train)
     best = _timed_best(tries, prefer, samples)
-    with step("the verdict"):
-        report = verify(
-            model_or_float_tflite, best.content, samples, labels, strict=strict,
-            recipe=best.recipe or None, input_shape=input_shape,
-        )  # fmt: skip
+    report = best.report
+    # The verdict on a trained network is that of its own float file already.
+    if best.trained is None:
+        with step("the verdict"):
+            report = verify(
+                model_or_float_tflite,
+                best.content,
+                samples,
+                labels,
+                strict=strict,
+                recipe=best.recipe or None,
+                input_shape=input_shape,
+            )
     return _finished(tries, best, report, tolerance, prefer, path, overwrite, kept)
 
 
@@ -207,10 +220,14 @@ def _bytes(calibration: Any) -> Iterator[bytes]:
 
 
 def _try_all(
-    tries: Tries, source: Source, formats: Sequence[FormatName], prefer: Preference
+    tries: Tries,
+    source: Source,
+    formats: Sequence[FormatName],
+    prefer: Preference,
+    train: Callable[[Any], Any] | None,
 ) -> None:
     if "int8" in formats:
-        _try_integers(tries, source)
+        _try_integers(tries, source, train)
         # Nothing else is smaller than a file that is all in int8.
         if prefer == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
@@ -219,12 +236,17 @@ def _try_all(
             tries.add(file_format, partial(source.make, file_format))
 
 
-def _try_integers(tries: Tries, source: Source) -> None:
+def _try_integers(tries: Tries, source: Source, train: Callable[[Any], Any] | None) -> None:
+    of_training = None if train is None else source.trained(train)
     bases = [(tries.add("int8", lambda: source.make("int8")), source)]
     if not _passes(bases):
         other = source.equalized()
         if other is not None:
             bases.append((tries.add(_EQUALIZED, lambda: other.make("int8")), other))
+    if of_training is not None and not _passes(bases):
+        trained = tries.add(_TRAINED, of_training.int8, trained=of_training.float32)
+        if trained is not None and trained.attempt.passed:
+            return
     made = [(base, of) for base, of in bases if base is not None]
     if made and not _passes(bases):
         base, of = max(made, key=lambda pair: _nearness(pair[0]))

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -11,8 +11,11 @@ import keras
 import numpy as np
 
 from keras_se.compress.equalization import equalize
+from keras_se.compress.quantization import quantize_aware
+from keras_se.compress.stripping import strip
 from keras_se.display.progress import counted, step
 from keras_se.errors import InputError, import_extra, reason
+from keras_se.graph.fitting import fitted
 from keras_se.litert.convert import check_backend, convert
 from keras_se.litert.formats import FormatName, Options
 from keras_se.litert.graph.flatbuffer import TFLite, packed, read_bytes, unpacked
@@ -49,6 +52,9 @@ class Source(Protocol):
 
     def equalized(self) -> "Source | None":
         """Returns the same function with channels of similar ranges; `None` if it is the same."""
+
+    def trained(self, train: Callable[[Any], Any]) -> "TrainedSource":
+        """Returns the network as it is after quantize-aware training."""
 
 
 class KerasSource:
@@ -91,6 +97,34 @@ class KerasSource:
         if all(np.array_equal(own, other) for own, other in pairs):
             return None
         return KerasSource(model, self._calibration, self._shape)
+
+    def trained(self, train: Callable[[Any], Any]) -> "TrainedSource":
+        """Returns the network as it is after quantize-aware training."""
+        return TrainedSource(fitted(self._model, "deploy", self._shape), self._calibration, train)
+
+
+class TrainedSource:
+    """A Keras model after quantize-aware training, which happens when a file is asked for."""
+
+    def __init__(self, model: keras.Model, calibration: Any, train: Callable[[Any], Any]) -> None:
+        self._model, self._calibration, self._train = model, calibration, train
+
+    @cached_property
+    def _trained(self) -> keras.Model:
+        with step("quantize-aware training"):
+            model = quantize_aware(self._model, self._calibration)
+            self._train(model)
+        return model
+
+    def int8(self) -> tuple[bytes, str]:
+        """Returns the int8 file, with its recipe as JSON text."""
+        made = convert(self._trained, self._calibration, Options(format="int8"), "deploy")
+        return made.tflite, made.recipe
+
+    def float32(self) -> tuple[bytes, str]:
+        """Returns the float file of the trained network, with its recipe as JSON text."""
+        made = convert(strip(self._trained), None, Options(format="float32"), "deploy")
+        return made.tflite, made.recipe
 
 
 class FileSource:
@@ -193,3 +227,7 @@ class FileSource:
 
     def equalized(self) -> None:
         """Returns nothing: it takes a Keras model."""
+
+    def trained(self, train: Callable[[Any], Any]) -> "TrainedSource":
+        """Raises: it takes a Keras model."""
+        raise InputError("Only a Keras model can be trained. Received: train for a TFLite file")

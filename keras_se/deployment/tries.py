@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.delegation import delegation
 from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.inputs import Samples
+from keras_se.litert.runtime import Runner
 from keras_se.verification.file_reference import FileReference
+from keras_se.verification.outcome import outcome
 from keras_se.verification.reference import Remembered
 from keras_se.verification.reports.gate_report import GateReport, SiteVerdict
 from keras_se.verification.verdict import verify
@@ -33,12 +35,14 @@ class Made:
         content: Its bytes.
         recipe: Its recipe as JSON text; empty if it has none.
         report: The report on its gates against the float file.
+        trained: The float file of the trained network, if it was made of that.
     """
 
     attempt: Attempt
     content: bytes
     recipe: str
     report: GateReport
+    trained: bytes | None = None
 
 
 class Tries:
@@ -68,31 +72,54 @@ class Tries:
         self.notes: list[str] = []
 
     def add(
-        self, name: str, make: Callable[[], tuple[bytes, str]], changed: tuple[str, ...] = ()
+        self,
+        name: str,
+        make: Callable[[], tuple[bytes, str]],
+        changed: tuple[str, ...] = (),
+        trained: Callable[[], tuple[bytes, str]] | None = None,
     ) -> Made | None:
-        """Makes and judges a file; `None` if it cannot be made."""
+        """Makes and judges a file; `None` if it cannot be made.
+
+        Args:
+            name: What it is.
+            make: Returns the file and its recipe.
+            changed: The names of what is in float in it.
+            trained: Makes the float file of the network that it was made of, if that was trained.
+        """
         with step(name), warnings.catch_warnings(record=True) as caught:
             # They are of files, most of which are not taken.
             warnings.simplefilter("always", ConversionWarning)
             try:
                 content, recipe = self._kept.made(name, changed, make)
+                own = None
+                if trained is not None:
+                    own = self._kept.made(f"float32 of {name}", changed, trained)[0]
             except InputError as error:
                 self.refused[name] = str(error)
                 return None
             self.notes += [f"{name}: {warning.message}" for warning in caught]
-            report = verify(
-                self._reference,
-                content,
-                self._samples,
-                self._labels,
-                strict=self._strict,
-                recipe=recipe or None,
-            )
-            found = delegation(content)
-        undelegated = found.delegated.count(False)
+            report = self._judged(content, recipe, own)
+            undelegated = delegation(content).delegated.count(False)
         attempt = attempt_of(name, content, report, self._tolerance, undelegated, changed)
-        self.made.append(Made(attempt, content, recipe, report))
+        self.made.append(Made(attempt, content, recipe, report, own))
         return self.made[-1]
+
+    def _judged(self, content: bytes, recipe: str, trained: bytes | None) -> GateReport:
+        report = verify(
+            self._reference,
+            content,
+            self._samples,
+            self._labels,
+            strict=self._strict,
+            trained=trained,
+            recipe=recipe or None,
+        )
+        if trained is None:
+            return report
+        # Its accuracy must be that of the network before the training.
+        _, outputs = self._reference.read(self._samples)
+        found = Runner(content).run(self._samples)
+        return replace(report, outcome=outcome(outputs, found, None, self._labels))
 
     def mend(self, base: Made, float32: bytes) -> None:
         """Tries a file with parts in float: failing sites, then what the layers before them lose.

@@ -96,6 +96,27 @@ def test_where_nothing_can_be_equalized_tensors_in_float_do_it(outliers, images,
     assert found.report.held_out.startswith("none of the 200 calibration samples")
 
 
+def test_training_is_one_of_the_tries(network, many, labels):
+    """Gates are judged against the trained network's, accuracy against the original's."""
+    trained = []
+
+    def train(model):
+        model.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+        model.fit(many[:32], network.predict(many[:32], verbose=0), verbose=0)
+        trained.append(model)
+
+    words = {"formats": ["int8"], "tolerance": 0.0, "train": train}
+    found = deploy(network, many[:100], many[100:], labels[100:], **words)
+    assert len(trained) == 1
+    plain, after = found.attempts[:2]
+    assert (after.name, after.verdict) == ("int8, quantize-aware", plain.verdict)
+    # At a learning rate of 0 the file is what int8 is, up to its ranges.
+    assert after.accuracy == pytest.approx(plain.accuracy, abs=0.1)
+    assert after.accuracy - after.difference == 1.0
+    with pytest.raises(InputError, match=r"^Only a Keras model can be trained\. Received: train "):
+        deploy(to_tflite(network, "float32"), many[:100], many[100:], train=train)
+
+
 def test_all_formats_are_tried_for_the_fastest(network, many, labels):
     found = deploy(network, many[:100], many[100:], labels[100:], prefer="latency")
     names = [attempt.name for attempt in found.attempts]
