@@ -16,7 +16,9 @@ from keras_se.surgery.adoption import adopt
 from keras_se.surgery.insertion import insert, remove
 from keras_se.surgery.placements import Candidate, candidates
 from keras_se.verification.compression import compression_report
+from keras_se.verification.folding import fold
 from keras_se.verification.reports.compression_report import CompressionReport
+from keras_se.verification.reports.folding import Folding
 from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.verdict import verify
 from keras_se.verification.worth import worth
@@ -28,6 +30,7 @@ __all__ = [
     "CompressionReport",
     "CostReport",
     "Deployment",
+    "Folding",
     "GateReport",
     "GraphSEBlock",
     "SEBlock",
@@ -40,6 +43,7 @@ __all__ = [
     "cost",
     "deploy",
     "find_sites",
+    "fold",
     "insert",
     "read_gates",
     "remove",

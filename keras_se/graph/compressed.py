@@ -59,11 +59,11 @@ def is_compressed(model: Any) -> bool:
     return compression_of(model) is not None or is_quantize_aware(model)
 
 
-def check_plain(model: Any) -> None:
+def check_plain(model: Any, purpose: str = "Compression") -> None:
     """Raise `InputError` if the model is already compressed."""
     if is_compressed(model):
         raise InputError(
-            "Compression needs a plain model: strip a compressed one first. "
+            f"{purpose} needs a plain model: strip a compressed one first. "
             f"Received: model {model.name!r}, which is compressed"
         )
 

@@ -6,7 +6,6 @@ from typing import Any, cast
 import keras
 
 from keras_se.errors import InputError, SiteWarning, warn
-from keras_se.graph.composites import has_own_weights, why_closed
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph, trace
@@ -17,7 +16,8 @@ from keras_se.layers.squeezes import SqueezeName
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import search
 from keras_se.sites.matrices import matrices_of
-from keras_se.surgery.sharing import Adoption, Key, in_groups, tied_elsewhere
+from keras_se.surgery.opening import Key, kept_inside, opens
+from keras_se.surgery.sharing import Adoption, in_groups, tied_elsewhere
 
 
 def adopt(model: keras.Model) -> keras.Model:
@@ -71,7 +71,8 @@ def proposed(graph: Graph) -> tuple[list[Adoption], dict[str, str]]:
     se = search(graph)
     for part in se.sites:
         if isinstance(part.source, InlineSE):
-            found = _kept_inside(part.source) or matrices_of(part.source)
+            found = kept_inside(part.source.product, part.source.excitation)
+            found = found or matrices_of(part.source)
             if isinstance(found, str):
                 left[part.site.name] = found
             else:
@@ -90,41 +91,13 @@ def adopted(graph: Graph, taken: list[Adoption]) -> keras.Model:
         for site in group:
             model, place = site.key
             edits.setdefault(model, _Adoptions()).sites[place] = site, group
-    around = {key for site in taken for key in _layers_around(site)}
-    new_model = Rebuilding(
-        graph, edits, opens=lambda visit: (id(visit.home.model), visit.local) in around
-    ).model()
+    new_model = Rebuilding(graph, edits, opens=opens([site.key for site in taken])).model()
     # `Rebuilding` copies the weights of old layers only; the blocks are new.
     for edit in edits.values():
         for block, site in edit.blocks.values():
             block.set_excitation(*site.matrices.weights, layout="dense")
             block.trainable = getattr(site.source.matrices[0].layer, "trainable", True)
     return new_model
-
-
-def _layers_around(site: Adoption) -> list[Key]:
-    """The composite layers around a site in its model, which must be opened to change it."""
-    model, place = site.key
-    return [(model, place[:n]) for n in range(1, len(place))]
-
-
-def _kept_inside(source: InlineSE) -> str | None:
-    """Why a site must stay inside a composite layer; `None` if it need not."""
-    graph = source.product.home
-    ours = {step.local for step in (source.product, *source.excitation)}
-    for n, index in enumerate(source.product.local[:-1], 1):
-        call = graph.calls[index]
-        reason = why_closed(call)
-        if reason is not None:
-            return f"it is inside the layer {call.layer.name!r}, which {reason}"
-        graph = graph.look_into(index)
-        # What the call computes of a weight alone is a constant in the recording.
-        known = {id(c) for step in source.excitation for c in step.constants}
-        calls = enumerate(graph.calls)
-        others = [part for at, part in calls if (*source.product.local[:n], at) not in ours]
-        if has_own_weights(call.layer, others, known):
-            return f"it is inside the layer {call.layer.name!r}, which has weights of its own"
-    return None
 
 
 class _Adoptions:

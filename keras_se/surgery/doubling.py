@@ -8,36 +8,13 @@ f(2x) = 2·f(x), and nothing else consumes the doubled tensor.
 from typing import Any
 
 import numpy as np
-from keras import activations, layers
 
 from keras_se.graph.trace import Graph
 from keras_se.layers import SEBlock
 from keras_se.surgery.placements import Edges
+from keras_se.surgery.scaling import passes, scale_output, takes_output
 
-_HOMOGENEOUS = (  # exact types only: a subclass may compute anything
-    SEBlock,  # a fresh block multiplies by a constant
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.AveragePooling3D,
-    layers.Dropout,
-    layers.LeakyReLU,
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.MaxPooling3D,
-    layers.PReLU,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-)
-_LINEAR = (
-    layers.Conv1D,
-    layers.Conv2D,
-    layers.Conv3D,
-    layers.DepthwiseConv1D,
-    layers.DepthwiseConv2D,
-    layers.Dense,
-)
-_HOMOGENEOUS_ACTIVATIONS = (activations.linear, activations.relu, activations.leaky_relu)
+_TWO = np.array([2.0])
 
 
 def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | None) -> Any:
@@ -52,14 +29,15 @@ def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | Non
     ):
         return None
     while True:
-        layer = graph.calls[n].layer
+        layer, (tensor, *_) = graph.calls[n].layer, graph.calls[n].outputs
         # Doubled activations may overflow float16; a shared layer would double elsewhere, too.
         uses = sum(call.layer is layer for part in whole.family() for call in part.calls)
         if getattr(layer, "compute_dtype", "float32") == "float16" or uses != 1:
             return None
-        if _can_scale(layer):
+        if takes_output(layer, _TWO, None, len(tensor.shape)):
             return layer
-        if not _is_homogeneous(layer):
+        # A fresh block multiplies by a constant.
+        if type(layer) is not SEBlock and not passes(layer, _TWO, None, len(tensor.shape)):
             return None
         before = [graph.producers[t] for t in graph.calls[n].inputs if t in graph.producers]
         if len(before) != 1 or graph.sole_consumer(before[0]) != n:
@@ -69,25 +47,4 @@ def scalable_layer(whole: Graph, graph: Graph, producer: int, edges: Edges | Non
 
 def scale(layer: Any, factor: float) -> None:
     """Multiplies the weights of a layer so that its output scales by `factor`."""
-    is_normalization = isinstance(layer, layers.BatchNormalization | layers.LayerNormalization)
-    weights = (layer.gamma, layer.beta) if is_normalization else (layer.kernel, layer.bias)
-    for variable in weights:
-        if variable is not None:
-            variable.assign(np.asarray(variable.numpy()) * factor)
-
-
-def _can_scale(layer: Any) -> bool:
-    if type(layer) in (layers.BatchNormalization, layers.LayerNormalization):
-        return layer.gamma is not None
-    if type(layer) not in _LINEAR or layer.activation not in _HOMOGENEOUS_ACTIVATIONS:
-        return False
-    # The kernel of a quantized or LoRA layer is not a plain float variable.
-    return not (getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False))
-
-
-def _is_homogeneous(layer: Any) -> bool:
-    if type(layer) is layers.ReLU:  # a cap or a threshold does not scale with the input
-        return layer.max_value is None and not layer.threshold
-    if type(layer) is layers.Activation:
-        return layer.activation in _HOMOGENEOUS_ACTIVATIONS
-    return type(layer) in _HOMOGENEOUS
+    scale_output(layer, np.array([factor]))

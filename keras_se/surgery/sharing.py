@@ -8,13 +8,11 @@ from typing import Any, cast
 import keras
 import numpy as np
 
-from keras_se.graph.visits import Place
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.flow import Flow, Step
 from keras_se.sites.gated import GatedSite
 from keras_se.sites.matrices import Matrices
-
-Key = tuple[int, Place]
+from keras_se.surgery.opening import Key, key_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Adoption:
     @property
     def key(self) -> Key:
         """The model and the place of the product in it, the same in each call of the model."""
-        return _key(self.source.product)
+        return key_of(self.source.product)
 
     @cached_property
     def variables(self) -> set[int]:
@@ -99,17 +97,13 @@ def _remaining(flow: Flow, positions: Mapping[Key, int]) -> set[int]:
             continue
         seen.add(index)
         step = flow.steps[index]
-        position = positions.get(_key(step))
+        position = positions.get(key_of(step))
         if position is None:
             found |= _variables([step])
             to_visit += step.inputs
         else:
             to_visit.append(step.arguments[position])
     return found
-
-
-def _key(step: Step) -> Key:
-    return id(step.home.model), step.local
 
 
 def _variables(steps: Iterable[Step]) -> set[int]:

@@ -16,7 +16,7 @@ from keras_se.litert.inputs import Samples
 from keras_se.sites.statistics import spread
 from keras_se.verification.reference import Gates, Reference
 
-_LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
+LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
 _FEW = 16  # samples, for one run for each site
 _AT_ONCE = 2  # sites whose runs fill a batch
 _TINY = 1e-7  # a probability of float32 below it is rounding
@@ -52,7 +52,7 @@ def work_kept(
     """Measures W for the gates of a file; `None` if those of a site are missing or not finite."""
     if not set(own) <= set(shipped) or not all(np.isfinite(shipped[n]).all() for n in own):
         return None
-    constants = _constant(own)
+    constants = constant_gates(own)
     with step("outputs with constant gates"):
         constant = reference.outputs(samples, constants)
     with step("outputs with the gates of the file"):
@@ -60,39 +60,45 @@ def work_kept(
     known = [outputs, constant, with_shipped]
     if not all(np.isfinite(values).all() for found in known for values in found):
         return Work(None, None, {}, constant)
-    kinds = [_kind(values) for values in zip(*known, strict=True)]
-    scales = _scales(outputs, kinds)
-    loss = _distance(outputs, constant, scales)
-    error = float(np.sqrt(loss / max(sum(scale.spread is not None for scale in scales), 1)))
-    if error < _LEAST:
+    distance = Distance.of(*known)
+    loss, error = distance(constant), distance.error(constant)
+    if error < LEAST:
         return Work(None, error, {}, constant)
-    kept = 1.0 - _distance(outputs, with_shipped, scales) / loss
-    return Work(kept, error, _shares(reference, samples, own, constants, outputs, kinds), constant)
+    kept = 1.0 - distance(with_shipped) / loss
+    few = {name: array[:_FEW] for name, array in samples.items()}
+    first = {name: gates[:_FEW] for name, gates in own.items()}
+    level = {name: gates[:_FEW] for name, gates in constants.items()}
+    shares = _shares(reference, few, first, level, distance.of_first(_FEW))
+    return Work(kept, error, shares, constant)
+
+
+def shares_of_work(
+    reference: Reference, samples: Samples, own: Gates, outputs: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Returns by site its worth on all samples; empty if constant gates change next to nothing."""
+    constants = constant_gates(own)
+    with step("outputs with constant gates"):
+        constant = reference.outputs(samples, constants)
+    distance = Distance.of(outputs, constant)
+    is_known = all(np.isfinite(values).all() for values in [*outputs, *constant])
+    if not is_known or distance.error(constant) < LEAST:
+        return {}
+    return _shares(reference, samples, own, constants, distance)
 
 
 def _shares(
-    reference: Reference,
-    samples: Samples,
-    own: Gates,
-    constants: Gates,
-    outputs: Sequence[np.ndarray],
-    kinds: Sequence[str],
+    reference: Reference, samples: Samples, own: Gates, constants: Gates, distance: "Distance"
 ) -> dict[str, float]:
-    few = {name: array[:_FEW] for name, array in samples.items()}
-    own = {name: gates[:_FEW] for name, gates in own.items()}
-    constants = {name: gates[:_FEW] for name, gates in constants.items()}
-    wanted = [values[:_FEW] for values in outputs]
-    scales = _scales(wanted, kinds)
-    loss = _distance(wanted, reference.outputs(few, constants), scales)
+    loss = distance(reference.outputs(samples, constants))
     if loss == 0.0:
         return {}
     shares: dict[str, float] = {}
     pairs = list(_pairs(list(own)))
     for names in counted(pairs, len(pairs), "worth of each site"):
-        found = reference.outputs(*_side_by_side(few, own, constants, names))
+        found = reference.outputs(*_side_by_side(samples, own, constants, names))
         parts = zip(*(np.split(values, len(names)) for values in found), strict=True)
         for name, part in zip(names, parts, strict=True):
-            shares[name] = _distance(wanted, part, scales) / loss
+            shares[name] = distance(part) / loss
     return shares
 
 
@@ -113,9 +119,13 @@ def _side_by_side(
     return repeated, gates
 
 
-def _constant(own: Gates) -> Gates:
-    """The mean of each gate over the samples, for each sample."""
-    return {name: np.broadcast_to(gates.mean(axis=0), gates.shape) for name, gates in own.items()}
+def constant_gates(own: Gates) -> dict[str, np.ndarray]:
+    """Returns the mean of each gate over the samples, for each sample."""
+    means = {name: gates.mean(axis=0, dtype="float64") for name, gates in own.items()}
+    return {
+        name: np.broadcast_to(means[name].astype("float32"), gates.shape)
+        for name, gates in own.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -131,22 +141,48 @@ class _Scale:
     spread: float | None
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far outputs are from those of a reference.
+
+    Attributes:
+        wanted: The outputs of the reference.
+        scales: How each is compared.
+    """
+
+    wanted: Sequence[np.ndarray]
+    scales: Sequence[_Scale]
+
+    @classmethod
+    def of(cls, wanted: Sequence[np.ndarray], *others: Sequence[np.ndarray]) -> "Distance":
+        """Returns the distance from some outputs; others of the network tell what they are."""
+        kinds = [_kind(values) for values in zip(wanted, *others, strict=True)]
+        return cls(wanted, _scales(wanted, kinds))
+
+    def of_first(self, count: int) -> "Distance":
+        """Returns the distance from the outputs of the first samples."""
+        wanted = [values[:count] for values in self.wanted]
+        return Distance(wanted, _scales(wanted, [scale.kind for scale in self.scales]))
+
+    def __call__(self, found: Sequence[np.ndarray]) -> float:
+        """Returns the mean square difference in units of the spread, summed over the outputs."""
+        return sum(
+            float(((_logits(f, scale.kind) - _logits(w, scale.kind)) ** 2).mean()) / scale.spread**2
+            for w, f, scale in zip(self.wanted, found, self.scales, strict=True)
+            if scale.spread is not None
+        )
+
+    def error(self, found: Sequence[np.ndarray]) -> float:
+        """Returns the root mean square difference over the spread."""
+        counted = sum(scale.spread is not None for scale in self.scales)
+        return float(np.sqrt(self(found) / max(counted, 1)))
+
+
 def _scales(outputs: Sequence[np.ndarray], kinds: Sequence[str]) -> list[_Scale]:
     return [
         _Scale(kind, _spread(_logits(values, kind)))
         for values, kind in zip(outputs, kinds, strict=True)
     ]
-
-
-def _distance(
-    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], scales: Sequence[_Scale]
-) -> float:
-    """The mean square difference in units of the spread, summed over the outputs."""
-    return sum(
-        float(((_logits(f, scale.kind) - _logits(w, scale.kind)) ** 2).mean()) / scale.spread**2
-        for w, f, scale in zip(wanted, found, scales, strict=True)
-        if scale.spread is not None
-    )
 
 
 def _kind(values: Sequence[np.ndarray]) -> str:

@@ -10,8 +10,13 @@ from keras_se.graph.compressed import compression_of
 from keras_se.litert.graph.flatbuffer import TFLite
 from keras_se.verification.file_reference import FileReference
 from keras_se.verification.keras_reference import KerasReference
+<<<<<<< HEAD
 from keras_se.verification.reference import Reference, Remembered
 from keras_se.verification.work import work_kept
+=======
+from keras_se.verification.reference import Reference
+from keras_se.verification.work import shares_of_work
+>>>>>>> 015df6c (Fold SE sites that do little into constants (work in progress))
 
 
 def worth(
@@ -28,9 +33,10 @@ def worth(
         input_shape: Shape of one sample, for a model that leaves sizes open.
 
     Returns:
-        By site, the mean square change of the outputs over that by constant gates at all sites, on
-        the first 16 samples. The shares need not sum to 1. Empty if constant gates at all sites
-        change the outputs by less than 1 % of their spread: SE does nothing for these samples.
+        By site, the mean square change of the outputs over that by constant gates at all sites.
+        The shares need not sum to 1. Empty if constant gates at all sites change the outputs by
+        less than 1 % of their spread: SE does nothing for these samples. A few dozen samples
+        tell; the network is run once for each site.
 
     Raises:
         InputError: If there is no SE site, or `x` does not fit.
@@ -47,8 +53,7 @@ def worth(
     reference = reference_of(model_or_float_tflite, "worth", input_shape)
     samples = reference.samples(x, "x")
     own, outputs = reference.read(samples)
-    found = work_kept(reference, samples, own, outputs, own)
-    return {} if found is None else dict(found.worth)
+    return shares_of_work(reference, samples, own, outputs)
 
 
 def reference_of(source: Any, purpose: str, input_shape: Sequence[int] | None = None) -> Reference:
