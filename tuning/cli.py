@@ -22,6 +22,7 @@ COMMANDS = {
     "insert": ("keras_se.cli.models:insert_command", "Put SE blocks into a model."),
     "cost": ("keras_se.cli.models:cost_command", "Show what SE adds to a model."),
     "gates": ("keras_se.cli.gates:gates_command", "Show SE sites and the values of their gates."),
+    "fold": ("keras_se.cli.fold:fold_command", "Make constants of SE sites that do little."),
     "compress": ("keras_se.cli.compress:compress_command", "Train a model with compression."),
     "export": ("keras_se.cli.tflite:export_command", "Convert a model to TFLite."),
     "verify": ("keras_se.cli.tflite:verify_command", "Check the gates of a TFLite file."),

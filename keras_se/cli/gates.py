@@ -19,11 +19,15 @@ from keras_se.litert.runtime import file_input_shapes
 from keras_se.sites.curves import draw_gate_curves
 from keras_se.sites.statistics import gate_statistics, to_json
 
+_WORTH = "worth: share of what SE does for the outputs that is lost if this site alone is constant."
+_NO_WORTH = "worth: none, since constant gates at all sites give almost the same outputs."
+
 
 @click.command("gates")
 @click.argument("model_or_tflite")
 @click.option("--data", help=DATA_HELP)
 @tau_option
+@click.option("--worth", "with_worth", is_flag=True, help="Also show what each site does.")
 @json_option
 @click.option("--plot", help="Also draw the mean gates of each class: FILE.svg, .png or .pdf.")
 @overwrite_option
@@ -31,6 +35,7 @@ def gates_command(
     model_or_tflite: str,
     data: str | None,
     tau: float,
+    with_worth: bool,
     json_path: str | None,
     plot: str | None,
     overwrite: bool,
@@ -50,8 +55,8 @@ def gates_command(
             f"gates needs a model with SE sites. Received: {model_or_tflite} with none"
         )
     if data is None:
-        if json_path is not None or plot is not None:
-            raise InputError("--json and --plot need --data. Received: no --data")
+        if with_worth or json_path is not None or plot is not None:
+            raise InputError("--worth, --json and --plot need --data. Received: no --data")
         print_table(sites_table(sites, {} if is_model else delegation(source).sites))
         return
     x, labels = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
@@ -61,14 +66,17 @@ def gates_command(
         for site in sites
         if site.name in values
     ]
-    contents = {} if json_path is None else {json_path: to_json(statistics).encode()}
+    worth = keras_se.worth(source, x) if with_worth else None
+    contents = {} if json_path is None else {json_path: to_json(statistics, worth).encode()}
     if plot is not None:
         # Draw before any output: matplotlib may be missing, or the suffix unknown.
         contents[plot] = draw_gate_curves(statistics, plot.rpartition(".")[-1])
-    print_table(gates_table(statistics, tau))
+    print_table(gates_table(statistics, tau, worth))
     samples = len(keras.tree.flatten(x)[0])
     click.echo(f"On {samples} samples. spread: standard deviation over samples;")
     click.echo("classes: that of the class means; both are root mean squares over channels.")
+    if worth is not None:
+        click.echo(_WORTH if worth else _NO_WORTH)
     write_outputs(contents, overwrite)
 
 

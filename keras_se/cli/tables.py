@@ -1,6 +1,6 @@
 """Rich tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -12,10 +12,12 @@ from keras_se.sites.site import Site
 from keras_se.sites.statistics import GateStatistics
 
 
-def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:
-    """Build a table of the gate statistics of each SE site."""
+def gates_table(
+    statistics: Sequence[GateStatistics], tau: float, worth: Mapping[str, float] | None = None
+) -> Table:
+    """Build a table of the gate statistics of each SE site, optionally with its worth."""
     columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(*columns, *(() if worth is None else ("worth",)), box=box.SIMPLE_HEAD)
     for figures in statistics:
         table.add_row(
             printable(figures.name),
@@ -26,6 +28,7 @@ def gates_table(statistics: Sequence[GateStatistics], tau: float) -> Table:
             figure(figures.between_classes, ".4f"),
             str(figures.suppressed),
             figure(figures.saturated, ".1%"),
+            *(() if worth is None else (figure(worth.get(figures.name), ".4f"),)),
         )
     return table
 

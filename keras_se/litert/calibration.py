@@ -177,7 +177,8 @@ def check_activations(observed: Observations) -> None:
     if dead:
         raise InputError(
             "Calibration data must activate the bottleneck of each SE site: a file with a dead one "
-            "does not load; train the model further, or remove the site with keras_se.remove. "
+            "does not load; train the model further, or make the site a constant with "
+            "keras_se.fold. "
             f"Received: only zeros in {dead}"
         )
 

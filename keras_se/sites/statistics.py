@@ -71,9 +71,12 @@ def gate_statistics(
     )
 
 
-def to_json(statistics: list[GateStatistics]) -> str:
-    """Returns the statistics of several sites as JSON text."""
-    return json.dumps([dataclasses.asdict(site) for site in statistics], indent=2) + "\n"
+def to_json(statistics: list[GateStatistics], worth: Mapping[str, float] | None = None) -> str:
+    """Returns the statistics of several sites as JSON text, optionally with their worth."""
+    sites = [dataclasses.asdict(site) for site in statistics]
+    if worth is not None:
+        sites = [{**site, "worth": worth.get(site["name"])} for site in sites]
+    return json.dumps(sites, indent=2) + "\n"
 
 
 def spread(values: np.ndarray) -> float:

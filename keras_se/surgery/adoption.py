@@ -70,9 +70,10 @@ def proposed(graph: Graph) -> tuple[list[Adoption], dict[str, str]]:
     left: dict[str, str] = {}
     se = search(graph)
     for part in se.sites:
-        if isinstance(part.source, InlineSE):
-            found = kept_inside(part.source.product, part.source.excitation)
-            found = found or matrices_of(part.source)
+        source: Any = part.source
+        if isinstance(source, InlineSE):
+            kept = kept_inside(source.product, source.excitation)
+            found = matrices_of(source) if kept is None else kept
             if isinstance(found, str):
                 left[part.site.name] = found
             else:

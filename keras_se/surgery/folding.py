@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_se.graph.models import free_name, is_nested_graph
+from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Place, Visit
@@ -48,7 +48,7 @@ def why_kept(found: Search) -> dict[str, str]:
 
 
 def _why_kept(part: GatedSite, step: Step, calls: Counter[Any]) -> str | None:
-    source = part.source
+    source: Any = part.source
     if calls[key_of(step)] > 1:
         return "it is inside a model that is called more than once, with other gates in each call"
     if isinstance(source, InlineSE):

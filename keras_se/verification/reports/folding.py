@@ -1,6 +1,7 @@
 """What `fold` returns: a model in which some SE sites are constants, and what that changed."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from keras_se.display.text import Shown, figure, json_text, rendered, site_table
 from keras_se.surgery.folding import How
 from keras_se.verification.outcome import Outcome
-from keras_se.verification.reports.text import interval_text, percent_kept
+from keras_se.verification.reports.text import interval_text
 
 _SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _LEGEND = "worth: share of SE's work that is lost if this site alone is constant."
@@ -71,18 +72,21 @@ class Folding(Shown):
         """One sentence: how many sites are constants, and what is kept."""
         count = f"{len(self.folded)} of {len(self.sites)} SE sites"
         if not self.folded:
-            return f"Nothing is folded: each site does more than {self.tolerance:.1%} of SE's work."
+            return f"Nothing is folded: no site can go at a tolerance of {self.tolerance:g}."
         if self.work_kept is None:
             return f"{count} are constants now: SE does nothing for these samples."
-        return f"{count} are constants now: {percent_kept(self.work_kept)}."
+        # Rounded up, a loss could look like none.
+        kept = math.floor(1000.0 * max(self.work_kept, 0.0) + 1e-3) / 10.0
+        return f"{count} are constants now: {kept:g}% of SE's work is kept."
 
     def __str__(self) -> str:
         return rendered((self.conclusion, *_evidence(self), _table(self), _LEGEND, *_reasons(self)))
 
     def to_json(self) -> str:
-        """Returns the report, without the model, as JSON text."""
+        """Returns the report, without the model, as JSON text; an infinite tolerance is `null`."""
         names = (field.name for field in dataclasses.fields(self) if field.name != "model")
         content = {name: getattr(self, name) for name in names}
+        content["tolerance"] = None if math.isinf(self.tolerance) else self.tolerance
         content["sites"] = {name: dataclasses.asdict(site) for name, site in self.sites.items()}
         content["outcome"] = dataclasses.asdict(self.outcome)
         return json_text({"schema": _SCHEMA, **content, "folded": self.folded})

@@ -59,11 +59,8 @@ def _adapting(report: "GateReport") -> str:
 
 
 def _kept(work: float | None) -> str:
-    return "" if work is None else percent_kept(work)
-
-
-def percent_kept(work: float) -> str:
-    """Returns how much of SE's work is kept in words."""
+    if work is None:
+        return ""
     percent = math.floor(100.0 * work + 1e-3)  # rounded up, a loss could look like a pass
     return f"{percent}% of SE's work is kept" if percent > 0 else "none of SE's work is kept"
 

@@ -33,6 +33,18 @@ def test_without_data_it_lists_the_sites(keras_se_command, capsys):
         assert ("5, partitions: 1, left: none" in printed) == (name == "se.tflite")
 
 
+def test_worth(tmp_path, keras_se_command, capsys):
+    report = tmp_path / "gates.json"
+    assert keras_se_command("gates se.keras --data data.npz --worth --json", report) == 0
+    model, data = keras.saving.load_model("se.keras"), np.load("data.npz")
+    printed = capsys.readouterr().out
+    expected = keras_se.worth(model, data["x_test"])
+    found = {site["name"]: site["worth"] for site in json.loads(report.read_text())}
+    assert found == pytest.approx(expected)
+    assert all(f"{share:.4f}" in printed for share in expected.values())
+    assert "worth: share of what SE does for the outputs" in printed
+
+
 def test_without_labels(tmp_path, keras_se_command, refused):
     report, plot = tmp_path / "gates.json", tmp_path / "gates.svg"
     assert keras_se_command("gates se.keras --data unlabelled.npz --json", report) == 0
@@ -54,7 +66,8 @@ def test_plot(tmp_path, keras_se_command):
         ("gates plain.keras", "gates needs a model with SE sites. Received: plain.keras with none"),
         ("gates no.tflite", "must exist to be read"),
         ("gates se.keras --data data.npz --tau -1", "--tau must be at least 0. Received: -1.0"),
-        ("gates se.keras --plot a.svg", "--json and --plot need --data"),
+        ("gates se.keras --plot a.svg", "--worth, --json and --plot need --data"),
+        ("gates se.tflite --data data.npz --worth", "The reference must be a Keras model or a"),
         ("gates se.keras --json a.svg --plot ./a.svg", "--json and --plot need different files"),
         ("gates se.keras --json few.npz", "must not exist yet"),
         ("gates se.keras --data no.npz", "must be an existing .npz file"),

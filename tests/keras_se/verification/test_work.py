@@ -41,7 +41,8 @@ def reference(request):
 
 def test_the_formula(reference):
     own, outputs = reference.read(SAMPLES)
-    constants = {name: np.tile(gates.mean(axis=0), (32, 1)) for name, gates in own.items()}
+    means = {name: gates.mean(axis=0, dtype="float64") for name, gates in own.items()}
+    constants = {name: np.tile(mean, (32, 1)).astype("float32") for name, mean in means.items()}
     shipped = {name: gates + 0.02 * RNG.normal(size=gates.shape) for name, gates in own.items()}
 
     def squares(gates, samples=32):
@@ -84,6 +85,15 @@ def test_probabilities_count_as_their_logits(activation, units):
 def test_worth_for_users():
     model = network()
     found = worth(model, X)
+    reference = KerasReference(model)
+    own, outputs = reference.read(SAMPLES)
+    squares = []
+    for names in (["se_1"], ["se_2"], ["se_1", "se_2"]):
+        constants = {name: np.tile(own[name].mean(axis=0), (32, 1)) for name in names}
+        squares.append(
+            ((reference.outputs(SAMPLES, {**own, **constants})[0] - outputs[0]) ** 2).sum()
+        )
+    assert list(found.values()) == pytest.approx([n / squares[2] for n in squares[:2]], rel=1e-4)
     assert list(found) == ["se_1", "se_2"]
     from_file = worth(to_tflite(model, "float32"), X)
     assert from_file == pytest.approx(found, rel=1e-3)

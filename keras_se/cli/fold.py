@@ -1,0 +1,70 @@
+"""The command `fold`."""
+
+import click
+
+import keras_se
+from keras_se.cli.files import check_output, write_outputs
+from keras_se.cli.options import DATA_HELP, input_shape_option, json_option, overwrite_option
+from keras_se.data import load_inputs
+from keras_se.files import load_model, model_bytes
+from keras_se.graph.inputs import input_shapes
+from keras_se.verification.outcome import takes_labels
+
+
+@click.command("fold")
+@click.argument("model")
+@click.argument("out")
+@click.option(
+    "--data", required=True, help=f"Inputs that stand for the use of the network. {DATA_HELP}"
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0.0),
+    default=0.01,
+    help="Share of SE's work in the outputs that may be lost; inf folds all sites.",
+)
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="SITE",
+    help="An SE site that may be folded; may be repeated. Default: all.",
+)
+@input_shape_option
+@json_option
+@overwrite_option
+def fold_command(
+    model: str,
+    out: str,
+    data: str,
+    tolerance: float,
+    sites: tuple[str, ...],
+    input_shape: tuple[int, ...] | None,
+    json_path: str | None,
+    overwrite: bool,
+) -> bool:
+    """Turn the SE sites of MODEL.keras that do little into constants, and write OUT.keras.
+
+    Exit code 0, or 1 if each site does more than the tolerance: then OUT is not written.
+    """
+    check_output(out, overwrite, ".keras")
+    check_output(json_path, overwrite)
+    loaded = load_model(model)
+    x, labels = load_inputs(data, input_shapes(loaded))
+    # `fold` refuses labels that do not fit the output; data may hold other ones.
+    fits = labels is not None and takes_labels(tuple(loaded.outputs[0].shape), labels)
+    folding = keras_se.fold(
+        loaded, x, sites or None, tolerance, y=labels if fits else None, input_shape=input_shape
+    )
+    click.echo(str(folding), nl=False)
+    contents = {} if json_path is None else {json_path: folding.to_json().encode()}
+    if folding.folded:
+        contents[out] = model_bytes(folding.model)
+    write_outputs(contents, overwrite)
+    if folding.folded:
+        sites_left = len(folding.sites) - len(folding.folded)
+        click.echo(
+            f"{out}: SE sites: {sites_left}, parameters: {folding.model.count_params():,} "
+            f"(before: {loaded.count_params():,})"
+        )
+    return bool(folding.folded)
