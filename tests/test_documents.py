@@ -57,7 +57,7 @@ def test_readme(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask")
-@pytest.mark.parametrize("name", ["sites.md", "verify.md"])
+@pytest.mark.parametrize("name", ["deploy.md", "sites.md", "verify.md"])
 def test_pages(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = blocks((ROOT / "docs" / name).read_text())

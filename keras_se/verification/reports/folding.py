@@ -89,7 +89,8 @@ class Folding(Shown):
         content["tolerance"] = None if math.isinf(self.tolerance) else self.tolerance
         content["sites"] = {name: dataclasses.asdict(site) for name, site in self.sites.items()}
         content["outcome"] = dataclasses.asdict(self.outcome)
-        return json_text({"schema": _SCHEMA, **content, "folded": self.folded})
+        more = {"conclusion": self.conclusion, "folded": self.folded}
+        return json_text({"schema": _SCHEMA, **more, **content})
 
 
 def _evidence(folding: Folding) -> Iterator[str]:
