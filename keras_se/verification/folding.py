@@ -24,7 +24,7 @@ from keras_se.verification.work import LEAST, Distance, constant_gates, shares_o
 
 _PURPOSE = "fold"
 _TINY = 1e-30  # constant gates may change nothing at all
-_ROUNDING = 1e-2  # of the spread of the outputs; a fault moves them by far more
+_ROUNDING = 1e-3  # of the spread of the outputs; a fault moves them by far more
 
 
 @with_progress

@@ -250,6 +250,23 @@ def test_two_sites_that_double_one_layer_come_back():
     np.testing.assert_array_equal(remove(new)(x), model(x))
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [keras.layers.Conv2DTranspose(4, 3), keras.layers.Cropping2D(1)],
+        [keras.layers.SeparableConv2D(4, 3), keras.layers.UpSampling2D(2)],
+        [keras.layers.Conv2D(4, 3), keras.layers.GroupNormalization(2)],
+    ],
+    ids=lambda layers: layers[0].name,
+)
+def test_what_takes_a_factor_up_is_doubled_and_halved(layers):
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    x = RNG.normal(size=(2, 8, 8, 3)).astype("float32")
+    new = insert(model, 2, gate="sigmoid", where=[layers[-1].name])
+    np.testing.assert_array_equal(new(x), model(x))
+    np.testing.assert_array_equal(remove(new)(x), model(x))
+
+
 class Standardized(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         return super().convolution_op(inputs, kernel / keras.ops.std(kernel))
