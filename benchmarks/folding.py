@@ -183,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     train, test = load_images(arguments.data)
     count = 1_000 if arguments.quick else arguments.images
-    data = (*(part[:count] for part in train), *(part[:2_000] for part in test or train))
+    data = (*(part[:count] for part in train), *(part[:10_000] for part in test or train))
     titles = ("network", "seed", "tolerance", "sites", "work kept", "accuracy")
     titles += ("ops float32", "ops int8", "latency float32", "latency int8", "int8 gates")
     table = Table(*titles)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,16 +14,15 @@ from keras_se.graph.compressed import check_plain
 from keras_se.graph.models import check_weights
 from keras_se.graph.trace import trace
 from keras_se.sites.gated import search
+from keras_se.sites.site import Site
 from keras_se.surgery.folding import Constant, why_kept, with_constants
 from keras_se.verification.keras_reference import KerasReference
 from keras_se.verification.outcome import class_labels, outcome
-from keras_se.verification.reference import Gates
 from keras_se.verification.reports.folding import FoldedSite, Folding
 from keras_se.verification.verdict import MIN_SAMPLES
-from keras_se.verification.work import LEAST, Distance, constant_gates, shares_of_work
+from keras_se.verification.work import ConstantGates, Distance
 
 _PURPOSE = "fold"
-_TINY = 1e-30  # constant gates may change nothing at all
 _ROUNDING = 1e-3  # of the spread of the outputs; a fault moves them by far more
 
 
@@ -84,7 +83,7 @@ def fold(
 
 
 class _Fold:
-    """The effects of constant gates in a model, and the choice of sites by them."""
+    """What constant gates do in a model, and the choice of sites by that."""
 
     def __init__(self, model: keras.Model, x: Any, input_shape: Sequence[int] | None) -> None:
         self._model, self._input_shape = model, input_shape
@@ -98,93 +97,77 @@ class _Fold:
         check_weights(_PURPOSE, model)
         self._reference = KerasReference(model, _PURPOSE, input_shape)
         self._samples = self._reference.samples(x, "x")
-        count = len(next(iter(self._samples.values())))
-        if count < MIN_SAMPLES:
+        self._count = len(next(iter(self._samples.values())))
+        if self._count < MIN_SAMPLES:
             raise InputError(
                 f"fold needs {MIN_SAMPLES} samples or more, to know the mean gates. "
-                f"Received: {count}"
+                f"Received: {self._count}"
             )
-        self._count = count
-        self._own, self._outputs = self._reference.read(self._samples)
-        self._constants = constant_gates(self._own)
-        with step("outputs with constant gates"):
-            self._steady = self._reference.outputs(self._samples, self._constants)
-        known = [*self._outputs, *self._steady, *self._own.values()]
-        if not all(np.isfinite(values).all() for values in known):
+        self._constant = ConstantGates(self._reference, self._samples)
+        if not self._constant.is_finite:
             raise InputError(
                 f"fold needs gates and outputs that are finite. Received: model {model.name!r}, "
                 "which gives NaN or infinity for x"
             )
-        self._distance = Distance.of(self._outputs, self._steady)
 
     def by(self, sites: Collection[str] | None, tolerance: float, y: Any) -> Folding:
         """Folds sites within a tolerance."""
-        labels = None
+        constant, labels = self._constant, None
         if y is not None:
             labels = class_labels(_PURPOSE, self._reference.output_shape, y, self._count)
-        reasons = why_kept(self._found)
-        reasons = {**self._not_asked(sites), **reasons}
-        worth = shares_of_work(self._reference, self._samples, self._own, self._outputs)
-        chosen = self._chosen(worth, [n for n in self._own if n not in reasons], tolerance)
-        model, became = self._folded(chosen)
-        outputs = self._checked(model, chosen) if chosen else self._outputs
+        reasons = {**self._not_asked(sites), **why_kept(self._found)}
+        worth = constant.worth()
+        chosen = self._chosen(worth, [n for n in constant.own if n not in reasons], tolerance)
+        gates = {name: constant.constants[name][0] for name in chosen}
+        model, became = with_constants(self._graph, self._found, gates)
+        outputs = self._checked(model, chosen) if chosen else constant.outputs
+        lost = constant.lost(outputs)
         return Folding(
             model=model,
-            sites=self._sites(worth, became, reasons, tolerance),
+            sites={
+                name: _site(site, worth.get(name), became.get(name), reasons.get(name), tolerance)
+                for name, site in self._reference.sites.items()
+            },
             tolerance=tolerance,
-            work_kept=1.0 - self._lost(outputs) if self._works else None,
-            constant_error=self._distance.error(self._steady),
-            outcome=outcome(self._outputs, outputs, self._steady[0], labels),
+            work_kept=None if lost is None else 1.0 - lost,
+            constant_error=constant.error,
+            outcome=outcome(constant.outputs, outputs, constant.steady[0], labels),
             samples=self._count,
         )
 
-    @property
-    def _works(self) -> bool:
-        """Whether SE does anything for these samples."""
-        return self._distance.error(self._steady) >= LEAST
-
-    def _lost(self, outputs: Sequence[np.ndarray]) -> float:
-        """The share of SE's work that some outputs lack."""
-        return self._distance(outputs) / max(self._distance(self._steady), _TINY)
-
-    def _with(self, names: Collection[str]) -> list[np.ndarray]:
-        """The outputs with constant gates at some sites; the others react to it."""
-        gates: Gates = {name: self._constants[name] for name in names}
-        return self._reference.outputs(self._samples, gates)
-
     def _not_asked(self, sites: Collection[str] | None) -> dict[str, str]:
-        names = [sites] if isinstance(sites, str) else sites
-        if names is None:
+        if sites is None:
             return {}
-        unknown = sorted(set(names) - set(self._own))
-        if unknown:
-            raise InputError(f"sites must be of {list(self._own)}. Received: {unknown}")
-        return {name: "it was not asked for" for name in self._own if name not in names}
+        names, known = {sites} if isinstance(sites, str) else set(sites), self._reference.sites
+        if names - set(known):
+            raise InputError(
+                f"sites must be of {list(known)}. Received: {sorted(names - set(known))}"
+            )
+        return {name: "it was not asked for" for name in known if name not in names}
 
-    def _chosen(self, worth: dict[str, float], names: list[str], tolerance: float) -> list[str]:
-        if math.isinf(tolerance) or (tolerance > 0.0 and not self._works):
+    def _chosen(self, worth: Mapping[str, float], names: list[str], tolerance: float) -> list[str]:
+        if math.isinf(tolerance) or (tolerance > 0.0 and not worth):
             return names
         # A site that does more than the tolerance by itself will not do less beside others.
         shares = {name: worth.get(name, 0.0) for name in names}
         names = sorted((n for n in names if shares[n] <= tolerance), key=shares.__getitem__)
         chosen: list[str] = []
         for name in counted(names, len(names), "sites to fold"):
-            if self._lost(self._with([*chosen, name])) <= tolerance:
+            outputs = self._constant.at([*chosen, name])
+            lost = self._constant.lost(outputs)
+            # Where SE does no work, a tolerance of 0 asks for the same outputs.
+            if (self._constant.distance(outputs) if lost is None else lost) <= tolerance:
                 chosen.append(name)
         return chosen
 
-    def _folded(self, chosen: list[str]) -> tuple[keras.Model, dict[str, Constant]]:
-        gates = {name: self._constants[name][0] for name in chosen}
-        return with_constants(self._graph, self._found, gates)
-
-    def _checked(self, model: keras.Model, chosen: list[str]) -> list[np.ndarray]:
+    def _checked(self, model: keras.Model, chosen: list[str]) -> Sequence[np.ndarray]:
         """The outputs of the new model, which must be those with the constants injected."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PrecisionWarning)  # the old model has warned
             new = KerasReference(model, _PURPOSE, self._input_shape)
         with step("outputs of the new model"):
             outputs = new.read(self._samples)[1]
-        wanted = self._with(chosen)
+        wanted = self._constant.at(chosen)
         if not Distance.of(wanted, outputs).error(outputs) <= _ROUNDING:
             raise InputError(
                 "fold needs layers that compute the same each time that they are copied. Received: "
@@ -192,28 +175,18 @@ class _Fold:
             )
         return outputs
 
-    def _sites(
-        self,
-        worth: dict[str, float],
-        became: dict[str, Constant],
-        reasons: dict[str, str],
-        tolerance: float,
-    ) -> dict[str, FoldedSite]:
-        sites = {}
-        for name, site in self._reference.sites.items():
-            found = became.get(name)
-            reason = "" if found else reasons.get(name, _too_much(worth.get(name, 0.0), tolerance))
-            sites[name] = FoldedSite(
-                channels=site.channels,
-                worth=worth.get(name),
-                how=None if found is None else found.how,
-                layers=() if found is None else found.layers,
-                reason=reason,
-            )
-        return sites
 
-
-def _too_much(share: float, tolerance: float) -> str:
-    if share > tolerance:
-        return f"it does {share:.1%} of SE's work"
-    return "together with the sites that are constant it does too much of SE's work"
+def _site(
+    site: Site,
+    worth: float | None,
+    became: Constant | None,
+    reason: str | None,
+    tolerance: float,
+) -> FoldedSite:
+    if became is not None:
+        return FoldedSite(site.channels, worth, became.how, became.layers, "")
+    if reason is None:
+        reason = "with it too much of SE's work would be lost"
+        if worth is not None and worth > tolerance:
+            reason = f"it does {worth:.1%} of SE's work"
+    return FoldedSite(site.channels, worth, None, (), reason)

@@ -6,8 +6,9 @@ the reference's gates and 0 for constant ones. The *worth* of a site is what con
 alone, over what they do in all. Classes are compared as logits, each output over its spread.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from keras_se.litert.inputs import Samples
 from keras_se.sites.statistics import spread
 from keras_se.verification.reference import Gates, Reference
 
-LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
+_LEAST = 0.01  # of the spread of the outputs; constant gates that change less cost nothing
 _FEW = 16  # samples, for one run for each site
 _AT_ONCE = 2  # sites whose runs fill a batch
 _TINY = 1e-7  # a probability of float32 below it is rounding
@@ -62,7 +63,7 @@ def work_kept(
         return Work(None, None, {}, constant)
     distance = Distance.of(*known)
     loss, error = distance(constant), distance.error(constant)
-    if error < LEAST:
+    if error < _LEAST:
         return Work(None, error, {}, constant)
     kept = 1.0 - distance(with_shipped) / loss
     few = {name: array[:_FEW] for name, array in samples.items()}
@@ -72,18 +73,53 @@ def work_kept(
     return Work(kept, error, shares, constant)
 
 
-def shares_of_work(
-    reference: Reference, samples: Samples, own: Gates, outputs: Sequence[np.ndarray]
-) -> dict[str, float]:
-    """Returns by site its worth on all samples; empty if constant gates change next to nothing."""
-    constants = constant_gates(own)
-    with step("outputs with constant gates"):
-        constant = reference.outputs(samples, constants)
-    distance = Distance.of(outputs, constant)
-    is_known = all(np.isfinite(values).all() for values in [*outputs, *constant])
-    if not is_known or distance.error(constant) < LEAST:
-        return {}
-    return _shares(reference, samples, own, constants, distance)
+class ConstantGates:
+    """What constant gates do to the outputs of a reference, at all sites or at some.
+
+    Attributes:
+        own: The gates of the reference.
+        outputs: The outputs that they make.
+        constants: Their means over the samples, for each sample.
+        steady: The outputs with these at all sites.
+    """
+
+    def __init__(self, reference: Reference, samples: Samples) -> None:
+        self._reference, self._samples = reference, samples
+        self.own, self.outputs = reference.read(samples)
+        self.constants = constant_gates(self.own)
+        self.steady = self.at(self.own)
+
+    def at(self, names: Collection[str]) -> Sequence[np.ndarray]:
+        """Returns the outputs with constant gates at some sites, to which the others react."""
+        with step("outputs with constant gates"):
+            gates = {name: self.constants[name] for name in names}
+            return self._reference.outputs(self._samples, gates)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether gates and outputs are finite."""
+        known = [*self.own.values(), *self.outputs, *self.steady]
+        return all(np.isfinite(values).all() for values in known)
+
+    @cached_property
+    def distance(self) -> "Distance":
+        """How far outputs are from those of the reference."""
+        return Distance.of(self.outputs, self.steady)
+
+    @cached_property
+    def error(self) -> float:
+        """The root mean square change by constant gates at all sites, over the spread."""
+        return self.distance.error(self.steady)
+
+    def lost(self, outputs: Sequence[np.ndarray]) -> float | None:
+        """Returns the share of SE's work that some outputs lack; `None` if there is none."""
+        return None if self.error < _LEAST else self.distance(outputs) / self.distance(self.steady)
+
+    def worth(self) -> dict[str, float]:
+        """Returns by site its share of SE's work; empty if there is none, or it is not known."""
+        if not self.is_finite or self.error < _LEAST:
+            return {}
+        return _shares(self._reference, self._samples, self.own, self.constants, self.distance)
 
 
 def _shares(

@@ -10,13 +10,8 @@ from keras_se.graph.compressed import compression_of
 from keras_se.litert.graph.flatbuffer import TFLite
 from keras_se.verification.file_reference import FileReference
 from keras_se.verification.keras_reference import KerasReference
-<<<<<<< HEAD
 from keras_se.verification.reference import Reference, Remembered
-from keras_se.verification.work import work_kept
-=======
-from keras_se.verification.reference import Reference
-from keras_se.verification.work import shares_of_work
->>>>>>> 015df6c (Fold SE sites that do little into constants (work in progress))
+from keras_se.verification.work import ConstantGates
 
 
 def worth(
@@ -51,9 +46,7 @@ def worth(
         {}
     """
     reference = reference_of(model_or_float_tflite, "worth", input_shape)
-    samples = reference.samples(x, "x")
-    own, outputs = reference.read(samples)
-    return shares_of_work(reference, samples, own, outputs)
+    return ConstantGates(reference, reference.samples(x, "x")).worth()
 
 
 def reference_of(source: Any, purpose: str, input_shape: Sequence[int] | None = None) -> Reference:
