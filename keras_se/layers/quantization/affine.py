@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_se.errors import InputError
@@ -50,7 +51,10 @@ class QuantizeAwareAffine(QuantizeAwareWrapper):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the layer."""
         last = len(input_shape) - 1
-        if getattr(self.layer, "axis", -1) not in (-1, last, (-1,), (last,)):
+        # A `Rescaling` has a scale for all channels, or one of the shape that it multiplies.
+        sizes = np.shape(getattr(self.layer, "scale", ()))[:-1]
+        is_last = getattr(self.layer, "axis", -1) in (-1, last, (-1,), (last,))
+        if not is_last or any(size != 1 for size in sizes):
             raise InputError(
                 "Quantization-aware training supports scales and offsets of the last axis only. "
                 f"Received: layer {self.layer.name!r} on {tuple(input_shape)}"
@@ -68,7 +72,7 @@ class QuantizeAwareAffine(QuantizeAwareWrapper):
         # A product and a sum would be two operations with no range between them. As a kernel with
         # one weight per channel, the scale is exact in int8.
         channels = inputs.shape[-1]
-        # `Rescaling` has one scale for all channels.
+        # `Rescaling` may have one scale for all channels.
         kernel = ops.broadcast_to(ops.reshape(scale, (-1,)), (channels,))
         shape = tuple(inputs.shape[1:])
         is_map = len(shape) == 3

@@ -255,6 +255,12 @@ def on(layer, shape):
             r"of the last axis only.*Received: layer 'b' on \(2, 4, 4, 4\)",
         ),
         (
+            lambda: on(
+                QuantizeAwareAffine(layers.Rescaling(np.ones((4, 1, 1)), name="s")), (2, 4, 4, 4)
+            ),
+            r"of the last axis only.*Received: layer 's' on \(2, 4, 4, 4\)",
+        ),
+        (
             lambda: QuantizeAware(layers.EinsumDense("ab,cb->ac", 4, name="e")),
             r"one of .*Received: EinsumDense 'e'",
         ),
