@@ -51,6 +51,11 @@ _html_option = click.option(
 )
 @choice_option("--prefer", ("size", "latency"), "Which file to take of those that pass.")
 @_strict_option
+@click.option(
+    "--fold",
+    default=0.0,
+    help="Share of SE's work that may be folded into constants first, as `fold` does.",
+)
 @input_shape_option
 @json_option
 @_html_option
@@ -64,6 +69,7 @@ def deploy_command(
     formats: tuple[FormatName, ...],
     prefer: Preference,
     strict: bool,
+    fold: float,
     input_shape: tuple[int, ...] | None,
     json_path: str | None,
     html_path: str | None,
@@ -89,6 +95,7 @@ def deploy_command(
         formats=formats or None,
         prefer=prefer,
         strict=strict,
+        fold=fold,
         input_shape=input_shape,
         path=out,
         overwrite=overwrite,

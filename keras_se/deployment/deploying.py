@@ -23,6 +23,7 @@ from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import recipe_path
+from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
 from keras_se.verification.reports.gate_report import GateReport
@@ -45,6 +46,7 @@ def deploy(
     prefer: Preference = "size",
     strict: bool = False,
     train: Callable[[Any], Any] | None = None,
+    fold: bool | float = False,
     input_shape: Sequence[int] | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -73,6 +75,9 @@ def deploy(
         strict: Whether every site must survive, as for `verify`.
         train: A function that compiles and fits the model that it is given. With it, int8 after
             `keras_se.compress.quantize_aware` is tried, too.
+        fold: The share of SE's work that `keras_se.fold` may take from a Keras model first, on the
+            calibration samples: 0.1 for `True`. Gates are judged against what is left, accuracy
+            against the model as it was.
         input_shape: Shape of one sample, for a model that leaves sizes open.
         path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
             A call that was killed goes on from the files that it made, which lie beside it till
@@ -100,27 +105,24 @@ def deploy(
         'int8'
     """
     _check(tolerance, prefer, path, overwrite)
-    given = reference_of(model_or_float_tflite, "deploy", input_shape)
-    samples = given.samples(x, "x")
-    count = len(next(iter(samples.values())))
-    labels = None if y is None else class_labels("deploy", given.output_shape, y, count)
-    source: Source
-    if isinstance(model_or_float_tflite, keras.Model):
-        source = KerasSource(model_or_float_tflite, calibration, input_shape)
-    else:
-        source = FileSource(model_or_float_tflite, calibration)
+    given = model_or_float_tflite
+    samples, labels = _judged_on("deploy", given, x, y, input_shape)
+    network, notes = given, list[str]()
+    if fold:
+        network, notes = _folded(given, calibration, 0.1 if fold is True else fold, input_shape)
+    source = _source(network, calibration, input_shape)
     wanted = _formats(formats, source)
-    key = [source.float32, *_bytes(calibration)]
-    kept = KeptFiles(None if path is None else Path(path), key)
-    tries = Tries(source.float32, samples, labels, tolerance, strict, kept)
+    original = None if network is given else _source(given, calibration, input_shape).float32
+    kept = KeptFiles(None if path is None else Path(path), [source.float32, *_bytes(calibration)])
+    tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original)
+    tries.notes += notes
     _try_all(tries, source, wanted, prefer, train)
-    best = _timed_best(tries, prefer, samples)
-    report = best.report
-    # The verdict on a trained network is that of its own float file already.
-    if best.trained is None:
+    best, report = _timed_best(tries, prefer, samples), None
+    # The verdict on a network that was changed is that of its own float file already.
+    if best.trained is None and original is None:
         with step("the verdict"):
             report = verify(
-                model_or_float_tflite,
+                network,
                 best.content,
                 samples,
                 labels,
@@ -128,6 +130,7 @@ def deploy(
                 recipe=best.recipe or None,
                 input_shape=input_shape,
             )
+    report = report or best.report
     return _finished(tries, best, report, tolerance, prefer, path, overwrite, kept)
 
 
@@ -175,10 +178,7 @@ def repair(
         'int8'
     """
     _check(tolerance, "size", path, overwrite)
-    given = reference_of(float_tflite, "repair")
-    samples = given.samples(x, "x")
-    count = len(next(iter(samples.values())))
-    labels = None if y is None else class_labels("repair", given.output_shape, y, count)
+    samples, labels = _judged_on("repair", float_tflite, x, y, None)
     float32, integer = read_bytes(float_tflite), read_bytes(int8_tflite)
     kept = KeptFiles(None, ())
     tries = Tries(float32, samples, labels, tolerance, strict, kept)
@@ -201,6 +201,36 @@ def _check(tolerance: Any, prefer: Any, path: Any, overwrite: bool) -> None:
         )
     if path is not None:
         check_outputs(path, overwrite)
+
+
+def _judged_on(
+    purpose: str, network: Any, x: Any, y: Any, input_shape: Sequence[int] | None
+) -> tuple[Samples, np.ndarray | None]:
+    reference = reference_of(network, purpose, input_shape)
+    samples = reference.samples(x, "x")
+    count = len(next(iter(samples.values())))
+    shape = reference.output_shape
+    return samples, None if y is None else class_labels(purpose, shape, y, count)
+
+
+def _source(network: Any, calibration: Any, input_shape: Sequence[int] | None) -> Source:
+    if isinstance(network, keras.Model):
+        return KerasSource(network, calibration, input_shape)
+    return FileSource(network, calibration)
+
+
+def _folded(
+    model: Any, calibration: Any, share: float, input_shape: Sequence[int] | None
+) -> tuple[Any, list[str]]:
+    """Returns a model with fewer sites, or itself where none or all would go, and a sentence."""
+    if not isinstance(model, keras.Model):
+        raise InputError("Only a Keras model can be folded. Received: fold for a TFLite file")
+    folding = fold_sites(model, calibration, tolerance=share, input_shape=input_shape)
+    if not folding.folded:
+        return model, [folding.conclusion]
+    if len(folding.folded) == len(folding.sites):
+        return model, ["Nothing is folded: all sites would go, and no gate would be left to judge."]
+    return folding.model, [folding.conclusion]
 
 
 def _formats(formats: Any, source: Source) -> Sequence[FormatName]:

@@ -62,11 +62,14 @@ class Tries:
         tolerance: float,
         strict: bool,
         kept: KeptFiles,
+        original: bytes | None = None,
     ) -> None:
         self._float32, self._labels = float32, labels
         self._reference = Remembered(FileReference(float32))
         self._samples: Samples = self._reference.samples(x, "x")
         self._tolerance, self._strict, self._kept = tolerance, strict, kept
+        # What accuracy is compared with, if the gates are those of a changed network.
+        self._original = None if original is None else Runner(original).run(self._samples)
         self.made: list[Made] = []
         self.refused: dict[str, str] = {}
         self.notes: list[str] = []
@@ -114,10 +117,9 @@ class Tries:
             trained=trained,
             recipe=recipe or None,
         )
-        if trained is None:
+        if trained is None and self._original is None:
             return report
-        # Its accuracy must be that of the network before the training.
-        _, outputs = self._reference.read(self._samples)
+        outputs = self._original or self._reference.read(self._samples)[1]
         found = Runner(content).run(self._samples)
         return replace(report, outcome=outcome(outputs, found, None, self._labels))
 

@@ -117,6 +117,23 @@ def test_training_is_one_of_the_tries(network, many, labels):
         deploy(to_tflite(network, "float32"), many[:100], many[100:], train=train)
 
 
+def test_a_network_is_folded_first(network, images):
+    """Gates are judged where they are left, outputs against the network as it was."""
+    words = {"formats": ["float16"], "fold": 0.9}
+    found = deploy(network, images[100:], images[:100], **words)
+    folded = " ".join(str(found).split())
+    assert "1 of 2 SE sites" in folded
+    assert [*found.report.sites] == ["se_1"]
+    assert found.report.outcome.error > 0.01
+    assert deploy(network, images[100:], images[:100], formats=["float16"]).passed
+    everything = deploy(network, images[100:], images[:100], formats=["float16"], fold=1.0)
+    assert everything.notes == (
+        "Nothing is folded: all sites would go, and no gate would be left to judge.",
+    )
+    with pytest.raises(InputError, match=r"^Only a Keras model can be folded\. Received: fold for"):
+        deploy(to_tflite(network, "float32"), images[100:], images[:100], fold=True)
+
+
 def test_all_formats_are_tried_for_the_fastest(network, many, labels):
     found = deploy(network, many[:100], many[100:], labels[100:], prefer="latency")
     names = [attempt.name for attempt in found.attempts]
