@@ -1,6 +1,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 import keras_se
@@ -8,11 +9,15 @@ import keras_se
 
 def test_fold(files, tmp_path, keras_se_command, capsys):
     out, report = tmp_path / "folded.keras", tmp_path / "fold.json"
-    words = ("fold se.keras", out, "--data data.npz --tolerance inf --json", report)
-    assert keras_se_command(*words) == 0
+    data = np.load(files / "data.npz")
+    labels = {"y_train": np.arange(len(data["x_train"])) % 2}
+    np.savez(tmp_path / "labelled.npz", **{**data, **labels})
+    words = ("--data", tmp_path / "labelled.npz", "--tolerance inf --json", report)
+    assert keras_se_command("fold se.keras", out, *words) == 0
     printed = capsys.readouterr().out
     content = json.loads(report.read_text())
     assert content["folded"] == list(content["sites"])
+    assert content["samples"] == len(data["x_train"])  # never the test part
     count = len(content["folded"])
     assert f"{count} of {count} SE sites are constants now: " in printed
     assert f"Accuracy: {content['outcome']['reference']:.4f} before, " in printed
