@@ -10,12 +10,13 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
-from rich.table import Table
 
-from keras_se.display.text import Shown, json_text, rendered, site_table
+from keras_se.display.shown import Shown
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part
 from keras_se.errors import InputError
 from keras_se.graph.inputs import checked_shape, computable
 from keras_se.graph.models import check_graph
@@ -24,8 +25,6 @@ from keras_se.graph.trace import trace
 from keras_se.graph.visits import Place, Visit, walk
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import GatedSite, search
-
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 _Shape = tuple[int, ...]
 
@@ -74,6 +73,14 @@ class CostReport(Shown):
     macs: int
     uncounted: tuple[str, ...]
 
+    derived: ClassVar[tuple[str, ...]] = (
+        "se_parameters",
+        "se_flops",
+        "se_macs",
+        "se_parameter_share",
+        "se_flop_share",
+    )
+
     @property
     def se_parameters(self) -> int:
         """Number of parameters of all SE sites."""
@@ -99,17 +106,12 @@ class CostReport(Shown):
         """Operations of all SE sites divided by those of the model."""
         return _share(self.se_flops, self.flops)
 
-    def __str__(self) -> str:
-        return rendered(_described(self))
-
-    def to_json(self) -> str:
-        """Returns the report as JSON text."""
-        names = ("se_parameters", "se_flops", "se_macs", "se_parameter_share", "se_flop_share")
-        totals = {name: getattr(self, name) for name in names}
-        return json_text({"schema": _SCHEMA, **dataclasses.asdict(self), **totals})
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, then a sentence or table each."""
+        yield from _parts(self)
 
 
-def _described(report: CostReport) -> Iterator[str | Table]:
+def _parts(report: CostReport) -> Iterator[Part]:
     parameters = f"{report.se_parameters:,} of {report.parameters:,} parameters"
     flops = f"{report.se_flops:,} of {report.flops:,} FLOPs"
     yield (
@@ -124,20 +126,20 @@ def _described(report: CostReport) -> Iterator[str | Table]:
 
 
 def _table(report: CostReport) -> Table:
-    columns = ("C", "width", "parameters", "of all", "FLOPs", "of all", "MACs")
-    table = site_table(*columns, right=True)
-    for site in report.sites:
-        table.add_row(
-            site.name,
-            f"{site.channels:,}",
-            f"{site.width:,}",
-            f"{site.parameters:,}",
-            f"{site.parameter_share:.2%}",
-            f"{site.flops:,}",
-            f"{site.flop_share:.2%}",
-            f"{site.macs:,}",
-        )
-    return table
+    sites = report.sites
+    return Table(
+        "Cost of the sites",
+        (
+            names("site", [site.name for site in sites]),
+            Column("channels", [f"{site.channels:,}" for site in sites], short="C"),
+            Column("width", [f"{site.width:,}" for site in sites]),
+            Column("parameters", [f"{site.parameters:,}" for site in sites]),
+            Column("of all", [f"{site.parameter_share:.2%}" for site in sites]),
+            Column("FLOPs", [f"{site.flops:,}" for site in sites]),
+            Column("of all", [f"{site.flop_share:.2%}" for site in sites]),
+            Column("MACs", [f"{site.macs:,}" for site in sites]),
+        ),
+    )
 
 
 def cost(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> CostReport:

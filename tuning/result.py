@@ -1,10 +1,9 @@
 """The result of a search: its records, the choice among them, and the winner."""
 
 import dataclasses
-import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_se.display.page import Paged
+from keras_se.display.text import Part
 from keras_se.errors import InputError
 from keras_se.files import write_files
 from keras_se.untrusted import parse_json, read_file
@@ -22,7 +22,7 @@ from tuning.deployed.record import DeployedRecord
 from tuning.oracles.hyperband import EPOCHS
 from tuning.report.page import search_page
 from tuning.report.partial import so_far
-from tuning.report.text import csv_text, described, rows
+from tuning.report.text import csv_text, result_parts, rows
 from tuning.seeding import trial_seed
 from tuning.trials.combination import Combination
 from tuning.trials.job import Job
@@ -32,7 +32,6 @@ from tuning.trials.trained import trained_model
 from tuning.trials.training import fit_candidate, weights_path
 
 _MAX_RESULT = 2**26  # bytes
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,9 @@ class SearchResult(Paged):
         with trial_seed(seed):
             return fit_candidate(job, candidate, seed, callbacks)[0]
 
-    def __str__(self) -> str:
-        return described(self)
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, then sentences, the candidates and the files."""
+        yield from result_parts(self)
 
     def table(self) -> list[dict[str, Any]]:
         """Returns one row for each training, with its values, scores and metrics as columns."""
@@ -198,17 +198,11 @@ class SearchResult(Paged):
         """Returns the report as one page of HTML, with plots, that needs no network."""
         return search_page(self)
 
-    def to_json(self) -> str:
-        """Returns the result as JSON text, which `from_json` reads."""
-        # Not `asdict(self)`, which would copy the job with its model and data.
-        content = {"schema": _SCHEMA, **vars(self)}
-        del content["job"], content["folder"]
-        for name in ("records", "deployed"):
-            content[name] = [record.to_dict() for record in content[name]]
-        for name in ("decision", "confirmation", "ratio_fit"):
-            if content[name] is not None:
-                content[name] = dataclasses.asdict(content[name])
-        return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the result as plain values for JSON, without its schema."""
+        records = [record.to_dict() for record in self.records]
+        content: dict[str, Any] = _jsonable({**super().to_dict(), "records": records})
+        return content
 
     @classmethod
     def from_folder(cls, directory: str | os.PathLike[str]) -> "SearchResult":
@@ -306,8 +300,8 @@ def _jsonable(value: Any) -> Any:
 def _read(text: str | bytes) -> SearchResult:
     """Returns the result in JSON text; raises `ValueError` if there is none."""
     content = parse_json(text, object_hook=_infinity)
-    if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
-        raise ValueError(f"its schema is not {_SCHEMA}")
+    if not isinstance(content, dict) or content.pop("schema", None) != SearchResult.schema:
+        raise ValueError(f"its schema is not {SearchResult.schema}")
     # A result that was read has no job, and a folder only from its place.
     kept: dict[str, Any] = {"records": TrialRecord, "deployed": DeployedRecord}
     read = {name: content.pop(name, None) for name in kept}

@@ -1,12 +1,14 @@
 """Pages from templates; all that is shown is escaped."""
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import cache
 from importlib import metadata
 from typing import Any
 
-from keras_se.display.text import Shown
+from keras_se.display.shown import Shown
+from keras_se.display.table import Table, tone
+from keras_se.display.text import figure
 from keras_se.errors import InputError, import_extra
 from keras_se.files import write_files
 
@@ -16,7 +18,7 @@ def page(template: str, **content: Any) -> str:
     return _environment().get_template(template).render(content)
 
 
-class Paged(Shown, ABC):
+class Paged(Shown):
     """A report that is also a page."""
 
     @abstractmethod
@@ -56,10 +58,14 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = _figure
+    environment.filters["figure"] = lambda value, form=".3f": figure(value, form)
+    environment.filters["table"] = lambda table, links=False: _safe(table, links)
+    environment.filters["tone"] = tone
     environment.globals["version"] = metadata.version("keras-se")
     return environment
 
 
-def _figure(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)
+def _safe(table: Table, links: bool) -> Any:
+    """Returns a table that is escaped already."""
+    markupsafe: Any = import_extra("markupsafe", "plots")
+    return markupsafe.Markup(table.html(links))

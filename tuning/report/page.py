@@ -31,11 +31,10 @@ def search_page(result: "SearchResult") -> str:
         result=result,
         conclusion=list(text.conclusion(result)),
         remarks=list(text.remarks(result)),
-        candidates=text.ordered(result, found),
-        front={each.label for each in pareto_front(found, result.direction)},
-        files=[{"record": r, "figures": text.file_figures(r)} for r in result.deployed],
+        candidates=text.candidates_table(result, found),
+        files=text.files_table(result) if result.deployed else None,
         plots=list(_plots(result, found)),
-        causes=text.causes(result).most_common(),
+        failures=text.failures_table(result),
         seconds=math.fsum(record.seconds for record in result.records),
     )
 

@@ -3,36 +3,33 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
-from keras_se.display.text import figure, rendered
-from tuning.report.candidates import Candidate, candidates
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part, figure
+from tuning.report.candidates import Candidate, candidates, pareto_front
 
 if TYPE_CHECKING:
-    from tuning.deployed.record import DeployedRecord
     from tuning.result import SearchResult
 
 _SHOWN = 12  # candidates of a table of text
 
 
-def described(result: "SearchResult") -> str:
-    """Returns the result as text of at most 80 columns."""
+def result_parts(result: "SearchResult") -> Iterator[Part]:
+    """Yields the conclusion, then sentences, the candidates and the files."""
     found = candidates(result)
-    parts: list[str | Table] = [*conclusion(result), _table(result, found), *remarks(result)]
-    parts += [f"{number} failed: {cause}" for cause, number in causes(result).items()]
+    yield from conclusion(result)
+    yield candidates_table(result, found)
+    yield from remarks(result)
+    for cause, number in causes(result).items():
+        yield f"{number} failed: {cause}"
     if result.deployed:
-        parts.append(_files(result))
+        yield files_table(result)
     if result.decision is not None:
-        parts.append(
-            "loses ≤: at most that against the best of the others, all with 95 % probability."
-        )
+        yield "loses ≤: at most that against the best of the others, all with 95 % probability."
     trainings = f"{len(result.records)} trainings of {len(found)} candidates"
-    parts.append(f"{trainings}, {sum(r.seconds for r in result.records):,.0f} s in all.")
-    return rendered(parts)
+    yield f"{trainings}, {sum(r.seconds for r in result.records):,.0f} s in all."
 
 
 def conclusion(result: "SearchResult") -> Iterator[str]:
@@ -66,48 +63,75 @@ def causes(result: "SearchResult") -> Counter[str]:
     return Counter(record.cause for record in result.records if record.cause)
 
 
-def _table(result: "SearchResult", found: list[Candidate]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("candidate", overflow="fold")
-    for column in ("parameters", "ΣC²/r", "seeds", result.metric, "sd", "loses ≤"):
-        table.add_column(column, justify="right")
-    for each in ordered(result, found)[:_SHOWN]:
-        table.add_row(
-            each.label,
-            f"{each.parameters:,}",
-            f"{each.complexity:g}",
-            str(len(each.scores)),
-            figure(each.mean if each.scores else None, ".4g"),
-            figure(each.deviation, ".2g"),
-            figure(each.upper, ".3g"),
-        )
-    if len(found) > _SHOWN:
-        table.add_row(f"and {len(found) - _SHOWN} more")
-    return table
+def candidates_table(result: "SearchResult", found: list[Candidate]) -> Table:
+    """Returns the table of the candidates, the chosen one first."""
+    shown, front = ordered(result, found), pareto_front(found, result.direction)
+    remarks = {
+        "chosen": [result.chosen],
+        "on the front": [each.label for each in front],
+        "failed": [each.label for each in found if not each.scores],
+    }
+    return Table(
+        "Candidates",
+        (
+            names("candidate", [each.label for each in shown]),
+            Column("parameters", [f"{each.parameters:,}" for each in shown]),
+            Column("ΣC²/r", [f"{each.complexity:g}" for each in shown]),
+            Column("seeds", [str(len(each.scores)) for each in shown]),
+            Column(result.metric, [figure(c.mean if c.scores else None, ".4g") for c in shown]),
+            Column("sd", [figure(each.deviation, ".2g") for each in shown]),
+            Column("loses ≤", [figure(each.upper, ".3g") for each in shown]),
+            Column("seconds", [f"{each.seconds:.1f}" for each in shown], short=None),
+            _remarks([each.label for each in shown], remarks),
+        ),
+        most=_SHOWN,
+    )
 
 
-def _files(result: "SearchResult") -> Table:
+def _remarks(labels: Sequence[str], remarks: Mapping[str, Sequence[str]]) -> Column:
+    """Returns a column with the remarks that have a label."""
+    cells = [", ".join(r for r, own in remarks.items() if label in own) for label in labels]
+    return Column("remarks", cells, short=None, is_words=True)
+
+
+def files_table(result: "SearchResult") -> Table:
     """Returns the table of the files, with median latencies."""
-    first = result.deployed[0]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(f"{first.format} file, seed {first.seed}", overflow="fold")
-    for column in (result.metric, "as file", "ms", "kB"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
-    for record in result.deployed[:_SHOWN]:
-        table.add_row(record.label, *file_figures(record), record.verdict or "not judged")
-    if len(result.deployed) > _SHOWN:
-        table.add_row(f"and {len(result.deployed) - _SHOWN} more")
-    return table
+    files, first = result.deployed, result.deployed[0]
+    remarks = {"chosen": [result.chosen], "out": [r.label for r in files if not r.passed]}
+    quartiles = [
+        " to ".join(figure(value, ".3g") for value in (r.latency_low, r.latency_high))
+        for r in files
+    ]
+    return Table(
+        "Files",
+        (
+            names(f"{first.format} file, seed {first.seed}", [r.label for r in files]),
+            Column(
+                f"{result.metric}, float",
+                [figure(r.reference, ".4g") for r in files],
+                short=result.metric,
+            ),
+            Column("as file", [figure(r.metric, ".4g") for r in files]),
+            Column("ms", [figure(r.latency, ".3g") for r in files]),
+            Column("quartiles", quartiles, short=None),
+            Column("kB", [f"{r.bytes / 1000:,.1f}" if r.bytes else "-" for r in files]),
+            Column("work kept", [figure(r.work_kept, ".2f") for r in files], short=None),
+            Column("verdict", [r.verdict or "not judged" for r in files], is_words=True),
+            _remarks([r.label for r in files], remarks),
+        ),
+        most=_SHOWN,
+    )
 
 
-def file_figures(record: "DeployedRecord") -> tuple[str, ...]:
-    """Returns metric of model and file, median latency in ms, and kB, as text."""
-    return (
-        figure(record.reference, ".4g"),
-        figure(record.metric, ".4g"),
-        figure(record.latency, ".3g"),
-        f"{record.bytes / 1000:,.1f}" if record.bytes else "-",
+def failures_table(result: "SearchResult") -> Table:
+    """Returns the table of the causes of failures, the most frequent first."""
+    found = causes(result).most_common()
+    return Table(
+        "Failures",
+        (
+            names("cause", [cause for cause, _ in found]),
+            Column("trainings", [str(number) for _, number in found]),
+        ),
     )
 
 

@@ -1,22 +1,19 @@
 """What training with compression made of a network, as data classes and as one table."""
 
-import dataclasses
 import gzip
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rich import box
-from rich.table import Table
-
-from keras_se.display.text import Shown, figure, json_text, rendered
+from keras_se.display.shown import Shown
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Command, Part, figure, rendered
 from keras_se.graph.compressed import CLUSTERED, PRUNED, QUANTIZED
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.reports.text import Place, advice, listed, reasons
 from keras_se.verification.rule import MIN_SPREAD_KEPT, NOTHING_TO_SURVIVE
 
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _SHOWN = 0.01  # share of zeros that a network that was not pruned must have to be shown
 
 
@@ -111,6 +108,14 @@ class CompressionReport(Shown):
     notes: tuple[str, ...]
     next_step: str
 
+    derived: ClassVar[tuple[str, ...]] = (
+        "passed",
+        "conclusion",
+        "sparsity",
+        "spread_kept",
+        "lowest_r2",
+    )
+
     @property
     def passed(self) -> bool:
         """Whether no gates were found to be lost or weakened too much."""
@@ -149,28 +154,9 @@ class CompressionReport(Shown):
         sites = () if self.gates is None else self.gates.sites.values()
         return min((site.r2 for site in sites if site.r2 is not None), default=None)
 
-    @property
-    def conclusion(self) -> str:
-        """One sentence: ship, do not ship, or what was not judged, and why."""
-        return _conclusion(self)
-
-    def __str__(self) -> str:
-        return described(self, "python")
-
-    def to_json(self) -> str:
-        """Returns the report as JSON text."""
-        content = {
-            "schema": _SCHEMA,
-            "passed": self.passed,
-            "conclusion": self.conclusion,
-            **dataclasses.asdict(self),
-            "sparsity": self.sparsity,
-            "spread_kept": self.spread_kept,
-            "lowest_r2": self.lowest_r2,
-            # With its properties, which `asdict` leaves out.
-            "gates": None if self.gates is None else json.loads(self.gates.to_json()),
-        }
-        return json_text(content)
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, then the table of the stages and sentences on it."""
+        yield from _parts(self, "python")
 
 
 def _conclusion(report: CompressionReport) -> str:
@@ -227,18 +213,17 @@ def _kb(size: int) -> str:
 
 def described(report: CompressionReport, place: Place) -> str:
     """Returns the report as text of at most 80 columns; only a command may be longer."""
-    wants_next = report.passed and report.next_step
-    text = rendered(
-        (
-            report.conclusion,
-            _table(report),
-            *_legend(report),
-            *_failures(report, place),
-            *report.notes,
-        )
-    )
-    # A command that is wrapped cannot be copied.
-    return f"{text}Next: {report.next_step}\n" if wants_next else text
+    return rendered(_parts(report, place))
+
+
+def _parts(report: CompressionReport, place: Place) -> Iterator[Part]:
+    yield _conclusion(report)
+    yield _table(report)
+    yield from _legend(report)
+    yield from _failures(report, place)
+    yield from report.notes
+    if report.passed and report.next_step:
+        yield Command(f"Next: {report.next_step}")
 
 
 def _failures(report: CompressionReport, place: Place) -> Iterator[str]:
@@ -255,17 +240,17 @@ def _failures(report: CompressionReport, place: Place) -> Iterator[str]:
 
 
 def _table(report: CompressionReport) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     titles = {"compressed": "rounded", "stripped": "in float"}
     is_quantized = report.technique == QUANTIZED
-    table.add_column("")
-    for name in report.stages:
-        title = titles.get(name, name) if is_quantized else name
-        table.add_column(title, justify="right", no_wrap=True)
-    for label, cells in _rows(report):
-        if any(cells.values()):
-            table.add_row(label, *(cells.get(name, "") for name in report.stages))
-    return table
+    rows = [(label, cells) for label, cells in _rows(report) if any(cells.values())]
+    stages = [
+        Column(
+            titles.get(name, name) if is_quantized else name,
+            [cells.get(name, "") for _, cells in rows],
+        )
+        for name in report.stages
+    ]
+    return Table("Stages", (names("", [label for label, _ in rows]), *stages))
 
 
 def _rows(report: CompressionReport) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,19 +1,17 @@
 """The verdict on the gates of a TFLite file, as data classes."""
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
 from keras_se.display.page import Paged
-from keras_se.display.text import json_text
+from keras_se.display.text import Part
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.page import verdict_page
-from keras_se.verification.reports.text import conclusion, described
+from keras_se.verification.reports.text import verdict_parts
 from keras_se.verification.rule import KEPT, SURVIVE, verdict_of
-
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +148,8 @@ class GateReport(Paged):
     stress: Mapping[str, Stress]
     pairs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
+    derived: ClassVar[tuple[str, ...]] = ("passed", "verdict", "conclusion")
+
     @property
     def passed(self) -> bool:
         """Whether the file can ship as far as its gates go."""
@@ -165,26 +165,9 @@ class GateReport(Paged):
         verdicts = [site.verdict for site in self.sites.values()]
         return verdict_of(verdicts, self.work_kept, self.strict, is_whole=not self.unjudged)
 
-    @property
-    def conclusion(self) -> str:
-        """One sentence: ship, do not ship, or nothing to survive, and why."""
-        return conclusion(self)
-
-    def __str__(self) -> str:
-        return described(self, "python")
-
-    def to_json(self) -> str:
-        """Returns the report as JSON text."""
-        content = {
-            "schema": _SCHEMA,
-            # `asdict` leaves out properties.
-            "passed": self.passed,
-            "verdict": self.verdict,
-            "conclusion": self.conclusion,
-            **dataclasses.asdict(dataclasses.replace(self, pairs={})),
-        }
-        del content["pairs"]
-        return json_text(content)
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, then sentences and the table of the sites."""
+        yield from verdict_parts(self, "python")
 
     def page(self) -> str:
         """Returns the report as one page of HTML, with plots, that needs no network."""

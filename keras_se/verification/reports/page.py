@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_se.display.page import page
 from keras_se.display.plots import FAINT, FIRST, SECOND, plot, svg
+from keras_se.display.table import Column, Table, names
 from keras_se.display.text import figure
 from keras_se.verification.reports import text
 from keras_se.verification.rule import CHANNEL_STEPS, MIN_CHANNEL_R2, NOTHING_TO_SURVIVE
@@ -34,9 +35,9 @@ def verdict_page(report: "GateReport") -> str:
         tone=_tone(report),
         evidence=list(text.evidence(report)),
         advice=[*text.reasons(report), *text.advice(report, "python")],
-        outcomes=list(_outcomes(report)),
+        outputs=_outputs(report),
+        sites=text.sites_table(report),
         sections={site.name: _section(report, site) for site in report.sites.values()},
-        has_kept=any(site.spread_kept is not None for site in report.sites.values()),
         legend=list(text.legend(report)),
     )
 
@@ -47,32 +48,30 @@ def _tone(report: "GateReport") -> str:
     return "good" if report.passed else "bad"
 
 
-def _outcomes(report: "GateReport") -> Iterator[dict[str, Any]]:
-    """Yields the rows of the table of outputs."""
+def _outputs(report: "GateReport") -> Table:
+    """Returns the table of outputs."""
     found = report.outcome
-    yield _row("reference", found.reference)
-    yield _row("file", found.file, found.difference, found.interval, found.error)
     change = None
     if found.constant is not None and found.reference is not None and found.constant_interval:
         change = found.constant - found.reference
-    yield _row(
-        "reference, its gates constant",
-        found.constant,
-        change,
-        found.constant_interval if change is not None else None,
-        report.constant_error,
+    values = (found.reference, found.file, found.constant)
+    changes = (None, found.difference, change)
+    intervals = (None, found.interval, found.constant_interval if change is not None else None)
+    errors = (None, found.error, report.constant_error)
+    return Table(
+        "Outputs",
+        (
+            names("outputs", ("reference", "file", "reference, its gates constant")),
+            Column(found.metric or "metric", [figure(value, ".4f") for value in values]),
+            Column("change", [figure(value, "+.4f") for value in changes]),
+            Column("95 % interval", [_interval(value) for value in intervals]),
+            Column("off by", [figure(value, ".1%") for value in errors]),
+        ),
     )
 
 
-def _row(
-    name: str,
-    value: float | None,
-    change: float | None = None,
-    interval: "Interval | None" = None,
-    error: float | None = None,
-) -> dict[str, Any]:
-    words = None if interval is None else text.interval_text(interval)
-    return {"name": name, "value": value, "change": change, "interval": words, "error": error}
+def _interval(interval: "Interval | None") -> str:
+    return "-" if interval is None else text.interval_text(interval)
 
 
 def _section(report: "GateReport", site: "SiteVerdict") -> dict[str, Any]:

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from rich.table import Table
-
-from keras_se.display.text import figure, rendered, site_table
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part, figure, rendered
 from keras_se.verification.rule import (
     IN_PART,
     KEPT,
@@ -27,6 +26,7 @@ _LEGEND = (
     "gates over samples, in steps of the format. worst: R² of the worst channel. worth: share of "
     "SE's work that is lost if this site alone is constant."
 )
+_KINDS = {None: "-", True: "integers", False: "float"}  # by whether gates are quantized
 _OTHER = "check that the file is of this network, with these weights"
 
 
@@ -74,17 +74,18 @@ def listed(names: "list[str] | tuple[str, ...]") -> str:
 
 def described(report: "GateReport", place: Place) -> str:
     """Returns the report as text of at most 80 columns."""
-    return rendered(
-        (
-            report.conclusion,
-            *evidence(report),
-            _table(report),
-            *legend(report),
-            *reasons(report),
-            *advice(report, place),
-            *_provenance(report),
-        )
-    )
+    return rendered(verdict_parts(report, place))
+
+
+def verdict_parts(report: "GateReport", place: Place) -> Iterator[Part]:
+    """Yields the conclusion, what it rests on, the sites, and what to do at a place."""
+    yield conclusion(report)
+    yield from evidence(report)
+    yield sites_table(report)
+    yield from legend(report)
+    yield from reasons(report)
+    yield from advice(report, place)
+    yield from _provenance(report)
 
 
 def evidence(report: "GateReport") -> Iterator[str]:
@@ -137,27 +138,30 @@ def interval_text(interval: "Interval") -> str:
     return f"{interval[0]:+.4f} to {interval[1]:+.4f}"
 
 
-def _table(report: "GateReport") -> Table:
-    has_kept = any(site.spread_kept is not None for site in report.sites.values())
-    kept = ("kept",) if has_kept else ()
-    table = site_table("C", "R²", "slope", "spread", "worst", "worth", *kept, "verdict")
-    for site in report.sites.values():
-        figures = [*_figures(site, report), *([figure(site.spread_kept, ".2f")] * has_kept)]
-        table.add_row(site.name, str(site.channels), *figures, site.verdict)
-    return table
-
-
-def _figures(site: "SiteVerdict", report: "GateReport") -> list[str]:
-    worst = None if site.worst_channel is None else site.worst_channel[1]
-    # A float32 file has no step: the spread in steps says nothing there.
-    spread = None if _is_float32(site) else site.spread
-    return [
-        figure(site.r2, ".3f"),
-        figure(site.slope, ".3f"),
-        figure(spread, ".1f"),
-        figure(worst, ".3f"),
-        figure(site.worth, ".2f"),
+def sites_table(report: "GateReport") -> Table:
+    """Returns the table of the sites."""
+    sites = list(report.sites.values())
+    worst = [site.worst_channel for site in sites]
+    kept = [site.spread_kept for site in sites]
+    columns = [
+        names("site", [site.name for site in sites]),
+        Column("gate", [site.gate for site in sites], short=None, is_words=True),
+        Column("channels", [str(site.channels) for site in sites], short="C"),
+        Column("R²", [figure(site.r2, ".3f") for site in sites]),
+        Column("slope", [figure(site.slope, ".3f") for site in sites]),
+        # A float32 file has no step: the spread in steps says nothing there.
+        Column("spread", [figure(None if _is_float32(s) else s.spread, ".1f") for s in sites]),
+        Column("worst", [figure(found and found[1], ".3f") for found in worst]),
+        Column("of channel", [str(found[0]) if found else "-" for found in worst], short=None),
+        Column("worth", [figure(site.worth, ".2f") for site in sites]),
+        Column("spread kept", [figure(value, ".2f") for value in kept], short="kept"),
+        Column("computed in", [_KINDS[site.quantized] for site in sites], None, is_words=True),
+        Column("partitions", [figure(site.partitions, "d") for site in sites], short=None),
+        Column("verdict", [site.verdict for site in sites], is_words=True),
     ]
+    if all(value is None for value in kept):
+        columns = [column for column in columns if column.title != "spread kept"]
+    return Table("Sites", columns)
 
 
 def legend(report: "GateReport") -> Iterator[str]:

@@ -1,12 +1,13 @@
 """The page of a verdict, in a real browser."""
 
 import dataclasses
+import html
 import itertools
 import re
 
 import numpy as np
 import pytest
-from browser import opened
+from browser import opened, tables
 from sabotage import hold_gates
 
 from keras_se import find_sites, read_gates, to_tflite, verify
@@ -66,17 +67,21 @@ def test_the_tables_hold_the_numbers_of_the_report(pages, reports, name):
         assert outputs[2][2] == f"{report.outcome.difference:+.4f}"
         low, high = report.outcome.interval
         assert outputs[2][3] == f"{low:+.4f} to {high:+.4f}"
-    assert sites[0][:8] == [
-        *(["site", "gate", "channels", "R²", "slope", "spread"]),
-        "worst channel",
-        "worth",
-    ]
+    titles = ["site", "gate", "channels", "R²", "slope", "spread", "worst", "of_channel", "worth"]
+    assert sites[0][:9] == [title.replace("_", " ") for title in titles]
     for row, site in zip(sites[1:], report.sites.values(), strict=True):
         channel, lowest = site.worst_channel
         assert row[:3] == [site.name, site.gate, str(site.channels)]
         assert row[3:6] == [f"{site.r2:.3f}", f"{site.slope:.3f}", f"{site.spread:.1f}"]
-        assert row[6:8] == [f"{lowest:.3f}({channel})".replace("(", " ("), f"{site.worth:.2f}"]
-        assert row[8:] == ["integers", str(site.partitions), site.verdict]
+        assert row[6:9] == [f"{lowest:.3f}", str(channel), f"{site.worth:.2f}"]
+        assert row[9:] == ["integers", str(site.partitions), site.verdict]
+
+
+@pytest.mark.parametrize("name", ["sound", "lost"])
+def test_a_notebook_shows_the_table_of_the_page(pages, reports, name):
+    shown = reports[name]._repr_html_()
+    assert tables(shown) == pages[name].tables[1:]
+    assert f"<p><strong>{html.escape(reports[name].conclusion)}</strong></p>" in shown
 
 
 def test_the_conclusion_comes_first_and_the_reasons_follow(pages, reports):

@@ -730,7 +730,6 @@ def test_a_report_fits_80_columns_and_starts_with_its_conclusion(sound):
     lines = str(sound("sigmoid", "int8")).splitlines()
     assert lines[0].startswith("Ship: the gates survive at every site; ")
     assert max(map(len, lines)) <= 80
-    assert sound("sigmoid", "int8")._repr_html_().startswith("<pre>Ship: the gates survive at ")
 
 
 def test_gates_recorded_on_a_device(networks, images, converted, sound, tmp_path):

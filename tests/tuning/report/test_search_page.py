@@ -7,7 +7,7 @@ import math
 import re
 
 import pytest
-from browser import opened
+from browser import opened, tables
 
 from keras_se.errors import InputError
 from tuning import Cheapest, ScoreTable, SearchResult, TrialRecord
@@ -111,7 +111,10 @@ def test_text_has_the_conclusion_first_and_80_columns(result):
     assert (
         "On 1 fresh seed: val_accuracy 0.88 (chosen by 0.91); on test data accuracy 0.5." in lines
     )
-    assert result._repr_html_().startswith("<pre>Chosen: ratio=4 &lt;b&gt;")
+    shown = result._repr_html_()
+    assert shown.startswith("<div>\n<p><strong>Chosen: ratio=4 &lt;b&gt;. ")
+    (table,) = tables(shown)
+    assert [row[0] for row in table[1:]] == [f"ratio={n} <b>" for n in (4, 2, 8, 16)]
 
 
 def test_rows_and_csv_are_the_records(result, tmp_path):
@@ -145,7 +148,7 @@ def test_the_page(result, tmp_path):
         *("ratio=4 <b>", "700", "256", "3", "0.91", "0.001"),
         *(f"{chosen.upper:.3g}", "3.8", "chosen, on the front"),
     ]
-    assert failures[1] == ["1", "ValueError: no <luck>"]
+    assert failures[1] == ["ValueError: no <luck>", "1"]
     text = " ".join(re.sub(r"<[^>]+>", " ", page.dom.partition("<main>")[2]).split())
     assert text.index("Chosen: ratio=4") < text.index("Candidates") < text.index("Learning curves")
     assert page.headings[0] == "h1 Search for val_accuracy, cheapest:0.02:val_accuracy"
