@@ -329,4 +329,6 @@ def _element_flops(layer: Any, inputs: list[_Shape], outputs: list[_Shape]) -> i
         return elements * math.prod(layer.pool_size)
     if kind in _GLOBAL_POOLS | _RAW_REDUCTIONS:
         return math.prod(inputs[0])
-    return 0 if kind in _MOVES else None
+    # Random augmentation is idle at inference.
+    is_idle = kind.startswith("Random") and type(layer).__module__.startswith("keras.")
+    return 0 if kind in _MOVES or is_idle else None

@@ -122,6 +122,12 @@ def test_what_is_not_counted_is_named_never_zero():
     assert report.uncounted[1].startswith("sin")
 
 
+def test_random_augmentation_costs_nothing_at_inference():
+    idle = keras.layers.RandomFlip()
+    model = keras.Sequential([keras.Input((8, 8, 3)), idle, keras.layers.ReLU()])
+    assert (cost(model).flops, cost(model).uncounted) == (8 * 8 * 3, ())
+
+
 def test_unknown_sizes_need_the_shape():
     model = keras.Sequential([keras.Input((None, None, 4)), SEBlock(2)])
     with pytest.raises(InputError, match=r"cost needs every size: give input_shape=.* Received"):

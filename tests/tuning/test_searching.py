@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_se import insert
+from keras_se import cost, insert
 from keras_se.errors import InputError
 from tuning import (
     Cheapest,
@@ -112,12 +112,14 @@ def test_every_candidate_is_trained_from_every_seed_and_the_winner_anew(searched
     assert result.confirmation.seeds == tuple(r.seed for r in fresh)
 
 
-def test_records_hold_the_score_both_costs_and_the_curve(searched):
+def test_records_hold_the_score_all_costs_and_the_curve(searched):
     result, _, folder = searched
     for record in result.records:
         ratio = record.values.get("se_ratio")
         plan = {} if ratio is None else {"se_1": {"ratio": ratio}}
-        assert record.parameters == insert(base(), plan=plan).count_params()
+        model = insert(base(), plan=plan)
+        assert record.parameters == model.count_params()
+        assert record.flops == cost(model).flops
         assert record.complexity == (0 if ratio is None else 8**2 / ratio)
         lines = [json.loads(line) for line in (folder / record.curve).read_text().splitlines()]
         assert [line["epoch"] for line in lines] == [1, 2]

@@ -27,6 +27,13 @@ def first_batch(data: Any) -> tuple[Any, ...] | None:
     return batch if batch is None or isinstance(batch, tuple) else (batch,)
 
 
+def open_shape(model: keras.Model, x: Any) -> tuple[int, ...] | None:
+    """Returns the shape of a sample if the model has one input that leaves sizes open."""
+    arrays, inputs = keras.tree.flatten(x), list(getattr(model, "inputs", None) or [])
+    is_one = len(arrays) == 1 and len(inputs) == 1
+    return tuple(arrays[0].shape[1:]) if is_one and None in inputs[0].shape[1:] else None
+
+
 def _rows(data: tuple[Any, ...]) -> np.ndarray:
     first = np.arange(min(_SIZE, len(keras.tree.flatten(data)[0])))
     labels = data[1] if len(data) > 1 else None

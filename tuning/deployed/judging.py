@@ -25,6 +25,7 @@ from keras_se.reading import find_sites
 from keras_se.verification.latency import latency
 from keras_se.verification.rule import NOTHING_TO_SURVIVE
 from keras_se.verification.verdict import verify
+from tuning.data.batches import open_shape
 from tuning.deployed.metric import compare
 from tuning.deployed.record import DeployedRecord
 from tuning.deployed.samples import FileSamples
@@ -80,7 +81,7 @@ def _judge(
     metric: str,
     found: dict[str, Any],
 ) -> None:
-    shape = _open_shape(model, samples.held_out)
+    shape = open_shape(model, samples.held_out)
     # Training samples have the range that the model was trained on. If statistics of its
     # BatchNormalization lag behind after few epochs, the metric tells what that does.
     tflite = to_tflite(
@@ -110,13 +111,6 @@ def _verdict(model: keras.Model, tflite: bytes, x: Any, shape: Any) -> dict[str,
     is_out = not report.passed and report.verdict != NOTHING_TO_SURVIVE
     why = report.conclusion.removeprefix("Do not ship: ").removesuffix(".") if is_out else ""
     return {"verdict": report.verdict, "reason": why, "work_kept": report.work_kept}
-
-
-def _open_shape(model: keras.Model, x: Any) -> tuple[int, ...] | None:
-    """Returns the shape of a sample if the model has one input that leaves sizes open."""
-    arrays, inputs = keras.tree.flatten(x), list(getattr(model, "inputs", None) or [])
-    is_one = len(arrays) == 1 and len(inputs) == 1
-    return tuple(arrays[0].shape[1:]) if is_one and None in inputs[0].shape[1:] else None
 
 
 @contextmanager

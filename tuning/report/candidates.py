@@ -50,6 +50,11 @@ class Candidate:
         return max((record.parameters for record in self.records), default=0)
 
     @property
+    def flops(self) -> int | None:
+        """Floating-point operations for one sample; `None` if they are not known."""
+        return next((record.flops for record in self.records if record.flops is not None), None)
+
+    @property
     def complexity(self) -> float:
         """ΣC²/r over its SE blocks."""
         return max((record.complexity for record in self.records), default=0.0)
@@ -71,17 +76,38 @@ def candidates(result: "SearchResult") -> list[Candidate]:
     return [Candidate(label, tuple(own), upper.get(label)) for label, own in grouped.items()]
 
 
-def pareto_front(found: Sequence[Candidate], direction: str) -> list[Candidate]:
-    """Returns the candidates that no other beats in both mean score and parameters.
+def pareto_front(
+    found: Sequence[Candidate], direction: str, costs: Sequence[str] = ("parameters", "flops")
+) -> list[Candidate]:
+    """Returns the candidates that no other beats in both mean score and costs, with rising costs.
 
-    They come with rising parameters, and each is better than all smaller ones.
+    A cost that is not known of all of them does not count.
     """
-    front: list[Candidate] = []
     finished = [each for each in found if each.scores]
-    for each in sorted(finished, key=lambda c: (c.parameters, as_loss(c.mean, direction))):
-        if not front or as_loss(each.mean, direction) < as_loss(front[-1].mean, direction):
-            front.append(each)
-    return front
+    known = [cost for cost in costs if all(getattr(each, cost) is not None for each in finished)]
+    points = [
+        (as_loss(each.mean, direction), *(getattr(each, cost) for cost in known))
+        for each in finished
+    ]
+    return [finished[number] for number in front(points)]
+
+
+def front(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """Returns the numbers of the points that no other is below, sorted by all but their first.
+
+    Of equal ones it has the first.
+    """
+    order = sorted(range(len(points)), key=lambda n: (*points[n][1:], points[n][0]))
+    kept: list[int] = []
+    for number in order:
+        # What comes later in this order is below none of those before, unless it is equal.
+        if not any(_is_below(points[other], points[number]) for other in kept):
+            kept.append(number)
+    return kept
+
+
+def _is_below(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def levels(found: Iterable[Candidate]) -> "dict[str, dict[object, list[float]]]":

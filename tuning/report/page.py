@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tuning.deployed.record import DeployedRecord
     from tuning.result import SearchResult
 
+_NAMES = {"parameters": "parameters", "flops": "FLOPs"}
+_HALF, _WIDE = (3.8, 2.9), (7.6, 3.4)  # inches of one of two plots in a row, and of one alone
 _CURVES = 6  # candidates whose learning curves are drawn
 _STYLES = ("-", "--", ":", "-.")
 _MAX_CURVE = 2**24  # bytes of the file of a curve
@@ -41,17 +43,23 @@ def search_page(result: "SearchResult") -> str:
 
 def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str, Any]]:
     """Yields the plots with their headings and captions."""
-    if any(each.scores for each in found):
+    finished = [each for each in found if each.scores]
+    sizes = [
+        size
+        for size in ("parameters", "flops")
+        if finished and all(getattr(each, size) is not None for each in finished)
+    ]
+    if sizes:
         yield {
-            "title": f"{result.metric} against parameters",
-            "plots": [_front(result, found)],
+            "title": f"{result.metric} against {' and '.join(_NAMES[size] for size in sizes)}",
+            "plots": [_front(result, found, n, _HALF if sizes[1:] else _WIDE) for n in sizes],
             "caption": "Small dots: single seeds. The line is the Pareto front: candidates that no "
             "other beats in both. The chosen one is marked.",
         }
     if timed := [r for r in result.deployed if r.metric is not None and r.latency is not None]:
         yield {
-            "title": f"{result.metric} as a file against latency",
-            "plots": [_files(result, timed)],
+            "title": f"{result.metric} as a file against latency and size",
+            "plots": [_files(result, timed, "latency"), _files(result, timed, "bytes")],
             "caption": "Bars: quartiles of the latency. Crosses: files that are out. The chosen "
             "one is marked.",
         }
@@ -71,58 +79,67 @@ def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str,
         }
 
 
-def _front(result: "SearchResult", found: list[Candidate]) -> str:
-    front = pareto_front(found, result.direction)
-    with plot(7.6, 3.4) as axes:
+def _front(
+    result: "SearchResult", found: list[Candidate], size: str, form: tuple[float, float]
+) -> str:
+    front = pareto_front(found, result.direction, (size,))
+    place = {c.label: (getattr(c, size), c.mean) for c in found if c.scores}
+    with plot(*form) as axes:
         for each in found:
-            axes.scatter(
-                [each.parameters] * len(each.scores), each.scores, s=8, color=FAINT, linewidth=0
-            )
             if each.scores:
-                axes.scatter([each.parameters], [each.mean], s=26, color=FIRST, linewidth=0)
-        axes.plot([c.parameters for c in front], [c.mean for c in front], color=FIRST, lw=1)
-        chosen = [each for each in found if each.label == result.chosen and each.scores]
-        for each in chosen:
-            place = (each.parameters, each.mean)
-            axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
-            # Inside of the plot, on whichever side there is room.
-            is_right = 2 * each.parameters > sum(axes.get_xlim())
-            axes.annotate(
-                each.label,
-                place,
-                xytext=(-9 if is_right else 9, 8),
-                textcoords="offset points",
-                ha="right" if is_right else "left",
-                color=INK,
-            )
-        axes.set(xlabel="parameters", ylabel=result.metric)
+                x = place[each.label][0]
+                axes.scatter([x] * len(each.scores), each.scores, s=8, color=FAINT, linewidth=0)
+                axes.scatter(*place[each.label], s=26, color=FIRST, linewidth=0)
+        axes.plot(*zip(*(place[c.label] for c in front), strict=True), color=FIRST, lw=1)
+        if result.chosen in place:
+            _mark(axes, result.chosen, place[result.chosen])
+        axes.set(xlabel=_NAMES[size], ylabel=result.metric)
         axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.get_major_locator().set_params(nbins=4)  # long numbers
+        sizes = [x for x, _ in place.values()]
         return svg(
             axes,
-            "front",
-            f"Mean {result.metric} of {len(found)} candidates against their parameters, from "
-            f"{min(c.parameters for c in found):,} to {max(c.parameters for c in found):,}; "
-            f"{len(front)} are on the Pareto front.",
+            f"front {size}",
+            f"Mean {result.metric} of {len(place)} candidates against their {_NAMES[size]}, from "
+            f"{min(sizes):,} to {max(sizes):,}; {len(front)} are on the Pareto front.",
         )
 
 
-def _files(result: "SearchResult", timed: Sequence["DeployedRecord"]) -> str:
-    with plot(7.6, 3.4) as axes:
+def _mark(axes: Any, label: str, place: tuple[float, float]) -> None:
+    """Marks the chosen candidate, with its name inside of the plot."""
+    axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
+    is_right = 2 * place[0] > sum(axes.get_xlim())  # on whichever side there is room
+    axes.annotate(
+        label,
+        place,
+        xytext=(-9 if is_right else 9, 8),
+        textcoords="offset points",
+        ha="right" if is_right else "left",
+        color=INK,
+    )
+
+
+def _files(result: "SearchResult", timed: Sequence["DeployedRecord"], cost: str) -> str:
+    scale, unit, name = {"latency": (1.0, "ms", "latency"), "bytes": (1e-3, "kB", "size")}[cost]
+    with plot(*_HALF) as axes:
         for each in timed:
-            place = (each.latency, each.metric)
-            quartiles = (each.latency_low, each.latency_high)
-            axes.plot(quartiles, [each.metric] * 2, color=FAINT, linewidth=3, zorder=0)
+            place = (scale * getattr(each, cost), each.metric)
+            if cost == "latency":
+                quartiles = (each.latency_low, each.latency_high)
+                axes.plot(quartiles, [each.metric] * 2, color=FAINT, linewidth=3, zorder=0)
             axes.scatter(*place, s=30, color=FIRST, marker="o" if each.passed else "x")
             if each.label == result.chosen:
                 axes.scatter(*place, s=110, facecolor="none", edgecolor=SECOND, linewidth=2)
-        axes.set(xlabel="ms", ylabel=result.metric)
-        said = ", ".join(f"{r.label} {r.metric:.4g} in {r.latency:.3g} ms" for r in timed)
-        return svg(axes, "files", f"{result.metric} as a file against latency: {said}.")
+        axes.set(xlabel=unit, ylabel=result.metric)
+        said = ", ".join(
+            f"{r.label} {r.metric:.4g} at {scale * getattr(r, cost):.3g} {unit}" for r in timed
+        )
+        return svg(axes, f"files {cost}", f"{result.metric} as a file against {name}: {said}.")
 
 
 def _effect(result: "SearchResult", name: str, by_value: dict[object, list[float]]) -> str:
     shown = sorted(by_value.items(), key=lambda item: _in_order(item[0]))
-    with plot(3.8, 2.9) as axes:
+    with plot(*_HALF) as axes:
         for place, (_, scores) in enumerate(shown):
             axes.scatter([place] * len(scores), scores, s=10, color=FAINT, linewidth=0)
         means = [float(np.mean(scores)) for _, scores in shown]
@@ -148,7 +165,7 @@ def _curves(result: "SearchResult", found: list[Candidate]) -> str:
     means = {c.label: mean for c in shown if len(mean := _mean_curve(result, c))}
     if not means:
         return ""
-    with plot(7.6, 3.2) as axes:
+    with plot(*_WIDE) as axes:
         for number, (label, mean) in enumerate(means.items()):
             is_chosen = label == result.chosen
             colour, width = (SECOND, 2.2) if is_chosen else (FIRST, 1.1)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from keras_se.display.table import Column, Table, names
 from keras_se.display.text import Part, figure
-from tuning.report.candidates import Candidate, candidates, pareto_front
+from tuning.choice.scores import as_loss
+from tuning.report.candidates import Candidate, candidates, front, pareto_front
 
 if TYPE_CHECKING:
+    from tuning.deployed.record import DeployedRecord
     from tuning.result import SearchResult
 
+_OF_FILES = ("format", "passed", "metric", "latency", "bytes")  # of a file, in rows
 _SHOWN = 12  # candidates of a table of text
 
 
@@ -65,10 +68,10 @@ def causes(result: "SearchResult") -> Counter[str]:
 
 def candidates_table(result: "SearchResult", found: list[Candidate]) -> Table:
     """Returns the table of the candidates, the chosen one first."""
-    shown, front = ordered(result, found), pareto_front(found, result.direction)
+    shown = ordered(result, found)
     remarks = {
         "chosen": [result.chosen],
-        "on the front": [each.label for each in front],
+        "on the front": [each.label for each in pareto_front(found, result.direction)],
         "failed": [each.label for each in found if not each.scores],
     }
     return Table(
@@ -76,6 +79,7 @@ def candidates_table(result: "SearchResult", found: list[Candidate]) -> Table:
         (
             names("candidate", [each.label for each in shown]),
             Column("parameters", [f"{each.parameters:,}" for each in shown]),
+            Column("MFLOPs", [figure(millions(each.flops), ".4g") for each in shown]),
             Column("ΣC²/r", [f"{each.complexity:g}" for each in shown]),
             Column("seeds", [str(len(each.scores)) for each in shown]),
             Column(result.metric, [figure(c.mean if c.scores else None, ".4g") for c in shown]),
@@ -97,7 +101,11 @@ def _remarks(labels: Sequence[str], remarks: Mapping[str, Sequence[str]]) -> Col
 def files_table(result: "SearchResult") -> Table:
     """Returns the table of the files, with median latencies."""
     files, first = result.deployed, result.deployed[0]
-    remarks = {"chosen": [result.chosen], "out": [r.label for r in files if not r.passed]}
+    remarks = {
+        "chosen": [result.chosen],
+        "on the front": [record.label for record in files_front(result)],
+        "out": [record.label for record in files if not record.passed],
+    }
     quartiles = [
         " to ".join(figure(value, ".3g") for value in (r.latency_low, r.latency_high))
         for r in files
@@ -121,6 +129,22 @@ def files_table(result: "SearchResult") -> Table:
         ),
         most=_SHOWN,
     )
+
+
+def files_front(result: "SearchResult") -> "list[DeployedRecord]":
+    """Returns the files that pass and that no other beats in metric, latency and size."""
+    passed = [(r, r.metric, r.latency) for r in result.deployed if r.passed]
+    timed = [
+        (record, (as_loss(metric, result.direction), latency, float(record.bytes)))
+        for record, metric, latency in passed
+        if metric is not None and latency is not None
+    ]
+    return [timed[number][0] for number in front([point for _, point in timed])]
+
+
+def millions(number: int | None) -> float | None:
+    """Returns a number of operations in millions."""
+    return None if number is None else number / 1e6
 
 
 def failures_table(result: "SearchResult") -> Table:
@@ -155,19 +179,25 @@ def csv_text(result: "SearchResult") -> str:
 
 def rows(result: "SearchResult") -> list[dict[str, Any]]:
     """Returns one row for each training, with the same keys in each."""
-    fixed = ("label", "candidate", "seed", "status", "score", "epoch", "parameters", "complexity")
+    fixed = ("label", "candidate", "seed", "status", "score", "epoch")
+    sizes = ("parameters", "complexity", "flops", "seconds", "cause")
     groups = ("values", "metrics", "test")
-    names = {
+    named = {
         group: sorted({name for record in result.records for name in getattr(record, group)})
         for group in groups
     }
+    files = {(record.candidate, record.seed): record for record in result.deployed}
     return [
         {
-            **{name: getattr(record, name) for name in (*fixed, "seconds", "cause")},
+            **{name: getattr(record, name) for name in (*fixed, *sizes)},
             **{
                 f"{group.removesuffix('s')}:{name}": getattr(record, group).get(name)
                 for group in groups
-                for name in names[group]
+                for name in named[group]
+            },
+            **{
+                f"file:{name}": getattr(files.get((record.candidate, record.seed)), name, None)
+                for name in (_OF_FILES if files else ())
             },
         }
         for record in result.records

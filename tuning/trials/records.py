@@ -40,6 +40,8 @@ class TrialRecord:
         metrics: Logs of Keras at that epoch; empty if the trial failed.
         parameters: Number of parameters of the model; 0 if it could not be built.
         complexity: ΣC²/r over its SE blocks.
+        flops: Floating-point operations of the model for one sample, as `keras_se.cost` counts
+            them; `None` if it could not be built, or not all of its layers can be counted.
         seconds: Wall time.
         cause: Why the trial failed; empty if it did not.
         curve: File in the folder of the search with the metrics of each epoch as a JSON line.
@@ -62,6 +64,7 @@ class TrialRecord:
     curve: str = ""
     fingerprint: str = ""
     test: Mapping[str, float] = field(default_factory=dict)
+    flops: int | None = None
 
     @property
     def key(self) -> str:
@@ -92,7 +95,9 @@ class TrialRecord:
         Raises:
             ValueError: If the content is not that of a record.
         """
-        record: TrialRecord = whole(cls, content)
+        # Records from before 0.2.0 have no FLOPs.
+        given = {"flops": None, **content} if isinstance(content, Mapping) else content
+        record: TrialRecord = whole(cls, given)
         record._check()
         return record
 
@@ -100,9 +105,9 @@ class TrialRecord:
         """Raises for fields of the right types that contradict each other."""
         if self.status not in (COMPLETED, FAILED):
             raise ValueError(f"its status is neither {COMPLETED!r} nor {FAILED!r}")
-        costs = (self.parameters, self.complexity, self.seconds)
+        costs = (self.parameters, self.complexity, self.seconds, self.flops or 0)
         if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
-            raise ValueError("parameters, complexity or seconds is below 0 or not finite")
+            raise ValueError("parameters, complexity, seconds or flops is below 0 or not finite")
         if not all(isinstance(value, _VALUES) for value in self.values.values()):
             raise ValueError("a hyperparameter is neither a number nor text")
         # It is read from the folder of the search, and from no other.

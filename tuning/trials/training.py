@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import keras
 
 from keras_se import SEBlock
-from keras_se.errors import InputError, reason
+from keras_se.costs import cost
+from keras_se.errors import InputError, SiteWarning, reason
 from keras_se.files import replacement
 from keras_se.graph.models import sublayers
-from tuning.data.batches import check_outputs, first_batch
+from tuning.data.batches import check_outputs, first_batch, open_shape
 from tuning.data.trial_data import fit_arguments
 from tuning.oracles.hyperband import EPOCHS
 from tuning.seeding import reseed, trial_seed
@@ -25,6 +27,8 @@ from tuning.trials.job import Job
 from tuning.trials.metric_names import plain_logs
 from tuning.trials.records import COMPLETED, FAILED, TrialRecord, run_key
 from tuning.trials.returned import score_of
+
+_SIZES = ("parameters", "complexity", "flops")  # fields of a record
 
 
 class OverBudgetError(Exception):
@@ -63,7 +67,7 @@ def run_trial(
         if is_full_disk(error):  # with room the trial may succeed
             raise
         # Any error, also `exit()` in a callback, fails only this trial: the user's code runs in it.
-        found = {name: found[name] for name in ("parameters", "complexity") if name in found}
+        found = {name: found[name] for name in _SIZES if name in found}
         found.update(cause=cause_of(error))
     return dataclasses.replace(record, **found, seconds=round(time.monotonic() - started, 3))
 
@@ -76,9 +80,9 @@ def _train(
     found: dict[str, Any],
     tested: bool,
 ) -> keras.Model:
-    def built(model: keras.Model) -> None:
+    def built(model: keras.Model, train: Any) -> None:
         if model.built:
-            found.update(_sizes(model))
+            found.update(_sizes(model, train))
         if job.max_parameters is not None and found.get("parameters", 0) > job.max_parameters:
             raise OverBudgetError(
                 f"{found['parameters']:,} parameters, at most {job.max_parameters:,} are allowed"
@@ -88,9 +92,10 @@ def _train(
     found.update(score=score_of(returned, watch), epoch=watch.epoch, metrics=watch.logs)
     if watch.weights:  # empty if the user's own `fit` ran no callbacks
         model.set_weights(watch.weights)
-    _, validation, test = data
+    train, validation, test = data
     check_outputs(model, validation, strictly=not job.has_own_fit)
-    found.update(_sizes(model))  # again: the model may not have been built before training
+    if "parameters" not in found:  # the model was not built before training
+        found.update(_sizes(model, train))
     if tested and test is not None:
         logs = model.evaluate(
             **fit_arguments(test), batch_size=job.batch_size, verbose=0, return_dict=True
@@ -104,7 +109,7 @@ def fit_candidate(
     candidate: Combination,
     seed: int,
     callbacks: Sequence[Any] = (),
-    built: Callable[[keras.Model], Any] = lambda model: None,
+    built: Callable[[keras.Model, Any], Any] = lambda model, train: None,
 ) -> tuple[keras.Model, Any, Any]:
     """Builds and fits a candidate; returns the model, the result of `fit` and all data."""
     hp = candidate.hyperparameters
@@ -114,7 +119,7 @@ def fit_candidate(
     reseed()
     train, validation, test = job.data.load(seed)
     ensure_built(model, train)
-    built(model)
+    built(model, train)
     reseed()
     arguments = training_arguments(job, train, validation)
     # Before all other callbacks: one that averages weights swaps them back after validation.
@@ -158,7 +163,7 @@ def _callbacks(given: Any) -> list[Any]:
     return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks] * bool(callbacks)
 
 
-def _sizes(model: keras.Model) -> dict[str, Any]:
+def _sizes(model: keras.Model, train: Any) -> dict[str, Any]:
     blocks = [layer for layer in sublayers(model) if isinstance(layer, SEBlock)]
     complexity = 0.0
     for block in blocks:
@@ -166,7 +171,26 @@ def _sizes(model: keras.Model) -> dict[str, Any]:
         # C²/r is C times the width, which may also be set outright.
         scaled = channels**2 / block.ratio if block.width is None else channels * block.width
         complexity += scaled
-    return {"parameters": model.count_params(), "complexity": complexity}
+    sizes = (model.count_params(), complexity, _flops(model, train))
+    return dict(zip(_SIZES, sizes, strict=True))
+
+
+def _flops(model: keras.Model, train: Any) -> int | None:
+    """Counts the operations for one sample; `None` if some layers cannot be counted."""
+    batch = first_batch(train) if None in _sample_shape(model) else None
+    shape = None if batch is None else open_shape(model, batch[0])
+    with warnings.catch_warnings():
+        # The trials of a search would say it again and again.
+        warnings.simplefilter("ignore", SiteWarning)
+        try:
+            report = cost(model, shape)
+        except InputError:  # no graph of layers, or one of open sizes
+            return None
+    return None if report.uncounted else report.flops
+
+
+def _sample_shape(model: keras.Model) -> tuple[int | None, ...]:
+    return tuple(n for tensor in getattr(model, "inputs", None) or [] for n in tensor.shape[1:])
 
 
 def keep_weights(model: keras.Model, path: Path) -> None:

@@ -257,10 +257,15 @@ def test_the_page_and_the_text_have_the_files(searched, tmp_path):
     assert row[1:4] == [f"{record.reference:.4g}", f"{record.metric:.4g}", f"{record.latency:.3g}"]
     quartiles = f"{record.latency_low:.3g} to {record.latency_high:.3g}"
     assert row[4:6] == [quartiles, f"{record.bytes / 1000:.1f}"]
-    assert row[6:] == [f"{record.work_kept:.2f}", "the gates survive", "chosen"]
+    assert row[6:] == [f"{record.work_kept:.2f}", "the gates survive", "chosen, on the front"]
     assert next(row for row in table if row[0] == "design=outliers")[-1] == "out"
     labels = [picture["aria-label"] for picture in page.pictures]
-    assert any("val_accuracy as a file against latency: design=outliers" in one for one in labels)
+    for cost in ("latency", "size"):
+        assert any(f"val_accuracy as a file against {cost}: design=outliers" in a for a in labels)
+    files = [row for row in result.table() if row["file:format"]]
+    assert {row["label"]: (row["seed"], row["file:bytes"]) for row in files} == {
+        r.label: (r.seed, r.bytes) for r in result.deployed
+    }
 
 
 def test_the_command_fails_if_no_file_passes(tmp_path, monkeypatch, capsys):

@@ -11,12 +11,13 @@ from browser import opened, tables
 
 from keras_se.errors import InputError
 from tuning import Cheapest, ScoreTable, SearchResult, TrialRecord
-from tuning.report.candidates import candidates, levels, pareto_front
+from tuning.report.candidates import candidates, front, levels, pareto_front
 from tuning.report.page import read_curve
 from tuning.result import Confirmation
 from tuning.trials.records import FRESH, Records, run_key
 
 SIZES = {2: 900, 4: 700, 8: 600, 16: 550}
+FLOPS = {2: 9_000_000, 4: 7_000_000, 8: 5_500_000, 16: 6_500_000}  # 8 needs the fewest
 MEANS = {2: 0.90, 4: 0.91, 8: 0.86, 16: 0.70}
 JOB = 'objective = "cheapest:0.02:val_accuracy"\nepochs = 2\nseeds = [0, 1, 2]\n'
 
@@ -30,7 +31,7 @@ def record(ratio, seed, score=None, cause=""):
         metrics={} if score is None else {"val_accuracy": score, "loss": 1.5},
         parameters=SIZES[ratio], complexity=1024 / ratio, seconds=1.25, cause=cause,
         curve=f"curves/{run_key(key, seed)}.jsonl",
-        test={"accuracy": 0.5} if seed >= FRESH else {},
+        test={"accuracy": 0.5} if seed >= FRESH else {}, flops=FLOPS[ratio],
     )  # fmt: skip
 
 
@@ -81,11 +82,29 @@ def result(folder):
 
 
 def test_the_front_has_what_no_other_beats_in_both(result):
-    front = pareto_front(candidates(result), "max")
+    found = candidates(result)
+    front = pareto_front(found, "max")
     assert [each.parameters for each in front] == [550, 600, 700]  # 900 is larger and worse
     assert [each.mean for each in front] == pytest.approx([0.70, 0.86, 0.91])
-    # As a loss the smallest is the best of all.
-    assert [each.parameters for each in pareto_front(candidates(result), "min")] == [550]
+    assert [each.parameters for each in pareto_front(found, "max", ("flops",))] == [600, 700]
+    # As a loss the smallest is the best of all, but for another that needs fewer operations.
+    assert [each.parameters for each in pareto_front(found, "min")] == [550, 600]
+    # Records from before there were FLOPs: these do not count then.
+    old = dataclasses.replace(found[0], records=(dataclasses.replace(record(2, 0, 1), flops=None),))
+    assert len(pareto_front([old, *found[1:]], "min")) == 1
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([], []),
+        ([(1, 1), (1, 1)], [0]),
+        ([(1, 2, 3), (1, 3, 2), (0, 9, 9), (1, 3, 3)], [0, 1, 2]),
+        ([(2, 1), (1, 1), (0, 2)], [1, 2]),
+    ],
+)
+def test_no_other_point_is_below_those_of_a_front(points, expected):
+    assert front(points) == expected
 
 
 def test_candidates_are_without_fresh_seeds(result):
@@ -105,7 +124,7 @@ def test_text_has_the_conclusion_first_and_80_columns(result):
     assert lines[0].startswith("Chosen: ratio=4 <b>. ")
     assert all(len(line) <= 80 for line in lines)
     rows = [line.split() for line in lines]
-    assert ["ratio=4", "<b>", "700", "256", "3", "0.91", "0.001"] in [row[:7] for row in rows]
+    assert ["ratio=4", "<b>", "700", "7", "256", "3", "0.91", "0.001"] in [row[:8] for row in rows]
     assert "1 failed: ValueError: no <luck>" in lines
     assert "14 trainings of 4 candidates, 18 s in all." in lines
     assert (
@@ -122,8 +141,9 @@ def test_rows_and_csv_are_the_records(result, tmp_path):
     assert len(rows) == 14
     assert rows[3] == {
         "label": "ratio=4 <b>", "candidate": "r4", "seed": 0, "status": "completed",
-        "score": 0.909, "epoch": 0, "parameters": 700, "complexity": 256.0, "seconds": 1.25,
-        "cause": "", "value:se_gate": "sigmoid", "value:se_ratio": 4,
+        "score": 0.909, "epoch": 0, "parameters": 700, "complexity": 256.0,
+        "flops": 7_000_000, "seconds": 1.25, "cause": "",
+        "value:se_gate": "sigmoid", "value:se_ratio": 4,
         "metric:loss": 1.5, "metric:val_accuracy": 0.909, "test:accuracy": None,
     }  # fmt: skip
     result.to_csv(tmp_path / "a.csv")
@@ -145,7 +165,7 @@ def test_the_page(result, tmp_path):
     assert [row[0] for row in table] == ["candidate", *(f"ratio={n} <b>" for n in (4, 2, 8, 16))]
     chosen = next(s for s in result.decision.standings if s.name == result.chosen)
     assert table[1] == [
-        *("ratio=4 <b>", "700", "256", "3", "0.91", "0.001"),
+        *("ratio=4 <b>", "700", "7", "256", "3", "0.91", "0.001"),
         *(f"{chosen.upper:.3g}", "3.8", "chosen, on the front"),
     ]
     assert failures[1] == ["ValueError: no <luck>", "1"]
@@ -154,8 +174,9 @@ def test_the_page(result, tmp_path):
     assert page.headings[0] == "h1 Search for val_accuracy, cheapest:0.02:val_accuracy"
     labels = [picture["aria-label"] for picture in page.pictures]
     assert labels[0].endswith("from 550 to 900; 3 are on the Pareto front.")
-    assert labels[1] == "Mean val_accuracy by se_ratio: 2 0.9, 4 0.91, 8 0.86, 16 0.7."
-    assert labels[2].startswith("val_accuracy by epoch of ratio=4 <b>, ")
+    assert labels[1].endswith("from 5,500,000 to 9,000,000; 2 are on the Pareto front.")
+    assert labels[2] == "Mean val_accuracy by se_ratio: 2 0.9, 4 0.91, 8 0.86, 16 0.7."
+    assert labels[3].startswith("val_accuracy by epoch of ratio=4 <b>, ")
 
 
 def test_a_finished_folder_gives_its_result(result, folder):

@@ -36,6 +36,7 @@ def record(seed=0, **changes):
         "curve": "curves/0a1b-s0.jsonl",
         "fingerprint": "ff",
         "test": {"accuracy": 0.5},
+        "flops": 2_000_000_000_000,
     }
     return TrialRecord(**(arguments | changes))
 
@@ -60,6 +61,12 @@ def test_round_trip(tmp_path, original):
     records, said = opened(tmp_path / "a")
     assert (list(records), said) == ([original], [])
     assert records.get("0a1b", original.seed) == original
+
+
+def test_records_from_before_there_were_flops():
+    content = record().to_dict()
+    del content["flops"]
+    assert TrialRecord.from_dict(content) == record(flops=None)
 
 
 def test_metrics_that_are_not_finite(tmp_path):
@@ -140,8 +147,9 @@ DAMAGED = {
     "test as text": (changed(test="x"), "test is not an object"),
     "a metric as text": (changed(metrics={"val_loss": "1"}), "val_loss is not a number"),
     "a metric as truth": (changed(metrics={"val_loss": True}), "val_loss is not a number"),
-    "no time": (changed(seconds=None), "seconds is below 0 or not finite"),
-    "less than nothing": (changed(parameters=-1), "parameters, complexity or seconds is below 0"),
+    "no time": (changed(seconds=None), "flops is below 0 or not finite"),
+    "fewer than no operations": (changed(flops=-1), "seconds or flops is below 0"),
+    "less than nothing": (changed(parameters=-1), "seconds or flops is below 0"),
     "a list as value": (changed(values={"se_ratio": [2]}), "a hyperparameter is neither a number"),
     "another folder": (changed(curve="../../x"), "its curve is outside of the folder"),
     "an absolute path": (changed(curve="/etc/passwd"), "its curve is outside of the folder"),
