@@ -22,6 +22,7 @@ from tuning.deployed.record import DeployedRecord
 from tuning.oracles.hyperband import EPOCHS
 from tuning.report.page import search_page
 from tuning.report.partial import so_far
+from tuning.report.tensorboard import write_tensorboard
 from tuning.report.text import csv_text, result_parts, rows
 from tuning.seeding import trial_seed
 from tuning.trials.combination import Combination
@@ -193,6 +194,26 @@ class SearchResult(Paged):
             InputError: If the file exists or cannot be written.
         """
         write_files({path: csv_text(self).encode()}, overwrite)
+
+    def to_tensorboard(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes a folder for TensorBoard: curves and hyperparameters, a run for each training.
+
+        Its HParams page has a row for each candidate, with the mean over its seeds of the score at
+        the best epoch, parameters, FLOPs, and metric, latency and size of files that were judged.
+
+        Args:
+            path: Where to write it; `tensorboard --logdir PATH` shows it.
+            overwrite: Whether to replace an existing folder; the old one is renamed.
+
+        Raises:
+            InputError: If the folder exists.
+            MissingExtraError: If TensorBoard is not installed.
+
+        Source: `tensorboard.plugins.hparams`.
+
+        Example: see `docs/search.md`.
+        """
+        write_tensorboard(self, path, overwrite)
 
     def page(self) -> str:
         """Returns the report as one page of HTML, with plots, that needs no network."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_se.display.page import page
 from keras_se.display.plots import FAINT, FIRST, INK, SECOND, plot, svg
-from keras_se.untrusted import parse_json, read_file
 from tuning.report import text
 from tuning.report.candidates import Candidate, candidates, levels, pareto_front
+from tuning.report.curves import read_curve
 
 if TYPE_CHECKING:
     from tuning.deployed.record import DeployedRecord
@@ -21,7 +21,6 @@ _NAMES = {"parameters": "parameters", "flops": "FLOPs"}
 _HALF, _WIDE = (3.8, 2.9), (7.6, 3.4)  # inches of one of two plots in a row, and of one alone
 _CURVES = 6  # candidates whose learning curves are drawn
 _STYLES = ("-", "--", ":", "-.")
-_MAX_CURVE = 2**24  # bytes of the file of a curve
 
 
 def search_page(result: "SearchResult") -> str:
@@ -180,15 +179,6 @@ def _curves(result: "SearchResult", found: list[Candidate]) -> str:
 def _mean_curve(result: "SearchResult", candidate: Candidate) -> np.ndarray:
     """Returns the mean score by epoch, as far as all seeds got."""
     read = [read_curve(Path(result.folder or "", r.curve)) for r in candidate.records if r.curve]
-    curves = [curve for curve in read if curve]
+    curves = [[epoch["score"] for epoch in curve] for curve in read if curve]
     length = min(map(len, curves), default=0)
     return np.mean([curve[:length] for curve in curves], axis=0) if length else np.zeros(0)
-
-
-def read_curve(path: Path) -> Sequence[float]:
-    """Returns the scores of the epochs; empty if the file is missing or damaged."""
-    try:
-        lines = [parse_json(line) for line in read_file(path, _MAX_CURVE).splitlines()]
-        return [math.nan if line["score"] is None else float(line["score"]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []

@@ -108,6 +108,9 @@ class TrialRecord:
         costs = (self.parameters, self.complexity, self.seconds, self.flops or 0)
         if not all(math.isfinite(cost) and cost >= 0 for cost in costs):
             raise ValueError("parameters, complexity, seconds or flops is below 0 or not finite")
+        # It names files, and a record may come from anywhere.
+        if Path(self.candidate).name != self.candidate:
+            raise ValueError("its candidate is no name of a file")
         if not all(isinstance(value, _VALUES) for value in self.values.values()):
             raise ValueError("a hyperparameter is neither a number nor text")
         # It is read from the folder of the search, and from no other.

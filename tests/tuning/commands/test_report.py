@@ -29,9 +29,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_text_page_rows_and_json(folder, capsys):
-    assert run(["report", "search", "--html", "a.html", "--csv", "a.csv", "--json", "a.json"]) == 0
+    files = ["--html", "a.html", "--csv", "a.csv", "--json", "a.json", "--tensorboard", "board"]
+    assert run(["report", "search", *files]) == 0
     result = SearchResult.from_folder("search")
-    assert capsys.readouterr().out == f"{result}a.html\na.csv\na.json\n"
+    assert capsys.readouterr().out == f"{result}a.html\na.csv\na.json\nboard\n"
     assert result.chosen == "ratio=4"
     assert "The search has not finished. So far: " in (folder / "a.html").read_text()
     assert len(list(csv.reader((folder / "a.csv").read_text().splitlines()))) == 7
@@ -40,6 +41,9 @@ def test_text_page_rows_and_json(folder, capsys):
     assert sorted(path.name for path in (folder / "search").iterdir()) == ["job.toml", "records"]
     assert run(["report", "search", "--html", "a.html"]) == 2
     assert "must not exist yet" in capsys.readouterr().err
+    assert len([path for path in (folder / "board").iterdir() if path.is_dir()]) == 6
+    assert run(["report", "search", "--tensorboard", "board", "--csv", "b.csv"]) == 2
+    assert not (folder / "b.csv").exists()
 
 
 @pytest.mark.parametrize(

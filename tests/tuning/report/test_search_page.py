@@ -12,7 +12,7 @@ from browser import opened, tables
 from keras_se.errors import InputError
 from tuning import Cheapest, ScoreTable, SearchResult, TrialRecord
 from tuning.report.candidates import candidates, front, levels, pareto_front
-from tuning.report.page import read_curve
+from tuning.report.curves import read_curve
 from tuning.result import Confirmation
 from tuning.trials.records import FRESH, Records, run_key
 
@@ -224,5 +224,5 @@ def test_folders_that_show_nothing(folder, change, message):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"score": "x"}', "[" * 10_000])
 def test_a_damaged_curve_is_no_curve(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
-    assert list(read_curve(tmp_path / "a.jsonl")) == []
-    assert list(read_curve(tmp_path / "missing.jsonl")) == []
+    assert read_curve(tmp_path / "a.jsonl") == []
+    assert read_curve(tmp_path / "missing.jsonl") == []

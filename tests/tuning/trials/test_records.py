@@ -148,6 +148,7 @@ DAMAGED = {
     "a metric as text": (changed(metrics={"val_loss": "1"}), "val_loss is not a number"),
     "a metric as truth": (changed(metrics={"val_loss": True}), "val_loss is not a number"),
     "no time": (changed(seconds=None), "flops is below 0 or not finite"),
+    "a path": (changed(candidate="../0a1b"), "its candidate is no name of a file"),
     "fewer than no operations": (changed(flops=-1), "seconds or flops is below 0"),
     "less than nothing": (changed(parameters=-1), "seconds or flops is below 0"),
     "a list as value": (changed(values={"se_ratio": [2]}), "a hyperparameter is neither a number"),
