@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,15 +19,13 @@ from keras_se.litert.formats import FormatName
 from keras_se.surgery.placements import Where
 from tuning.choice.rules import Rule
 from tuning.data.trial_data import TrialData
-from tuning.deployed.samples import file_samples
-from tuning.folder.search_folder import SearchFolder, folder_errors, open_folder, stored_threads
-from tuning.hypermodel import SEHyperModel
+from tuning.folder.opening import Opening
 from tuning.objectives import get_objective, metric_direction
-from tuning.oracles.exhaustive import ExhaustiveOracle
 from tuning.oracles.table import OracleName, get_oracle
 from tuning.result import SearchResult
 from tuning.running.backends import open_backend
-from tuning.running.budget import Budget, plan_budget
+from tuning.running.budget import Budget, budget_of
+from tuning.running.file_judge import check_judging
 from tuning.running.progress import SearchProgress
 from tuning.running.project import open_tuner, write_checkpoints
 from tuning.running.rehearsal import discovered_space, rehearse_on
@@ -34,7 +33,6 @@ from tuning.running.runners import Runner
 from tuning.running.settings import SearchSettings, list_seeds
 from tuning.running.stages import Stages
 from tuning.running.threads import threads_here
-from tuning.running.tuner import SearchTuner
 from tuning.space import SESpace
 from tuning.trials.job import Job
 from tuning.trials.records import TrialRecord
@@ -125,9 +123,11 @@ def search(
         keep_weights: Number of trials whose weights are kept, in addition to the fresh seeds.
         deployed: A format of `keras_se.to_tflite`, such as `"int8"`: the files of what is tied with
             the best and of the Pareto front are made and judged, and a candidate whose gates do not
-            survive is not chosen. Weights that were not kept are trained again, in this process.
+            survive is not chosen. Files are judged in a process of their own, alone, when no trial
+            runs. Weights that were not kept are trained again, where trials run.
         threads: Threads per process; by default cores / `workers`, or as a resumed search started.
-        timeout: Seconds after which a trial fails: after a batch, or killed in its own process.
+        timeout: Seconds after which a trial fails, after a batch or killed in its own process, and
+            so does the judging of a file.
         data_id: Name of the version of the data, if they are a dataset or a function.
         modules: Modules that each process imports first, to register custom layers.
         accept_change: Whether a changed job may use the folder, which notes this, and its records.
@@ -174,106 +174,71 @@ def search(
         max_trials=max_trials,
         deployed=deployed,
     )
-    with folder_errors(Path(directory)):
-        began_with = None if overwrite else stored_threads(Path(directory))
+    opening = Opening(Path(directory), accept_change, retry_failed, overwrite)
+    heard = _Heard(on_trial, on_start, progress)
+    return _run(job, rule, given, opening, heard, oracle, workers)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Who hears of a search while it runs."""
+
+    on_trial: Callable[[TrialRecord], Any] | None
+    on_start: Callable[[Budget], Any] | None
+    progress: bool | Console
+
+    def start(self, budget: Budget) -> None:
+        """Tells the budget."""
+        if self.on_start is not None:
+            self.on_start(budget)
+
+    def by(self, watch: SearchProgress) -> list[Callable[[TrialRecord], Any]]:
+        """Returns who hears of each record."""
+        return [watch.add, *([] if self.on_trial is None else [self.on_trial])]
+
+
+def _run(
+    job: Job,
+    rule: Rule,
+    given: SearchSettings,
+    opening: Opening,
+    heard: _Heard,
+    oracle: Any,
+    workers: Any,
+) -> SearchResult:
     # Before anything computes: TensorFlow fixes its number of threads at the first operation.
-    settings = dataclasses.replace(given, threads=threads_here(given.workers, threads, began_with))
-    job.data.check_order()
-    if isinstance(job.hypermodel, SEHyperModel):
-        job.hypermodel.check()
+    threads = threads_here(given.workers, given.threads, opening.threads)
+    settings = dataclasses.replace(given, threads=threads)
+    job.check()
     with ExitStack() as stack:
-        watch = SearchProgress(rule.metric, job.direction, epochs, progress)
+        watch = SearchProgress(rule.metric, job.direction, job.epochs, heard.progress)
         stack.enter_context(watch)
-        watch.doing = "one batch is tried"
-        first = settings.seeds[0]
-        space = discovered_space(job, first)
+        watch.do("one batch is tried")
+        space = discovered_space(job, settings.seeds[0])
         objective = keras_tuner.Objective(*rule.objective(job.direction))
         proposer = get_oracle(oracle, objective, space, job.epochs, settings.max_trials)
-        # All that refuses a job comes before `open_folder`: it must leave no folder.
+        # All that refuses a job comes before the folder is opened: it must leave none.
         backend = stack.enter_context(open_backend(job, settings, workers))
-        # A folder with records has passed already.
-        if overwrite or not any((Path(directory) / "records").glob("*.json")):
-            rehearse_on(backend, space, first)
-        if deployed is not None:
-            file_samples(job, first, deployed)
-        stack.enter_context(folder_errors(Path(directory)))
-        folder = stack.enter_context(open_folder(Path(directory), overwrite))
+        if opening.is_new:
+            rehearse_on(backend, space, settings.seeds[0])
+        check_judging(job, settings)
         # The number of threads changes the results, so it is part of the job.
-        folder.match_job({**job.fingerprint(), "threads": settings.threads}, accept_change)
+        fingerprint = {**job.fingerprint(), "threads": threads}
         named = oracle if isinstance(oracle, str) else f"a live {qualified_name(oracle)}"
         run_as = {"objective": rule.name, "oracle": named, **given.description()}
-        folder.write_job({**run_as, **job.description()})
-        if retry_failed:
-            folder.records.set_failed_aside()
-            if deployed is not None:
-                folder.deployed.set_failed_aside()
+        folder = stack.enter_context(opening.opened(fingerprint, {**run_as, **job.description()}))
         runner = stack.enter_context(Runner(backend, settings, folder, job.direction))
-        tuner = open_tuner(
-            proposer, folder.path, folder.records, functools.partial(_report, rule, job)
-        )
-        budget = _budget(tuner, settings, rule, folder, backend.capacity)
-        if on_start is not None:
-            on_start(budget)
+        report = functools.partial(_report, rule, job)
+        tuner = open_tuner(proposer, folder.path, folder.records, report)
+        budget = budget_of(tuner, settings, rule, folder, backend.capacity)
+        heard.start(budget)
         watch.start(budget, runner.progress)
-        heard = [watch.add, *([] if on_trial is None else [on_trial])]
-        stages = Stages(job, settings, rule, folder, tuner, runner, heard)
-        result = _result(stages, job, settings, rule, folder, watch)
-        watch.doing = "the result is written"
+        stages = Stages(job, settings, rule, folder, tuner, runner, heard.by(watch), watch.do)
+        result = stages.result()
+        watch.do("the result is written")
         write_checkpoints(tuner, folder.path, folder.records)
         replace_file(folder.path / "result.json", result.to_json().encode())
     return result
-
-
-def _result(
-    stages: Stages,
-    job: Job,
-    settings: SearchSettings,
-    rule: Rule,
-    folder: SearchFolder,
-    watch: SearchProgress,
-) -> SearchResult:
-    stages.explore()
-    chosen, decision, sentence = stages.decide()
-    watch.doing = "" if settings.deployed is None else "files are judged"
-    chosen, deployed, remark = stages.judge_files(chosen, decision)
-    watch.doing = ""
-    confirmation = stages.confirm(chosen)
-    hypermodel = job.hypermodel if isinstance(job.hypermodel, SEHyperModel) else None
-    # Records of other candidates, such as the short runs of Hyperband, come last.
-    order = {candidate.id: number for number, candidate in enumerate(stages.candidates)}
-    records = sorted(
-        folder.records, key=lambda r: (order.get(r.candidate, len(order)), r.label, r.seed)
-    )
-    return SearchResult(
-        objective=rule.name,
-        metric=job.metric,
-        direction=job.direction,
-        epochs=job.epochs,
-        seeds=settings.seeds,
-        chosen=chosen.label,
-        values=chosen.values,
-        plan=hypermodel and hypermodel.plan(chosen.hyperparameters),
-        placement=hypermodel and hypermodel.placement(chosen.hyperparameters),
-        decision=decision,
-        sentence=f"{sentence} {remark}".rstrip(),
-        confirmation=confirmation,
-        ratio_fit=stages.ratio_fit(chosen),
-        records=tuple(records),
-        deployed=deployed,
-        job=job,
-        folder=folder.path,
-    )
-
-
-def _budget(
-    tuner: SearchTuner, settings: SearchSettings, rule: Rule, folder: SearchFolder, workers: int
-) -> Budget:
-    records = list(folder.records)
-    if isinstance(tuner.oracle, ExhaustiveOracle):
-        # A folder may hold records of candidates that are beyond the space now.
-        known = {candidate.id for candidate in tuner.candidates()}
-        records = [record for record in records if record.candidate in known]
-    return plan_budget(tuner.oracle, settings, getattr(rule, "max_seeds", 0), records, workers)
 
 
 def _report(rule: Rule, job: Job, record: TrialRecord) -> dict[str, float]:

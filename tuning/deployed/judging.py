@@ -1,10 +1,12 @@
 """One candidate as a file: made, run, timed and judged. Its record holds the result or why not."""
 
 import hashlib
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,61 @@ from keras_se.verification.verdict import verify
 from tuning.data.batches import open_shape
 from tuning.deployed.metric import compare
 from tuning.deployed.record import DeployedRecord
-from tuning.deployed.samples import FileSamples
+from tuning.deployed.samples import FileSamples, file_samples
 from tuning.seeding import trial_seed
 from tuning.trials.combination import Combination
 from tuning.trials.disk import is_full_disk
 from tuning.trials.job import Job
+from tuning.trials.records import run_key
 from tuning.trials.trained import trained_model
-from tuning.trials.training import cause_of
+from tuning.trials.training import cause_of, weights_path
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The judging of a file as a call that can travel, to a process in which nothing else runs.
+
+    Attributes:
+        candidate: The candidate.
+        seed: Seed of the training that the weights are of.
+        file_format: Format of the file.
+        weights: The weights, as an `.weights.h5` file.
+        fingerprint: Hash of the job, for the record.
+    """
+
+    candidate: Combination
+    seed: int
+    file_format: FormatName
+    weights: bytes = field(repr=False)
+    fingerprint: str = ""
+
+    def perform(self, job: Job, scratch: Path | None = None) -> DeployedRecord:
+        """Judges the file, of a job that `with_samples` returned."""
+        samples = file_samples(job, self.seed, self.file_format)
+        with tempfile.TemporaryDirectory(dir=scratch) as name:
+            kept = weights_path(Path(name), run_key(self.candidate.id, self.seed))
+            kept.parent.mkdir()
+            kept.write_bytes(self.weights)
+            return judge(
+                job,
+                self.candidate,
+                self.seed,
+                self.file_format,
+                samples,
+                Path(name),
+                self.fingerprint,
+            )
+
+    def failed(self, why: str) -> DeployedRecord:
+        """Returns the record of a file that was not judged."""
+        return DeployedRecord(
+            candidate=self.candidate.id,
+            label=self.candidate.label,
+            seed=self.seed,
+            format=self.file_format,
+            reason=why,
+            fingerprint=self.fingerprint,
+        )
 
 
 def judge(

@@ -1,5 +1,7 @@
 """The samples of a search that files are calibrated and judged with."""
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from keras_se.litert.formats import FORMATS
 from keras_se.litert.recipe import row_hashes, used_rows
 from keras_se.verification.verdict import MIN_SAMPLES
 from tuning.data.batches import first_samples
+from tuning.data.trial_data import TrialData
 from tuning.seeding import trial_seed
 from tuning.trials.job import Job
 from tuning.trials.training import cause_of
@@ -61,6 +64,23 @@ def file_samples(job: Job, seed: int, file_format: str) -> FileSamples:
         )
     chosen = rows[np.linspace(0, len(rows) - 1, min(_VERIFIED, len(rows))).astype(int)]
     return FileSamples(used, scored, keras.tree.map_structure(lambda a: a[chosen], scored[0]))
+
+
+def with_samples(job: Job, seed: int, file_format: str) -> Job:
+    """Returns the job with the samples for its files as its data, and nothing to train with.
+
+    Live datasets travel to no other process, these samples do; `file_samples` gives them again.
+    """
+    samples = file_samples(job, seed, file_format)
+    train = samples.validation if samples.calibration is None else (samples.calibration,)
+    # As functions, which may give inputs without targets.
+    given, checked = (functools.partial(_given, part) for part in (train, samples.validation))
+    data = TrialData(given, checked)
+    return dataclasses.replace(job, data=data, fit={})
+
+
+def _given(part: tuple[Any, ...]) -> tuple[Any, ...]:
+    return part
 
 
 @contextmanager

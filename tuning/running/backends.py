@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -125,6 +125,17 @@ def not_loaded(found: Ended) -> InputError:
 
 
 @contextmanager
+def open_slots(
+    job: Job, settings: SearchSettings, number: int, gpus: Sequence[str] = ()
+) -> Iterator[ExecutorBackend]:
+    """Yields processes of this machine. Refuses jobs that cannot travel to them."""
+    parcel = pack(job.portable(), settings.modules)
+    limits = Limits(settings.threads or 1, settings.timeout)
+    with ThreadPoolExecutor(number) as threads, closing(Host(gpus)) as host:
+        yield ExecutorBackend(parcel, limits, threads, host.run, number, host.scratches)
+
+
+@contextmanager
 def open_backend(job: Job, settings: SearchSettings, workers: Any) -> Iterator[Backend]:
     """Yields the backend of a search. Refuses jobs that cannot travel to their workers."""
     limits = Limits(settings.threads or 1, settings.timeout)
@@ -138,9 +149,8 @@ def open_backend(job: Job, settings: SearchSettings, workers: Any) -> Iterator[B
                 "Each worker needs a GPU of its own; with CUDA_VISIBLE_DEVICES= there is none. "
                 f"Received: workers={workers}, with {len(gpus)} GPUs"
             )
-        parcel = pack(job.portable(), settings.modules)
-        with ThreadPoolExecutor(workers) as threads, closing(Host(gpus)) as host:
-            yield ExecutorBackend(parcel, limits, threads, host.run, workers, host.scratches)
+        with open_slots(job, settings, workers, gpus) as slots:
+            yield slots
     elif isinstance(workers, Executor):
         parcel = pack(job.portable(), alone=True)
         # No executor says how many workers it has.

@@ -26,8 +26,7 @@ _SHOWN = 8  # candidates, and running trials
 class SearchProgress:
     """Shows the trials of a search while they run and as they end.
 
-    `to`: a console; `True`: standard error; `False`: nothing is shown. `doing` names what a search
-    does that is no trial.
+    `to`: a console; `True`: standard error; `False`: nothing is shown.
     """
 
     def __init__(
@@ -63,6 +62,10 @@ class SearchProgress:
         for record in budget.records:
             self._note(record)
         self._planned = 0 if budget.planned is None else budget.planned + self._done
+
+    def do(self, what: str) -> None:
+        """Names what a search does that is no trial; empty while trials run."""
+        self.doing = what
 
     def add(self, record: TrialRecord) -> None:
         """Shows a trial that has ended."""

@@ -58,17 +58,24 @@ class Runner:
     def start(self, run: Run) -> None:
         """Starts a trial."""
         self._begun.begin(run.key)
-        run = dataclasses.replace(
-            run,
-            fingerprint=self._folder.fingerprint,
-            timeout=self._settings.timeout,
-            weights=run.seed >= FRESH or self._settings.keep_weights > 0,
-        )
+        run = self._prepared(run, run.seed >= FRESH or self._settings.keep_weights > 0)
         try:
             self._submit(run)
         except KeyboardInterrupt:  # in this process
             self._begun.excuse([run.key])
             raise
+
+    def again(self, run: Run) -> Outcome:
+        """Runs a trial that has a record, for its weights; nothing of it is kept."""
+        run, outcome = self._prepared(run, weights=True), None
+        self._deaths.pop(run.key, None)
+        while outcome is None:
+            outcome = self._outcome(run, unpickled(self._backend.result(self._backend.submit(run))))
+        return outcome
+
+    def _prepared(self, run: Run, weights: bool) -> Run:
+        fingerprint, timeout = self._folder.fingerprint, self._settings.timeout
+        return dataclasses.replace(run, fingerprint=fingerprint, timeout=timeout, weights=weights)
 
     def _submit(self, run: Run) -> None:
         self._begun_now[run.key] = run
@@ -90,24 +97,26 @@ class Runner:
     def _record(self, run: Run, found: Any) -> TrialRecord | None:
         """Writes the record of a trial; `None` if it runs again."""
         found = unpickled(found)
-        if not isinstance(found, Ended):
-            return self._keep(run, found)
-        if found.kind == "disk":
-            raise InputError(
-                "A disk must have room for what a trial writes; with room the same call goes on. "
-                f"Received: {run.candidate.label}, seed {run.seed}: {found.said}"
-            )
-        if found.kind == "setup":
-            raise not_loaded(found)
-        if found.kind == "fatal":
+        if isinstance(found, Ended) and found.kind == "fatal":
             self._put_last(run, found.said)
             return None
+        outcome = self._outcome(run, found)
+        if outcome is None:
+            self._submit(run)
+            return None
+        return self._keep(run, outcome)
+
+    def _outcome(self, run: Run, found: Any) -> Outcome | None:
+        """Returns what a trial gives, a failed record if it gave nothing; `None` to run again."""
+        if not isinstance(found, Ended):
+            outcome: Outcome = found
+            return outcome
+        check_end(found, f"{run.candidate.label}, seed {run.seed}")
         self._deaths[run.key] += found.kind == "died"
         again = found.kind == "died" and self._deaths[run.key] < MAX_ATTEMPTS
         if again or found.kind == "lost":
-            self._submit(run)
             return None
-        return self._keep(run, Outcome(run.failed(self._cause(run, found))))
+        return Outcome(run.failed(self._cause(run, found)))
 
     def _put_last(self, run: Run, said: str) -> None:
         named = f"{run.candidate.label}, seed {run.seed}: {said}"
@@ -122,10 +131,7 @@ class Runner:
         warn(message, SearchWarning)
 
     def _cause(self, run: Run, found: Ended) -> str:
-        if found.kind == "timeout":
-            return f"TimeoutError: not done after {run.timeout:g} s"
-        tried = f", in {self._deaths[run.key]} attempts" if found.kind == "died" else ""
-        return f"{found.said}{tried}"
+        return cause_of_end(found, run.timeout, self._deaths[run.key])
 
     def _keep(self, run: Run, outcome: Outcome) -> TrialRecord:
         path = self._folder.path
@@ -144,6 +150,25 @@ class Runner:
             future.cancel()
         if isinstance(exception[1], KeyboardInterrupt) and self._running:
             self._begun.excuse(run.key for run in self._running.values())
+
+
+def check_end(found: Ended, named: str) -> None:
+    """Raises for an end that is no fault of what was `named`."""
+    if found.kind == "disk":
+        raise InputError(
+            "A disk must have room for what a trial writes; with room the same call goes on. "
+            f"Received: {named}: {found.said}"
+        )
+    if found.kind == "setup":
+        raise not_loaded(found)
+
+
+def cause_of_end(found: Ended, timeout: float | None, attempts: int) -> str:
+    """Returns why a call gave nothing, for its record."""
+    if found.kind == "timeout":
+        return f"TimeoutError: not done after {timeout:g} s"
+    tried = f", in {attempts} attempts" if found.kind == "died" else ""
+    return f"{found.said}{tried}"
 
 
 def execute(

@@ -13,13 +13,13 @@ from tuning.choice.ratio_fit import RatioFit, fit_ratio
 from tuning.choice.rules import Rule
 from tuning.choice.scores import MIN_SEEDS, Decision, ScoreTable, as_loss
 from tuning.deployed.choice import choose_by_file
-from tuning.deployed.judging import judge
 from tuning.deployed.record import DeployedRecord
-from tuning.deployed.samples import FileSamples, file_samples
 from tuning.folder.search_folder import SearchFolder
+from tuning.hypermodel import SEHyperModel
 from tuning.oracles.main_effects import MainEffects
 from tuning.report.candidates import Candidate, pareto_front
-from tuning.result import Confirmation
+from tuning.result import Confirmation, SearchResult
+from tuning.running.file_judge import FileJudge
 from tuning.running.runners import Runner, execute
 from tuning.running.settings import SearchSettings
 from tuning.running.tuner import SearchTuner
@@ -45,14 +45,46 @@ class Stages:
         tuner: SearchTuner,
         runner: Runner,
         on_record: Sequence[Callable[[TrialRecord], Any]] = (),
+        say: Callable[[str], Any] = lambda doing: None,
     ) -> None:
         self._job, self._settings, self._rule = job, settings, rule
         self._folder, self._tuner, self._runner = folder, tuner, runner
-        self._records, self._on_record = folder.records, on_record
+        self._records, self._on_record, self._say = folder.records, on_record, say
         self._has_finalists = isinstance(tuner.oracle, MainEffects)
         self.seeds = settings.seeds
         self.candidates: list[Combination] = []
-        self._samples: FileSamples | None = None  # loaded once, for the first file
+
+    def result(self) -> SearchResult:
+        """Runs all stages and returns the result of the search."""
+        self.explore()
+        chosen, decision, sentence = self.decide()
+        chosen, deployed, remark = self.judge_files(chosen, decision)
+        confirmation, job = self.confirm(chosen), self._job
+        hypermodel = job.hypermodel if isinstance(job.hypermodel, SEHyperModel) else None
+        # Records of other candidates, such as the short runs of Hyperband, come last.
+        order = {candidate.id: number for number, candidate in enumerate(self.candidates)}
+        records = sorted(
+            self._records, key=lambda r: (order.get(r.candidate, len(order)), r.label, r.seed)
+        )
+        return SearchResult(
+            objective=self._rule.name,
+            metric=job.metric,
+            direction=job.direction,
+            epochs=job.epochs,
+            seeds=self._settings.seeds,
+            chosen=chosen.label,
+            values=chosen.values,
+            plan=hypermodel and hypermodel.plan(chosen.hyperparameters),
+            placement=hypermodel and hypermodel.placement(chosen.hyperparameters),
+            decision=decision,
+            sentence=f"{sentence} {remark}".rstrip(),
+            confirmation=confirmation,
+            ratio_fit=self.ratio_fit(chosen),
+            records=tuple(records),
+            deployed=deployed,
+            job=job,
+            folder=self._folder.path,
+        )
 
     def explore(self) -> None:
         """Trains every candidate that the oracle proposes from the first seeds."""
@@ -99,7 +131,13 @@ class Stages:
         finished = {c.label: c for c in self.candidates if self._finished(c)}
         front = [c.label for c in pareto_front(self._compared(finished), self._job.direction)]
         labels = dict.fromkeys([chosen.label, *tied, *front])
-        records = {label: self._file(finished[label]) for label in labels}
+        # One seed for all: on a shared seed files are compared without the noise between seeds.
+        seed, records = self.seeds[0], {}
+        with FileJudge(self._job, self._settings, self._folder, self._runner) as judge:
+            for number, label in enumerate(labels, start=1):
+                self._say(f"file {number} of {len(labels)}: {label}")
+                records[label] = judge.record(finished[label], seed)
+        self._say("")
         label, sentence = choose_by_file(
             records,
             {name: self._sizes(finished[name], self.seeds)[0] for name in labels},
@@ -115,19 +153,6 @@ class Stages:
             Candidate(label, tuple(r for s in self.seeds if (r := records.get(each.id, s))))
             for label, each in finished.items()
         ]
-
-    def _file(self, candidate: Combination) -> DeployedRecord:
-        """Returns the record of a candidate's file; makes it if there is none."""
-        # One seed for all: on a shared seed files are compared without the noise between seeds.
-        seed, file_format = self.seeds[0], self._settings.deployed or "int8"
-        done = self._folder.deployed.get(candidate.id, seed, file_format)
-        if done is not None:
-            return done
-        self._samples = self._samples or file_samples(self._job, seed, file_format)
-        path, fingerprint = self._folder.path, self._folder.fingerprint
-        record = judge(self._job, candidate, seed, file_format, self._samples, path, fingerprint)
-        self._folder.deployed.put(record)
-        return record
 
     def confirm(self, chosen: Combination) -> Confirmation | None:
         """Trains the winner from fresh seeds and evaluates it on the test data."""

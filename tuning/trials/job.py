@@ -87,6 +87,12 @@ class Job:
         compile = _found("compile", self.compile)
         return SEHyperModel(model, self.space, compile, where=self.where)
 
+    def check(self) -> None:
+        """Raises for data and models that no search can use."""
+        self.data.check_order()
+        if isinstance(self.hypermodel, SEHyperModel):
+            self.hypermodel.check()
+
     @property
     def has_own_fit(self) -> bool:
         """Whether the user's `HyperModel` trains in its own way."""

@@ -1,8 +1,11 @@
 """Searches whose choice depends on the files of the candidates."""
 
 import json
+import os
 import shutil
-import warnings
+import signal
+import subprocess
+import sys
 
 import keras
 import keras_tuner
@@ -14,10 +17,12 @@ import keras_se
 from keras_se import SEBlock
 from keras_se.errors import InputError
 from keras_se.litert.runtime import predict
-from tuning import Cheapest, DeployedRecord, SearchResult, SearchWarning, TrialRecord, search
+from tuning import Cheapest, DeployedRecord, SearchResult, TrialRecord, search
 from tuning.cli import run as command
 from tuning.deployed.samples import file_samples
-from tuning.running import stages
+from tuning.running.backends import ExecutorBackend
+from tuning.running.file_judge import FileJudge
+from tuning.slots.host import Host
 from tuning.trials import training
 from tuning.trials.combination import Combination
 from tuning.trials.trained import trained_model
@@ -138,8 +143,7 @@ def test_the_record_is_that_of_the_file(searched):
 
 def test_the_same_call_makes_no_file_again(searched, monkeypatch):
     result, folder = searched
-    monkeypatch.setattr(stages, "judge", lambda *_: pytest.fail("a file is made again"))
-    monkeypatch.setattr(stages, "file_samples", lambda *_: pytest.fail("data are read again"))
+    monkeypatch.setattr(Host, "run", lambda *_: pytest.fail("a file is made again"))
     assert run(folder) == result
     names = sorted(path.name for path in (folder / "deployed").iterdir())
     assert names == sorted(f"{r.candidate}-s0-int8.json" for r in result.deployed)
@@ -161,35 +165,103 @@ def test_another_format_adds_records(searched):
     assert (again.chosen, again.deployed) == (result.chosen, result.deployed)
 
 
-def test_a_killed_search_goes_on_with_the_files_that_it_has(searched, monkeypatch):
-    result, folder = searched
-    deployed = folder / "deployed"
-    damaged, missing = (deployed / f"{r.key}.json" for r in result.deployed)
-    missing.unlink()
-    damaged.write_text(damaged.read_text().replace('"passed": false', '"passed": 0'))
-    made = []
+# The search is killed while its second file is judged.
+KILLED = f"""
+import os, signal, sys, time
+from {__name__} import run
+from tuning.deployed.judging import Judgement
+from tuning.running.backends import ExecutorBackend
 
-    def interrupted(job, candidate, *rest):
-        made.append(candidate.label)
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        return judged(job, candidate, *rest)
+submit, judged = ExecutorBackend.submit, []
 
-    judged = stages.judge
-    monkeypatch.setattr(stages, "judge", interrupted)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SearchWarning)
-        with pytest.raises(KeyboardInterrupt):
-            run(folder)
-    (said,) = (str(one.message) for one in caught)
-    assert "passed is not true or false: " in said
-    assert said.endswith("-int8.damaged.1, and is made again")
-    whole = damaged.read_text()
-    again = run(folder)
-    assert made == [result.deployed[n].label for n in (0, 1, 1)]
-    assert damaged.read_text() == whole
-    assert [r.label for r in again.deployed] == [r.label for r in result.deployed]
-    assert [r.metric for r in again.deployed] == [r.metric for r in result.deployed]
+def killing(self, call):
+    future = submit(self, call)
+    judged.append(call)
+    if len(judged) == 2:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return future
+
+ExecutorBackend.submit = killing
+run(sys.argv[1])
+"""
+
+
+def test_a_search_that_is_killed_while_files_are_judged_goes_on(searched, tmp_path, monkeypatch):
+    result, folder = tmp_path / "a", searched[1]
+    shutil.copytree(folder, result)
+    (result / "result.json").unlink()
+    for path in (result / "deployed").iterdir():
+        path.unlink()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", KILLED, result],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (first,) = (result / "deployed").glob("*.json")
+    before = first.read_bytes(), first.stat().st_mtime_ns
+    # Weights that were not kept are those of the same training again.
+    second = searched[0].deployed[1]
+    (result / "weights" / f"{second.candidate}-s{second.seed}.weights.h5").unlink()
+    calls, real = [], ExecutorBackend.submit
+
+    def submit(self, call):
+        calls.append(call)
+        return real(self, call)
+
+    monkeypatch.setattr(ExecutorBackend, "submit", submit)
+    again, whole = run(result), searched[0]
+    assert [call.candidate.label for call in calls] == [second.label]
+    assert (first.read_bytes(), first.stat().st_mtime_ns) == before
+    assert (again.chosen, again.sentence) == (whole.chosen, whole.sentence)
+    for one, other in zip(again.deployed, whole.deployed, strict=True):
+        names = ("label", "verdict", "metric", "reference", "work_kept", "error")
+        assert [getattr(one, n) for n in names] == [getattr(other, n) for n in names]
+
+
+class Deadly(keras_tuner.HyperModel):
+    """Its smaller design kills each process but the one of the search; nothing is trained."""
+
+    def __init__(self, pid):
+        super().__init__()
+        self.pid = pid
+
+    def build(self, hp):
+        dies = hp.Choice("design", ["deadly", "sound"]) == "deadly"
+        if dies and os.getpid() != self.pid:
+            os.write(2, b"native code failed\n")
+            os._exit(7)
+        layers = [keras.layers.Conv2D(2, 3), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((8, 8, 1)), *layers[dies:]])
+        model.compile("sgd", "mse", run_eagerly=True)
+        return model
+
+    def fit(self, hp, model, *arguments, **further):
+        return {"deadly": 0.5, "sound": 0.4}[hp.get("design")]
+
+
+def test_what_kills_the_process_of_a_judgement_ends_it_alone(tmp_path):
+    budgets = []
+
+    def judged():
+        return search(
+            Deadly(os.getpid()), *(TRAIN, VALIDATION), epochs=1, seeds=1, fresh_seeds=0,
+            deployed="float32", directory=tmp_path / "a", on_start=budgets.append,
+        )  # fmt: skip
+
+    result = judged()
+    sound, deadly = result.deployed
+    assert (sound.label, sound.passed) == (result.chosen, True) == ("design=sound", True)
+    assert (deadly.label, deadly.passed, deadly.completed) == ("design=deadly", False, False)
+    how = "its process ended with EXIT(7); it printed last: native code failed, in 2 attempts"
+    assert deadly.reason == how
+    assert judged() == result
+    assert [budget.files for budget in budgets] == [2, 0]
+    assert str(budgets[0]) == "2 trainings to come, at most 4, at most 2 files to judge."
 
 
 def test_a_choice_that_was_ruled_out_by_its_scores_is_confirmed(tmp_path, monkeypatch):
@@ -205,15 +277,15 @@ def test_a_choice_that_was_ruled_out_by_its_scores_is_confirmed(tmp_path, monkey
             losses[design] + noise, parameters=sizes[design],
         )  # fmt: skip
 
-    def judge(job, candidate, seed, file_format, *rest):
+    def judge(self, candidate, seed):
         passed = candidate.values["design"] == "small"
         return DeployedRecord(
-            candidate=candidate.id, label=candidate.label, seed=seed, format=file_format,
+            candidate=candidate.id, label=candidate.label, seed=seed, format="int8",
             passed=passed, reason="" if passed else "no", verdict="a verdict", metric=0.5,
         )  # fmt: skip
 
     monkeypatch.setattr(training, "run_trial", trial)
-    monkeypatch.setattr(stages, "judge", judge)
+    monkeypatch.setattr(FileJudge, "record", judge)
 
     def builder(hp):
         hp.Choice("design", list(losses))
@@ -275,12 +347,11 @@ def test_the_command_fails_if_no_file_passes(tmp_path, monkeypatch, capsys):
     assert command([*words.split(), "--deployed", "int8"]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "No int8 file passes, of 1 that were judged: design=outliers stays, whose file" in said
-    # The job file of the folder says it, and an option may say otherwise.
+    # The job file of the folder says it.
     assert 'deployed = "int8"' in (tmp_path / "a" / "job.toml").read_text()
     assert command(["search", "a/job.toml"]) == 1
-    assert command(["search", "a/job.toml", "--deployed", "float32"]) == 0
     content = json.loads((tmp_path / "a" / "result.json").read_text())
-    assert [(r["format"], r["passed"]) for r in content["deployed"]] == [("float32", True)]
+    assert [(r["format"], r["passed"]) for r in content["deployed"]] == [("int8", False)]
 
 
 def test_wrong_use_is_refused_before_anything_is_trained(tmp_path):

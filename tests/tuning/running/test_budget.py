@@ -37,6 +37,8 @@ def oracle(kind, max_trials=None):
         ("exhaustive", {}, 0, 5 * 3 + 2, 5 * 3 + 2),  # a rule that asks for none
         ("exhaustive", {"seeds": 2}, 10, 5 * 2 + 2, 5 * 2 + 2),  # a screening
         ("random", {"fresh_seeds": 0}, 4, 5 * 3, 5 * 4),
+        # Each file may need its training again.
+        ("exhaustive", {"deployed": "int8"}, 0, 5 * 3 + 2, 5 * 3 + 2 + 5),
         # Base, two others, no SE, the predicted; three finalists on seeds of their own.
         ("main_effects", {}, 10, 5 * 3 + 3 * 3 + 2, 5 * 3 + 3 * 10 + 2),
         # Two rounds of 3 and 1; two with all epochs.
@@ -75,6 +77,8 @@ def test_an_oracle_without_an_end():
     budget = plan_budget(live, settings(), 10, [])
     assert (budget.planned, budget.at_most) == (None, None)
     assert str(budget) == "As many trainings to come as the oracle proposes."
+    files = plan_budget(live, settings(deployed="int8"), 10, [])
+    assert str(files) == "As many trainings to come as the oracle proposes, files to judge."
     assert budget.pace(1.0) == "At 1 s a training, for an unknown number of trainings."
 
 
@@ -83,6 +87,8 @@ def test_an_oracle_without_an_end():
     [
         (Budget(1, 1), "1 training to come."),
         (Budget(17, 52), "17 trainings to come, at most 52."),
+        (Budget(17, 57, files=5), "17 trainings to come, at most 57, at most 5 files to judge."),
+        (Budget(0, 1, files=1), "0 trainings to come, at most 1, at most 1 file to judge."),
         (
             Budget(2, 37, tuple(records(0, 1, 2)), workers=2),
             "2 trainings to come, at most 37; 3 on record already, which are not run again. "

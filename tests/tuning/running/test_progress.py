@@ -143,7 +143,7 @@ def drawn_with(trials, planned=2, records=(), doing=""):
         progress.start(Budget(planned, planned), trials)
         for one in records:
             progress.add(one)
-        progress.doing = doing
+        progress.do(doing)
         time.sleep(0.6)
         shown = screen.file.getvalue()
     return last_table(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
