@@ -1,0 +1,109 @@
+"""What a notebook shows, in a real kernel: reports as tables, a search and long calls as they go.
+
+Keras computes with NumPy there, which loads in a second; nothing is trained.
+"""
+
+import os
+import sys
+
+import pytest
+from browser import tables
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+CELLS = {
+    "setup": """
+import time
+import keras, keras_tuner, numpy as np
+import keras_se, tuning
+from keras_se.display import progress
+
+class Own(keras_tuner.HyperModel):
+    def build(self, hp):
+        hp.Choice("units", [1, 2])
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse")
+        return model
+
+    def fit(self, hp, model, *arguments, **further):
+        time.sleep(0.5)
+        return float(hp.get("units"))
+""",
+    "report": """
+keras_se.cost(keras.Sequential([keras.Input((8, 8, 4)), keras_se.SEBlock(2, name="<b>")]))
+""",
+    "search": """
+import tempfile
+data = np.zeros((8, 4), "float32"), np.zeros((8, 2), "float32")
+with tempfile.TemporaryDirectory() as folder:
+    result = tuning.search(
+        Own(), data, data, epochs=1, seeds=1, fresh_seeds=0, directory=f"{folder}/a"
+    )
+result
+""",
+    "call": """
+progress._AFTER = 0.0
+with progress.showing("call"):
+    for _ in progress.counted(range(4), 4, "part"):
+        time.sleep(0.3)
+""",
+    "silent": """
+with progress.showing("call", progress=False):
+    time.sleep(0.3)
+""",
+}
+
+
+class Client(NotebookClient):
+    """Keeps what was shown and replaced again, by number of the cell."""
+
+    def process_message(self, message, cell, index):
+        if message["msg_type"] in ("display_data", "update_display_data"):
+            self.shown.setdefault(index, []).append(message["content"]["data"])
+        return super().process_message(message, cell, index)
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    """The outputs of each cell, and what it showed while it ran."""
+    book = new_notebook(cells=[new_code_cell(cell) for cell in CELLS.values()])
+    client = Client(book, timeout=120, kernel_name="python3")
+    client.shown = {}
+    environment = {"KERAS_BACKEND": "numpy", "PYTHONPATH": os.pathsep.join(sys.path)}
+    client.execute(env={**os.environ, **environment})
+    return {
+        name: (cell.outputs, client.shown.get(number, []))
+        for number, (name, cell) in enumerate(zip(CELLS, book.cells, strict=True))
+    }
+
+
+def test_a_report_is_a_table(notebook):
+    (output,), _ = notebook["report"]
+    (table,) = tables(output.data["text/html"])
+    assert table[0][:3] == ["site", "channels", "width"]
+    assert table[1][:4] == ["se_1", "4", "2", "22"]
+    assert output.data["text/plain"].startswith("CostReport(")
+
+
+def test_a_search_shows_its_trials_and_then_its_result(notebook):
+    outputs, shown = notebook["search"]
+    texts = [each["text/plain"] for each in shown]
+    assert any("units=1, seed 0: epoch 1 of 1" in text for text in texts)
+    assert any("best so far, of 1 candidates" in text for text in texts)
+    *stay, result = outputs
+    last, *said = [output.data["text/plain"] for output in stay]
+    # The last drawing stays, with the lines of the budget.
+    assert "best so far, of 2 candidates" in last
+    assert "2/2" in last
+    assert [line.partition(" train")[0].split()[0] for line in said] == ["2", "At"]
+    (table,) = tables(result.data["text/html"])
+    assert [row[0] for row in table] == ["candidate", "units=1", "units=2"]
+
+
+def test_a_long_call_shows_how_far_it_is_and_leaves_nothing(notebook):
+    outputs, shown = notebook["call"]
+    texts = [each["text/plain"] for each in shown]
+    assert any("call: part" in text and "50%" in text for text in texts)
+    assert not any("100%" in text for text in texts)
+    assert [o.data["text/plain"].strip() for o in outputs] == [""]
+    assert notebook["silent"] == ([], [])
