@@ -63,9 +63,10 @@ def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str,
             "one is marked.",
         }
     if by_name := levels(found):
+        form = _HALF if len(by_name) > 1 else _WIDE
         yield {
             "title": "Effects",
-            "plots": [_effect(result, name, scores) for name, scores in by_name.items()],
+            "plots": [_effect(result, name, scores, form) for name, scores in by_name.items()],
             "caption": "Dots: trainings with this value. Line: their mean; it mixes what else "
             "differs between them.",
         }
@@ -136,9 +137,14 @@ def _files(result: "SearchResult", timed: Sequence["DeployedRecord"], cost: str)
         return svg(axes, f"files {cost}", f"{result.metric} as a file against {name}: {said}.")
 
 
-def _effect(result: "SearchResult", name: str, by_value: dict[object, list[float]]) -> str:
+def _effect(
+    result: "SearchResult",
+    name: str,
+    by_value: dict[object, list[float]],
+    form: tuple[float, float],
+) -> str:
     shown = sorted(by_value.items(), key=lambda item: _in_order(item[0]))
-    with plot(*_HALF) as axes:
+    with plot(*form) as axes:
         for place, (_, scores) in enumerate(shown):
             axes.scatter([place] * len(scores), scores, s=10, color=FAINT, linewidth=0)
         means = [float(np.mean(scores)) for _, scores in shown]
