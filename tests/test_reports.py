@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_se import SEBlock, compression_report, cost, to_tflite, verify
+from keras_se import SEBlock, compression_report, cost, deploy, fold, to_tflite, verify
 from tuning import Cheapest, DeployedRecord, ScoreTable, SearchResult, TrialRecord
 from tuning.choice.ratio_fit import RatioFit
 from tuning.result import Confirmation
@@ -115,6 +115,8 @@ def reports(networks, images):
     return {
         "GateReport": gate_report(model, images),
         "CompressionReport": compression_report(model, model, images[:64]),
+        "Folding": fold(model, images[:64], tolerance=math.inf),
+        "Deployment": deploy(to_tflite(model, "float32"), images[100:], images[:100]),
         "CostReport": cost(small),
         "SearchResult": search_result(),
     }

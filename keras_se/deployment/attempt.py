@@ -1,7 +1,7 @@
 """A file that was tried, with what was measured of it."""
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from keras_se.verification.latency import Latency
 from keras_se.verification.outcome import Interval
@@ -54,10 +54,6 @@ class Attempt:
     def timed(self, latency: Latency) -> "Attempt":
         """Returns the attempt with its latency."""
         return replace(self, latency=latency)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the attributes under their names."""
-        return asdict(self)
 
 
 def attempt_of(

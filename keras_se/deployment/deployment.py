@@ -1,21 +1,17 @@
 """The file to ship and all that was tried for it, as a data class and as a table."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
-
-from rich import box
-from rich.table import Table
+from typing import ClassVar, Literal
 
 from keras_se.deployment.attempt import Attempt
 from keras_se.display.page import Paged
-from keras_se.display.text import figure, json_text, rendered
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part, figure
 from keras_se.verification.latency import Latency
 from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.reports.text import interval_text, listed
 
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 Preference = Literal["size", "latency"]
 
 
@@ -36,6 +32,8 @@ class Deployment(Paged):
         recipe: Its recipe, as JSON text; empty if it has none.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("conclusion",)
+
     passed: bool
     chosen: str
     attempts: tuple[Attempt, ...]
@@ -44,8 +42,8 @@ class Deployment(Paged):
     report: GateReport
     tolerance: float
     prefer: Preference
-    tflite: bytes = field(repr=False)
-    recipe: str = field(repr=False)
+    tflite: bytes = field(repr=False, compare=False)
+    recipe: str = field(repr=False, compare=False)
 
     @property
     def attempt(self) -> Attempt:
@@ -69,28 +67,15 @@ class Deployment(Paged):
         saved = "" if first.passed or first is attempt else f" {first.name} alone: {first.reason}"
         return f"Ship {attempt.name} ({size}): {attempt.verdict}{_accuracy(attempt)}.{saved}"
 
-    def __str__(self) -> str:
-        return rendered((self.conclusion, _table(self), *_notes(self)))
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, the table of what was tried, and notes on it."""
+        yield self.conclusion
+        yield _table(self)
+        yield from _notes(self)
 
     def page(self) -> str:
         """Returns the verdict on the file as one page of HTML, that needs no network."""
         return self.report.page()
-
-    def to_json(self) -> str:
-        """Returns the deployment as JSON text, without the file itself."""
-        content = {
-            "schema": _SCHEMA,
-            "passed": self.passed,
-            "conclusion": self.conclusion,
-            "chosen": self.chosen,
-            "tolerance": self.tolerance,
-            "prefer": self.prefer,
-            "attempts": [attempt.to_dict() for attempt in self.attempts],
-            "refused": dict(self.refused),
-            "notes": self.notes,
-            "report": json.loads(self.report.to_json()),
-        }
-        return json_text(content)
 
 
 def _accuracy(attempt: Attempt) -> str:
@@ -104,25 +89,21 @@ def _accuracy(attempt: Attempt) -> str:
 
 
 def _table(deployment: Deployment) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("tried", overflow="fold")
-    is_timed = any(attempt.latency for attempt in deployment.attempts)
-    times = ("ms",) if is_timed else ()
-    for title in ("bytes", *times, "acc.", "W", "R²", "off", "passes"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for attempt in deployment.attempts:
-        time = "" if attempt.latency is None else _in_words(attempt.latency)
-        table.add_row(
-            attempt.name,
-            f"{attempt.bytes:,}",
-            *([time] * is_timed),
-            figure(attempt.accuracy, ".4f"),
-            figure(attempt.work_kept, ".3f"),
-            figure(attempt.lowest_r2, ".2f"),
-            str(attempt.undelegated),
-            _mark(attempt, attempt.name == deployment.chosen),
-        )
-    return table
+    attempts = deployment.attempts
+    latencies = [attempt.latency for attempt in attempts]
+    return Table(
+        "files that were tried",
+        (
+            names("tried", [attempt.name for attempt in attempts]),
+            Column("bytes", [f"{attempt.bytes:,}" for attempt in attempts]),
+            Column("ms", ["-" if found is None else _in_words(found) for found in latencies]),
+            Column("accuracy", [figure(a.accuracy, ".4f") for a in attempts], "acc."),
+            Column("W", [figure(attempt.work_kept, ".3f") for attempt in attempts]),
+            Column("lowest R²", [figure(a.lowest_r2, ".2f") for a in attempts], "R²"),
+            Column("outside of the delegate", [str(a.undelegated) for a in attempts], "off"),
+            Column("passes", [_mark(a, a.name == deployment.chosen) for a in attempts]),
+        ),
+    )
 
 
 def _in_words(latency: Latency) -> str:

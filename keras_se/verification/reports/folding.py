@@ -1,19 +1,19 @@
 """What `fold` returns: a model in which some SE sites are constants, and what that changed."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import keras
-from rich.table import Table
 
-from keras_se.display.text import Shown, figure, json_text, rendered, site_table
+from keras_se.display.shown import Shown
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part, figure
 from keras_se.surgery.folding import How
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.text import interval_text
 
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _LEGEND = "worth: share of SE's work that is lost if this site alone is constant."
 
 
@@ -54,7 +54,9 @@ class Folding(Shown):
         samples: Number of samples.
     """
 
-    model: keras.Model
+    derived: ClassVar[tuple[str, ...]] = ("conclusion", "folded")
+
+    model: keras.Model = field(repr=False, compare=False)
     sites: Mapping[str, FoldedSite]
     tolerance: float
     work_kept: float | None
@@ -79,18 +81,20 @@ class Folding(Shown):
         kept = math.floor(1000.0 * max(self.work_kept, 0.0) + 1e-3) / 10.0
         return f"{count} are constants now: {kept:g}% of SE's work is kept."
 
-    def __str__(self) -> str:
-        return rendered((self.conclusion, *_evidence(self), _table(self), _LEGEND, *_reasons(self)))
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, what moved, the table of the sites, and why some stay."""
+        yield self.conclusion
+        yield from _evidence(self)
+        yield _table(self)
+        yield _LEGEND
+        yield from _reasons(self)
 
-    def to_json(self) -> str:
-        """Returns the report, without the model, as JSON text; an infinite tolerance is `null`."""
-        names = (field.name for field in dataclasses.fields(self) if field.name != "model")
-        content = {name: getattr(self, name) for name in names}
-        content["tolerance"] = None if math.isinf(self.tolerance) else self.tolerance
-        content["sites"] = {name: dataclasses.asdict(site) for name, site in self.sites.items()}
-        content["outcome"] = dataclasses.asdict(self.outcome)
-        more = {"conclusion": self.conclusion, "folded": self.folded}
-        return json_text({"schema": _SCHEMA, **more, **content})
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain values for JSON; an infinite tolerance is `None`."""
+        return {
+            **super().to_dict(),
+            "tolerance": None if math.isinf(self.tolerance) else self.tolerance,
+        }
 
 
 def _evidence(folding: Folding) -> Iterator[str]:
@@ -108,10 +112,16 @@ def _evidence(folding: Folding) -> Iterator[str]:
 
 
 def _table(folding: Folding) -> Table:
-    table = site_table("C", "worth", "now")
-    for name, site in folding.sites.items():
-        table.add_row(name, str(site.channels), figure(site.worth, ".4f"), _now(site))
-    return table
+    sites = folding.sites.values()
+    return Table(
+        "sites",
+        (
+            names("site", [*folding.sites]),
+            Column("C", [str(site.channels) for site in sites]),
+            Column("worth", [figure(site.worth, ".4f") for site in sites]),
+            Column("now", [_now(site) for site in sites], is_words=True),
+        ),
+    )
 
 
 def _now(site: FoldedSite) -> str:
