@@ -10,6 +10,7 @@ from keras_se.display.table import Column, Table, names
 from keras_se.display.text import Part, figure
 from keras_se.verification.latency import Latency
 from keras_se.verification.reports.gate_report import GateReport
+from keras_se.verification.reports.page import verdict_page
 from keras_se.verification.reports.text import interval_text, listed
 
 Preference = Literal["size", "latency"]
@@ -75,7 +76,7 @@ class Deployment(Paged):
 
     def page(self) -> str:
         """Returns the verdict on the file as one page of HTML, that needs no network."""
-        return self.report.page()
+        return verdict_page(self.report, _table(self), [self.conclusion, *_notes(self)])
 
 
 def _accuracy(attempt: Attempt) -> str:

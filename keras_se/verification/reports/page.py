@@ -1,6 +1,6 @@
 """A verdict as a page of HTML."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,12 +26,16 @@ _STORIES = {
 }
 
 
-def verdict_page(report: "GateReport") -> str:
-    """Returns the page of a verdict."""
+def verdict_page(
+    report: "GateReport", tried: Table | None = None, notes: Sequence[str] = ()
+) -> str:
+    """Returns the page of a verdict, with the files among which its file was found, and notes."""
     return page(
         "verification/page.html",
         title=f"Gates of {report.reference}",
         report=report,
+        tried=tried,
+        notes=notes,
         tone=_tone(report),
         evidence=list(text.evidence(report)),
         advice=[*text.reasons(report), *text.advice(report, "python")],

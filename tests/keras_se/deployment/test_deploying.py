@@ -257,7 +257,10 @@ def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
     assert content["report"]["passed"] is True
     assert max(map(len, str(found).splitlines())) <= 80
     found.to_html(tmp_path / "a.html")
-    assert "<svg" in (tmp_path / "a.html").read_text()
+    page = (tmp_path / "a.html").read_text()
+    assert "<h2>Files that were tried</h2>" in page
+    assert found.conclusion in page
+    assert found.attempt.name in found._repr_html_()
 
 
 @pytest.mark.parametrize(
