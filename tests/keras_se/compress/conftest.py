@@ -53,9 +53,9 @@ def task() -> Task:
 
 
 def fit(model, task, epochs=1, **settings):
-    model.compile(
-        keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Tracing a graph takes longer than a few steps; test_training_mode.py trains in graphs.
+    model.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)
     model.fit(task.x, task.y, epochs=epochs, verbose=0, **settings)
     return model
 

@@ -62,7 +62,7 @@ def build(nested=False):
 
 def fit(model, epochs=1, optimizer="adam", loss=LOSS, **settings):
     if getattr(model, "optimizer", None) is None:
-        model.compile(optimizer, loss)
+        model.compile(optimizer, loss, run_eagerly=True)  # few steps: tracing would take longer
     model.fit(X, Y, epochs=epochs, shuffle=False, verbose=0, **settings)
     return model
 
@@ -165,7 +165,7 @@ def test_dictionaries_of_outputs_and_two_inputs(tmp_path):
     x = {"one": X, "two": X[::-1]}
     for make in (prune, cluster, lambda model: quantize_aware(model, x)):
         compressed = make(model)
-        compressed.compile("adam", {"a": LOSS, "b": "mse"})
+        compressed.compile("adam", {"a": LOSS, "b": "mse"}, run_eagerly=True)
         compressed.fit(x, {"a": Y, "b": np.zeros((64, 2))}, verbose=0)
         compressed.save(tmp_path / "model.keras")
         loaded = load(tmp_path / "model.keras")
@@ -254,7 +254,8 @@ def trained(make, *callbacks, ends=False):
         if ends and epoch == 2:
             raise KeyboardInterrupt
     seen = keras.callbacks.LambdaCallback(on_epoch_begin=begin)
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, run_eagerly=True)
     try:
         model.fit(x, y, epochs=4, verbose=0, shuffle=False, callbacks=[*callbacks, seen])
     except KeyboardInterrupt:

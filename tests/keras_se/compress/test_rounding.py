@@ -292,12 +292,12 @@ def test_zeros_of_a_pruned_model_stay():
         ]
     )
     pruned = prune(model, 0.5)
-    pruned.compile("adam", "mse")
+    pruned.compile("adam", "mse", run_eagerly=True)
     pruned.fit(x, y, verbose=0)
     sparse = strip(pruned)
     for preserve in ("sparsity", None):
         aware = quantize_aware(sparse, x, preserve=preserve)
-        aware.compile(keras.optimizers.AdamW(0.01), "mse", jit_compile=False)
+        aware.compile(keras.optimizers.AdamW(0.01), "mse", run_eagerly=True)
         aware.fit(x, y, verbose=0)
         again = keras.Sequential.from_config(aware.get_config())
         for one in (again, aware):

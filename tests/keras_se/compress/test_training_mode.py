@@ -1,5 +1,7 @@
 """While a compressed model trains, it trains as Keras: noise, augmentation and statistics."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from keras_se.compress import cluster, prune, quantize_aware
 
 X = np.random.default_rng(0).normal(1.0, size=(64, 8, 8, 3)).astype("float32")
 Y = np.arange(64) % 3
+FORMS = ("functional", "sequential", "nested")
 WAYS = {
     "prune": lambda model: prune(model, 0.0),
     # The kernels before the normalization stay as they are.
@@ -40,6 +43,12 @@ def build(form, idle=()):
     return keras.Model(inputs, x)
 
 
+@functools.cache
+def plain(form, epochs, idle=None):
+    """The same of the network as it was before it was compressed."""
+    return trained(build(form, [IDLE[idle]] if idle else []), epochs)
+
+
 def trained(model, epochs):
     """The losses of epochs at rate 0, and the moving statistics after the first."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -52,7 +61,7 @@ def trained(model, epochs):
     return losses, statistics
 
 
-@pytest.mark.parametrize("form", ["functional", "sequential", "nested"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_statistics_move_as_in_keras_and_the_loss_stands_still(way, form):
     compressed = WAYS[way](build(form))
@@ -60,7 +69,7 @@ def test_statistics_move_as_in_keras_and_the_loss_stands_still(way, form):
     losses, statistics = trained(compressed, 3)
     is_rounded = way in ("tfmot", "keras")
     assert np.ptp(losses) < (3e-3 if is_rounded else 1e-6)  # the ranges move
-    _, wanted = trained(build(form), 2)
+    _, wanted = plain(form, 2)
     for before, found, expected in zip(start, statistics, wanted, strict=True):
         assert np.abs(found - before).max() > 0.1
         step = np.abs(expected - before).max()
@@ -68,15 +77,20 @@ def test_statistics_move_as_in_keras_and_the_loss_stands_still(way, form):
         np.testing.assert_allclose(found, expected, atol=tolerance, rtol=1e-5)
 
 
-@pytest.mark.parametrize("idle", IDLE)
-@pytest.mark.parametrize("way", WAYS)
+# All three of tf_keras share one bridge, and all forms one walk.
+NOISY = [
+    *((way, idle) for way in ("prune", "keras") for idle in IDLE),
+    ("cluster", "dropout"),
+    ("tfmot", "augmentation"),
+]
+
+
+@pytest.mark.parametrize(("way", "idle"), NOISY)
 def test_noise_is_on_in_training_and_off_in_inference(way, idle):
-    # All three forms share one walk: one form for each layer.
-    form = ("functional", "sequential", "nested")[list(IDLE).index(idle) % 3]
-    model = build(form, [IDLE[idle]])
-    compressed = WAYS[way](model)
+    form = FORMS[list(IDLE).index(idle) % 3]
+    compressed = WAYS[way](build(form, [IDLE[idle]]))
     spread = np.std(trained(compressed, 12)[0])
-    assert 0.3 < spread / np.std(trained(model, 12)[0]) < 3.0
+    assert 0.3 < spread / np.std(plain(form, 12, idle)[0]) < 3.0
     one, other = (compressed.predict(X, verbose=0) for _ in range(2))
     np.testing.assert_array_equal(one, other)
 

@@ -28,9 +28,8 @@ def labels(networks, images):
 
 
 def trained(model, images, labels, epochs=2):
-    model.compile(
-        keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)  # few steps: no tracing
     model.fit(images[100:], labels[100:], epochs=epochs, verbose=0)
     return model
 
@@ -110,7 +109,7 @@ def test_sizes_by_gzip(networks, pruned, sparse, images):
 
 def test_the_size_of_a_compiled_original_is_without_its_optimizer(networks, images):
     model = keras.models.clone_model(networks["sigmoid"])
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=True)
     model.fit(images[:8], np.zeros((8, 10)), verbose=0)
     found = compression_report(model, model, images[:8]).stages["original"].keras_size
     assert found.plain < 0.7 * len(model_bytes(model))
