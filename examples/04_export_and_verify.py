@@ -37,16 +37,17 @@ loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.Adam(3e-3), loss, jit_compile=False)
 model.fit(x_train, y[:1400], epochs=10, verbose=0)
 
+files = {}
 for file_format in ("float32", "float16", "dynamic", "weight_only", "int8", "int16x8"):
     tflite = keras_se.to_tflite(model, file_format, calibration=x_train[:300])
+    files[file_format] = tflite
     sites = keras_se.litert.delegation.delegation(tflite).sites
     partitions = [site.partitions for site in sites.values()]
     print(f"{file_format}: {len(tflite):,} bytes, delegate partitions of the sites {partitions}")
 
 for file_format in ("float32", "int8"):
-    tflite = keras_se.to_tflite(model, file_format, calibration=x_train[:300])
-    report = keras_se.verify(model, tflite, x_test, y_test)
-    print(f"{file_format}, {len(tflite):,} bytes")
+    report = keras_se.verify(model, files[file_format], x_test, y_test)
+    print(f"{file_format}, {len(files[file_format]):,} bytes")
     print(report)
 
 try:
@@ -61,14 +62,13 @@ for site in report.sites.values():
     print(f"  {site.name}: {site.verdict}, {site.reason}; lost by: {site.blame}")
 
 # What a phone computed: the gates are further outputs of a twin of the file.
-int8 = keras_se.to_tflite(model, "int8", calibration=x_train[:300])
+int8 = files["int8"]
 twin = predict(keras_se.litert.probe(int8), x_test)  # on the phone, in earnest
 recorded = {name: values for name, values in twin.items() if name.startswith("gate_")}
 print(keras_se.verify(model, int8, x_test, gates=recorded).verdict)
 
 # The same from two files alone, whoever converted them; the float one is the reference.
-float32 = keras_se.to_tflite(model, "float32")
-print(keras_se.verify(float32, int8, x_test).conclusion)
+print(keras_se.verify(files["float32"], int8, x_test).conclusion)
 
 # One site left in float inside of the integer file.
 mixed = keras_se.to_tflite(model, "int8", calibration=x_train[:300], keep_float=["se_2"])
