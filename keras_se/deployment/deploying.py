@@ -17,6 +17,7 @@ from keras_se.deployment.tries import Made, Tries
 from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
 from keras_se.files import write_files
+from keras_se.graph.compressed import check_plain
 from keras_se.litert.convert import check_outputs
 from keras_se.litert.formats import FormatName
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
@@ -27,7 +28,7 @@ from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
 from keras_se.verification.reports.gate_report import GateReport
-from keras_se.verification.verdict import verify
+from keras_se.verification.verdict import MIN_SAMPLES, verify
 from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
@@ -81,7 +82,7 @@ def deploy(
         input_shape: Shape of one sample, for a model that leaves sizes open.
         path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
             A call that was killed goes on from the files that it made, which lie beside it till
-            then.
+            then; `train` is taken to be the same.
         overwrite: Whether to replace existing files; the old ones are renamed.
         progress: Whether to show on standard error what is being done, if it takes long.
 
@@ -206,9 +207,15 @@ def _check(tolerance: Any, prefer: Any, path: Any, overwrite: bool) -> None:
 def _judged_on(
     purpose: str, network: Any, x: Any, y: Any, input_shape: Sequence[int] | None
 ) -> tuple[Samples, np.ndarray | None]:
+    if isinstance(network, keras.Model):
+        check_plain(network, purpose)
     reference = reference_of(network, purpose, input_shape)
     samples = reference.samples(x, "x")
     count = len(next(iter(samples.values())))
+    if count < MIN_SAMPLES:
+        raise InputError(
+            f"{purpose} needs at least {MIN_SAMPLES} held-out samples in x. Received: {count}"
+        )
     shape = reference.output_shape
     return samples, None if y is None else class_labels(purpose, shape, y, count)
 

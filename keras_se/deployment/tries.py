@@ -134,6 +134,11 @@ class Tries:
             return
         failed = [site.name for site in base.report.sites.values() if site.failed]
         tensors = [name for name, _ in drifts(float32, base.content, self._samples, failed)]
+        if not tensors:
+            self.notes.append(
+                f"{base.attempt.name}: no tensor of it that adds an error has the name of one in "
+                "the float file, so that only sites can be in float."
+            )
         self._fewest(base, float32, tensors, lambda some: (sites, some))
 
     def _fewest(

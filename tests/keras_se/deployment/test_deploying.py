@@ -8,8 +8,10 @@ import pytest
 from sabotage import hold_gates
 
 from keras_se import SEBlock, deploy, repair, to_tflite, verify
+from keras_se.compress import quantize_aware
 from keras_se.deployment import deploying, sources
 from keras_se.errors import InputError
+from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.graph.sites import gate_nodes
 
@@ -50,6 +52,11 @@ def outliers():
     se.w1.assign(se.w1.numpy() / factors[:, None])
     following.kernel.assign(following.kernel.numpy() / factors[:, None])
     return model
+
+
+def broken(model, images):
+    with pytest.warns(ConversionWarning, match="off by"):
+        return to_tflite(model, "int8", images[100:])
 
 
 def float_sites(content):
@@ -212,6 +219,17 @@ def test_repair_needs_files_of_one_network(network, outliers, images):
         repair(to_tflite(outliers, "float32"), integer, images[:100])
 
 
+def test_repair_says_that_names_do_not_correspond(outliers, images):
+    """Sites are found by what they compute; tensors before them only by their names."""
+    float32, integer = to_tflite(outliers, "float32"), unpacked(broken(outliers, images))
+    for number, tensor in enumerate(integer.subgraphs[0].tensors):
+        tensor.name = f"other_{number}".encode()
+    found = repair(float32, packed(integer), images[:100])
+    assert not found.passed
+    assert [a.name for a in found.attempts] == ["int8", "int8, 1 site in float"]
+    assert "has the name of one in the float file" in found.notes[0]
+
+
 def test_a_killed_call_goes_on_from_the_files_it_made(network, many, labels, tmp_path, monkeypatch):
     made, convert, path = [], sources.convert, tmp_path / "a.tflite"
 
@@ -282,6 +300,16 @@ def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
 def test_refused_arguments(network, images, words, sentence):
     with pytest.raises(InputError, match=sentence):
         deploy(network, images[100:], images[:100], **words)
+
+
+def test_refused_networks(network, images):
+    aware = quantize_aware(network, images[100:])
+    with pytest.raises(InputError, match="deploy"):
+        deploy(aware, images[100:], images[:100])
+    with pytest.raises(InputError, match=r"^repair needs at least 32 held-out samples in x\. Rec"):
+        repair(to_tflite(network, "float32"), to_tflite(network, "float32"), images[:31])
+    with pytest.raises(InputError, match=r"^The reference must be .* a float TFLite file"):
+        deploy(to_tflite(network, "int8", images[100:]), images[100:], images[:100])
 
 
 def test_a_network_of_which_no_file_can_be_made(images):
