@@ -13,6 +13,7 @@ from keras_se.cli.options import (
     overwrite_option,
 )
 from keras_se.data import load_inputs
+from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
 from keras_se.litert.formats import FORMATS, FormatName
 from keras_se.litert.recipe import recipe_path
@@ -51,6 +52,7 @@ _html_option = click.option(
 )
 @choice_option("--prefer", ("size", "latency"), "Which file to take of those that pass.")
 @_strict_option
+@choice_option("--parts", ("float32", "int16x8"), "What computes where gates are lost.")
 @click.option(
     "--fold",
     default=0.0,
@@ -69,6 +71,7 @@ def deploy_command(
     formats: tuple[FormatName, ...],
     prefer: Preference,
     strict: bool,
+    parts: Parts,
     fold: float,
     input_shape: tuple[int, ...] | None,
     json_path: str | None,
@@ -95,6 +98,7 @@ def deploy_command(
         formats=formats or None,
         prefer=prefer,
         strict=strict,
+        parts=parts,
         fold=fold,
         input_shape=input_shape,
         path=out,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -33,6 +33,7 @@ from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
 _TRAINED = "int8, quantize-aware"
+Parts = Literal["float32", "int16x8"]
 
 
 @with_progress
@@ -46,6 +47,7 @@ def deploy(
     formats: Sequence[FormatName] | None = None,
     prefer: Preference = "size",
     strict: bool = False,
+    parts: Parts = "float32",
     train: Callable[[Any], Any] | None = None,
     fold: bool | float = False,
     input_shape: Sequence[int] | None = None,
@@ -74,6 +76,8 @@ def deploy(
         prefer: `"size"`: of the files that pass take the smallest, and stop at an int8 file that
             passes as it is; `"latency"`: try all, and take the fastest on this machine.
         strict: Whether every site must survive, as for `verify`.
+        parts: What computes where the gates of an int8 file are lost: `"float32"`, or `"int16x8"`,
+            which an NPU without floats takes, and for which XNNPACK has no kernels.
         train: A function that compiles and fits the model that it is given. With it, int8 after
             `keras_se.compress.quantize_aware` is tried, too.
         fold: The share of SE's work that `keras_se.fold` may take from a Keras model first, on the
@@ -106,6 +110,8 @@ def deploy(
         'int8'
     """
     _check(tolerance, prefer, path, overwrite)
+    if parts not in get_args(Parts):
+        raise InputError(f"parts must be one of {list(get_args(Parts))}. Received: {parts!r}")
     given = model_or_float_tflite
     samples, labels = _judged_on("deploy", given, x, y, input_shape)
     network, notes = given, list[str]()
@@ -117,7 +123,7 @@ def deploy(
     kept = KeptFiles(None if path is None else Path(path), [source.float32, *_bytes(calibration)])
     tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original)
     tries.notes += notes
-    _try_all(tries, source, wanted, prefer, train)
+    _try_all(tries, source, wanted, prefer, train, parts)
     best, report = _timed_best(tries, prefer, samples), None
     # The verdict on a network that was changed is that of its own float file already.
     if best.trained is None and original is None:
@@ -262,9 +268,10 @@ def _try_all(
     formats: Sequence[FormatName],
     prefer: Preference,
     train: Callable[[Any], Any] | None,
+    parts: Parts,
 ) -> None:
     if "int8" in formats:
-        _try_integers(tries, source, train)
+        _try_integers(tries, source, train, parts)
         # Nothing else is smaller than a file that is all in int8.
         if prefer == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
@@ -273,7 +280,9 @@ def _try_all(
             tries.add(file_format, partial(source.make, file_format))
 
 
-def _try_integers(tries: Tries, source: Source, train: Callable[[Any], Any] | None) -> None:
+def _try_integers(
+    tries: Tries, source: Source, train: Callable[[Any], Any] | None, parts: Parts
+) -> None:
     of_training = None if train is None else source.trained(train)
     bases = [(tries.add("int8", lambda: source.make("int8")), source)]
     if not _passes(bases):
@@ -287,7 +296,9 @@ def _try_integers(tries: Tries, source: Source, train: Callable[[Any], Any] | No
     made = [(base, of) for base, of in bases if base is not None]
     if made and not _passes(bases):
         base, of = max(made, key=lambda pair: _nearness(pair[0]))
-        tries.mend(base, of.float32)
+        with tries.noted("int16x8"):
+            wider = None if parts == "float32" else of.make("int16x8")[0]
+        tries.mend(base, of.float32, wider)
 
 
 def _passes(bases: Sequence[tuple[Made | None, Source]]) -> bool:

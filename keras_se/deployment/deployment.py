@@ -128,7 +128,7 @@ def _notes(deployment: Deployment) -> Iterator[str]:
     yield from deployment.notes
     changed = deployment.attempt.changed
     if changed:
-        yield f"In float32: {listed(changed)}."
+        yield f"With more than 8 bits: {listed(changed)}."
     labels = deployment.attempt.accuracy_verdict
     if labels:
         yield f"Accuracy may fall by at most {deployment.tolerance:g}."

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,12 +87,10 @@ class Tries:
         Args:
             name: What it is.
             make: Returns the file and its recipe.
-            changed: The names of what is in float in it.
+            changed: The names of what has more bits in it.
             trained: Makes the float file of the network that it was made of, if that was trained.
         """
-        with step(name), warnings.catch_warnings(record=True) as caught:
-            # They are of files, most of which are not taken.
-            warnings.simplefilter("always", ConversionWarning)
+        with step(name), self.noted(name):
             try:
                 content, recipe = self._kept.made(name, changed, make)
                 own = None
@@ -100,12 +99,19 @@ class Tries:
             except InputError as error:
                 self.refused[name] = str(error)
                 return None
-            self.notes += [f"{name}: {warning.message}" for warning in caught]
             report = self._judged(content, recipe, own)
             undelegated = delegation(content).delegated.count(False)
         attempt = attempt_of(name, content, report, self._tolerance, undelegated, changed)
         self.made.append(Made(attempt, content, recipe, report, own))
         return self.made[-1]
+
+    @contextmanager
+    def noted(self, name: str) -> Iterator[None]:
+        """Makes notes of warnings, for they are of files most of which are not taken."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConversionWarning)
+            yield
+        self.notes += [f"{name}: {warning.message}" for warning in caught]
 
     def _judged(self, content: bytes, recipe: str, trained: bytes | None) -> GateReport:
         report = verify(
@@ -123,14 +129,20 @@ class Tries:
         found = Runner(content).run(self._samples)
         return replace(report, outcome=outcome(outputs, found, None, self._labels))
 
-    def mend(self, base: Made, float32: bytes) -> None:
+    def mend(self, base: Made, float32: bytes, wider: bytes | None = None) -> None:
         """Tries a file with parts in float: failing sites, then what the layers before them lose.
 
         Of each kind the fewest that pass are found, by doubling and halving their number.
+
+        Args:
+            base: The integer file.
+            float32: The float file that it was made of.
+            wider: Its file in int16x8, if the parts come from that.
         """
         integer = [site for site in base.report.sites.values() if site.quantized]
         sites = [site.name for site in sorted(integer, key=_harm) if site.failed]
-        if sites and self._fewest(base, float32, sites, lambda some: (some, [])):
+        donor = _Donor(float32, "float") if wider is None else _Donor(wider, "16 bit")
+        if sites and self._fewest(base, donor, sites, lambda some: (some, [])):
             return
         failed = [site.name for site in base.report.sites.values() if site.failed]
         tensors = [name for name, _ in drifts(float32, base.content, self._samples, failed)]
@@ -139,12 +151,12 @@ class Tries:
                 f"{base.attempt.name}: no tensor of it that adds an error has the name of one in "
                 "the float file, so that only sites can be in float."
             )
-        self._fewest(base, float32, tensors, lambda some: (sites, some))
+        self._fewest(base, donor, tensors, lambda some: (sites, some))
 
     def _fewest(
         self,
         base: Made,
-        float32: bytes,
+        donor: "_Donor",
         parts: Sequence[str],
         split: Callable[[Sequence[str]], tuple[Sequence[str], Sequence[str]]],
     ) -> bool:
@@ -152,9 +164,9 @@ class Tries:
 
         def passes(count: int) -> bool:
             sites, tensors = split(parts[:count])
-            name = f"{base.attempt.name}, {_in_float(len(sites), len(tensors))}"
+            name = f"{base.attempt.name}, {_counted(len(sites), len(tensors))} in {donor.what}"
             made = self.add(
-                name, lambda: self._grafted(base, float32, sites, tensors), (*sites, *tensors)
+                name, lambda: self._grafted(base, donor, sites, tensors), (*sites, *tensors)
             )
             return made is not None and made.attempt.passed
 
@@ -171,16 +183,25 @@ class Tries:
         return True
 
     def _grafted(
-        self, base: Made, float32: bytes, sites: Sequence[str], tensors: Sequence[str]
+        self, base: Made, donor: "_Donor", sites: Sequence[str], tensors: Sequence[str]
     ) -> tuple[bytes, str]:
-        content = keep_float(base.content, float32, sites, tensors)
+        content = keep_float(base.content, donor.content, sites, tensors)
         if not base.recipe:
             return content, ""
         recipe = json.loads(base.recipe)
-        recipe["options"] |= {"keep_float": list(sites), "keep_float_tensors": list(tensors)}
+        recipe["options"] |= {f"sites in {donor.what}": list(sites)}
+        recipe["options"] |= {f"tensors in {donor.what}": list(tensors)}
         # The file itself still holds the digests of its calibration samples.
         recipe |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         return content, json.dumps(recipe, indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class _Donor:
+    """The file whose operators replace those of an integer file, and what they compute in."""
+
+    content: bytes
+    what: str
 
 
 def _harm(site: SiteVerdict) -> float:
@@ -189,10 +210,10 @@ def _harm(site: SiteVerdict) -> float:
     return -lost * (1.0 if site.worth is None else site.worth)
 
 
-def _in_float(sites: int, tensors: int) -> str:
+def _counted(sites: int, tensors: int) -> str:
     parts = [
         f"{count} {what}{'s' * (count > 1)}"
         for count, what in ((sites, "site"), (tensors, "tensor"))
         if count
     ]
-    return f"{' and '.join(parts)} in float"
+    return " and ".join(parts)

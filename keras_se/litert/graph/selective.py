@@ -24,7 +24,8 @@ def keep_float(
 ) -> bytes:
     """Returns a quantized file with the named SE sites, and the named tensors, in float32.
 
-    Tensors have the same names in both files, as converters and quantizers leave them.
+    Tensors have the same names in both files, as converters and quantizers leave them. In the place
+    of the float file another with more bits may stand, int16x8 for int8.
     """
     nodes, float_nodes = (
         {node.site.name: node for node in main_nodes(content)} for content in (quantized, float32)
@@ -134,7 +135,7 @@ class _Graft:
             for float_tensor in _outputs(operator) & set(self._known):
                 tensor = self._known[float_tensor]
                 if self._has_codes(tensor):
-                    self._convert("QUANTIZE", self._copies[float_tensor], tensor, of=tensor)
+                    self._convert("QUANTIZE", self._copies[float_tensor], tensor)
                     makers[tensor] = self._added[-1]
         # In the old places, for the order of parallel sites tells their names.
         self._graph.operators = [
@@ -165,19 +166,20 @@ class _Graft:
         self._drop_buffers()
         return packed(self._model)
 
-    def _dequantized(self, tensor: int) -> int:
-        """Adds a float32 tensor with the values of a quantized one."""
-        values = copy.copy(self._graph.tensors[tensor])
-        values.type, values.quantization = self._schema.TensorType.FLOAT32, None
+    def _entered(self, own: int, tensor: int) -> int:
+        """Adds a tensor of the source with the values of a quantized one."""
+        values = copy.copy(self._source_graph.tensors[tensor])
+        is_float = values.type not in self._versions
         index = self._add_tensor(values)
-        self._convert("DEQUANTIZE", tensor, index, of=tensor)
+        self._convert("DEQUANTIZE" if is_float else "QUANTIZE", own, index)
         return index
 
-    def _convert(self, name: str, source: int, target: int, of: int) -> None:
-        """Adds an operator between values and the codes of tensor `of`."""
+    def _convert(self, name: str, source: int, target: int) -> None:
+        """Adds an operator between values and codes, or between codes."""
         code, operator = self._schema.OperatorCodeT(), self._schema.OperatorT()
         code.builtinCode = code.deprecatedBuiltinCode = getattr(self._schema.BuiltinOperator, name)
-        code.version = self._versions[self._graph.tensors[of].type][name]
+        types = [self._graph.tensors[tensor].type for tensor in (source, target)]
+        code.version = max(self._versions[t][name] for t in types if t in self._versions)
         operator.opcodeIndex = self._code(code)
         operator.inputs, operator.outputs = [source], [target]
         self._added.append(operator)
@@ -210,14 +212,14 @@ class _Graft:
             )
         own = self._known[tensor]
         if self._has_codes(own):
-            own = self._copies[tensor] = self._dequantized(own)
+            own = self._copies[tensor] = self._entered(own, tensor)
         return own
 
     def _add_tensor(self, tensor: Any, data: Any = None) -> int:
         """Appends a tensor under a unique name; without data it is an activation."""
         names, name = {bytes(t.name) for t in self._graph.tensors}, bytes(tensor.name)
         while name in names:
-            name += b"/float32"
+            name += b"/wide"
         tensor.name, tensor.buffer = name, 0  # schema.fbs: buffer 0 is empty
         if data is not None:
             tensor.buffer = len(self._model.buffers)

@@ -12,7 +12,8 @@ from keras_se.compress import quantize_aware
 from keras_se.deployment import deploying, sources
 from keras_se.errors import InputError
 from keras_se.litert.convert import ConversionWarning
-from keras_se.litert.graph.flatbuffer import packed, unpacked
+from keras_se.litert.graph.flatbuffer import TFLiteModel, packed, unpacked
+from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.graph.sites import gate_nodes
 
 
@@ -99,8 +100,32 @@ def test_where_nothing_can_be_equalized_tensors_in_float_do_it(outliers, images,
     assert all(passed is (count >= parts) for count, passed in kept.values())
     # The recipe tells what was changed, and the file is still known not to have seen the samples.
     options = json.loads(found.recipe)["options"]
-    assert [*options["keep_float"], *options["keep_float_tensors"]] == [*found.attempt.changed]
+    changed = [*options["sites in float"], *options["tensors in float"]]
+    assert changed == [*found.attempt.changed]
     assert found.report.held_out.startswith("none of the 200 calibration samples")
+
+
+def test_parts_of_16_bits(network, images):
+    """For NPUs without floats: the site that is constant in int8 computes in int16."""
+    float32, wider = (to_tflite(network, name, images[100:]) for name in ("float32", "int16x8"))
+    held = hold_gates(network, {network.layers[4].name: np.full(16, 0.5)})
+    integer = to_tflite(held, "int8", images[100:])
+    mixed = keep_float(integer, wider, ["se_1", "se_2"])
+    graph = TFLiteModel(mixed).graphs[0]
+    types = {graph.type(i) for operator in graph.operators for i in operator.outputs}
+    assert types == {"INT8", "INT16"}
+    assert not verify(float32, integer, images[:100]).passed
+    assert verify(float32, mixed, images[:100]).passed
+
+
+def test_16_bits_are_tried_where_asked(outliers, images, monkeypatch):
+    monkeypatch.setattr(sources.KerasSource, "equalized", lambda self: None)
+    words = {"formats": ["int8"], "parts": "int16x8"}
+    found = deploy(outliers, images[100:], images[:100], **words)
+    assert found.attempts[1].name == "int8, 1 site in 16 bit"
+    assert found.attempt.work_kept > 0.9
+    with pytest.raises(InputError, match=r"^parts must be one of .* Received: 'float64'$"):
+        deploy(outliers, images[100:], images[:100], parts="float64")
 
 
 def test_training_is_one_of_the_tries(network, many, labels):

@@ -113,7 +113,7 @@ def test_the_rest_of_the_file_is_what_it_was(files, name):
     assert all(facts[0] != CODES[name] for facts in added.values())
     for tensor, facts in added.items():
         if facts[-1]:
-            assert facts == float_tensors[tensor.removesuffix(b"/float32")]
+            assert facts == float_tensors[tensor.removesuffix(b"/wide")]
     assert load(mixed).get_signature_list() == load(plain).get_signature_list()
     for details in (*load(mixed).get_input_details(), *load(mixed).get_output_details()):
         assert details["dtype"] == (np.int8 if name == "int8" else np.int16)
