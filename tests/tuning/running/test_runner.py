@@ -72,6 +72,21 @@ def test_outcomes_become_files(run, tmp_path):
     assert [r.timeout for r in backend.runs] == [7.5] * 2
 
 
+@pytest.mark.parametrize(
+    ("ends", "cause"),
+    [([DIED, Ended("lost")], ""), ([DIED] * 2, "its process ended with EXIT(3), in 2 attempts")],
+)
+def test_a_trial_runs_again_for_its_weights_and_leaves_nothing(tmp_path, ends, cause):
+    settings = SearchSettings((0,), 0, 2, 1, 7.5, 0)
+    backend = Scripted(ratio_2=ends)
+    with open_folder(tmp_path / "a") as folder, Runner(backend, settings, folder, "min") as runner:
+        outcome = runner.again(Run(A, 0))
+        assert list(folder.records) == []
+    assert (outcome.weights, outcome.record.cause) == (None if cause else b"weights", cause)
+    assert len(backend.runs) == (2 if cause else 3)
+    assert list((tmp_path / "a" / "weights").iterdir()) == []
+
+
 @pytest.mark.parametrize("direction", ["min", "max"])
 def test_weights_stay_of_the_best(tmp_path, direction):
     def made(number, score, seed=0):
