@@ -22,7 +22,7 @@ def network(*middle):
     keras.utils.set_random_seed(0)
     parts = [layers.Conv2D(8, 3, activation="relu"), *middle, layers.GlobalAveragePooling2D()]
     model = keras.Sequential([keras.Input((6, 6, 3)), *parts, layers.Dense(3)])
-    model.compile("adam", LOSS, jit_compile=False)
+    model.compile("adam", LOSS, run_eagerly=True)
     return model
 
 
@@ -72,7 +72,7 @@ def test_wrong_arguments(every):
 
 def test_models_in_training_with_compression():
     for aware in (quantize_aware(network(SEBlock(2)), X), prune(network(SEBlock(2)))):
-        aware.compile("adam", LOSS)
+        aware.compile("adam", LOSS, run_eagerly=True)
         gates = GateHistory(X)
         aware.fit(X, Y, epochs=2, callbacks=[gates], verbose=0)
         own = read_gates(aware, X)["se_1"]

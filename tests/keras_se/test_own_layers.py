@@ -87,7 +87,7 @@ NAMES = ["block_1/se_1", "block_2/se_1"]
 @pytest.fixture(scope="module")
 def model():
     model = network(dropout=0.3)
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", jit_compile=False)
     model.fit(X, np.zeros((128, 3)), epochs=4, verbose=0)
     return model
 

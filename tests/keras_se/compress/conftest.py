@@ -54,8 +54,8 @@ def task() -> Task:
 
 def fit(model, task, epochs=1, **settings):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    # Tracing a graph takes longer than a few steps; test_training_mode.py trains in graphs.
-    model.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=True)
+    # Tracing a graph takes longer than the few steps of one epoch.
+    model.compile(keras.optimizers.Adam(1e-3), loss, run_eagerly=epochs == 1)
     model.fit(task.x, task.y, epochs=epochs, verbose=0, **settings)
     return model
 

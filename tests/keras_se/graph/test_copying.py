@@ -264,7 +264,7 @@ def test_copies_train_and_leave_the_original():
     model = keras.Model(inputs, outputs)
     before = [v.numpy() for v in model.variables]
     new = copied(model)
-    new.compile("sgd", "mse", jit_compile=False)
+    new.compile("sgd", "mse", run_eagerly=True)
     new.fit(X, np.ones((4, 4)), verbose=0)
     for old, own, value in zip(model.variables, new.variables, before, strict=True):
         np.testing.assert_array_equal(old, value)
@@ -365,7 +365,7 @@ def test_a_default_configuration_goes_over():
 
 def test_training_does_not_go_over():
     part = Subclassed()
-    part.compile("adam", "mse", metrics=["mae"])
+    part.compile("adam", "mse", metrics=["mae"], run_eagerly=True)
     part.fit(X, X, verbose=0)
     part.custom = "kept"
     twin = check(around(part)).layers[2]

@@ -53,6 +53,8 @@ def check_layer(layer_class, arguments, inputs, tmp_path, **call):
     model = keras.Model(placeholders, layer(placeholders, **call))
     assert model.output.shape[1:] == outputs.shape[1:]
     assert model.output.dtype == str(outputs.dtype)
+    # For XLA there are tests of their own.
+    model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
     predicted = model.predict(inputs, batch_size=rows, verbose=0)
     np.testing.assert_allclose(predicted, outputs, atol=1e-5)
 
@@ -67,7 +69,6 @@ def check_layer(layer_class, arguments, inputs, tmp_path, **call):
 
     # Two training steps change every weight variable.
     before = model.get_weights()
-    model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=False)
     targets = np.random.default_rng(1).normal(size=outputs.shape)
     for _ in range(2):
         model.train_on_batch(inputs, targets)

@@ -183,7 +183,7 @@ def test_equal_weights_of_two_layers_are_not_shared():
 
 def test_what_is_trained_in_one_frame_is_trained_in_all():
     new = adopt(five_frames())
-    new.compile("sgd", "mse", jit_compile=False)
+    new.compile("sgd", "mse", run_eagerly=True)
     x = RNG.normal(size=(4, 5, 6, 6, C)).astype("float32")
     new.fit(x, 0.0 * x, verbose=0)
     np.testing.assert_allclose(new(x)[:, 0], new(x[:, [0] * 5])[:, 4], atol=1e-6)

@@ -80,7 +80,7 @@ def test_no_sparsity_and_a_single_step():
     x, y = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
     for sparsity, share in ((0, 0.0), (0.5, 0.5)):
         pruned = prune(without_se(), sparsity)
-        pruned.compile("sgd", "mse")
+        pruned.compile("sgd", "mse", run_eagerly=True)
         pruned.fit(x, y, verbose=0)
         assert set(zeros(strip(pruned)).values()) == {share}
 

@@ -28,9 +28,8 @@ def test_round_trip_is_exact_and_leaves_both_as_they_were(classifier, task):
 
 def test_training_in_tf_keras_comes_back(classifier, task, fitted):
     converted = to_tf_keras(classifier)
-    converted.compile(
-        tf_keras.optimizers.Adam(1e-3), tf_keras.losses.SparseCategoricalCrossentropy(True)
-    )
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(True)
+    converted.compile(tf_keras.optimizers.Adam(1e-3), loss, run_eagerly=True)
     converted.fit(task.x, task.y, epochs=1, verbose=0)
     back = from_tf_keras(converted, like=classifier)
     ours, theirs = back.predict(task.x_test, verbose=0), converted.predict(task.x_test, verbose=0)
