@@ -39,7 +39,7 @@ def probabilities():
 
 def compiled():
     model = plain("softmax")
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
     return model
 
 @keras.saving.register_keras_serializable()
@@ -52,13 +52,13 @@ class Sometimes(keras.optimizers.SGD):
 
 def sometimes():
     model = plain("softmax")
-    model.compile(Sometimes(), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(Sometimes(), "sparse_categorical_crossentropy", run_eagerly=True)
     return model
 
 def with_hp(hp):
     model = plain("softmax")
     rate = hp.Choice("rate", [0.1, 0.01])
-    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", run_eagerly=True)
     return model
 
 def never():
