@@ -168,7 +168,7 @@ def resumed(folder: Path) -> int:
 
 def recorded(folder: Path) -> int:
     """The exit code of gates that were recorded on a device."""
-    from keras_se.litert.probing import recorded_gates
+    from keras_se.litert.devices.probing import recorded_gates
 
     return function(lambda: recorded_gates(folder / "se.tflite", folder / "gates.npz"))
 

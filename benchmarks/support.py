@@ -16,7 +16,8 @@ from keras_se import SEBlock, to_tflite
 from keras_se.errors import InputError
 from keras_se.layers.gates import GATES
 from keras_se.layers.squeezes import SQUEEZES
-from keras_se.litert.delegation import delegation
+from keras_se.litert import npu
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.formats import FORMATS
 from keras_se.litert.graph.sites import gate_codes, gate_nodes
 from keras_se.litert.support import FIELDS, Support
@@ -62,17 +63,18 @@ def measure(rank: int, format: str, chosen: list[Pair]) -> Iterator[Support]:
                 yield from measure(rank, format, [pair])
         else:
             (gate, squeeze), reason = chosen[0], str(error).rpartition("says: ")[-1]
-            yield Support(gate, squeeze, rank, format, (), (), 0, None, None, reason)
+            yield Support(gate, squeeze, rank, format, (), (), 0, None, None, None, reason)
         return
     found = delegation(tflite).sites
     nodes = {node.site.channels - 8: node for node in gate_nodes(tflite)}
     codes = gate_codes(tflite)
+    on_npu = npu(tflite).sites if format == "int8" else {}
     for n, (gate, squeeze) in enumerate(chosen):
         site = found[nodes[n].site.name]
         step, ceiling = codes[site.name] or (None, None)
         yield Support(
             *(gate, squeeze, rank, format, site.operators, site.undelegated, site.partitions),
-            *(step, ceiling, ""),
+            *(step, ceiling, on_npu[site.name].on_cpu if on_npu else None, ""),
         )
 
 
@@ -109,12 +111,14 @@ def page(rows: list[Support]) -> str:
         "and in part by the tests; as data: `keras_se.litert.support.support_table()`. Operations",
         "from the pooling to the product; **bold** ones are not delegated, *n* is the number of",
         "delegate partitions of the site. Step and ceiling are those that the format pins;",
-        "elsewhere they come from calibration, or there are none.",
+        "elsewhere they come from calibration, or there are none. *Off the NPU*: the operations",
+        "of an int8 file that stay on the CPU of an Arm Ethos-U55 or U65 NPU, by its compiler; an",
+        "Ethos-U85 takes DIV, too. The NPU takes all others.",
     ]
     for rank, what in ((4, "Images"), (3, "Sequences"), (5, "Volumes")):
         lines += ["", f"## {what} (rank {rank})", ""]
-        lines += ["| gate | squeeze | formats | operations | n | step | ceiling |"]
-        lines += ["|---|---|---|---|---|---|---|"]
+        lines += ["| gate | squeeze | formats | operations | n | off the NPU | step | ceiling |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
         cells: dict[tuple[str, ...], list[str]] = {}
         for row in (row for row in rows if row.rank == rank):
             cells.setdefault((row.gate, row.squeeze, *_cells(row)), []).append(row.format)
@@ -125,11 +129,11 @@ def page(rows: list[Support]) -> str:
 
 def _cells(row: Support) -> tuple[str, ...]:
     if row.refused:
-        return f"refused: {row.refused}", "", "", ""
+        return f"refused: {row.refused}", "", "", "", ""
     names = (f"**{name}**" if name in row.undelegated else name for name in row.operators)
     step = "" if row.step is None else f"1/{round(1 / row.step)}"
     ceiling = "" if row.ceiling is None else f"{row.ceiling:.6g}"
-    return ", ".join(names), str(row.partitions), step, ceiling
+    return ", ".join(names), str(row.partitions), ", ".join(row.npu or ()), step, ceiling
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import keras
 from sklearn.datasets import load_digits
 
 import keras_se
-import keras_se.litert.delegation
+import keras_se.litert.devices.delegation
 from keras_se import SEBlock
 from keras_se.litert.runtime import predict
 
@@ -41,7 +41,7 @@ files = {}
 for file_format in ("float32", "float16", "dynamic", "weight_only", "int8", "int16x8"):
     tflite = keras_se.to_tflite(model, file_format, calibration=x_train[:300])
     files[file_format] = tflite
-    sites = keras_se.litert.delegation.delegation(tflite).sites
+    sites = keras_se.litert.devices.delegation.delegation(tflite).sites
     partitions = [site.partitions for site in sites.values()]
     print(f"{file_format}: {len(tflite):,} bytes, delegate partitions of the sites {partitions}")
 

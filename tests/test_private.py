@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # LiteRT has no public list of the operations that its delegate took.
 # TensorFlow decides at the first use which Keras it means, before tfmot has changed its mind.
 EXCEPTIONS = {
-    ("keras_se/litert/delegation.py", "interpreter._get_ops_details"),
+    ("keras_se/litert/devices/delegation.py", "interpreter._get_ops_details"),
     ("keras_se/compress/tfmot/bridge/environment.py", "load_tensorflow().keras"),
     ("keras_se/compress/tfmot/bridge/environment.py", "load_tensorflow().keras.Model"),
 }

@@ -14,7 +14,8 @@ from keras_se.data import load_inputs
 from keras_se.errors import InputError
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
+from keras_se.litert.devices.npu import ACCELERATORS, Accelerator, npu
 from keras_se.litert.runtime import file_input_shapes
 from keras_se.sites.curves import draw_gate_curves
 from keras_se.sites.statistics import gate_statistics, to_json
@@ -28,6 +29,12 @@ _NO_WORTH = "worth: none, since constant gates at all sites give almost the same
 @click.option("--data", help=DATA_HELP)
 @tau_option
 @click.option("--worth", "with_worth", is_flag=True, help="Also show what each site does.")
+@click.option(
+    "--npu",
+    "accelerator",
+    type=click.Choice(ACCELERATORS),
+    help="Instead, show what SE costs in an int8 file on this Arm NPU, without --data.",
+)
 @json_option
 @click.option("--plot", help="Also draw the mean gates of each class: FILE.svg, .png or .pdf.")
 @overwrite_option
@@ -36,12 +43,18 @@ def gates_command(
     data: str | None,
     tau: float,
     with_worth: bool,
+    accelerator: Accelerator | None,
     json_path: str | None,
     plot: str | None,
     overwrite: bool,
 ) -> None:
     """Show the SE sites of MODEL.keras or FILE.tflite; with --data, the values of their gates."""
     _check_outputs(json_path, plot, overwrite)
+    if accelerator is not None:
+        if data is not None or with_worth or plot is not None:
+            raise InputError("--npu goes with --json only. Received: --data, --worth or --plot")
+        _print_npu(model_or_tflite, accelerator, json_path, overwrite)
+        return
     # `not >=` also refuses NaN.
     if not tau >= 0.0:
         raise InputError(f"--tau must be at least 0. Received: {tau}")
@@ -78,6 +91,14 @@ def gates_command(
     if worth is not None:
         click.echo(_WORTH if worth else _NO_WORTH)
     write_outputs(contents, overwrite)
+
+
+def _print_npu(
+    tflite: str, accelerator: Accelerator, json_path: str | None, overwrite: bool
+) -> None:
+    report = npu(tflite, accelerator)
+    click.echo(f"{tflite}\n{report}", nl=False)
+    write_outputs({} if json_path is None else {json_path: report.to_json().encode()}, overwrite)
 
 
 def _check_outputs(json_path: str | None, plot: str | None, overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from keras_se.display.text import figure, printable
-from keras_se.litert.delegation import SiteDelegation
+from keras_se.litert.devices.delegation import SiteDelegation
 from keras_se.sites.site import Site
 from keras_se.sites.statistics import GateStatistics
 

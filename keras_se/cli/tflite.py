@@ -17,7 +17,7 @@ from keras_se.display.progress import showing
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.convert import convert
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
 from keras_se.verification.reports.text import described

@@ -16,7 +16,7 @@ from keras_se.deployment.kept_files import KeptFiles
 from keras_se.display.progress import step
 from keras_se.errors import InputError
 from keras_se.litert.convert import ConversionWarning
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.inputs import Samples
 from keras_se.litert.runtime import Runner

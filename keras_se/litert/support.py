@@ -1,6 +1,7 @@
 """The operators, delegation and gate codes of an SE block in each TFLite format.
 
-Every row is measured on LiteRT's default CPU delegate; the tests measure a part of them again.
+Every row is measured on LiteRT's default CPU delegate, and for int8 with the compiler of an NPU; a
+part of them the tests measure again.
 `benchmarks/support.py` rewrites the table.
 """
 
@@ -26,6 +27,8 @@ class Support:
         step: Distance of two gate codes if the format fixes it; `None` in floating point and where
             calibration sets it.
         ceiling: Largest gate that these codes represent; `None` with `step`.
+        npu: The operators of an int8 file that an Arm Ethos-U55 or U65 leaves to the CPU; `None`
+            for the other formats, which are not for it.
         refused: Why the conversion raises; empty if it succeeds.
     """
 
@@ -38,6 +41,7 @@ class Support:
     partitions: int
     step: float | None
     ceiling: float | None
+    npu: tuple[str, ...] | None
     refused: str
 
 
@@ -68,10 +72,15 @@ def support_table() -> tuple[Support, ...]:
             partitions=int(row["partitions"]),
             step=float(row["step"]) if row["step"] else None,
             ceiling=float(row["ceiling"]) if row["ceiling"] else None,
+            npu=tuple(row["npu"].split()) if _is_for_npu(row) else None,
             refused=row["refused"],
         )
         for row in csv.DictReader(text.splitlines())
     )
+
+
+def _is_for_npu(row: dict[str, str]) -> bool:
+    return row["format"] == "int8" and not row["refused"]
 
 
 def support_row(gate: str, squeeze: Any, rank: int, format: str) -> Support | None:

@@ -15,12 +15,12 @@ import numpy as np
 
 from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
-from keras_se.litert.delegation import SiteDelegation, delegation
+from keras_se.litert.devices.delegation import SiteDelegation, delegation
+from keras_se.litert.devices.probing import recorded_gates
 from keras_se.litert.gates import GateReader
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import gate_codes, gate_nodes, precision
 from keras_se.litert.inputs import Samples
-from keras_se.litert.probing import recorded_gates
 from keras_se.litert.recipe import calibration_rows, used_rows
 from keras_se.litert.runtime import runtime_name
 from keras_se.sites.site import PREFIXES

@@ -18,7 +18,7 @@ from keras_se.sites.site import FORMS, Form
 
 REPEATS = {"BROADCAST_TO", "TILE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"}
 _FILLS = {"ADD": 0.0, "MUL": 1.0}  # repeat gates, too, with a constant of this value
-_MATRICES = {"CONV_2D", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+MATRICES = {"CONV_2D", "CONV_3D", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _MAX_MATRICES = 2
 
 
@@ -228,7 +228,7 @@ def _length(shape: Shape, batch: int) -> int:
 
 def _is_matrix(graph: SubGraph, operator: Operator, batch: int) -> bool:
     """Whether an operator multiplies a whole vector by a matrix."""
-    if operator.name not in _MATRICES:
+    if operator.name not in MATRICES:
         return False
     shape = graph.shape(graph.data_inputs(operator)[0])
     # A convolution with fewer input channels slides along the vector.
@@ -242,7 +242,7 @@ def _depth(graph: SubGraph, gate: int, operators: Operators, matrices: Iterable[
     depths: dict[int, int] = {}
     for operator in operators.values():
         inputs = graph.data_inputs(operator)
-        if operator.name in _MATRICES and len(inputs) != 1:
+        if operator.name in MATRICES and len(inputs) != 1:
             return 0
         depth = max((depths.get(i, 0) for i in inputs), default=0)
         depths.update(dict.fromkeys(operator.outputs, depth + (operator.position in positions)))

@@ -33,6 +33,15 @@ def test_without_data_it_lists_the_sites(keras_se_command, capsys):
         assert ("5, partitions: 1, left: none" in printed) == (name == "se.tflite")
 
 
+def test_npu(tmp_path, keras_se_command, capsys):
+    report = tmp_path / "npu.json"
+    assert keras_se_command("gates se.tflite --npu ethos-u85-256 --json", report) == 0
+    printed = capsys.readouterr().out
+    content = json.loads(report.read_text())
+    assert f"SE runs on the NPU; it takes {content['conclusion'].split('takes ')[1]}" in printed
+    assert [*content["sites"]] == ["se_1", "se_2"]
+
+
 def test_worth(tmp_path, keras_se_command, capsys):
     report = tmp_path / "gates.json"
     assert keras_se_command("gates se.keras --data data.npz --worth --json", report) == 0
@@ -65,6 +74,10 @@ def test_plot(tmp_path, keras_se_command):
     [
         ("gates plain.keras", "gates needs a model with SE sites. Received: plain.keras with none"),
         ("gates no.tflite", "must exist to be read"),
+        ("gates no.tflite --npu ethos-u55-128", "must exist to be read"),
+        ("gates se.keras --npu ethos-u55-128", "holds 'TFL3' at byte 4. Received: se.keras"),
+        ("gates se.tflite --npu ethos-u55", "'ethos-u55' is not one of"),
+        ("gates se.tflite --npu ethos-u55-128 --worth", "--npu goes with --json only"),
         ("gates se.keras --data data.npz --tau -1", "--tau must be at least 0. Received: -1.0"),
         ("gates se.keras --plot a.svg", "--worth, --json and --plot need --data"),
         ("gates se.tflite --data data.npz --worth", "The reference must be a Keras model or a"),

@@ -10,7 +10,7 @@ from keras_se.compress.quantization import ENGINES
 from keras_se.errors import InputError
 from keras_se.layers import FakeQuantize, QuantizeAware, QuantizeAwareSEBlock
 from keras_se.litert.convert import ConversionWarning
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.graph.sites import float_operators, operator_names
 from keras_se.litert.runtime import load, predict
 

@@ -10,7 +10,7 @@ import pytest
 from keras_se import SEBlock, to_tflite
 from keras_se.layers.gates import GATES
 from keras_se.layers.squeezes import SQUEEZES
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.formats import FORMATS
 from keras_se.litert.support import support_row, support_table
 

@@ -12,7 +12,7 @@ from keras_se import SEBlock, compress, insert
 from keras_se.compress import cluster, prune, strip
 from keras_se.compress.tfmot.bridge.weights import base_name
 from keras_se.errors import InputError
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.graph.sites import float_operators
 from keras_se.litert.runtime import predict
 

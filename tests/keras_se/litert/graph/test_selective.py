@@ -5,13 +5,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_se import SEBlock, read_gates, to_tflite
 from keras_se.errors import InputError
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
+from keras_se.litert.devices.probing import probe
 from keras_se.litert.gates import file_gates
 from keras_se.litert.graph.flatbuffer import TFLiteModel, packed, unpacked
 from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.graph.sites import gate_nodes, operator_names
 from keras_se.litert.matching import match_sites
-from keras_se.litert.probing import probe
 from keras_se.litert.runtime import load, predict
 
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")

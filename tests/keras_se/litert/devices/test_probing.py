@@ -8,10 +8,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_se import SEBlock, find_sites, to_tflite
 from keras_se.errors import InputError
+from keras_se.litert.devices.probing import probe, recorded_gates
 from keras_se.litert.gates import file_gates
 from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.graph.sites import gate_nodes, operator_names
-from keras_se.litert.probing import probe, recorded_gates
 from keras_se.litert.runtime import load, predict
 
 FORMATS = ("float32", "float16", "int8", "int16x8")

@@ -3,7 +3,7 @@ import pytest
 
 from keras_se import SEBlock, to_tflite
 from keras_se.errors import InputError
-from keras_se.litert.delegation import delegation
+from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.graph.flatbuffer import packed, unpacked
 
 

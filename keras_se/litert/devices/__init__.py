@@ -1,0 +1,1 @@
+"""What devices make of a TFLite file: the CPU, a phone, an NPU."""
