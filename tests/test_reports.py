@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_se import SEBlock, compression_report, cost, deploy, fold, to_tflite, verify
+from keras_se.litert import npu
 from tuning import Cheapest, DeployedRecord, ScoreTable, SearchResult, TrialRecord
 from tuning.choice.ratio_fit import RatioFit
 from tuning.result import Confirmation
@@ -117,6 +118,7 @@ def reports(networks, images):
         "CompressionReport": compression_report(model, model, images[:64]),
         "Folding": fold(model, images[:64], tolerance=math.inf),
         "Deployment": deploy(to_tflite(model, "float32"), images[100:], images[:100]),
+        "NpuReport": npu(to_tflite(model, "int8", images[100:])),
         "CostReport": cost(small),
         "SearchResult": search_result(),
     }

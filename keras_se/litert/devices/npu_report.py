@@ -1,14 +1,13 @@
 """What an NPU makes of a TFLite file, as data classes."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from rich.table import Table
+from keras_se.display.shown import Shown
+from keras_se.display.table import Column, Table, names
+from keras_se.display.text import Part
 
-from keras_se.display.text import Shown, json_text, rendered, site_table
-
-_SCHEMA = 1  # of the JSON text; it grows when a name changes its meaning
 _LEGEND = (
     "Cycles as the compiler estimates them, and their share of the file's. Operators that stay on "
     "the CPU have none: what they cost there is not known here."
@@ -54,6 +53,8 @@ class NpuReport(Shown):
             cycles are among those of the file only.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("conclusion",)
+
     accelerator: str
     compiler: str
     cycles: int
@@ -79,25 +80,31 @@ class NpuReport(Shown):
         rest = "on the NPU it" if left else "it"
         return f"{where}; {rest} takes {share:.1%} of the file's {self.cycles:,} cycles."
 
-    def __str__(self) -> str:
-        return rendered((self.conclusion, self._table(), *self._remarks(), _LEGEND, self._by))
-
-    def to_json(self) -> str:
-        """Returns the report as JSON text."""
-        content = dataclasses.asdict(self)
-        return json_text({"schema": _SCHEMA, "conclusion": self.conclusion, **content})
+    def parts(self) -> Iterator[Part]:
+        """Yields the conclusion, the table of the sites, and what the figures are."""
+        yield self.conclusion
+        yield self._table()
+        yield from self._remarks()
+        yield _LEGEND
+        yield self._by
 
     @property
     def _by(self) -> str:
         return f"For {self.accelerator}, by {self.compiler}."
 
     def _table(self) -> Table:
-        table = site_table("squeeze", "excitation", "product", "site's share", "on the CPU")
-        for name, site in self.sites.items():
-            parts = map(self._part, (site.squeeze, site.excitation, site.product))
-            left = ", ".join(site.on_cpu) or "none"
-            table.add_row(name, *parts, f"{self._share(site.cycles):.1%}", left)
-        return table
+        sites = self.sites.values()
+        return Table(
+            "sites",
+            (
+                names("site", [*self.sites]),
+                Column("squeeze", [self._part(site.squeeze) for site in sites]),
+                Column("excitation", [self._part(site.excitation) for site in sites]),
+                Column("product", [self._part(site.product) for site in sites]),
+                Column("site's share", [f"{self._share(site.cycles):.1%}" for site in sites]),
+                Column("on the CPU", [", ".join(site.on_cpu) or "none" for site in sites]),
+            ),
+        )
 
     def _part(self, cycles: int) -> str:
         return f"{cycles:,} ({self._share(cycles):.1%})"
