@@ -15,6 +15,7 @@ from keras_se.cli.options import (
 from keras_se.data import load_inputs
 from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
+from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
 from keras_se.litert.formats import FORMATS, FormatName
 from keras_se.litert.recipe import recipe_path
 
@@ -47,11 +48,15 @@ _html_option = click.option(
     "formats",
     multiple=True,
     type=click.Choice(list(FORMATS)),
-    help="Try this format; may be repeated. Default: int8, int16x8, weight_only, and float16 of a "
-    "model.",
+    help="Try this format; may be repeated. Default: int8, int16x8, weight_only, float16.",
 )
 @choice_option("--prefer", ("size", "latency"), "Which file to take of those that pass.")
 @_strict_option
+@click.option(
+    "--npu",
+    type=click.Choice(ACCELERATORS),
+    help="Take the file that is cheapest on this NPU, by operators on the CPU, then cycles.",
+)
 @choice_option("--parts", ("float32", "int16x8"), "What computes where gates are lost.")
 @click.option(
     "--fold",
@@ -71,6 +76,7 @@ def deploy_command(
     formats: tuple[FormatName, ...],
     prefer: Preference,
     strict: bool,
+    npu: Accelerator | None,
     parts: Parts,
     fold: float,
     input_shape: tuple[int, ...] | None,
@@ -98,6 +104,7 @@ def deploy_command(
         formats=formats or None,
         prefer=prefer,
         strict=strict,
+        npu=npu,
         parts=parts,
         fold=fold,
         input_shape=input_shape,

@@ -1,6 +1,6 @@
 """A file that was tried, with what was measured of it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from keras_se.verification.latency import Latency
@@ -33,6 +33,8 @@ class Attempt:
             are in float32.
         sha256: Digest of the file.
         latency: Time of one inference, measured beside the others; `None` if it was not.
+        npu: On an NPU, the number of operators that stay on the CPU, and the cycles of the rest as
+            its compiler estimates them; `None` if no NPU was named, or if it takes nothing.
     """
 
     name: str
@@ -50,10 +52,7 @@ class Attempt:
     changed: tuple[str, ...]
     sha256: str
     latency: Latency | None = None
-
-    def timed(self, latency: Latency) -> "Attempt":
-        """Returns the attempt with its latency."""
-        return replace(self, latency=latency)
+    npu: tuple[int, int] | None = None
 
 
 def attempt_of(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
-from keras_se.deployment.deployment import Deployment, Preference
+from keras_se.deployment.deployment import Criterion, Deployment, Preference
 from keras_se.deployment.kept_files import KeptFiles
 from keras_se.deployment.sources import FileSource, KerasSource, Source
 from keras_se.deployment.tries import Made, Tries
@@ -19,6 +19,8 @@ from keras_se.errors import InputError
 from keras_se.files import write_files
 from keras_se.graph.compressed import check_plain
 from keras_se.litert.convert import check_outputs
+from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
+from keras_se.litert.devices.npu import npu as npu_of
 from keras_se.litert.formats import FormatName
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
@@ -48,6 +50,7 @@ def deploy(
     prefer: Preference = "size",
     strict: bool = False,
     parts: Parts = "float32",
+    npu: Accelerator | None = None,
     train: Callable[[Any], Any] | None = None,
     fold: bool | float = False,
     input_shape: Sequence[int] | None = None,
@@ -71,13 +74,15 @@ def deploy(
         y: Their labels. With them a file must keep the accuracy of the float network.
         tolerance: By how much accuracy may fall: the 95 % interval of the difference, paired by
             sample, must not reach further. To show 0.01 takes 200 samples or more.
-        formats: Which formats to try; by default int8, int16x8, weight_only and, of a Keras model,
-            float16.
+        formats: Which formats to try; by default int8, int16x8, weight_only and float16.
         prefer: `"size"`: of the files that pass take the smallest, and stop at an int8 file that
             passes as it is; `"latency"`: try all, and take the fastest on this machine.
         strict: Whether every site must survive, as for `verify`.
         parts: What computes where the gates of an int8 file are lost: `"float32"`, or `"int16x8"`,
             which an NPU without floats takes, and for which XNNPACK has no kernels.
+        npu: An NPU that `keras_se.litert.npu` knows, such as `"ethos-u55-128"`. Then everything is
+            tried, and of the files that pass that is taken which leaves the fewest operators to the
+            CPU, and of these the one of the fewest cycles.
         train: A function that compiles and fits the model that it is given. With it, int8 after
             `keras_se.compress.quantize_aware` is tried, too.
         fold: The share of SE's work that `keras_se.fold` may take from a Keras model first, on the
@@ -110,6 +115,8 @@ def deploy(
         'int8'
     """
     _check(tolerance, prefer, path, overwrite)
+    if npu is not None and npu not in ACCELERATORS:
+        raise InputError(f"npu must be one of {list(ACCELERATORS)}. Received: {npu!r}")
     if parts not in get_args(Parts):
         raise InputError(f"parts must be one of {list(get_args(Parts))}. Received: {parts!r}")
     given = model_or_float_tflite
@@ -123,8 +130,9 @@ def deploy(
     kept = KeptFiles(None if path is None else Path(path), [source.float32, *_bytes(calibration)])
     tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original)
     tries.notes += notes
-    _try_all(tries, source, wanted, prefer, train, parts)
-    best, report = _timed_best(tries, prefer, samples), None
+    by: Criterion = prefer if npu is None else "npu"
+    _try_all(tries, source, wanted, by, train, parts)
+    best, report = _measured_best(tries, by, samples, npu), None
     # The verdict on a network that was changed is that of its own float file already.
     if best.trained is None and original is None:
         with step("the verdict"):
@@ -138,7 +146,7 @@ def deploy(
                 input_shape=input_shape,
             )
     report = report or best.report
-    return _finished(tries, best, report, tolerance, prefer, path, overwrite, kept)
+    return _finished(tries, best, report, tolerance, by, path, overwrite, kept)
 
 
 @with_progress
@@ -192,7 +200,7 @@ def repair(
     base = tries.add(precision(integer), lambda: (integer, ""))
     if base is not None and not base.attempt.passed:
         tries.mend(base, float32)
-    best = _timed_best(tries, "size", samples)
+    best = _measured_best(tries, "size", samples)
     return _finished(tries, best, best.report, tolerance, "size", path, overwrite, kept)
 
 
@@ -266,14 +274,14 @@ def _try_all(
     tries: Tries,
     source: Source,
     formats: Sequence[FormatName],
-    prefer: Preference,
+    by: Criterion,
     train: Callable[[Any], Any] | None,
     parts: Parts,
 ) -> None:
     if "int8" in formats:
         _try_integers(tries, source, train, parts)
         # Nothing else is smaller than a file that is all in int8.
-        if prefer == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
+        if by == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
     for file_format in formats:
         if file_format != "int8":
@@ -316,7 +324,9 @@ def _nearness(made: Made) -> tuple[Any, ...]:
     )
 
 
-def _timed_best(tries: Tries, prefer: Preference, samples: Samples) -> Made:
+def _measured_best(
+    tries: Tries, by: Criterion, samples: Samples, accelerator: Accelerator | None = None
+) -> Made:
     """Times all files in one run, and returns the one to ship, or the nearest to it."""
     if not tries.made:
         name, why = next(iter(tries.refused.items()))
@@ -327,16 +337,33 @@ def _timed_best(tries: Tries, prefer: Preference, samples: Samples) -> Made:
     with step("latency of each file"):
         found = latencies([made.content for made in tries.made], samples)
     tries.made = [
-        replace(made, attempt=made.attempt.timed(time))
+        replace(made, attempt=replace(made.attempt, latency=time, npu=_on_npu(made, accelerator)))
         for made, time in zip(tries.made, found, strict=True)
     ]
     passed = [made for made in tries.made if made.attempt.passed]
-    if not passed:
-        return max(tries.made, key=_nearness)
-    times = {id(made): time.median for made, time in zip(tries.made, found, strict=True)}
-    if prefer == "latency":
-        return min(passed, key=lambda made: times[id(made)])
-    return min(passed, key=lambda made: (made.attempt.bytes, len(made.attempt.changed)))
+    return min(passed, key=_cost(by)) if passed else max(tries.made, key=_nearness)
+
+
+def _on_npu(made: Made, accelerator: Accelerator | None) -> tuple[int, int] | None:
+    if accelerator is None:
+        return None
+    try:
+        return npu_of(made.content, accelerator).cost
+    except InputError:  # a file without 8-bit codes; the name was checked before
+        return None
+
+
+def _cost(by: Criterion) -> Callable[[Made], Any]:
+    def cost(made: Made) -> Any:
+        attempt = made.attempt
+        size = (attempt.bytes, len(attempt.changed))
+        if by == "latency" and attempt.latency is not None:
+            return attempt.latency.median
+        if by == "npu":
+            return (attempt.npu is None, attempt.npu or (0, 0), size)
+        return size
+
+    return cost
 
 
 def _finished(
@@ -344,7 +371,7 @@ def _finished(
     best: Made,
     report: GateReport,
     tolerance: float,
-    prefer: Preference,
+    by: Criterion,
     path: str | os.PathLike[str] | None,
     overwrite: bool,
     kept: KeptFiles,
@@ -365,7 +392,7 @@ def _finished(
         notes=tuple(dict.fromkeys(tries.notes)),
         report=report,
         tolerance=tolerance,
-        prefer=prefer,
+        prefer=by,
         tflite=best.content,
         recipe=best.recipe,
     )

@@ -1,6 +1,6 @@
 """The file to ship and all that was tried for it, as a data class and as a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -14,6 +14,7 @@ from keras_se.verification.reports.page import verdict_page
 from keras_se.verification.reports.text import interval_text, listed
 
 Preference = Literal["size", "latency"]
+Criterion = Preference | Literal["npu"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Deployment(Paged):
     notes: tuple[str, ...]
     report: GateReport
     tolerance: float
-    prefer: Preference
+    prefer: Criterion
     tflite: bytes = field(repr=False, compare=False)
     recipe: str = field(repr=False, compare=False)
 
@@ -102,9 +103,18 @@ def _table(deployment: Deployment) -> Table:
             Column("W", [figure(attempt.work_kept, ".3f") for attempt in attempts]),
             Column("lowest R²", [figure(a.lowest_r2, ".2f") for a in attempts], "R²"),
             Column("outside of the delegate", [str(a.undelegated) for a in attempts], "off"),
+            *_on_npu(attempts),
             Column("passes", [_mark(a, a.name == deployment.chosen) for a in attempts]),
         ),
     )
+
+
+def _on_npu(attempts: Sequence[Attempt]) -> list[Column]:
+    found = [attempt.npu for attempt in attempts]
+    if not any(found):
+        return []
+    cells = ["-" if cost is None else f"{cost[1]:,} + {cost[0]}" for cost in found]
+    return [Column("NPU cycles + operators on the CPU", cells, "NPU")]
 
 
 def _in_words(latency: Latency) -> str:
@@ -123,6 +133,8 @@ def _notes(deployment: Deployment) -> Iterator[str]:
         "W: share of SE's work that is kept. R²: the lowest of a site. off: operators outside of "
         "the CPU delegate. ms: median of one inference, ± half of the range between quartiles."
     )
+    if any(attempt.npu for attempt in deployment.attempts):
+        yield "NPU: cycles as its compiler estimates them + operators that stay on the CPU."
     for name, why in deployment.refused.items():
         yield f"{name} could not be made: {why}"
     yield from deployment.notes
@@ -132,6 +144,6 @@ def _notes(deployment: Deployment) -> Iterator[str]:
     labels = deployment.attempt.accuracy_verdict
     if labels:
         yield f"Accuracy may fall by at most {deployment.tolerance:g}."
-    by = {"size": "smallest", "latency": "fastest"}[deployment.prefer]
+    by = {"size": "smallest", "latency": "fastest", "npu": "cheapest on the NPU"}[deployment.prefer]
     yield f"Of the files that pass the {by} is taken."
     yield f"On {deployment.report.samples:,} samples; {deployment.report.runtime}."

@@ -17,7 +17,7 @@ _SAMPLES = 32
 def drifts(
     float32: bytes, quantized: bytes, samples: Samples, sites: Sequence[str] = ()
 ) -> list[tuple[str, float]]:
-    """Returns the tensors whose codes add an error, with that error, the largest first.
+    """Returns the tensors that are codes, with the error that these add, the largest first.
 
     The error of a tensor is the mean over its channels of the mean square error over the variance,
     at most 1 each; what it adds is the rest behind the largest one of the tensors it is made of.
@@ -40,10 +40,9 @@ def drifts(
     for operator in graph.operators:
         given = max((errors.get(i, 0.0) for i in operator.inputs), default=0.0)
         for tensor in operator.outputs:
-            added = errors.get(tensor, 0.0) - given
             is_inside = inside.get(operator.position, tensor) != tensor
-            if added > 0.0 and not is_inside:
-                found.append((tensor, added))
+            if tensor in errors and not is_inside:
+                found.append((tensor, errors[tensor] - given))
     found.sort(key=lambda item: (item[0] not in first, -item[1]))
     return [(graph.name(tensor), added) for tensor, added in found]
 

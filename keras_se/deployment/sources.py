@@ -23,6 +23,18 @@ from keras_se.litert.recipe import file_recipe, signed
 from keras_se.litert.runtime import Runner, check_loads, run_once
 from keras_se.stderr import capture_stderr
 
+_FLOAT16 = [  # of `litert_quantizer.recipe_manager`
+    {
+        "regex": ".*",
+        "operation": "*",
+        "algorithm_key": "float_casting",
+        "op_config": {
+            "weight_tensor_config": {"num_bits": 16, "dtype": "FLOAT"},
+            "compute_precision": "FLOAT",
+            "explicit_dequantize": True,
+        },
+    }
+]
 _RECIPES = {  # of `litert_quantizer.recipe`
     "int8": "static_wi8_ai8",
     "int16x8": "static_wi8_ai16",
@@ -135,7 +147,7 @@ class FileSource:
         possible: What can be made of it.
     """
 
-    formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only")
+    formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only", "float16")
     possible: tuple[FormatName, ...] = (*formats, "dynamic")
 
     def __init__(self, tflite: TFLite, calibration: Any) -> None:
@@ -155,7 +167,9 @@ class FileSource:
     def _quantized(self, file_format: str) -> bytes:
         quantizers: Any = import_extra("litert_quantizer.quantizer", "litert")
         recipes: Any = import_extra("litert_quantizer.recipe", "litert")
-        recipe = getattr(recipes, _RECIPES[file_format])()
+        recipe: Any = _FLOAT16
+        if file_format != "float16":
+            recipe = getattr(recipes, _RECIPES[file_format])()
         try:
             with (
                 capture_stderr(),

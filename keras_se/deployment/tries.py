@@ -148,8 +148,8 @@ class Tries:
         tensors = [name for name, _ in drifts(float32, base.content, self._samples, failed)]
         if not tensors:
             self.notes.append(
-                f"{base.attempt.name}: no tensor of it that adds an error has the name of one in "
-                "the float file, so that only sites can be in float."
+                f"{base.attempt.name}: no tensor of it has the name of one in the float file, so "
+                "that only sites can be in float."
             )
         self._fewest(base, donor, tensors, lambda some: (sites, some))
 

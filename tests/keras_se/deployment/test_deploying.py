@@ -11,6 +11,7 @@ from keras_se import SEBlock, deploy, repair, to_tflite, verify
 from keras_se.compress import quantize_aware
 from keras_se.deployment import deploying, sources
 from keras_se.errors import InputError
+from keras_se.litert import npu
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.graph.flatbuffer import TFLiteModel, packed, unpacked
 from keras_se.litert.graph.selective import keep_float
@@ -173,6 +174,20 @@ def test_all_formats_are_tried_for_the_fastest(network, many, labels):
     times = {a.name: a.latency.median for a in found.attempts if a.passed}
     assert found.chosen == min(times, key=times.get)
     assert all(a.latency.low <= a.latency.median <= a.latency.high for a in found.attempts)
+
+
+def test_the_cheapest_file_on_an_npu(network, images, tmp_path):
+    """In floats nothing is for the NPU."""
+    words = {"formats": ["int8", "float16"], "npu": "ethos-u55-128"}
+    found = deploy(to_tflite(network, "float32"), images[100:], images[:100], **words)
+    assert (found.chosen, found.prefer) == ("int8", "npu")
+    integer, half = found.attempts
+    assert integer.npu == npu(found.tflite).cost
+    assert half.npu is None
+    assert f"{integer.npu[1]:,} + 0" in str(found)
+    assert "cheapest on the NPU is taken" in " ".join(str(found).split())
+    with pytest.raises(InputError, match=r"^npu must be one of .* Received: 'ethos-u1'$"):
+        deploy(network, images[100:], images[:100], npu="ethos-u1")
 
 
 def test_accuracy_decides_by_the_interval(network, many, labels):
