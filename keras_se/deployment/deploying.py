@@ -304,9 +304,17 @@ def _try_integers(
     made = [(base, of) for base, of in bases if base is not None]
     if made and not _passes(bases):
         base, of = max(made, key=lambda pair: _nearness(pair[0]))
-        with tries.noted("int16x8"):
-            wider = None if parts == "float32" else of.make("int16x8")[0]
-        tries.mend(base, of.float32, wider)
+        tries.mend(base, of.float32, _wider(tries, of) if parts == "int16x8" else None)
+
+
+def _wider(tries: Tries, source: Source) -> bytes | None:
+    """Returns the file in int16x8; `None` if there is none, and floats must do."""
+    with tries.noted("int16x8"):
+        try:
+            return source.make("int16x8")[0]
+        except InputError as error:
+            tries.refused["int16x8"] = str(error)
+            return None
 
 
 def _passes(bases: Sequence[tuple[Made | None, Source]]) -> bool:
@@ -314,14 +322,12 @@ def _passes(bases: Sequence[tuple[Made | None, Source]]) -> bool:
 
 
 def _nearness(made: Made) -> tuple[Any, ...]:
-    attempt = made.attempt
-    worst = -np.inf
-    return (
-        made.report.passed,
-        ("worse", "not shown", "within", "").index(attempt.accuracy_verdict),
-        worst if attempt.work_kept is None else attempt.work_kept,
-        worst if attempt.lowest_r2 is None else attempt.lowest_r2,
-    )
+    """How near a file is to one that passes: by its gates, then by its accuracy."""
+    attempt, passed = made.attempt, made.report.passed
+    figures = (attempt.work_kept, attempt.difference, attempt.lowest_r2)
+    work, difference, r2 = (-np.inf if value is None else value for value in figures)
+    accuracy = ("worse", "not shown", "within", "").index(attempt.accuracy_verdict)
+    return passed, accuracy, difference if passed else work, r2
 
 
 def _measured_best(

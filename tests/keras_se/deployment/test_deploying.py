@@ -119,12 +119,25 @@ def test_parts_of_16_bits(network, images):
     assert verify(float32, mixed, images[:100]).passed
 
 
+def no_int16(make):
+    def refusing(source, file_format):
+        if file_format == "int16x8":
+            raise InputError("no such file")
+        return make(source, file_format)
+
+    return refusing
+
+
 def test_16_bits_are_tried_where_asked(outliers, images, monkeypatch):
     monkeypatch.setattr(sources.KerasSource, "equalized", lambda self: None)
     words = {"formats": ["int8"], "parts": "int16x8"}
     found = deploy(outliers, images[100:], images[:100], **words)
     assert found.attempts[1].name == "int8, 1 site in 16 bit"
     assert found.attempt.work_kept > 0.9
+    monkeypatch.setattr(sources.KerasSource, "make", no_int16(sources.KerasSource.make))
+    floats = deploy(outliers, images[100:], images[:100], **words)
+    assert floats.attempts[1].name == "int8, 1 site in float"
+    assert floats.refused == {"int16x8": "no such file"}
     with pytest.raises(InputError, match=r"^parts must be one of .* Received: 'float64'$"):
         deploy(outliers, images[100:], images[:100], parts="float64")
 
