@@ -168,9 +168,9 @@ def resumed(folder: Path) -> int:
 
 def recorded(folder: Path) -> int:
     """The exit code of gates that were recorded on a device."""
-    from keras_se.litert.devices.probing import recorded_gates
+    from keras_se.litert.devices.recording import read_recording
 
-    return function(lambda: recorded_gates(folder / "se.tflite", folder / "gates.npz"))
+    return function(lambda: read_recording(folder / "se.tflite", folder / "gates.npz"))
 
 
 def recipe(folder: Path) -> int:

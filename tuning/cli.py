@@ -26,6 +26,8 @@ COMMANDS = {
     "compress": ("keras_se.cli.compress:compress_command", "Train a model with compression."),
     "export": ("keras_se.cli.tflite:export_command", "Convert a model to TFLite."),
     "verify": ("keras_se.cli.tflite:verify_command", "Check the gates of a TFLite file."),
+    "probe": ("keras_se.cli.devices:probe_command", "Make a file output its gates, for a device."),
+    "record": ("keras_se.cli.devices:record_command", "Record gates on this device."),
     "deploy": (
         "keras_se.cli.deploy:deploy_command",
         "Find the smallest file that passes.",

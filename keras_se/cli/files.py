@@ -20,7 +20,7 @@ def check_output(path: str | None, overwrite: bool, suffix: str = "") -> None:
     if path is None:
         return
     if not path.endswith(suffix):
-        kind = {".keras": "model", ".html": "page"}.get(suffix, "TFLite")
+        kind = {".keras": "model", ".html": "page", ".npz": "recording"}.get(suffix, "TFLite")
         raise InputError(f"The name of a {kind} file must end in {suffix}. Received: {path!r}")
     check_file_name(path)
     refuse_existing(path, overwrite)

@@ -105,7 +105,7 @@ def export_command(
     "--trained",
     help="The .keras model that compress wrote, if FILE was made from it and not from MODEL.",
 )
-@click.option("--gates", "recorded", help="Gates recorded on a device: FILE.npz.")
+@click.option("--gates", "recorded", help="What `record` wrote on a device: FILE.npz.")
 @click.option("--recipe", help="Recipe of the file. Default: the one in it or beside it.")
 @input_shape_option
 @json_option

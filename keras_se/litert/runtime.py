@@ -1,10 +1,8 @@
 """Runs a TFLite file."""
 
 import importlib.metadata
-import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from keras_se.isolation import check_runs
 from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
 from keras_se.litert.graph.sites import dead_tensors
 from keras_se.litert.inputs import filled
+from keras_se.litert.recorder import processor
 from keras_se.stderr import capture_stderr
 
 _ROWS = 32  # samples whose tensors are held at a time
@@ -43,20 +42,9 @@ def file_input_shapes(tflite: TFLite) -> dict[str, tuple[int, ...]]:
 
 
 def runtime_name() -> str:
-    """Describes the runtime, its delegate and the machine in one line."""
+    """Describes the runtime, its delegate and the processor in one line."""
     version = importlib.metadata.version("ai-edge-litert")
-    machine = " ".join([platform.machine(), *_vector_instructions()])
-    return f"LiteRT {version}, default CPU delegate (XNNPACK), {machine}"
-
-
-def _vector_instructions() -> list[str]:
-    """Lists the vector instructions of this machine that XNNPACK has kernels for."""
-    try:
-        listed = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    known = ("avx2", "avx512f", "avx512vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-    return [name for name in known if name in listed]
+    return f"LiteRT {version}, default CPU delegate (XNNPACK), {processor()}"
 
 
 def predict(tflite: TFLite, x: Any) -> Any:

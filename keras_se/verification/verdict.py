@@ -16,7 +16,7 @@ import numpy as np
 from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
 from keras_se.litert.devices.delegation import SiteDelegation, delegation
-from keras_se.litert.devices.probing import recorded_gates
+from keras_se.litert.devices.recording import read_recording
 from keras_se.litert.gates import GateReader
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
 from keras_se.litert.graph.sites import gate_codes, gate_nodes, precision
@@ -83,8 +83,9 @@ def verify(
             affect the verdict.
         trained: After training with compression, the compressed model, stripped or not. Gates are
             judged against it, and `reference` is the original: gates must keep half of its spread.
-        gates: Gates recorded on a device with the outputs of `keras_se.litert.probe`: an `.npz`
-            file or a dictionary. They are judged instead of those of this machine.
+        gates: What `keras_se.litert.probe` computed on a device, as `keras-se record` wrote it: an
+            `.npz` file or a dictionary. Its gates are judged instead of those of this machine, and
+            its outputs, where they are recorded.
         recipe: Recipe of the file, to check that `x` was not used for calibration. By default the
             one in the file or beside it.
         input_shape: Shape of one sample, such as `(224, 224, 3)`, needed for a model that leaves
@@ -262,8 +263,7 @@ class _FileJudge:
         if recorded is None:
             runtime, (shipped, file_outputs) = runtime_name(), self._read(samples)
         else:
-            runtime, shipped = self._recorded(recorded, _count(samples))
-            file_outputs = []
+            runtime, shipped, file_outputs = self._recorded(recorded, samples)
         resolutions = {name: self._resolution(name, gates) for name, gates in own.items()}
         judgements = {
             name: judge(gates, shipped.get(name), resolutions[name]) for name, gates in own.items()
@@ -284,16 +284,11 @@ class _FileJudge:
         gates, outputs = self._reader.gates_and_outputs(samples)
         return {name: gates[at] for name, at in self._names.items()}, outputs
 
-    def _recorded(self, source: Any, count: int) -> tuple[str, Gates]:
-        recorded = recorded_gates(self._file, source)
-        lengths = {name: len(values) for name, values in recorded.items()}
-        if set(lengths.values()) != {count}:
-            raise InputError(
-                f"Recorded gates must be of the {count} samples in x. Received: {lengths}"
-            )
-        origin = "given as arrays" if isinstance(source, Mapping) else f"from {source}"
-        gates = {name: recorded[at] for name, at in self._names.items() if at in recorded}
-        return f"gates recorded on a device, {origin}", gates
+    def _recorded(self, source: Any, samples: Samples) -> tuple[str, Gates, list[np.ndarray]]:
+        plain = self._reader.plain
+        found = read_recording(self._file, source, plain.arranged(samples), plain.outputs)
+        gates = {name: found.gates[at] for name, at in self._names.items() if at in found.gates}
+        return found.origin, gates, found.outputs
 
     def _resolution(self, name: str, own: np.ndarray) -> Resolution:
         code = self._codes.get(self._names.get(name, ""))

@@ -1,26 +1,13 @@
-"""Gates recorded on a device, with a twin of a TFLite file that outputs them.
+"""A twin of a TFLite file that outputs its gates, to run where this machine's verdict says nothing.
 
-The delegate of a phone does not run here, so the twin runs there, and its outputs are read here.
+The delegate of a phone does not run here, so the twin runs there: `keras_se.litert.recorder`.
 """
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from keras_se.data import npz_arrays
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph.flatbuffer import (
-    SubGraph,
-    TFLite,
-    TFLiteModel,
-    add_outputs,
-    dequantized,
-    packed,
-    unpacked,
-)
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, add_outputs, packed, unpacked
 from keras_se.litert.graph.sites import GateNode, gate_nodes
 from keras_se.sites.site import PREFIXES
 
@@ -48,6 +35,7 @@ def probe(tflite: TFLite) -> bytes:
 
     Example:
         >>> import keras
+        >>> import numpy as np
         >>> from keras_se import SEBlock, to_tflite
         >>> from keras_se.litert.runtime import predict
         >>> model = keras.Sequential([keras.Input((8, 8, 4)), SEBlock(2)])
@@ -56,10 +44,10 @@ def probe(tflite: TFLite) -> bytes:
         ['gate_se_1', 'output_0']
     """
     file = TFLiteModel.of(tflite)
-    nodes = _nodes(file)
+    nodes = probed_nodes(file)
     model = unpacked(file.content)
     for index in sorted({node.subgraph for node in nodes}):
-        gates = {_output_name(n.site.name): n.gate_tensor for n in nodes if n.subgraph == index}
+        gates = {output_name(n.site.name): n.gate_tensor for n in nodes if n.subgraph == index}
         signatures = [s for s in model.signatureDefs or () if s.subgraphIndex == index]
         if index > 0 and not signatures:
             raise InputError(
@@ -72,32 +60,13 @@ def probe(tflite: TFLite) -> bytes:
     return packed(model)
 
 
-def _output_name(site: str) -> str:
+def output_name(site: str) -> str:
+    """Returns the name of the output that holds the gates of a site."""
     return f"gate_{site.replace('/', '_')}"
 
 
-def recorded_gates(
-    tflite: TFLite, source: str | os.PathLike[str] | Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """Returns recorded gates by site name, dequantized, as (samples, channels) arrays."""
-    if not isinstance(source, str | os.PathLike | Mapping):
-        raise InputError(
-            "Recorded gates must be an .npz file or a dictionary of arrays. "
-            f"Received: {type(source).__name__}"
-        )
-    file = TFLiteModel.of(tflite)
-    nodes = _nodes(file)
-    arrays = source if isinstance(source, Mapping) else _read_npz(Path(source))
-    gates = {node.site.name: _recorded(node, file.graphs[node.subgraph], arrays) for node in nodes}
-    samples = {name: len(values) for name, values in gates.items()}
-    if len(set(samples.values())) > 1:
-        raise InputError(
-            f"Recorded gates must have one number of samples at all sites. Received: {samples}"
-        )
-    return gates
-
-
-def _nodes(file: TFLiteModel) -> list[GateNode]:
+def probed_nodes(file: TFLiteModel) -> list[GateNode]:
+    """Returns the sites of a file that has some."""
     nodes = gate_nodes(file, tuple(PREFIXES))
     if not nodes:
         raise InputError(
@@ -120,58 +89,3 @@ def _add_to_signature(signature: Any, gates: Mapping[str, int]) -> None:
         output = schema.TensorMapT()
         output.name, output.tensorIndex = name, tensor
         signature.outputs.append(output)
-
-
-def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"Recorded gates must be an existing .npz file. Received: {path}")
-    return npz_arrays("Recorded gates", path)
-
-
-def _recorded(node: GateNode, graph: SubGraph, arrays: Mapping[str, Any]) -> np.ndarray:
-    """Returns the gates of one site, of shape (samples, channels)."""
-    name = _name_in(arrays, node.site.name)
-    try:
-        values = np.asarray(arrays[name])
-    except ValueError as error:  # rows of different lengths
-        raise InputError(f"{name} must be an array of numbers. Received: {error}") from error
-    if values.dtype.kind not in "fiu":
-        raise InputError(f"{name} must be an array of numbers. Received: dtype {values.dtype}")
-    channels = node.site.channels
-    # The product alone would accept (samples, 2, 2) for 4 channels.
-    if np.prod(values.shape[1:]) != channels or channels not in values.shape[1:]:
-        raise InputError(
-            f"{name} must have the shape (samples, {channels}) or (samples, 1, 1, {channels}). "
-            f"Received: shape {values.shape}"
-        )
-    if len(values) == 0:
-        raise InputError(f"{name} must hold samples. Received: shape {values.shape}")
-    if values.dtype.kind != "f":
-        values = _decoded(name, values, graph, node.gate_tensor)
-    # NaN and infinity pass: the verdict reports them.
-    return values.astype("float32").reshape(len(values), channels)
-
-
-def _name_in(arrays: Mapping[str, Any], site: str) -> str:
-    names = [name for name in (_output_name(site), site) if name in arrays]
-    if len(names) != 1:
-        raise InputError(
-            f"Recorded gates must hold each site of the file once: {site} as "
-            f"{_output_name(site)!r} or {site!r}. Received: {sorted(map(str, arrays))}"
-        )
-    return names[0]
-
-
-def _decoded(name: str, codes: np.ndarray, graph: SubGraph, tensor: int) -> np.ndarray:
-    if graph.scale(tensor) == 0.0:
-        raise InputError(
-            f"{name} must be floats: the gates of this file are not quantized. "
-            f"Received: dtype {codes.dtype}"
-        )
-    limits = np.iinfo(graph.type(tensor).lower())
-    if codes.min() < limits.min or codes.max() > limits.max:
-        raise InputError(
-            f"{name} must hold codes of {limits.dtype}, as the gates of this file are. "
-            f"Received: {codes.min()} to {codes.max()}"
-        )
-    return dequantized(codes, graph.scale(tensor), graph.zero_point(tensor))

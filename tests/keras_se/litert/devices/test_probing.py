@@ -8,7 +8,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_se import SEBlock, find_sites, to_tflite
 from keras_se.errors import InputError
-from keras_se.litert.devices.probing import probe, recorded_gates
+from keras_se.litert.devices.probing import probe
+from keras_se.litert.devices.recording import read_recording
 from keras_se.litert.gates import file_gates
 from keras_se.litert.graph.flatbuffer import packed, unpacked
 from keras_se.litert.graph.sites import gate_nodes, operator_names
@@ -70,12 +71,12 @@ def test_the_gates_of_the_twin_are_what_is_recorded(files, images, name, tmp_pat
     }
     wide = {f"gate_{site}": gates.astype("float64") for site, gates in expected.items()}
     for source in (path, str(path), outputs, squeezed, wide):
-        gates = recorded_gates(tflite, source)
+        gates = read_recording(tflite, source).gates
         assert list(gates) == list(expected)
         for site, values in gates.items():
             assert values.dtype == np.float32
             np.testing.assert_array_equal(values, expected[site])
-    for site, values in recorded_gates(probe(tflite), outputs).items():
+    for site, values in read_recording(probe(tflite), outputs).gates.items():
         np.testing.assert_array_equal(values, expected[site])
 
 
@@ -117,7 +118,7 @@ def test_gates_of_sequences_are_recorded_in_their_own_shape():
     tflite, x = to_tflite(model, "float32"), np.random.default_rng(0).random((3, 6, 4))
     outputs = run(probe(tflite), x)
     np.testing.assert_array_equal(
-        recorded_gates(tflite, outputs)["se_1"], file_gates(tflite, x)["se_1"]
+        read_recording(tflite, outputs).gates["se_1"], file_gates(tflite, x)["se_1"]
     )
 
 
@@ -155,7 +156,7 @@ def test_a_sub_graph_without_outputs_of_its_own_is_refused(files):
 
 def test_a_nan_reaches_the_verdict(files):
     source = {"se_1": np.full((2, 8), np.nan), "se_2": np.full((2, 1, 1, 16), np.inf, "float16")}
-    gates = recorded_gates(files["float16"], source)
+    gates = read_recording(files["float16"], source).gates
     assert np.isnan(gates["se_1"]).all()
     assert np.isinf(gates["se_2"]).all()
 
@@ -163,7 +164,7 @@ def test_a_nan_reaches_the_verdict(files):
 def test_refused_files(files, images):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
     plain = to_tflite(model, "float32")
-    for function, arguments in ((probe, ()), (recorded_gates, ({},))):
+    for function, arguments in ((probe, ()), (read_recording, ({},))):
         sentence = r"^probe and recorded gates need a TFLite file with SE sites\. Received: \d+ by"
         with pytest.raises(InputError, match=sentence):
             function(plain, *arguments)
@@ -250,22 +251,22 @@ GOOD = {"se_1": np.zeros((2, 8), "int8"), "se_2": np.zeros((2, 16), "int8")}
 )
 def test_refused_recordings(files, source, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
-        recorded_gates(files["int8"], source)
+        read_recording(files["int8"], source)
 
 
 def test_codes_are_refused_where_the_gates_are_floats(files):
     sentence = r"^se_1 must be floats: .* not quantized\. Received: dtype int8$"
     with pytest.raises(InputError, match=sentence):
-        recorded_gates(files["float32"], GOOD)
+        read_recording(files["float32"], GOOD)
 
 
 def test_refused_archives(files, tmp_path):
     path = tmp_path / "gates.npz"
     with pytest.raises(InputError, match=r"^Recorded gates must be an existing \.npz file\. Rec"):
-        recorded_gates(files["int8"], path)
+        read_recording(files["int8"], path)
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"which cannot be read: it is not a zip archive of arr"):
-        recorded_gates(files["int8"], path)
+        read_recording(files["int8"], path)
     np.savez(path, se_1=np.array([{}], object), se_2=np.zeros((2, 16)))
     with pytest.raises(InputError, match=r"without pickled objects\. Received: .*holds pickled"):
-        recorded_gates(files["int8"], path)
+        read_recording(files["int8"], path)
