@@ -53,7 +53,6 @@ def test_it_needs_numpy_alone_and_an_old_python():
 def test_it_records_what_the_file_computes(recording, files, images):
     tflite, x = files["sigmoid", "int8"], images[:40]
     runner = Runner(tflite)
-    (output,) = runner.outputs.values()
     scale, zero = runner.interpreter.get_output_details()[0]["quantization"]
     assert recording["output_0"].dtype == np.int8
     found = (recording["output_0"].astype("float32") - zero) * np.float32(scale)
@@ -69,7 +68,7 @@ def test_it_says_where_that_was(recording, device):
     assert notes["runtime"].startswith("ai-edge-litert ")
     assert (notes["kernels"], notes["threads"], notes["runs"]) == ("default", 1, 50)
     latency = [notes["latency"][name] for name in ("p10", "p50", "p90", "p99")]
-    assert 0.0 < latency[0]
+    assert latency[0] > 0.0
     assert latency == sorted(latency)
 
 
