@@ -73,3 +73,8 @@ print(keras_se.verify(files["float32"], int8, x_test).conclusion)
 # One site left in float inside of the integer file.
 mixed = keras_se.to_tflite(model, "int8", calibration=x_train[:300], keep_float=["se_2"])
 print(f"{len(mixed) - len(int8)} bytes more, {keras_se.verify(model, mixed, x_test).verdict}")
+
+# The smallest file that passes; and float operators in the dark one, which cannot help: what is
+# clipped at its input is gone.
+print(keras_se.deploy(model, x_train[:300], x_test, y_test, tolerance=0.05))
+print(keras_se.repair(files["float32"], dark, x_test, y_test, tolerance=0.05))

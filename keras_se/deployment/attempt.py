@@ -100,7 +100,8 @@ def _accuracy(difference: float | None, interval: Interval | None, tolerance: fl
 
 def _reason(report: GateReport, accuracy: Accuracy, tolerance: float) -> str:
     if not report.passed:
-        return report.conclusion
+        sentence = report.conclusion.removeprefix("Do not ship: ")
+        return sentence[:1].upper() + sentence[1:]
     interval = report.outcome.interval
     if interval is None or accuracy in ("within", ""):
         is_worse = report.outcome.is_worse
