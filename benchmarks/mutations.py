@@ -45,6 +45,7 @@ def make_originals(folder: Path) -> None:
     import numpy as np
 
     import keras_se
+    from keras_se.litert import probe, recorder
     from keras_se.litert.runtime import predict
 
     keras.utils.set_random_seed(0)
@@ -60,7 +61,8 @@ def make_originals(folder: Path) -> None:
     np.savez(folder / "data.npz", x=x[:40], y=np.arange(40) % 3)
     keras_se.to_tflite(model, "int8", x[40:], path=folder / "se.tflite", check_range=False)
     keras_se.to_tflite(model, "float32", path=folder / "float.tflite")
-    np.savez(folder / "gates.npz", **keras_se.read_gates(model, x[:40]))
+    twin = probe(folder / "se.tflite")
+    np.savez(folder / "gates.npz", **recorder.record(twin, {"x": x[:40]}))
     predict(folder / "se.tflite", x[:1])
     plan = {site.name: {"ratio": 2} for site in keras_se.candidates(keras_se.remove(model))}
     (folder / "plan.json").write_text(json.dumps(plan))

@@ -61,4 +61,4 @@ def record_command(
     np.savez(file, **members)
     write_outputs({out: file.getvalue()}, overwrite)
     click.echo(f"{out}: {', '.join(name for name in arrays if name != recorder.NOTES)}")
-    click.echo(str(arrays[recorder.NOTES]))
+    click.echo(arrays[recorder.NOTES].item().decode())

@@ -102,7 +102,7 @@ def record(
         "latency": {f"p{p}": float(found[n]) for n, p in enumerate(_PERCENTILES)},
         "runs": len(milliseconds),
     }
-    return {**arrays, NOTES: np.array(json.dumps(notes))}
+    return {**arrays, NOTES: np.array(json.dumps(notes).encode())}
 
 
 def processor() -> str:
@@ -238,7 +238,7 @@ def main() -> None:
     with part.open("wb") as file:
         np.savez(file, **members)
     os.replace(part, given.out)
-    sys.stdout.write(f"{given.out}: {arrays[NOTES]}\n")
+    sys.stdout.write(f"{given.out}: {arrays[NOTES].item().decode()}\n")
 
 
 if __name__ == "__main__":

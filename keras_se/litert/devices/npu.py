@@ -79,8 +79,8 @@ def npu(
         )
     _check_codes(file)
     steps, compiler = _compiled(file.content, accelerator, seconds)
+    placed = file.read(lambda graph: () if graph.index else _placed(graph, steps))
     graph = file.graphs[0]
-    placed = _placed(graph, steps)
     cycles = Counter[int]()
     for step, position in placed:
         if position is not None:
@@ -112,13 +112,16 @@ class _Step:
 
 
 def _check_codes(file: TFLiteModel) -> None:
-    graph = file.graphs[0]
-    made = {graph.type(tensor) for operator in graph.operators for tensor in operator.outputs}
+    made = set(file.read(_types))
     if not made & _CODES:
         raise InputError(
             "npu needs an int8 file: an NPU computes with 8-bit activations, not with floats. "
             f"Received: {len(file.content)} bytes whose operators give {sorted(made)}"
         )
+
+
+def _types(graph: SubGraph) -> list[str]:
+    return [graph.type(tensor) for operator in graph.operators for tensor in operator.outputs]
 
 
 def _compiled(content: bytes, accelerator: str, seconds: float) -> tuple[list[_Step], str]:

@@ -201,7 +201,7 @@ def _digests(file: TFLiteModel) -> Iterator[str]:
 def _notes(value: Any) -> dict[str, Any]:
     text = np.asarray(value)
     try:
-        notes: Any = parse_json(str(text) if text.dtype.kind == "U" and text.ndim == 0 else "")
+        notes: Any = parse_json(text.item() if text.dtype.kind == "S" and text.ndim == 0 else b"")
         known = all(isinstance(notes[name], str) for name in _WORDS)
         if not known or not all(math.isfinite(notes["latency"][name]) for name in ("p50", "p90")):
             raise ValueError("values of other types")

@@ -25,8 +25,8 @@ def recorded(tflite, images):
 
 def changed(recorded, **notes):
     """The recording with other notes."""
-    found = json.loads(str(recorded["recorder"]))
-    return {**recorded, "recorder": np.array(json.dumps({**found, **notes}))}
+    found = json.loads(recorded["recorder"].item())
+    return {**recorded, "recorder": np.array(json.dumps({**found, **notes}).encode())}
 
 
 def test_verify_judges_gates_and_outputs_of_a_recording(
@@ -74,9 +74,12 @@ def test_names_of_a_device_rule_no_terminal(tflite, recorded):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"recorder": np.array("[")}, "must be what recorder.py writes. Received: JSONDecodeError"),
-        ({"recorder": np.array("[1]")}, "recorder.py writes. Received: TypeError"),
-        ({"recorder": np.array("{}")}, "recorder.py writes. Received: KeyError: 'processor'"),
+        (
+            {"recorder": np.array(b"[")},
+            "must be what recorder.py writes. Received: JSONDecodeError",
+        ),
+        ({"recorder": np.array(b"[1]")}, "recorder.py writes. Received: TypeError"),
+        ({"recorder": np.array(b"{}")}, "recorder.py writes. Received: KeyError: 'processor'"),
         ({"recorder": np.zeros(3)}, "recorder.py writes. Received: JSONDecodeError"),
         ({"latency": {"p50": "a", "p90": 1}}, "recorder.py writes. Received: TypeError"),
         ({"latency": {"p50": None, "p90": 1}}, "recorder.py writes. Received: TypeError"),
