@@ -76,7 +76,7 @@ def test_names_of_a_device_rule_no_terminal(tflite, recorded):
     [
         (
             {"recorder": np.array(b"[")},
-            "must be what recorder.py writes. Received: JSONDecodeError",
+            "must be what recorder.py writes. Received: JSOND",
         ),
         ({"recorder": np.array(b"[1]")}, "recorder.py writes. Received: TypeError"),
         ({"recorder": np.array(b"{}")}, "recorder.py writes. Received: KeyError: 'processor'"),
