@@ -6,8 +6,9 @@ Trains a small residual SE network (six sites, three seeds) and MobileNetV3Small
 images of twice the size (nine sites, one seed), both briefly, on a part of the images; `--models`
 keeps the trained models and takes those that are there. Each is folded on 512 training images with
 several tolerances and judged on the test images: accuracy with the paired 95 % interval of its
-change, operators and latency of the float32 and the int8 file, whether the gates of the int8 file
-pass. Latencies are ratios of medians, taken in turns in one run: folded over original.
+change, operators and latency of the float32 and the int8 file, the cycles of the int8 file on an
+Ethos-U55-128 as its compiler estimates them, whether the gates of the int8 file pass. Latencies are
+ratios of medians, taken in turns in one run: folded over original.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from rich.table import Table
 import keras_se
 from keras_se import SEBlock
 from keras_se.data import load_images
+from keras_se.litert import npu
 from keras_se.litert.graph.flatbuffer import TFLiteModel
 from keras_se.litert.runtime import Runner
 from keras_se.verification.outcome import outcome
@@ -154,11 +156,13 @@ def rows(name: str, seed: int, model: keras.Model, data: Images) -> Iterator[lis
     counts = [f"{operators(original[kind])}" for kind in original]
     sites = len(keras_se.find_sites(model))
     verdict = passes(model, original["int8"], data)
-    yield [name, str(seed), "original", f"{sites}", "-", accuracy, *counts, "-", "-", verdict]
+    cycles = npu(original["int8"]).cycles
+    start = [name, str(seed), "original", f"{sites}", "-", accuracy]
+    yield [*start, *counts, "-", "-", f"{cycles:,}", verdict]
     for tolerance in TOLERANCES:
         folding = keras_se.fold(model, x[:FOLDED_ON], tolerance=tolerance, progress=False)
         if not folding.folded:
-            yield [name, str(seed), f"{tolerance:g}", f"{sites}", "1.000", *["as before"] * 6]
+            yield [name, str(seed), f"{tolerance:g}", f"{sites}", "1.000", *["as before"] * 7]
             continue
         new = files(folding.model, data)
         found = outcome([logits], [folding.model.predict(test, verbose=0)], None, labels)
@@ -169,6 +173,7 @@ def rows(name: str, seed: int, model: keras.Model, data: Images) -> Iterator[lis
             f"{found.difference:+.4f} ({low:+.4f} to {high:+.4f})",
             *(f"{operators(new[kind])}" for kind in new),
             *(ratio(original[kind], new[kind], test) for kind in new),
+            f"{npu(new['int8']).cycles / cycles:.2f}",
             passes(folding.model, new["int8"], data),
         ]
 
@@ -185,7 +190,7 @@ def main() -> None:
     count = 1_000 if arguments.quick else arguments.images
     data = (*(part[:count] for part in train), *(part[:10_000] for part in test or train))
     titles = ("network", "seed", "tolerance", "sites", "work kept", "accuracy")
-    titles += ("ops float32", "ops int8", "latency float32", "latency int8", "int8 gates")
+    titles += ("ops float32", "ops int8", "latency float32", "latency int8", "cycles", "int8 gates")
     table = Table(*titles)
     for name, (build, seeds, epochs) in NETWORKS.items():
         for seed in seeds if not arguments.quick else seeds[:1]:
