@@ -10,6 +10,11 @@ import pytest
 from keras_se import SEBlock
 from keras_se.errors import PrecisionWarning
 
+_with_xla = keras.Model.jit_compile
+# XLA, Keras's default, takes longer to compile a small network than all of its steps take.
+if keras.backend.backend() == "tensorflow":
+    keras.Model.jit_compile = property(lambda model: False, lambda model, value: None)
+
 GATES = ("sigmoid", "hard_sigmoid", "one_plus_tanh")
 
 
@@ -36,6 +41,12 @@ def build_network(
 def seed() -> None:
     """Each test starts from the same seed: now and then a fresh bottleneck is dead on all data."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models compile with XLA where they are told to."""
+    monkeypatch.setattr(keras.Model, "jit_compile", _with_xla)
 
 
 @pytest.fixture

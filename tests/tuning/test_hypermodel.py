@@ -295,7 +295,7 @@ def built_with(compile, model=None):
     return SEHyperModel(model, SPACE, compile).build(hyperparameters())
 
 
-def test_compile_by_a_mapping():
+def test_compile_by_a_mapping(xla):
     model = built_with(
         {
             "optimizer": {"class_name": "SGD", "config": {"momentum": 0.9}},
@@ -329,7 +329,7 @@ def test_compile_by_output():
     assert np.isfinite(model.evaluate(X, y, verbose=0, return_dict=True)["loss"])
 
 
-def test_models_share_no_object():
+def test_models_share_no_object(xla):
     mapping = {
         "optimizer": {"class_name": "Adam", "config": {}},
         "loss": {"class_name": "MeanSquaredError", "config": {}},

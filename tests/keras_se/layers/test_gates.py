@@ -76,7 +76,7 @@ class TestSoftmax:
         np.testing.assert_allclose(values(self.gate, v), expected, atol=1e-12)
 
     @pytest.mark.parametrize("jit_compile", [False, True])
-    def test_an_indifferent_gate_is_exactly_one(self, jit_compile):
+    def test_an_indifferent_gate_is_exactly_one(self, xla, jit_compile):
         """41 and 55 are widths for which C · (1/C) is not 1 in float32."""
         for channels in (41, 55):
             inputs = keras.Input((1, 1, channels))

@@ -83,7 +83,7 @@ def test_no_nodes_at_all():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_graph_mode_and_xla_agree_with_eager(jit_compile):
+def test_graph_mode_and_xla_agree_with_eager(xla, jit_compile):
     if keras.backend.backend() == "torch":
         jit_compile = False
     inputs = keras.Input((6,)), keras.Input((), dtype="int32")

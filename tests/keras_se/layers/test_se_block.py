@@ -174,7 +174,7 @@ def test_symbolic_call_with_unknown_sizes(rank):
     )
 
 
-def test_eager_graph_and_xla_agree():
+def test_eager_graph_and_xla_agree(xla):
     x = RNG.normal(size=(4, 5, 5, 6)).astype("float32")
     model = keras.Sequential([keras.Input((5, 5, 6)), SEBlock(2, **WIDE)])
     eager = keras.ops.convert_to_numpy(model(x))
