@@ -8,9 +8,11 @@ from keras_se.cli.networks import load_network
 from keras_se.cli.options import (
     DATA_HELP,
     choice_option,
+    html_option,
     input_shape_option,
     json_option,
     overwrite_option,
+    strict_option,
 )
 from keras_se.data import load_inputs
 from keras_se.deployment.deploying import Parts
@@ -24,12 +26,6 @@ _tolerance_option = click.option(
     default=0.01,
     type=click.FloatRange(0.0, 1.0),
     help="By how much accuracy may fall, by the 95 % interval of the difference.",
-)
-_strict_option = click.option(
-    "--strict", is_flag=True, help="Ask that the gates survive at every site."
-)
-_html_option = click.option(
-    "--html", "html_path", help="Also write the report on the file as a page, NAME.html."
 )
 
 
@@ -51,7 +47,7 @@ _html_option = click.option(
     help="Try this format; may be repeated. Default: int8, int16x8, weight_only, float16.",
 )
 @choice_option("--prefer", ("size", "latency"), "Which file to take of those that pass.")
-@_strict_option
+@strict_option
 @click.option(
     "--npu",
     type=click.Choice(ACCELERATORS),
@@ -65,7 +61,7 @@ _html_option = click.option(
 )
 @input_shape_option
 @json_option
-@_html_option
+@html_option
 @overwrite_option
 def deploy_command(
     network: str,
@@ -90,8 +86,7 @@ def deploy_command(
     and the other formats. Exit code 0 if a file passes and was written, 1 if none passes. A command
     that was killed goes on where it was.
     """
-    for path, suffix in ((out, ".tflite"), (json_path, ""), (html_path, ".html")):
-        check_output(path, overwrite, suffix)
+    _check_outputs(out, json_path, html_path, overwrite)
     loaded = load_network(network)
     samples, _ = load_inputs(calibration, loaded.shapes, held_out=False)
     x, labels = loaded.held_out(data)
@@ -120,9 +115,9 @@ def deploy_command(
 @click.argument("out", metavar="OUT.tflite")
 @click.option("--data", required=True, help=f"Held-out inputs to judge on. {DATA_HELP}")
 @_tolerance_option
-@_strict_option
+@strict_option
 @json_option
-@_html_option
+@html_option
 @overwrite_option
 def repair_command(
     float_file: str,
@@ -140,8 +135,7 @@ def repair_command(
     Both files are of one network, from any converter that keeps the names of tensors. Exit code 0
     if the file passes and was written, 1 if none passes.
     """
-    for path, suffix in ((out, ".tflite"), (json_path, ""), (html_path, ".html")):
-        check_output(path, overwrite, suffix)
+    _check_outputs(out, json_path, html_path, overwrite)
     check_tflite(integer_file)
     loaded = load_network(float_file)
     x, labels = loaded.held_out(data)
@@ -156,6 +150,11 @@ def repair_command(
         overwrite=overwrite,
     )
     return _told(found, out, json_path, html_path, overwrite)
+
+
+def _check_outputs(out: str, json_path: str | None, html_path: str | None, overwrite: bool) -> None:
+    for path, suffix in ((out, ".tflite"), (json_path, ""), (html_path, ".html")):
+        check_output(path, overwrite, suffix)
 
 
 def _told(

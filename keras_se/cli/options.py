@@ -17,6 +17,12 @@ DATA_HELP = (
 POSITIVE = click.FloatRange(0.0, min_open=True)
 
 json_option = click.option("--json", "json_path", help="Also write the report to this file.")
+strict_option = click.option(
+    "--strict", is_flag=True, help="Ask that the gates survive at every site."
+)
+html_option = click.option(
+    "--html", "html_path", help="Also write the report as a page, NAME.html."
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Rename existing output files to NAME.1, NAME.2, ..."
 )

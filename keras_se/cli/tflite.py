@@ -7,9 +7,11 @@ from keras_se.cli.files import check_output, check_tflite, print_renamed, write_
 from keras_se.cli.networks import load_network
 from keras_se.cli.options import (
     DATA_HELP,
+    html_option,
     input_shape_option,
     json_option,
     overwrite_option,
+    strict_option,
     tau_option,
 )
 from keras_se.data import load_inputs
@@ -99,7 +101,7 @@ def export_command(
 @click.argument("reference", metavar="MODEL.keras|FLOAT.tflite")
 @click.argument("tflite", metavar="FILE.tflite")
 @click.option("--data", required=True, help=f"Held-out inputs. {DATA_HELP}")
-@click.option("--strict", is_flag=True, help="Ask that the gates survive at every site.")
+@strict_option
 @tau_option
 @click.option(
     "--trained",
@@ -109,7 +111,7 @@ def export_command(
 @click.option("--recipe", help="Recipe of the file. Default: the one in it or beside it.")
 @input_shape_option
 @json_option
-@click.option("--html", "html_path", help="Also write the report as a page, NAME.html.")
+@html_option
 @overwrite_option
 def verify_command(
     reference: str,

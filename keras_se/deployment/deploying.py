@@ -30,7 +30,7 @@ from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
 from keras_se.verification.reports.gate_report import GateReport
-from keras_se.verification.verdict import MIN_SAMPLES, verify
+from keras_se.verification.verdict import held_out_samples, verify
 from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
@@ -133,8 +133,8 @@ def deploy(
     by: Criterion = prefer if npu is None else "npu"
     _try_all(tries, source, wanted, by, train, parts)
     best, report = _measured_best(tries, by, samples, npu), None
-    # The verdict on a network that was changed is that of its own float file already.
-    if best.trained is None and original is None:
+    # The verdict on a file, and on a network that was changed, is that of its float file already.
+    if best.trained is None and original is None and isinstance(network, keras.Model):
         with step("the verdict"):
             report = verify(
                 network,
@@ -224,13 +224,8 @@ def _judged_on(
     if isinstance(network, keras.Model):
         check_plain(network, purpose)
     reference = reference_of(network, purpose, input_shape)
-    samples = reference.samples(x, "x")
-    count = len(next(iter(samples.values())))
-    if count < MIN_SAMPLES:
-        raise InputError(
-            f"{purpose} needs at least {MIN_SAMPLES} held-out samples in x. Received: {count}"
-        )
-    shape = reference.output_shape
+    samples = held_out_samples(purpose, reference, x, "x")
+    count, shape = len(next(iter(samples.values()))), reference.output_shape
     return samples, None if y is None else class_labels(purpose, shape, y, count)
 
 

@@ -29,11 +29,12 @@ def drifts(
         sites: Sites of the float file: the tensors that their maps are made of come first, and
             those inside of them are left out.
     """
-    graph, pairs = TFLiteModel.of(float32).graphs[0], _pairs(float32, quantized)
+    file, other = TFLiteModel(float32), TFLiteModel(quantized)
+    graph, pairs = file.graphs[0], _pairs(file, other)
     few = {name: array[:_SAMPLES] for name, array in samples.items()}
     with step("where the file departs from the float one"):
-        errors = dict(zip(pairs, _errors(float32, quantized, pairs, few), strict=True))
-    nodes = [node for node in main_nodes(float32) if node.site.name in sites]
+        errors = dict(zip(pairs, _errors(file, other, pairs, few), strict=True))
+    nodes = [node for node in main_nodes(file) if node.site.name in sites]
     first = set(_ancestors(graph, [node.feature_tensor for node in nodes]))
     inside = {n: node.product_tensor for node in nodes for n in node.positions}
     found = []
@@ -47,9 +48,9 @@ def drifts(
     return [(graph.name(tensor), added) for tensor, added in found]
 
 
-def _pairs(float32: bytes, quantized: bytes) -> dict[int, int]:
+def _pairs(float32: TFLiteModel, quantized: TFLiteModel) -> dict[int, int]:
     """The activations of the float file that are codes in the other."""
-    graph, other = (TFLiteModel.of(content).graphs[0] for content in (float32, quantized))
+    graph, other = float32.graphs[0], quantized.graphs[0]
     made = {i for operator in graph.operators for i in operator.outputs} - graph.constants
     return {
         i: n
@@ -59,7 +60,7 @@ def _pairs(float32: bytes, quantized: bytes) -> dict[int, int]:
 
 
 def _errors(
-    float32: bytes, quantized: bytes, pairs: dict[int, int], samples: Samples
+    float32: TFLiteModel, quantized: TFLiteModel, pairs: dict[int, int], samples: Samples
 ) -> list[float]:
     if not pairs:
         return []

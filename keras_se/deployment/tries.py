@@ -1,6 +1,5 @@
 """Tries files of one network and judges each, until the smallest that passes is known."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.devices.delegation import delegation
 from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.inputs import Samples
+from keras_se.litert.recipe import recipe_text
 from keras_se.litert.runtime import Runner
 from keras_se.verification.file_reference import FileReference
 from keras_se.verification.outcome import outcome
@@ -192,8 +192,7 @@ class Tries:
         recipe["options"] |= {f"sites in {donor.what}": list(sites)}
         recipe["options"] |= {f"tensors in {donor.what}": list(tensors)}
         # The file itself still holds the digests of its calibration samples.
-        recipe |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        return content, json.dumps(recipe, indent=2) + "\n"
+        return content, recipe_text(recipe, content)
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,13 @@ def signed(recipe: Mapping[str, Any], tflite: bytes) -> tuple[bytes, str]:
         digits = "".join(row[:_SHORT] for row in calibration["rows"])
         rows = base64.b64encode(bytes.fromhex(digits)).decode()
     content = with_metadata(tflite, {"format": recipe["format"], "rows": rows})
+    return content, recipe_text(recipe, content)
+
+
+def recipe_text(recipe: Mapping[str, Any], content: bytes) -> str:
+    """Returns the recipe of a file as JSON."""
     known = {**recipe, "bytes": len(content), "sha256": _digest(content)}
-    return content, json.dumps(known, indent=2) + "\n"
+    return json.dumps(known, indent=2) + "\n"
 
 
 def calibration_rows(tflite: TFLite, recipe: Any = None) -> set[str] | None:

@@ -115,7 +115,7 @@ def verify(
     file = TFLiteModel.of(tflite)
     own = reference_of(reference if trained is None else trained, "verify", input_shape)
     # Check all arguments before the file runs, which takes long.
-    samples = _samples(own, x, "x")
+    samples = held_out_samples("verify", own, x, "x")
     labels = None if y is None else class_labels("verify", own.output_shape, y, _count(samples))
     if stress is not None and gates is not None:
         raise InputError(
@@ -158,11 +158,12 @@ def _count(samples: Samples) -> int:
     return len(next(iter(samples.values())))
 
 
-def _samples(reference: Reference, x: Any, what: str) -> Samples:
+def held_out_samples(purpose: str, reference: Reference, x: Any, what: str) -> Samples:
+    """Returns inputs as arrays, by their names; raises if they are too few to judge on."""
     samples = reference.samples(x, what)
     if _count(samples) < MIN_SAMPLES:
         raise InputError(
-            f"verify needs at least {MIN_SAMPLES} held-out samples in {what}. "
+            f"{purpose} needs at least {MIN_SAMPLES} held-out samples in {what}. "
             f"Received: {_count(samples)}"
         )
     return samples
@@ -176,7 +177,10 @@ def _stressed(reference: Reference, stress: Any) -> dict[str, Samples]:
             "stress must be a dictionary of inputs by name, such as "
             f"{{'dark': 0.5 * x}}. Received: {type(stress).__name__}"
         )
-    return {str(name): _samples(reference, x, f"stress[{name!r}]") for name, x in stress.items()}
+    return {
+        str(name): held_out_samples("verify", reference, x, f"stress[{name!r}]")
+        for name, x in stress.items()
+    }
 
 
 def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) -> str:

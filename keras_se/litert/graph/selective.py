@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from keras_se.errors import InputError, import_extra
-from keras_se.litert.graph.flatbuffer import CASTS, TFLiteModel, packed, unpacked
+from keras_se.litert.graph.flatbuffer import CASTS, TFLite, TFLiteModel, packed, unpacked
 from keras_se.litert.graph.sites import GateNode, main_nodes
 
 
@@ -27,8 +27,9 @@ def keep_float(
     Tensors have the same names in both files, as converters and quantizers leave them. In the place
     of the float file another with more bits may stand, int16x8 for int8.
     """
+    file, float_file = TFLiteModel(quantized), TFLiteModel(float32)
     nodes, float_nodes = (
-        {node.site.name: node for node in main_nodes(content)} for content in (quantized, float32)
+        {node.site.name: node for node in main_nodes(read)} for read in (file, float_file)
     )
     if _sizes(nodes) != _sizes(float_nodes):
         raise InputError(
@@ -39,7 +40,7 @@ def keep_float(
     check_names(sites, list(nodes), "the quantized file")
     pairs = [(nodes[name], float_nodes[name]) for name in sites]
     try:
-        graft = _Graft(unpacked(quantized), unpacked(float32), counterparts(float32, quantized))
+        graft = _Graft(unpacked(quantized), unpacked(float32), counterparts(float_file, file))
         positions = set(graft.around(tensors))
         for node, float_node in pairs:
             positions.update(graft.site(node, float_node))
@@ -55,7 +56,7 @@ def keep_float(
         ) from error
 
 
-def counterparts(float32: bytes, quantized: bytes) -> dict[int, int]:
+def counterparts(float32: TFLite, quantized: TFLite) -> dict[int, int]:
     """Returns the tensors of a float file that are in a quantized one, under the same name."""
     graphs = [TFLiteModel.of(content).graphs[0] for content in (float32, quantized)]
     known, others = ({g.name(i): i for i in range(g.tensors)} for g in graphs)
