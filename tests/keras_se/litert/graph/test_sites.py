@@ -270,8 +270,8 @@ def test_every_format(file_format, images):
 
 
 SQUEEZED = {
-    "AVERAGE_POOL_2D": layers.AveragePooling2D(8),
-    "MAX_POOL_2D": layers.MaxPooling2D(8),
+    "AVERAGE_POOL_2D": lambda x: layers.AveragePooling2D(8)(x),
+    "MAX_POOL_2D": lambda x: layers.MaxPooling2D(8)(x),
     "SUM": lambda x: ops.sum(x, (1, 2), keepdims=True) / 64.0,
     "REDUCE_MAX": lambda x: ops.max(x, (1, 2), keepdims=True),
     "MEAN": lambda x: ops.mean(ops.mean(x, 1, keepdims=True), 2, keepdims=True),
@@ -530,11 +530,11 @@ def eca(x):
 
 
 NO_SITES = {
-    "layer normalization": layers.LayerNormalization(),
-    "layer normalization of maps": layers.LayerNormalization(axis=(1, 2, 3)),
-    "group normalization": layers.GroupNormalization(2),
-    "instance normalization": layers.GroupNormalization(-1),
-    "rms normalization": layers.RMSNormalization(),
+    "layer normalization": lambda x: layers.LayerNormalization()(x),
+    "layer normalization of maps": lambda x: layers.LayerNormalization(axis=(1, 2, 3))(x),
+    "group normalization": lambda x: layers.GroupNormalization(2)(x),
+    "instance normalization": lambda x: layers.GroupNormalization(-1)(x),
+    "rms normalization": lambda x: layers.RMSNormalization()(x),
     "attention": tokens,
     "spatial attention": cbam_spatial,
     "coordinate attention": coordinate_attention,
