@@ -8,7 +8,8 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
-from distributed import Client, CommClosedError, KilledWorker
+from distributed import Client, KilledWorker
+from distributed.comm import CommClosedError
 
 from keras_se.errors import InputError, reason
 from tuning.slots.dask import SENT, SlotsPlugin, run_on_worker

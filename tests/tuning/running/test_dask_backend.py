@@ -22,7 +22,8 @@ def start(folder, *words):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "KERAS_BACKEND": "numpy",  # loaded in no time; nothing is trained
+        "KERAS_BACKEND": "numpy",  # loaded in half of the time; nothing is trained
+        "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10s",
         "TMPDIR": str(folder),
     }
     with (folder / "errors").open("w") as errors:
@@ -91,7 +92,6 @@ def cluster(tmp_path_factory):
 @posix
 def test_kills_of_worker_parent_and_scheduler_change_nothing(cluster, tmp_path):
     shutil.copy(SCRIPT, tmp_path / "script.py")
-    inline = start(tmp_path, "script.py", "1", "inline", "0")
     lines = []
 
     def searching(records):
@@ -101,25 +101,25 @@ def test_kills_of_worker_parent_and_scheduler_change_nothing(cluster, tmp_path):
         wait_for(slots)
         return process
 
-    process = searching(1)
-    wait_for(lambda: len(slots()) == 2)
-    for worker in set(slots().values()):  # both, which have the job; their nannies replace them
-        os.kill(worker, signal.SIGKILL)
-    lines.append(process.stdout.readline().strip())
-    process.kill()
-    wait_for(lambda: not slots(), seconds=5)
-    lines += process.communicate()[0].splitlines()
-    process = searching(1)
-    cluster.stop()
-    lines += process.communicate(timeout=60)[0].splitlines()
-    assert process.returncode == 1
+    with start(tmp_path, "script.py", "1", "inline", "0"), searching(1) as process:
+        wait_for(lambda: len(slots()) == 2)
+        # Both workers, which have the job; their nannies replace them.
+        for worker in set(slots().values()):
+            os.kill(worker, signal.SIGKILL)
+        lines.append(process.stdout.readline().strip())
+        process.kill()
+        wait_for(lambda: not slots())
+        lines += process.communicate()[0].splitlines()
+    with searching(1) as process:
+        cluster.stop()
+        lines += process.communicate(timeout=120)[0].splitlines()
+        assert process.returncode == 1
     assert "InputError: The scheduler of a search must stay" in (tmp_path / "errors").read_text()
-    wait_for(lambda: not slots(), seconds=5)
+    wait_for(lambda: not slots())
     cluster.start()
-    process = start(tmp_path, "script.py", cluster.address, "run", "0")
-    lines += process.communicate(timeout=120)[0].splitlines()
+    with start(tmp_path, "script.py", cluster.address, "run", "0") as process:
+        lines += process.communicate(timeout=120)[0].splitlines()
     assert process.returncode == 0, (tmp_path / "errors").read_text()
-    inline.communicate(timeout=60)
     assert len(lines) <= len(set(lines)) == 6  # none is trained twice
     found, expected = (
         json.loads((tmp_path / name / "answer.json").read_text()) for name in ("run", "inline")

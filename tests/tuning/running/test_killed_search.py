@@ -16,13 +16,13 @@ ONCE = ("job", "fingerprint", "result")  # written once in a search
 TIMES = [(p, 1 if p.startswith(ONCE) else (1, 6)[n % 2]) for n, p in enumerate(faults.POINTS)]
 RANDOM = ("record.after", "trial.opened", "trial.measured", "oracle.before")
 CASES = [
-    ("workers", "+".join(["begun.after:3"] * 6)),  # first, for it takes longest
+    ("workers", "+".join(["begun.after:3"] * 3)),  # first, for it takes longest
     *(("exhaustive", f"{point}:{number}") for point, number in TIMES),
     *(("exhaustive", f"record.after:{number}") for number in (6, 13, 16, 19)),
     *(("random", f"{point}:3") for point in RANDOM),
     # Six kills of one folder: in one trial, and in the middle of six.
-    *((oracle, "+".join(["begun.after:1"] * 6)) for oracle in ("exhaustive", "random")),
-    *((oracle, "+".join(["begun.after:2"] * 6)) for oracle in ("exhaustive", "random")),
+    ("exhaustive", "+".join(["begun.after:1"] * 6)),
+    ("random", "+".join(["begun.after:2"] * 6)),
 ]
 
 
