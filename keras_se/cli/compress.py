@@ -22,7 +22,7 @@ from keras_se.cli.options import (
     json_option,
     overwrite_option,
 )
-from keras_se.cli.samples import Samples, first, load_samples
+from keras_se.cli.samples import Samples, load_samples, some
 from keras_se.compress import cluster, prune, quantize_aware, strip
 from keras_se.compress.quantization import ENGINES, Engine
 from keras_se.compress.tfmot.pruning import SCHEDULES, Schedule
@@ -215,7 +215,7 @@ def _reported(
             return report
         note = f"Of the held-out samples {samples.trained_on} are among the training samples, too."
         return _noted(report, note)
-    x, labels = first(samples.x, _SHOWN), samples.labels[:_SHOWN]
+    x, labels = some((samples.x, samples.labels), _SHOWN)
     report = compression_report(original, compressed, x, labels, tflite=tflite, held_out=False)
     note = "Held-out samples are x_test and y_test in --data, or those of --held-out."
     return _noted(report, note)

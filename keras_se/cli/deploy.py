@@ -14,6 +14,7 @@ from keras_se.cli.options import (
     overwrite_option,
     strict_option,
 )
+from keras_se.cli.samples import CALIBRATION, some
 from keras_se.data import load_inputs
 from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
@@ -35,7 +36,8 @@ _tolerance_option = click.option(
 @click.option(
     "--calibration",
     required=True,
-    help=f"Representative inputs for the ranges; never the test part. {DATA_HELP}",
+    help="Representative inputs for the ranges, never the test part, of which "
+    f"{CALIBRATION}, evenly spaced, are taken. {DATA_HELP}",
 )
 @click.option("--data", required=True, help=f"Held-out inputs to judge on. {DATA_HELP}")
 @_tolerance_option
@@ -88,11 +90,11 @@ def deploy_command(
     """
     _check_outputs(out, json_path, html_path, overwrite)
     loaded = load_network(network)
-    samples, _ = load_inputs(calibration, loaded.shapes, held_out=False)
+    inputs, _ = load_inputs(calibration, loaded.shapes, held_out=False)
     x, labels = loaded.held_out(data)
     found = keras_se.deploy(
         loaded.source,
-        samples,
+        some(inputs, CALIBRATION),
         x,
         labels,
         tolerance=tolerance,

@@ -4,12 +4,12 @@ import click
 
 import keras_se
 from keras_se.cli.files import check_output, write_outputs
+from keras_se.cli.networks import fitting
 from keras_se.cli.options import DATA_HELP, input_shape_option, json_option, overwrite_option
-from keras_se.cli.samples import first
+from keras_se.cli.samples import some
 from keras_se.data import load_inputs
 from keras_se.files import load_model, model_bytes
 from keras_se.graph.inputs import input_shapes
-from keras_se.verification.outcome import takes_labels
 
 _ENOUGH = 1000  # samples; each site takes a run over them
 
@@ -20,8 +20,8 @@ _ENOUGH = 1000  # samples; each site takes a run over them
 @click.option(
     "--data",
     required=True,
-    help=f"Inputs that stand for the use of the network, of which the first {_ENOUGH:,} are taken; "
-    f"never the test part. {DATA_HELP}",
+    help="Inputs that stand for the use of the network, never the test part, of which "
+    f"{_ENOUGH:,}, evenly spaced, are taken. {DATA_HELP}",
 )
 @click.option(
     "--tolerance",
@@ -58,12 +58,9 @@ def fold_command(
     loaded = load_model(model)
     # Never on the test part, which is to judge the new model.
     x, labels = load_inputs(data, input_shapes(loaded), held_out=False)
-    x, labels = first(x, _ENOUGH), None if labels is None else labels[:_ENOUGH]
-    # `fold` refuses labels that do not fit the output; data may hold other ones.
-    fits = labels is not None and takes_labels(tuple(loaded.outputs[0].shape), labels)
-    folding = keras_se.fold(
-        loaded, x, sites or None, tolerance, y=labels if fits else None, input_shape=input_shape
-    )
+    labels = fitting(labels, tuple(loaded.outputs[0].shape))
+    x, y = some(x, _ENOUGH), None if labels is None else some(labels, _ENOUGH)
+    folding = keras_se.fold(loaded, x, sites or None, tolerance, y=y, input_shape=input_shape)
     click.echo(str(folding), nl=False)
     contents = {} if json_path is None else {json_path: folding.to_json().encode()}
     if folding.folded:

@@ -31,9 +31,12 @@ class Network:
     def held_out(self, data: str) -> tuple[Any, np.ndarray | None]:
         """Returns samples to judge on, and their labels if they are classes of the output."""
         x, labels = load_inputs(data, self.shapes)
-        # Labels that do not fit would be refused; data may hold other ones.
-        fits = labels is not None and takes_labels(self.output_shape, labels)
-        return x, labels if fits else None
+        return x, fitting(labels, self.output_shape)
+
+
+def fitting(labels: np.ndarray | None, output_shape: tuple[int | None, ...]) -> np.ndarray | None:
+    """Returns labels, or `None` if they are no classes of an output: data may hold other ones."""
+    return labels if labels is not None and takes_labels(output_shape, labels) else None
 
 
 def load_network(path: str) -> Network:

@@ -13,7 +13,7 @@ from keras_se.graph.inputs import input_shapes
 from keras_se.litert.recipe import row_hashes, used_rows
 from keras_se.verification.outcome import takes_labels
 
-_CALIBRATION = 500  # at most so many training samples calibrate the ranges
+CALIBRATION = 500  # at most so many training samples calibrate the ranges
 _TOO_MANY = 0.01  # share of held-out samples that are trained on, too; some data sets hold a few
 
 
@@ -40,7 +40,7 @@ class Samples:
     @property
     def calibration(self) -> Any:
         """The samples that quantization ranges start from."""
-        return first(self.x, _CALIBRATION)
+        return some(self.x, CALIBRATION)
 
 
 def load_samples(
@@ -69,9 +69,13 @@ def load_samples(
     return samples
 
 
-def first(x: Any, count: int) -> Any:
-    """Returns the first samples of one input or of several."""
-    return keras.tree.map_structure(lambda part: part[:count], x)
+def some(arrays: Any, count: int) -> Any:
+    """Returns as many samples of arrays of one length, evenly spaced: data may lie in classes."""
+    length = len(keras.tree.flatten(arrays)[0])
+    if length <= count:
+        return arrays
+    rows = np.arange(count) * length // count
+    return keras.tree.map_structure(lambda part: part[rows], arrays)
 
 
 def _shared(held_out: Any, used: Any) -> int:

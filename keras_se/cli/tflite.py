@@ -14,6 +14,7 @@ from keras_se.cli.options import (
     strict_option,
     tau_option,
 )
+from keras_se.cli.samples import CALIBRATION, some
 from keras_se.data import load_inputs
 from keras_se.display.progress import showing
 from keras_se.files import load_model
@@ -33,7 +34,8 @@ _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types}
 @click.option("--format", "file_format", default="int8", type=click.Choice(list(FORMATS)))
 @click.option(
     "--calibration",
-    help=f"Representative inputs, which int8 and int16x8 need; never the test part. {DATA_HELP}",
+    help="Representative inputs, which int8 and int16x8 need, never the test part, of which "
+    f"{CALIBRATION}, evenly spaced, are taken. {DATA_HELP}",
 )
 @click.option(
     "--input-type", type=click.Choice(_IO_TYPES), help="Type of the inputs of an integer file."
@@ -72,7 +74,8 @@ def export_command(
     samples = None
     if calibration is not None:
         # Never calibrate on the test part: `verify` refuses calibration samples.
-        samples, _ = load_inputs(calibration, input_shapes(loaded), held_out=False)
+        inputs, _ = load_inputs(calibration, input_shapes(loaded), held_out=False)
+        samples = some(inputs, CALIBRATION)
     options = Options(
         format=file_format,
         input_type=input_type,
