@@ -5,7 +5,7 @@ from typing import Any
 
 import griffe
 
-# Griffe knows "Examples:" alone, and the arguments of a call only as parameters without a signature.
+# Griffe knows "Examples:", and no arguments of a call but as further parameters.
 _SECTIONS = (
     (re.compile(r"^Example:$", re.MULTILINE), "Examples:"),
     (re.compile(r"^Call arguments:$", re.MULTILINE), "Other parameters: Call arguments:"),
