@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[1]
 SHORTER = {
     "x[1400:], y[1400:]": "x[1400:1500], y[1400:1500]",
     "x[:1400], x[1400:]": "x[:1400], x[1400:1500]",
-    "seeds=3": "seeds=1",  # of max_seeds=3, too
-    "max_seeds=5": "max_seeds=1",
+    " seeds=3": " seeds=1",
     "fresh_seeds=2": "fresh_seeds=1",
     "epochs=5,": "epochs=2,",
     "ratios=(2, 8)": "ratios=(2,)",
@@ -54,7 +53,7 @@ def blocks(text, language="python"):
 
 def words(text):
     """The text with any number, or none, as one sign, however its lines are broken."""
-    text = re.sub(r"(?<!\w)[-+]?\d[\d.,]*\d%?|(?<!\w)\d%?|(?<= )-(?= )", "#", text)
+    text = re.sub(r"(?<!\w)[-+]?\d[\d.,]*\d%?|(?<!\w)\d%?|(?<=\s)-(?=\s)", "#", text)
     return " ".join(re.sub("─+", "─", text).split())
 
 

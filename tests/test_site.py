@@ -10,10 +10,19 @@ from pathlib import Path
 
 import click
 import command_page
+import numpy as np
 import pytest
 
 from keras_se import theory
-from keras_se.verification import rule
+from keras_se.litert import convert
+from keras_se.litert.devices import npu
+from keras_se.sites import matrices
+from keras_se.verification import latency, outcome, rule, verdict
+from tuning.choice import scores
+from tuning.deployed import samples
+from tuning.folder import begun
+from tuning.oracles import exhaustive
+from tuning.slots import slot
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -166,3 +175,54 @@ def test_figures_of_the_paper_beside_ours():
     figures = [millions(16, use_bias=use_bias) for use_bias in (False, True)]
     ours = "{} million parameters without biases and {} with".format(*figures)
     assert ours in " ".join(TEXTS[Path("README.md")].split())
+
+
+def change_of_none(samples):
+    """The upper end of the interval where no sample changes."""
+    hits = np.ones(samples, bool)
+    return outcome._change(hits, hits)[1][1]
+
+
+WORDS = {2: "two", 3: "three"}
+# Page, what it says, and the constants that it must say it of.
+STATED = [
+    ("verify", "vary by less than {:g} steps: only their level", [rule.ADAPTIVE_STEPS]),
+    ("verify", "R² ≥ {:g}, slope within 1 ± {:g}", [rule.MIN_R2, rule._SLOPE_TOLERANCE]),
+    ("verify", "varies by {:g} steps has R² ≥ {:g}", [rule.CHANNEL_STEPS, rule.MIN_CHANNEL_R2]),
+    ("verify", "R² < {:g}, slope off by more than {:g}", [rule._LOST_R2, rule._LOST_SLOPE]),
+    ("verify", "none is lost and W ≥ {:g}", [rule.MIN_WORK]),
+    ("verify", "at least {} samples, held out", [verdict.MIN_SAMPLES]),
+    ("glossary", "vary by less than {:g} steps", [rule.ADAPTIVE_STEPS]),
+    ("glossary", "W is at least {:g}", [rule.MIN_WORK]),
+    ("glossary", "W is below {:g}", [rule.MIN_WORK]),
+    ("first_hour", "at least {} samples", [verdict.MIN_SAMPLES]),
+    ("first_hour", "Above {:.0%}", [convert._MAX_OUTPUT_ERROR]),
+    ("devices", "{} accelerators", [len(npu.ACCELERATORS)]),
+    ("sites", "agree to {:.0e}", [matrices._MAX_DIFFERENCE]),
+    ("search", "fewer than {} seeds", [WORDS[scores.MIN_SEEDS]]),
+    ("search", "Up to {} combinations", [exhaustive.LIMIT]),
+    ("search", "up to {} training samples", [samples._CALIBRATION]),
+    ("search", "up to {:,} validation samples, for the metric", [samples._SCORED]),
+    ("search", "up to {} validation samples, none", [samples._VERIFIED]),
+    ("search", "quartiles of {} single inferences", [latency._MIN_RUNS]),
+    ("machines", "After {} trials", [slot._RECYCLE]),
+    ("machines", "killed {} seconds later", [WORDS[slot._GRACE]]),
+    ("machines", "ended {} times without notice", [WORDS[begun.MANY]]),
+]
+
+
+def says(page, text, values):
+    """Whether a page says these figures."""
+    said = text.format(*values).replace("%", " %").replace("1e-06", "1e-6")
+    return said in " ".join(TEXTS[Path(f"docs/{page}.md")].split())
+
+
+@pytest.mark.parametrize(("page", "text", "values"), STATED, ids=lambda value: str(value)[:30])
+def test_figures_are_the_constants(page, text, values):
+    assert says(page, text, values)
+    assert not says(page, text, [7] * len(values))
+
+
+def test_how_many_samples_show_a_hundredth():
+    assert "0.01 takes 200 of them" in TEXTS[Path("docs/deploy.md")]
+    assert change_of_none(190) > 0.01 >= change_of_none(200)
