@@ -80,9 +80,21 @@ def test_the_readme_fits_two_screens():
 
 @pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask")
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p.read_text())], ids=lambda p: p.name)
-def test_pages(page, tmp_path, monkeypatch):
+def test_pages(page, tmp_path, monkeypatch, capsys):
+    """Each page runs as a whole, and prints the sentences that it explains."""
     monkeypatch.chdir(tmp_path)
     run("\n".join(blocks(page.read_text())), tmp_path)
+    printed = words(capsys.readouterr().out)
+    assert [said for said in explained(page.read_text()) if words(said) not in printed] == []
+
+
+def explained(text):
+    """Sentences with figures of the page's own network, in the first cell of a row."""
+    return re.findall(r"^\| \*([^*]*\d\.\d{4}[^*]*)\*", text, flags=re.MULTILINE)
+
+
+def test_the_first_hour_explains_sentences():
+    assert len(explained((ROOT / "docs/first_hour.md").read_text())) == 3
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("examples/*.py")))
