@@ -89,7 +89,7 @@ def gates() -> Figure:
         panels[0].plot(v, values, label=label, **style)
         panels[1].plot(v, np.gradient(values, v), **style)
     panels[0].set(title="gate(v)", ylim=(-1.2, 3), xlabel="v")
-    panels[1].set(title="gate′(v)", ylim=(-0.1, 1.3), xlabel="v")
+    panels[1].set(title="its derivative", ylim=(-0.1, 1.3), xlabel="v")
     figure.legend(loc="outside right center", frameon=False)
     return figure
 

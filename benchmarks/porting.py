@@ -29,6 +29,7 @@ from keras_se.layers.bottleneck import bottleneck_width
 PAGE = (Path(__file__).parents[1] / "docs" / "porting.md").read_text()
 CHANNELS = (16, 24, 36, 40, 72, 96, 176, 240, 672, 960)
 LAYERS = ("fc1", "fc2"), ("conv_reduce", "conv_expand")
+LISTS = torch.nn.Sequential, torch.nn.ModuleList  # inside a unit, or around several
 SQUEEZE = torchvision.ops.SqueezeExcitation
 
 
@@ -120,7 +121,7 @@ def torch_widths() -> Iterator[tuple[str, int, int]]:
         "torchvision MobileNetV3": ["mobilenet_v3_small", "mobilenet_v3_large"],
         "torchvision EfficientNet": ["efficientnet_b0", "efficientnet_v2_s"],
         "timm MobileNetV3": ["mobilenetv3_small_100", "mobilenetv3_large_100"],
-        "timm EfficientNet": ["efficientnet_b0", "efficientnet_lite0", "efficientnet_b2"],
+        "timm EfficientNet": ["efficientnet_b0", "efficientnet_b2"],
     }
     for library, names in networks.items():
         make = timm.create_model if library.startswith("timm") else torchvision.models.get_model
@@ -138,15 +139,10 @@ def _blocks(network: torch.nn.Module) -> Iterator[tuple[int, int, torch.nn.Modul
     for unit in network.modules():
         own = [part for part in unit.modules() if isinstance(part, (SQUEEZE, SqueezeExcite))]
         # The smallest unit around a block: of one block, with convolutions beside it.
-        if len(own) == 1 and unit is not own[0] and not _is_inner(unit, own[0]):
+        if len(own) == 1 and unit is not own[0] and not isinstance(unit, LISTS):
             first = next(part for part in unit.modules() if isinstance(part, torch.nn.Conv2d))
             channels = torch_layers(own[0])[0].weight.shape[1]
             yield channels, channels // (first.weight.shape[1] * first.groups), own[0]
-
-
-def _is_inner(unit: torch.nn.Module, block: torch.nn.Module) -> bool:
-    """Whether a unit is a plain list of layers, inside the unit or around several."""
-    return isinstance(unit, torch.nn.Sequential | torch.nn.ModuleList)
 
 
 def hub_mobilenet() -> keras.Model:
@@ -206,14 +202,14 @@ def main() -> None:
     outputs = Table("block", "largest difference of outputs")
     for name, difference in torch_blocks():
         outputs.add_row(name, f"{difference:.1e}")
-    has_bottleneck = hasattr(EffectiveSEModule(16), "fc1")
     widths = Table("library", "widths compared", "that differ", "adopted, off by")
     for library, count, wrong in torch_widths():
         widths.add_row(library, str(count), str(wrong), "")
     for library, count, wrong, difference in keras_widths():
         widths.add_row(library, str(count), str(wrong), f"{difference:.1e}")
     Console(width=100).print(outputs, widths)
-    print(f"EffectiveSEModule has a bottleneck: {has_bottleneck}")
+    shapes = [tuple(part.shape) for part in EffectiveSEModule(16).parameters()]
+    print(f"EffectiveSEModule(16) has the weights {shapes}")
 
 
 if __name__ == "__main__":
