@@ -181,13 +181,14 @@ def keras_networks() -> Iterator[tuple[str, keras.Model]]:
 
 
 def keras_widths() -> Iterator[tuple[str, int, int, float]]:
-    """As `torch_widths`, with the largest difference of the outputs once adopted."""
+    """As `torch_widths`, with the largest difference once adopted, over the outputs' spread."""
     found: dict[str, list[tuple[int, int, float]]] = {}
     for library, network in keras_networks():
         sites = keras_se.find_sites(network)
         wrong = sum(width_of(library, site.channels) != site.width for site in sites)
         x = np.random.default_rng(0).normal(size=(2, *network.inputs[0].shape[1:]))
-        difference = np.abs(keras_se.adopt(network)(x) - network(x, training=False)).max()
+        outputs = keras.ops.convert_to_numpy(network(x, training=False))
+        difference = np.abs(keras_se.adopt(network)(x) - outputs).max() / outputs.std()
         found.setdefault(library, []).append((len(sites), wrong, float(difference)))
     for library, measured in found.items():
         counts, wrongs, differences = zip(*measured, strict=True)

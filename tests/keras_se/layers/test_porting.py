@@ -77,7 +77,7 @@ def test_the_block_of_a_row_has_its_bias_and_functions(library):
 
 
 def test_the_sentence_about_176_channels():
-    assert "176 channels give 8 units, `SEBlock(16, divisor=8)` has 16" in PAGE
+    assert "176 channels give 8 units, `SEBlock(16, divisor=8)` has 16" in " ".join(PAGE.split())
     assert RULES["timm `SEModule`, `SqueezeExcite`"](176, 1) == 8
     assert bottleneck_width(176, 16, divisor=8) == 16
 
