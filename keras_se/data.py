@@ -21,6 +21,15 @@ _PROBED = 32  # samples that tell logits from probabilities
 _RULE = "arrays x_train, y_train, x_test and y_test, or x and y"
 
 
+def spread(arrays: Any, count: int) -> Any:
+    """Returns as many samples of arrays of one length, evenly spaced: data may lie in classes."""
+    length = len(keras.tree.flatten(arrays)[0])
+    if length <= count:
+        return arrays
+    rows = np.arange(count) * length // count
+    return keras.tree.map_structure(lambda part: part[rows], arrays)
+
+
 def read_arrays(source: str) -> dict[str, Any]:
     """Returns the arrays of `FILE.npz` or `package.module:function` by name, unchecked."""
     # An existing file wins, even if its name looks like a reference.

@@ -15,20 +15,6 @@ from keras_se.litert.support import support_table
 GATES_PAGE = (pages.DOCS / "gates.md").read_text()
 RATIO_PAGE = (pages.DOCS / "ratio.md").read_text()
 FRACTIONS = {"½": 1 / 2, "¼": 1 / 4}
-SHORTER = {"epochs=5": "epochs=1", "seeds=3,\n    fresh_seeds=3": "seeds=1,\n    fresh_seeds=0"}
-
-
-def test_the_code_of_the_gates_page():
-    pages.run_page(GATES_PAGE)
-
-
-def test_the_code_of_the_ratio_page(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = RATIO_PAGE
-    for long, short in SHORTER.items():
-        assert long in text
-        text = text.replace(long, short)
-    assert pages.run_page(text)["result"].records
 
 
 def test_that_a_page_prints_something_else():

@@ -14,8 +14,8 @@ from keras_se.cli.options import (
     overwrite_option,
     strict_option,
 )
-from keras_se.cli.samples import CALIBRATION, some
-from keras_se.data import load_inputs
+from keras_se.cli.samples import CALIBRATION
+from keras_se.data import load_inputs, spread
 from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
@@ -94,7 +94,7 @@ def deploy_command(
     x, labels = loaded.held_out(data)
     found = keras_se.deploy(
         loaded.source,
-        some(inputs, CALIBRATION),
+        spread(inputs, CALIBRATION),
         x,
         labels,
         tolerance=tolerance,

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.data import load_inputs, load_training_and_test
+from keras_se.data import load_inputs, load_training_and_test, spread
 from keras_se.errors import InputError
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.recipe import row_hashes, used_rows
@@ -40,7 +40,7 @@ class Samples:
     @property
     def calibration(self) -> Any:
         """The samples that quantization ranges start from."""
-        return some(self.x, CALIBRATION)
+        return spread(self.x, CALIBRATION)
 
 
 def load_samples(
@@ -67,15 +67,6 @@ def load_samples(
             f"{where!r}"
         )
     return samples
-
-
-def some(arrays: Any, count: int) -> Any:
-    """Returns as many samples of arrays of one length, evenly spaced: data may lie in classes."""
-    length = len(keras.tree.flatten(arrays)[0])
-    if length <= count:
-        return arrays
-    rows = np.arange(count) * length // count
-    return keras.tree.map_structure(lambda part: part[rows], arrays)
 
 
 def _shared(held_out: Any, used: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_se.data import spread
 from keras_se.display.progress import with_progress
 from keras_se.errors import InputError, warn
 from keras_se.files import check_file_name, refuse_existing, write_files
@@ -276,7 +277,7 @@ def _run(model: keras.Model, spec: Format, tflite: bytes, samples: Samples | Non
         if samples is None:
             run_once(tflite)
             return None
-        few = {name: array[:_COMPARED] for name, array in samples.items()}
+        few = spread(dict(samples), _COMPARED)
         outputs = predict(tflite, few)
     except InputError as error:
         raise InputError(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -15,17 +16,26 @@ def blocks(text: str) -> list[tuple[str, str]]:
     return _BLOCK.findall(text)
 
 
-def run_page(text: str) -> dict:
-    """Runs the blocks of a page one after the other, and returns their names."""
+def run_page(text: str, same: Callable[[str, str], bool] = str.__eq__) -> tuple[dict, str]:
+    """Runs the blocks of a page one after the other, and returns their names and what they print.
+
+    Args:
+        text: The page.
+        same: Whether what a page says is what a block prints; by default to the last letter.
+    """
     names: dict = {"__name__": "page"}
     found = blocks(text)
     assert found
+    whole = ""
     for n, (source, said) in enumerate(found, 1):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(source, f"block {n}", "exec"), names)  # noqa: S102
-        assert not said or printed.getvalue() == said, f"block {n} prints:\n{printed.getvalue()}"
-    return names
+        whole += printed.getvalue()
+        assert not said or same(said, printed.getvalue()), (
+            f"block {n} prints:\n{printed.getvalue()}"
+        )
+    return names, whole
 
 
 def table(text: str, header: str) -> list[list[str]]:

@@ -123,7 +123,7 @@ def reference(x, w1, b1, w2, b2, gate):
 @pytest.fixture(scope="module")
 def functions():
     """Those of the page, whose code prints what the page says."""
-    return pages.run_page(PAGE)
+    return pages.run_page(PAGE)[0]
 
 
 @pytest.fixture
