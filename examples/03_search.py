@@ -1,14 +1,15 @@
-"""A search over the reduction ratio and the gate: shared seeds, a rule of choice, fresh seeds."""
+"""A search over the reduction ratio and the gate: shared seeds, a rule of choice, fresh seeds.
+
+python examples/03_search.py [--epochs 3] [--ratios 2 8] [--directory se_search]
+"""
+
+import argparse
 
 import keras
 from sklearn.datasets import load_digits
 
 import keras_se
 import tuning
-
-digits = load_digits()
-x, y = digits.images[..., None].astype("float32"), digits.target
-train, validation, test = (x[:900], y[:900]), (x[900:1300], y[900:1300]), (x[1300:], y[1300:])
 
 
 def build_network() -> keras.Model:
@@ -29,30 +30,48 @@ def build_network() -> keras.Model:
     )
 
 
-result = tuning.search(
-    build_network,
-    train,
-    validation,
-    tuning.SESpace(ratios=(2, 8), gates=("sigmoid",)),  # and the network without SE
-    tuning.Cheapest(0.02, metric="val_accuracy", max_seeds=4),
-    test=test,
-    epochs=3,
-    seeds=3,
-    fresh_seeds=2,
-    compile={
-        "optimizer": "adam",
-        "learning_rate": 3e-3,
-        "loss": {"class_name": "SparseCategoricalCrossentropy", "config": {"from_logits": True}},
-        "metrics": ["accuracy"],
-        "jit_compile": False,  # compiling each trial costs more than it saves
-    },
-    directory="se_search",  # the same call goes on there, after whatever ended it
-)
-print(result.sentence)
-print("cannot be told from the best:", ", ".join(result.tied))
-print("on fresh seeds:", result.confirmation)
+def main(argv: list[str] | None = None) -> None:
+    """Searches on digits, and builds the winner."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ratios", type=float, nargs="+", default=(2, 8))
+    parser.add_argument("--directory", default="se_search")
+    arguments = parser.parse_args(argv)
+    digits = load_digits()
+    x, y = digits.images[..., None].astype("float32"), digits.target
 
-model = result.model()
-print(f"the winner has {model.count_params():,} parameters")
-planned = keras_se.insert(build_network(), plan=result.plan)
-print(f"built from the plan, it has as many: {planned.count_params():,}")
+    result = tuning.search(
+        build_network,
+        (x[:900], y[:900]),
+        (x[900:1300], y[900:1300]),
+        tuning.SESpace(ratios=arguments.ratios, gates=("sigmoid",)),  # and the network without SE
+        tuning.Cheapest(0.02, metric="val_accuracy", max_seeds=arguments.seeds + 1),
+        test=(x[1300:], y[1300:]),
+        epochs=arguments.epochs,
+        seeds=arguments.seeds,
+        fresh_seeds=2,
+        compile={
+            "optimizer": "adam",
+            "learning_rate": 3e-3,
+            "loss": {
+                "class_name": "SparseCategoricalCrossentropy",
+                "config": {"from_logits": True},
+            },
+            "metrics": ["accuracy"],
+            "jit_compile": False,  # compiling each trial costs more than it saves
+        },
+        directory=arguments.directory,  # the same call goes on there, after whatever ended it
+    )
+    print(result.sentence)
+    print("cannot be told from the best:", ", ".join(result.tied))
+    print("on fresh seeds:", result.confirmation)
+
+    model = result.model()
+    print(f"the winner has {model.count_params():,} parameters")
+    planned = keras_se.insert(build_network(), plan=result.plan) if result.plan else build_network()
+    print(f"built from the plan, it has as many: {planned.count_params():,}")
+
+
+if __name__ == "__main__":
+    main()
