@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         tuning.Cheapest(0.02, metric="val_accuracy", max_seeds=arguments.seeds + 1),
         test=(x[1300:], y[1300:]),
         epochs=arguments.epochs,
+        batch_size=64,
         seeds=arguments.seeds,
         fresh_seeds=2,
         compile={

@@ -4,6 +4,7 @@ python examples/04_export_and_verify.py [--epochs 10]
 """
 
 import argparse
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,10 +36,10 @@ def trained(x: np.ndarray, y: np.ndarray, epochs: int) -> keras.Model:
     return model
 
 
-def converted(model: keras.Model, calibration: np.ndarray) -> dict[str, bytes]:
+def converted(model: keras.Model, calibration: np.ndarray, formats: Any) -> dict[str, bytes]:
     """A file in each format."""
     files = {}
-    for name in FORMATS:
+    for name in formats:
         files[name] = keras_se.to_tflite(model, name, calibration=calibration)
         sites = keras_se.litert.devices.delegation.delegation(files[name]).sites
         partitions = [site.partitions for site in sites.values()]
@@ -64,13 +65,14 @@ def main(argv: list[str] | None = None) -> None:
     """Converts, verifies, and finds the smallest file that passes."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, help="float32 and int8 among them")
     arguments = parser.parse_args(argv)
     digits = load_digits()
     x, y = digits.images[..., None].astype("float32"), digits.target
     calibration, x_test, y_test = x[:300], x[1400:], y[1400:]
 
     model = trained(x[:1400], y[:1400], arguments.epochs)
-    files = converted(model, calibration)
+    files = converted(model, calibration, arguments.formats)
     int8 = files["int8"]
     print(keras_se.verify(model, int8, x_test, y_test))
     dark = show_a_failure(model, calibration, x_test)

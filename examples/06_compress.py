@@ -33,7 +33,7 @@ def fitted(model: keras.Model, rate: float, epochs: int) -> keras.Model:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.Adam(rate)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)
-    model.fit(X[:1400], Y[:1400], epochs=epochs, verbose=0)
+    model.fit(X[:1400], Y[:1400], batch_size=64, epochs=epochs, verbose=0)
     return model
 
 

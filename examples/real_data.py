@@ -67,7 +67,7 @@ def images(source: str | None) -> tuple[Part, Part]:
                 f"Received: --data {source}, without test images"
             )
         return train, test
-    folder = _existing("Fashion-MNIST", source or _FASHION_MNIST)
+    folder = _existing("Fashion-MNIST", source, default=_FASHION_MNIST)
     return _idx_part(folder, "train"), _idx_part(folder, "t10k")
 
 
@@ -112,15 +112,18 @@ def graphs(source: str | None) -> Graphs:
     return Graphs(nodes, edges - 1, graph - 1, classes)
 
 
-def _existing(name: str, source: str | None, package: str = "", inside: str = "") -> Path:
-    """Returns the folder of `source`, or of the data inside an installed package."""
-    folder = Path(source) if source else None
-    if folder is None and (spec := importlib.util.find_spec(package)) and spec.origin:
-        folder = Path(spec.origin).parent / inside  # found without importing the package
-    if folder is None or not folder.is_dir():
+def _existing(
+    name: str, source: str | None, package: str = "", inside: str = "", default: str = ""
+) -> Path:
+    """Returns the folder of `source`, or of the data that are installed."""
+    folder = Path(source or default)
+    if not source and package:
+        spec = importlib.util.find_spec(package)  # found without importing the package
+        folder = Path(spec.origin).parent / inside if spec and spec.origin else Path(package)
+    if not folder.is_dir():
         raise SystemExit(
             f"{name} must be installed ({_HOW[name]}), or --data must name its folder. "
-            f"Received: {source or 'no --data, and no such package'}"
+            f"Received: {source or 'no --data'}, and no such folder"
         )
     return folder
 

@@ -24,6 +24,7 @@ _LONG = (
     "test_dask_backend.py",
     "test_deployed_search.py",
     "test_documents.py",
+    "test_examples.py",
     "test_killed_search.py",
     "test_loading.py",
     "test_runners.py",
