@@ -1,6 +1,7 @@
 """An SE block in a Keras model: train, save, load, and look at the gates.
 
-python examples/01_block.py [--epochs 10]
+On scikit-learn's digits (UCI, CC BY 4.0):
+`python examples/01_block.py [--epochs 10]`.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """SE blocks put into a trained CNN: the function is kept, then trained further.
 
-python examples/02_insert.py [--epochs 5]
+On scikit-learn's digits (UCI, CC BY 4.0):
+`python examples/02_insert.py [--epochs 5]`.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """A network converted to int8, and a verdict on each of its gates.
 
-python examples/04_export_and_verify.py [--epochs 10]
+On scikit-learn's digits (UCI, CC BY 4.0):
+`python examples/04_export_and_verify.py [--epochs 10]`.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """SE beyond images: padded sequences with a mask, and graphs of different sizes.
 
-python examples/05_sequences_and_graphs.py [--epochs 30]
+On sequences and graphs that are drawn at random:
+`python examples/05_sequences_and_graphs.py [--epochs 30]`.
 """
 
 import argparse

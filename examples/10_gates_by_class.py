@@ -59,6 +59,16 @@ def trend(shares: np.ndarray) -> str:
     )
 
 
+def saturation(statistics: list[list[GateStatistics]]) -> str:
+    """Whether most gates of one of the last two sites are near 1, in the mean over seeds."""
+    share = max(np.mean([sites[last].saturated for sites in statistics]) for last in (-2, -1))
+    shown = "is seen" if share > 0.5 else "is not seen"
+    return (
+        f"gates within 1 % of 1 at the last two sites: {share:.3f} at most: "
+        f"that the last gates saturate {shown} here"
+    )
+
+
 def trained(x: np.ndarray, y: np.ndarray, seed: int, epochs: int) -> keras.Model:
     """A network, trained from a seed."""
     keras.utils.set_random_seed(seed)
@@ -101,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.figure.write_bytes(draw_gate_curves(statistics[0]))
     print_table(statistics, np.array(shares))
     print(trend(np.array(shares)))
+    print(saturation(statistics))
     print(f"the curves of seed 0: {arguments.figure}")
 
 

@@ -16,6 +16,8 @@ import tensorflow as tf
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from keras_se.sites.site import Site
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"
@@ -180,6 +182,7 @@ def test_gates_by_class(folder, eager, capsys):
     text = printed("10_gates_by_class", capsys, "--data", images(folder), *small)
     assert [row[:4] for row in text.splitlines() if row.startswith("se_")][-1] == "se_6"
     assert "the class more is" in text
+    assert "that the last gates saturate is" in text
     assert (folder / "gates_by_class.svg").read_text().count("class 9") >= 1
 
 
@@ -206,6 +209,17 @@ def test_a_trend_is_seen_only_beyond_its_interval():
     assert "the class more is seen here" in trend(rising)
     assert "the class more is not seen here" in trend(rising[:, ::-1])
     assert "the class more is not seen here" in trend(rising[:1])
+
+
+def test_saturation_is_that_of_most_gates_at_the_end():
+    example, site = load("10_gates_by_class"), Site("se_1", 8, 1, "sigmoid", "", "")
+    statistics, near = example["gate_statistics"], np.full((9, 8), 0.999)
+    half = np.full((9, 8), 0.5)
+    at_the_end = [[statistics(site, gates) for gates in (half, near, half)]]
+    early = [[statistics(site, gates) for gates in (near, half, half)]]
+    said = example["saturation"]
+    assert "1.000 at most: that the last gates saturate is seen" in said(at_the_end)
+    assert "0.000 at most: that the last gates saturate is not seen" in said(early)
 
 
 def test_paired_differences():
