@@ -5,8 +5,9 @@
 Fashion-MNIST (Debian's package `dataset-fashion-mnist`, MIT licence), or images of your own:
 `x_train`, `y_train`, `x_test`, `y_test`, values 0 to 255. A backbone is trained on the lower half
 of the classes, or yours is taken, which reads values 0 to 1. The transfer is to few images of the
-other half, a new draw for each seed. SE is inserted with the function unchanged, its blocks and the
-head are trained, then everything; the network without SE gets the same epochs.
+other half, a new draw for each seed. SE is inserted with the function unchanged; its blocks and the
+head are trained, then everything, or everything from the start, as without SE. All get the same
+epochs, half of them at a lower rate.
 """
 
 import argparse
@@ -54,18 +55,17 @@ def fit(model: keras.Model, part: Part, epochs: int, rate: float = 1e-3) -> None
     model.fit(*part, epochs=epochs, batch_size=64, verbose=0)
 
 
-def fine_tuned(model: keras.Model, part: Part, epochs: int, seed: int) -> keras.Model:
-    """Trains the head with the SE blocks, if any, then everything at a lower rate."""
+def fine_tune(model: keras.Model, part: Part, epochs: int, seed: int, first: type) -> None:
+    """Trains the head and the layers of a type, then everything at a lower rate."""
     keras.utils.set_random_seed(seed)  # the same order of the data with SE and without
     nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     layers = [layer for inner in nested for layer in inner.layers]
     for layer in layers:
-        layer.trainable = isinstance(layer, keras_se.SEBlock)
+        layer.trainable = isinstance(layer, first)
     fit(model, part, epochs)
     for layer in layers:
         layer.trainable = True
     fit(model, part, epochs, rate=3e-4)
-    return model
 
 
 def accuracy(model: keras.Model, part: Part) -> float:
@@ -110,21 +110,22 @@ def search(model: keras.Model, new: Part, arguments: argparse.Namespace) -> tuni
 def compared(
     model: keras.Model, result: tuning.SearchResult, new: Part, test: Part, arguments: Any
 ) -> keras.Model:
-    """Trains with SE and without on the same images from the same seeds; returns the last."""
-    scores: dict[str, list[float]] = {"with": [], "without": []}
+    """Trains three ways on the same images from the same seeds; returns the last with SE."""
+    firsts = {"plain": keras.Layer, "blocks first": keras_se.SEBlock, "all at once": keras.Layer}
+    scores: dict[str, list[float]] = {name: [] for name in firsts}
     for seed in range(arguments.seeds):
         chosen = np.random.default_rng(seed).permutation(len(new[0]))[: arguments.images]
         part = new[0][chosen], new[1][chosen]
-        plain = keras.models.clone_model(model)
-        plain.set_weights(model.get_weights())
-        fine_tuned(plain, part, arguments.epochs, seed)
-        keras.utils.set_random_seed(seed)
-        with_se = keras_se.insert(model, plan=result.plan, placement=result.placement)
-        fine_tuned(with_se, part, arguments.epochs, seed)
-        scores["with"].append(accuracy(with_se, test))
-        scores["without"].append(accuracy(plain, test))
-    print("accuracy", sentence("SE", scores["with"], scores["without"]))
-    return with_se
+        for name, first in firsts.items():
+            keras.utils.set_random_seed(seed)
+            trained = keras_se.insert(model, plan=result.plan, placement=result.placement)
+            if name == "plain":
+                trained = keras_se.remove(trained)  # the model as it was, to the last bit
+            fine_tune(trained, part, arguments.epochs, seed, first)
+            scores[name].append(accuracy(trained, test))
+    for name in ("blocks first", "all at once"):
+        print(f"{name}: accuracy", sentence("SE", scores[name], scores["plain"]))
+    return trained
 
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:

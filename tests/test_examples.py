@@ -145,7 +145,8 @@ def test_transfer_learning(folder, eager, capsys):
     text = printed("07_transfer_learning", capsys, *given, *small, "--gates", "one_plus_tanh")
     assert "sites: own/se_1, own/se_2" in text
     assert "largest change of an output by insertion: 0.0" in text
-    assert re.search(r"accuracy 0\.\d+ with, 0\.\d+ without: .* 2 pairs\)\. SE ", text)
+    for way in ("blocks first", "all at once"):
+        assert re.search(rf"{way}: accuracy 0\.\d+ with, .* 2 pairs\)\. SE ", text)
     assert (folder / "runs/transfer/search/result.json").exists()
     assert (folder / "runs/transfer/transfer.tflite").exists()
 
