@@ -123,7 +123,7 @@ def test_sequences_and_graphs(capsys):
     assert "a graph alone or in company: 0.0e+00 apart" in text
 
 
-def test_compress(eager, capsys):
+def test_compress(capsys):
     text = printed("06_compress", capsys, "--epochs", "3")
     assert len(re.findall(r"accuracy 0\.\d+ after 0\.\d+", text)) == 3
 
