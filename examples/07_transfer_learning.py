@@ -124,7 +124,7 @@ def compared(
             fine_tune(trained, part, arguments.epochs, seed, first)
             scores[name].append(accuracy(trained, test))
     for name in ("blocks first", "all at once"):
-        print(f"{name}: accuracy", sentence("SE", scores[name], scores["plain"]))
+        print(f"{name}: accuracy", sentence("SE so trained", scores[name], scores["plain"]))
     return trained
 
 

@@ -141,12 +141,12 @@ def own_backbone(folder):
 
 def test_transfer_learning(folder, eager, capsys):
     given = ("--data", images(folder), "--backbone", own_backbone(folder))
-    small = ("--epochs", "3", "--seeds", "2", "--images", "128", "--ratios", "1")
+    small = ("--epochs", "2", "--seeds", "2", "--images", "128", "--ratios", "1")
     text = printed("07_transfer_learning", capsys, *given, *small, "--gates", "one_plus_tanh")
     assert "sites: own/se_1, own/se_2" in text
     assert "largest change of an output by insertion: 0.0" in text
     for way in ("blocks first", "all at once"):
-        assert re.search(rf"{way}: accuracy 0\.\d+ with, .* 2 pairs\)\. SE ", text)
+        assert re.search(rf"{way}: accuracy 0\.\d+ with, .* 2 pairs\)\. SE so trained ", text)
     assert (folder / "runs/transfer/search/result.json").exists()
     assert (folder / "runs/transfer/transfer.tflite").exists()
 
