@@ -28,7 +28,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from folding import mobilenet
-from others import randomize
+from peers.others import randomize
 from rich.console import Console
 from rich.table import Table
 

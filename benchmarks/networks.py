@@ -4,8 +4,8 @@
     python benchmarks/networks.py others [NAME ...] [--quick] [--json FILE]    SE in many packages
 
 `others` compares what `keras_se` finds, reads, adopts, converts and judges with the gates that
-`others.py` takes from the packages themselves. Names may be patterns such as `kimm/*`. Each row is
-measured in a process of its own and printed when it is there; what fails is a text in its cell.
+`peers/others.py` takes from the packages themselves. Names may be patterns such as `kimm/*`. Each
+row is measured in a process of its own and printed when it is there; what fails is a text there.
 `--quick` counts the sites of the files and judges none. A deep network of random weights makes much
 of little: "one ulp" tells how far the gates, and the outputs over their scale, move when each input
 does by one rounding of float32. What is as small says nothing, and int8 moves by far more.
@@ -26,7 +26,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from others import OTHERS, images, randomize, true_gates
+from peers.others import OTHERS, images, randomize, true_gates
 from rich.console import Console
 from rich.table import Table
 

@@ -1,18 +1,18 @@
-"""What the parent does for each trial of a large search, whose trials cost nothing here.
+"""A search whose trials cost nothing: what is left is what the parent does for each of them.
 
-Prints milliseconds per trial (mean of the trials up to each number): the proposal, the log of
-begun trials, record, curve, weights, keras-tuner's folder, the choice of weights to keep; with
-every write synchronized. `--workers` trials run at a time and end in random order.
+That is the proposal, the log of begun trials, record, curve, weights, keras-tuner's folder and the
+choice of weights to keep, with every write synchronized.
 """
 
-import argparse
 import pickle
 import random
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from unittest import mock
 
 import keras
 import keras_tuner
@@ -22,6 +22,8 @@ import tuning
 from tuning import searching
 from tuning.trials.perform import Outcome, Run
 from tuning.trials.records import TrialRecord
+
+SEEDS = 3
 
 
 class Simulated:
@@ -71,44 +73,31 @@ def network(hp: keras_tuner.HyperParameters) -> keras.Model:
     return model
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1000)
-    arguments = parser.parse_args()
+def processor_seconds(trials: int, workers: int) -> list[float]:
+    """The processor time of the parent from the first trial on, at the end of each."""
 
     @contextmanager
-    def simulated(*_: object):
-        yield Simulated(arguments.workers)
+    def simulated(*_: object) -> Iterator[Simulated]:
+        yield Simulated(workers)
 
-    searching.open_backend = simulated
-    part, times = (np.zeros((8, 4)), np.zeros((8, 2))), [(time.perf_counter(), time.process_time())]
-    candidates = arguments.trials // arguments.seeds
-    with tempfile.TemporaryDirectory() as folder:
+    part, times = (np.zeros((8, 4)), np.zeros((8, 2))), [time.process_time()]
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", trials // SEEDS, seed=1)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(searching, "open_backend", simulated),
+    ):
         tuning.search(
             network,
             part,
             part,
-            objective=tuning.Cheapest(1e9, max_seeds=arguments.seeds),
+            objective=tuning.Cheapest(1e9, max_seeds=SEEDS),
             epochs=1,
-            seeds=arguments.seeds,
+            seeds=SEEDS,
             fresh_seeds=0,
             workers=2,
-            oracle=keras_tuner.oracles.RandomSearchOracle("val_loss", candidates, seed=1),
+            oracle=oracle,
             directory=f"{folder}/run",
-            on_trial=lambda record: times.append((time.perf_counter(), time.process_time())),
+            on_trial=lambda record: times.append(time.process_time()),
+            progress=False,
         )
-        steps = np.diff(times, axis=0) * 1e3
-        begin = 0
-        for end in (250, 1000, 2000, 5000, 10_000, 20_000):
-            if end <= len(steps) + 250:
-                wall, processor = steps[begin:end].mean(axis=0)
-                print(f"to {end:6,}: {wall:6.2f} ms, of which the processor {processor:6.2f}")
-            begin = end
-        print(f"the choice at the end: {time.perf_counter() - times[-1][0]:.1f} s")
-
-
-if __name__ == "__main__":
-    main()
+    return (np.array(times[1:]) - times[0]).tolist()

@@ -1,0 +1,1 @@
+"""What keras_se costs, beside what others write: `python -m benchmarks`."""

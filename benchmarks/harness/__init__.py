@@ -1,0 +1,1 @@
+"""How the benchmarks measure, and how they show what they found."""

@@ -1,0 +1,1 @@
+"""SE as others write it: layers, and networks of other packages."""
