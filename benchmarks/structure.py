@@ -1,7 +1,6 @@
 """The size and shape of the two packages: lines, definitions, functions, comments, arrows, circles.
 
     python benchmarks/structure.py            the figures of this checkout
-    python benchmarks/structure.py --time     `import keras_se` over `import keras`, five runs, too
     python benchmarks/structure.py FOLDER     those of another one
 
 Lines are all lines of the `.py` files. A body is a function with its signature and without its
@@ -12,9 +11,6 @@ each other.
 import argparse
 import ast
 import statistics
-import subprocess
-import sys
-import time
 import tokenize
 from pathlib import Path
 
@@ -79,24 +75,10 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(group) for group in found if len(group) > 1)
 
 
-def import_ratio(runs: int) -> list[float]:
-    """Seconds of `import keras_se` over those of `import keras`, run by run."""
-
-    def seconds(module: str) -> float:
-        started = time.perf_counter()
-        command = [sys.executable, "-W", "ignore", "-c", f"import {module}"]
-        subprocess.run(command, check=True)
-        return time.perf_counter() - started
-
-    seconds("keras_se")  # files into the memory of the machine
-    return [seconds("keras_se") / seconds("keras") for _ in range(runs)]
-
-
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", nargs="?", default=Path(__file__).parents[1], type=Path)
-    parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
     known = modules(arguments.folder)
     trees = {name: ast.parse(path.read_text()) for name, path in known.items()}
@@ -136,12 +118,6 @@ def main() -> None:
     folders = {path.parent for path in known.values()}
     largest = max(len(list(folder.glob("*.py"))) for folder in folders)
     print(f"folders: {len(folders)}, the largest of {largest} files")
-    if arguments.time:
-        ratios = import_ratio(5)
-        print(
-            f"import keras_se over import keras: median {statistics.median(ratios):.2f} "
-            f"({min(ratios):.2f}-{max(ratios):.2f})"
-        )
 
 
 def _count(paths, name: str) -> int:

@@ -30,7 +30,8 @@ def _digits(value: float) -> str:
 
 def spread(summary: Summary) -> str:
     """Returns the quartiles, or the range of a few values."""
-    return f"{number(summary.low)}-{number(summary.high)}"
+    between = " to " if summary.low < 0 else "-"
+    return f"{number(summary.low)}{between}{number(summary.high)}"
 
 
 def interval(summary: Summary) -> str:
@@ -68,7 +69,10 @@ def of_comparison(comparison: Comparison, facts: Sequence[str] = ()) -> Iterator
             Column("ratio", [number(ratio.median) for ratio in ratios]),
             Column("quartiles" if rounds >= 5 else "range", list(map(spread, ratios))),
             *([Column("95 %", list(map(interval, ratios)))] if rounds >= 6 else []),
-            *(Column(fact, [_fact(v.facts.get(fact)) for v in variants], _SHORT.get(fact, "")) for fact in facts),
+            *(
+                Column(fact, [_fact(v.facts.get(fact)) for v in variants], _SHORT.get(fact, ""))
+                for fact in facts
+            ),
         ],
     )
 

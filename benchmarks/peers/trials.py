@@ -41,12 +41,13 @@ class Network(keras_tuner.HyperModel):
         return model
 
     def fit(self, hp: Any, model: keras.Model, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and appends the processor time to the log."""
-        started = time.process_time()
+        """Trains, and appends its processor time and its wall time to the log."""
+        started, processor = time.monotonic(), time.process_time()
         kwargs.update(epochs=self.epochs, verbose=0)
         history = model.fit(*args, **kwargs)
+        took = (time.process_time() - processor, time.monotonic() - started)
         with open(self.log, "a") as file:
-            file.write(f"{os.getpid()} {time.process_time() - started}\n")
+            file.write(" ".join(map(str, (os.getpid(), *took))) + "\n")
         return history
 
 
@@ -67,7 +68,7 @@ def epochs_of(seconds: float) -> int:
 
 
 def run(units: tuple[int, ...], epochs: int, ways: tuple[str, ...]) -> Iterator[tuple]:
-    """Yields the name, the seconds, and the processor time of a later trial, way by way."""
+    """Yields the name, the seconds, and what `later` says of the trials, way by way."""
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
             log, own = Path(folder, f"log {way}"), str(Path(folder, way))
@@ -76,7 +77,7 @@ def run(units: tuple[int, ...], epochs: int, ways: tuple[str, ...]) -> Iterator[
                 search = searched(network, own, way, stack)
                 yield way, seconds(search), later(log)
             if way == INLINE:
-                yield AGAIN, seconds(searched(network, own, way, stack)), None
+                yield AGAIN, seconds(searched(network, own, way, stack)), []
 
 
 def searched(network: Network, folder: str, way: str, stack: ExitStack) -> Callable[[], None]:
@@ -124,11 +125,10 @@ def seconds(search: Callable[[], None]) -> float:
     return time.monotonic() - started
 
 
-def later(log: Path) -> float | None:
-    """Mean processor time of the trials of each process but its first, in seconds."""
-    found: dict[str, list[float]] = {}
+def later(log: Path) -> list[tuple[float, float]]:
+    """Processor and wall seconds of the trials of each process but its first."""
+    found: dict[str, list[tuple[float, float]]] = {}
     for line in log.read_text().splitlines():
-        process, spent = line.split()
-        found.setdefault(process, []).append(float(spent))
-    times = [spent for own in found.values() for spent in own[1:]]
-    return float(np.mean(times)) if times else None
+        process, processor, wall = line.split()
+        found.setdefault(process, []).append((float(processor), float(wall)))
+    return [times for own in found.values() for times in own[1:]]

@@ -17,7 +17,7 @@ ABOUT = (
     "each. Trials: processor time of the parent up to that trial, in one search of 1,000 workers "
     "whose trials cost nothing, with every write synchronized."
 )
-CHANNELS, SIDES, SITES = (128, 256, 512, 1024, 2048), (7, 14, 28, 56, 112), (2, 4, 8, 16)
+CHANNELS, SIDES, SITES = (128, 256, 512, 1024, 2048), (7, 14, 28, 56, 112), (3, 6, 12)
 TRIALS = (250, 1000, 2000, 5000, 10_000)
 QUICK = {CHANNELS: (16, 64), SIDES: (7, 14), SITES: (1, 2), TRIALS: (30, 60)}
 WORKERS = 1000

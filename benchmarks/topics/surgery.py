@@ -16,7 +16,7 @@ ABOUT = (
     "Copying is `keras.models.clone_model` and its weights, the least that a new model costs. "
     "`find_sites` is the first on a model that was just built."
 )
-BUILD, COPY = "building the model", "copying the model"
+COPY = "copying the model"
 
 
 def copied(model: Any) -> Any:
@@ -54,13 +54,11 @@ def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     adopted = keras_se.adopt(given)
     inserting = {
         COPY: Work(lambda: copied(plain)),
-        BUILD: Work(build),
         "find_sites": Work(keras_se.find_sites, prepare=build),
         "insert": Work(lambda: keras_se.insert(plain)),
     }
     adopting = {
         COPY: Work(lambda: copied(given)),
-        BUILD: Work(build_with_se),
         "find_sites": Work(keras_se.find_sites, prepare=build_with_se),
         "adopt": Work(lambda: keras_se.adopt(given)),
         "remove": Work(lambda: keras_se.remove(adopted)),
@@ -76,7 +74,7 @@ def finding(topic: Topic) -> str:
     """What each operation costs over a copy."""
     said = []
     for comparison in topic.comparisons:
-        names = [name for name in comparison.names if name not in (COPY, BUILD)]
+        names = [name for name in comparison.names if name != COPY]
         ratios = [f"{name} {tabled.words(comparison.ratio(name))}" for name in names]
         said.append(f"on {comparison.name} {tabled.listed(ratios)}")
     return f"Time over that of {COPY}: {'; '.join(said)}."
