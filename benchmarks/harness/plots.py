@@ -33,23 +33,25 @@ class Plot:
 def ratios(name: str, comparisons: Sequence[Comparison], axis: str) -> Plot:
     """Draws the ratios of some comparisons to their baselines, a row for each variant."""
     rows = [
-        (f"{variant}  ", comparison.ratio(variant), colour)
+        (variant, comparison.ratio(variant), colour)
         for comparison, colour in zip(comparisons, cycle(_COLOURS))
         for variant in comparison.names
         if variant != comparison.baseline
     ]
-    with plot(7.0, 0.7 + 0.23 * len(rows)) as axes:
+    labelled = len(comparisons) > 1
+    with plot(7.0, 0.7 + 0.22 * (len(rows) + labelled * len(comparisons))) as axes:
         for n, (_, summary, colour) in enumerate(rows):
             _point(axes, summary, n, colour, "o", across=True)
         for comparison, colour in zip(comparisons, cycle(_COLOURS)):
-            label = ", ".join(filter(None, (comparison.name, comparison.case)))
-            axes.plot([], [], "o", color=colour, label=f"{label} (to {comparison.baseline})")
+            label = f"{comparison.name} (to {comparison.baseline})"
+            axes.plot([], [], "o", color=colour, label=label)
         axes.axvline(1.0, color=_GREY, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
         _log(axes.xaxis, [summary for _, summary, _ in rows])
         axes.set_xlabel(axis)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.3 * 4 / (2 + len(rows))))
+        if labelled:
+            axes.figure.legend(loc="outside lower center")
         return Plot(name, axis, _svg(axes, name))
 
 
@@ -78,13 +80,13 @@ def cases(name: str, comparisons: Sequence[Comparison], axis: str) -> Plot:
             )  # fmt: skip
         _log(axes.yaxis, [c.ratio(variant) for c in comparisons for variant in variants])
         axes.set_ylabel(axis)
-        axes.legend(ncols=len(variants), loc="upper center", bbox_to_anchor=(0.5, -0.28))
+        axes.figure.legend(ncols=len(variants), loc="outside lower center")
         return Plot(name, axis, _svg(axes, name))
 
 
 def growth(name: str, comparisons: Sequence[Comparison], axis: str) -> Plot:
     """Draws times over sizes, both relative to the first, on axes of logarithms."""
-    with plot(7.0, 4.0) as axes:
+    with plot(8.0, 4.0) as axes:
         largest = 1.0
         for i, comparison in enumerate(comparisons):
             sizes = [variant.facts["size"] for variant in comparison.variants]
@@ -96,11 +98,11 @@ def growth(name: str, comparisons: Sequence[Comparison], axis: str) -> Plot:
                 x, y, color=_COLOURS[i], marker=_MARKERS[i], markersize=4, label=comparison.name
             )
         axes.plot([1, largest], [1, largest], color=_GREY, linestyle=":", label="in proportion")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        for line in (axes.xaxis, axes.yaxis):
+            _decades(line)
         axes.set_xlabel("size over the least")
         axes.set_ylabel(axis)
-        axes.legend(fontsize=8)
+        axes.figure.legend(loc="outside right upper")
         return Plot(name, axis, _svg(axes, name))
 
 
@@ -114,8 +116,8 @@ def _point(
 
 
 def _log(axis: Any, summaries: Sequence[Summary]) -> None:
-    """Makes an axis one of logarithms, with plain numbers on it."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    """Makes an axis one of logarithms, with marks as dense as the ratios need."""
+    from matplotlib.ticker import FixedLocator
 
     low = min([0.9, *(summary.low for summary in summaries)])
     high = max([1.1, *(summary.high for summary in summaries)])
@@ -124,9 +126,16 @@ def _log(axis: Any, summaries: Sequence[Summary]) -> None:
     )
     marks = [s * 10.0**power for power in range(-5, 6) for s in steps]
     marks += [0.8, 0.9] if high / low < 8 else []
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    _decades(axis)
     axis.axes.set(**{f"{axis.axis_name}lim": (low * 0.95, high * 1.05)})
     axis.set_major_locator(FixedLocator(sorted(m for m in marks if low <= m <= high)))
+
+
+def _decades(axis: Any) -> None:
+    """Makes an axis one of logarithms, with plain numbers at the powers of ten."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 

@@ -72,7 +72,7 @@ def step(model: Any, x: Any, slope: Any, trains: bool, xla: bool) -> Callable[[]
     import tensorflow as tf
 
     @tf.function(jit_compile=xla)
-    def forward(x: Any, _: Any) -> Any:
+    def forward(x: Any, unused: Any) -> Any:
         return model(x, training=False)
 
     @tf.function(jit_compile=xla)
