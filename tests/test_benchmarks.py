@@ -186,6 +186,14 @@ def test_slopes_are_powers():
     assert (found.low, found.high) == pytest.approx((0.5, 1.5))
 
 
+def test_growth_is_told_over_all_sizes_and_at_the_end():
+    seconds = {"1": [1.0] * 15, "10": [1.0] * 15, "100": [100.0] * 15}
+    facts = {name: {"size": int(name)} for name in seconds}
+    comparison = Comparison.of("sites", seconds, facts=facts)
+    _, table = tables.markdown(tables.of_growth([comparison]))
+    assert table.splitlines()[-1] == "| sites | 1-100 | 1.00 s | 100 s | 1.00 | 2.00 | 2.00-2.00 |"
+
+
 def test_words_tell_only_what_the_rounds_show():
     more, none = Summary.of([1.2] * 15), Summary.of([0.9, 1.1] * 8)
     assert tables.words(more) == "1.20 (1.20-1.20: more)"

@@ -100,17 +100,20 @@ def of_cases(comparisons: Sequence[Comparison]) -> Iterator[Part]:
         )
 
 
-def slope(comparison: Comparison) -> Summary:
-    """Sums up by how many powers of its size a comparison grows; sizes are facts."""
-    sizes = [variant.facts["size"] for variant in comparison.variants]
-    return slopes(sizes, [variant.seconds for variant in comparison.variants])
+def slope(comparison: Comparison, last: int | None = None) -> Summary:
+    """Sums up by how many powers of its size a comparison grows, over all or the last sizes."""
+    variants = comparison.variants[-last if last else 0 :]
+    return slopes([v.facts["size"] for v in variants], [v.seconds for v in variants])
 
 
 def of_growth(comparisons: Sequence[Comparison]) -> Iterator[Part]:
-    """Yields a table of what grows: times at the least and the greatest size, and the slope."""
+    """Yields a table of what grows: times at the least and the greatest size, and slopes."""
     ends = [(c.variants[0], c.variants[-1]) for c in comparisons]
-    found = list(map(slope, comparisons))
-    yield "Slopes of log time over log size, with quartiles; 1 is growth in proportion."
+    found, last = ([slope(c, few) for c in comparisons] for few in (None, 2))
+    yield (
+        "Slopes of log time over log size: over all sizes, and from the last but one to the last "
+        "with quartiles, where fixed costs weigh least. 1 is growth in proportion."
+    )
     yield Table(
         "growth",
         [
@@ -119,7 +122,8 @@ def of_growth(comparisons: Sequence[Comparison]) -> Iterator[Part]:
             Column("first", [duration(Summary.of(a.seconds).median) for a, _ in ends]),
             Column("last", [duration(Summary.of(b.seconds).median) for _, b in ends]),
             Column("slope", [number(s.median) for s in found]),
-            Column("spread", [spread(s) if s.rounds > 1 else "one run" for s in found]),
+            Column("at the end", [number(s.median) for s in last], "end"),
+            Column("quartiles", [spread(s) if s.rounds > 1 else "one run" for s in last]),
         ],
     )
 
