@@ -130,7 +130,7 @@ def test_other_schemas_and_topics_are_refused(capsys):
 def test_a_topic_that_fails_is_said_and_the_code_is_1(tmp_path):
     failed = Topic("surgery", 0.0, (), failure="ValueError: no")
     results = Results(False, ENVIRONMENT, (failed,))
-    assert "Surgery: not measured. ValueError: no" in str(results)
+    assert "surgery: not measured. ValueError: no" in str(results)
     assert "Not measured: ValueError: no" in page(results)
     (tmp_path / "results.json").write_text(results.to_json())
     assert main(["--again", "--output", str(tmp_path)]) == 1

@@ -98,9 +98,8 @@ class Topic(Shown):
 
     @property
     def title(self) -> str:
-        """Its heading."""
-        title: str = self.module.TITLE
-        return title
+        """Its heading; of a topic that failed its name, for its module may not even load."""
+        return self.name if self.failure else str(self.module.TITLE)
 
     def parts(self) -> Iterator[Part]:
         """Yields what was found, then tables."""

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
+import numpy as np
+import tensorflow as tf
+
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
-from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work
+from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Summary, Work
 from benchmarks.harness.timing import measure as timed
+from benchmarks.peers import layers
 from keras_se.display.text import Part
 
 TITLE = "The layer"
@@ -31,11 +36,6 @@ MODES = {
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures every mode on every map."""
-    import numpy as np
-    import tensorflow as tf
-
-    from benchmarks.peers import layers
-
     peers, missing = layers.available()
     maps, found = QUICK_MAPS if quick else MAPS, {}
     for shape in maps:
@@ -55,10 +55,6 @@ def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
 
 def networks(shape: tuple[int, ...], peers: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
     """A model of one block for each peer, and the floor."""
-    import keras
-
-    from benchmarks.peers import layers
-
     models = {}
     for name, layer in {**peers, layers.FLOOR: layers.floor}.items():
         inputs = keras.Input(shape)
@@ -69,7 +65,6 @@ def networks(shape: tuple[int, ...], peers: dict[str, Callable[[Any], Any]]) -> 
 
 def step(model: Any, x: Any, slope: Any, trains: bool, xla: bool) -> Callable[[], object]:
     """One forward step, or one with the gradients for the map and the weights."""
-    import tensorflow as tf
 
     @tf.function(jit_compile=xla)
     def forward(x: Any, unused: Any) -> Any:
@@ -89,8 +84,6 @@ def step(model: Any, x: Any, slope: Any, trains: bool, xla: bool) -> Callable[[]
 
 def finding(topic: Topic) -> str:
     """How each variant does over all cases, and where others win."""
-    from benchmarks.harness.timing import Summary
-
     first = topic.comparisons[0]
     said = []
     for name in first.names:
@@ -114,7 +107,7 @@ def finding(topic: Topic) -> str:
 
 def peers(comparison: Comparison) -> list[str]:
     """The variants that are SE blocks of others."""
-    return [n for n in comparison.names if n not in (comparison.baseline, "squeeze, product")]
+    return [n for n in comparison.names if n not in (comparison.baseline, layers.FLOOR)]
 
 
 def tables(topic: Topic) -> Iterator[Part]:

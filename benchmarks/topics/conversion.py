@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
+import keras_se
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work
 from benchmarks.harness.timing import measure as timed
+from benchmarks.peers import layers
+from benchmarks.topics import litert
 from keras_se.display.text import Part
 
 TITLE = "Conversion"
@@ -19,12 +24,6 @@ CONVERTER, OWN = "converter", "to_tflite"
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures float32 and int8."""
-    import numpy as np
-
-    import keras_se
-    from benchmarks.peers import layers
-    from benchmarks.topics import litert
-
     rounds, side = QUICK_ROUNDS if quick else ROUNDS, 16 if quick else litert.SIDE
     model = litert.network(layers.se_block, side)
     layers.with_same_weights({"": model})

@@ -3,11 +3,19 @@
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_se
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work, plain_number
 from benchmarks.harness.timing import measure as timed
+from benchmarks.peers import layers
+from benchmarks.peers.simulated import SEEDS, processor_seconds
+from benchmarks.topics.block import BATCH, step
 from keras_se.display.text import Part
 
 TITLE = "Growth"
@@ -47,13 +55,6 @@ def grown(name: str, works: dict[int, Work], rounds: int) -> Comparison:
 
 def forward(shape: tuple[int, ...]) -> Work:
     """A block on a map."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from benchmarks.peers import layers
-    from benchmarks.topics.block import BATCH, step
-
     inputs = keras.Input(shape)
     model = keras.Model(inputs, layers.se_block(inputs))
     x = tf.constant(np.random.default_rng(0).normal(size=(BATCH, *shape)).astype("float32"))
@@ -62,8 +63,6 @@ def forward(shape: tuple[int, ...]) -> Work:
 
 def chain(sites: int, layer: Any) -> Any:
     """A network of so many convolutions, with a layer behind each."""
-    import keras
-
     x = inputs = keras.Input((16, 16, 16))
     for _ in range(sites):
         x = layer(keras.layers.Conv2D(16, 3, padding="same", activation="relu")(x))
@@ -72,11 +71,6 @@ def chain(sites: int, layer: Any) -> Any:
 
 def of_sites(sizes: tuple[int, ...]) -> dict[str, dict[int, Work]]:
     """What depends on the number of sites."""
-    import numpy as np
-
-    import keras_se
-    from benchmarks.peers import layers
-
     x = np.random.default_rng(0).normal(size=(40, 16, 16, 16)).astype("float32")
     found: dict[str, dict[int, Work]] = {}
     for size in sizes:
@@ -95,8 +89,6 @@ def of_sites(sizes: tuple[int, ...]) -> dict[str, dict[int, Work]]:
 
 def of_trials(sizes: tuple[int, ...], workers: int) -> Comparison:
     """The bookkeeping of a search, from one run."""
-    from benchmarks.peers.simulated import SEEDS, processor_seconds
-
     times = processor_seconds(sizes[-1] + SEEDS, workers)
     seconds = {f"{size:,}": (times[size - 1],) for size in sizes}
     facts = {

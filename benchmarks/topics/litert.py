@@ -3,16 +3,26 @@
 import contextlib
 import io
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_se
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work
 from benchmarks.harness.timing import measure as timed
+from benchmarks.peers import layers
 from keras_se.display.text import Part
+from keras_se.litert.devices.delegation import delegation
+from keras_se.litert.runtime import Runner
+from keras_se.stderr import capture_stderr
 
 TITLE = "Files for LiteRT"
 ABOUT = (
@@ -23,13 +33,11 @@ ABOUT = (
     "the file and of XNNPACK, LiteRT's default delegate; between two partitions tensors leave it."
 )
 SIDE, CALIBRATION = 64, 100
-BASELINE = "SEBlock, to_tflite"
+BASELINE = f"{layers.SE_BLOCK}, to_tflite"
 
 
 def network(layer: Callable[[Any], Any], side: int = SIDE) -> Any:
     """Four sites."""
-    import keras
-
     x = inputs = keras.Input((side, side, 3))
     for strides in (1, 1, 2, 2):
         x = keras.layers.Conv2D(32, 3, strides=strides, padding="same", activation="relu")(x)
@@ -39,8 +47,6 @@ def network(layer: Callable[[Any], Any], side: int = SIDE) -> Any:
 
 def by_converter(model: Any, samples: Any = None) -> bytes:
     """The plain converter, for int8 if there are samples."""
-    import tensorflow as tf
-
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if samples is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -60,10 +66,6 @@ def by_export(model: Any) -> bytes:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps what converters print out of the tables."""
-    import warnings
-
-    from keras_se.stderr import capture_stderr
-
     with contextlib.redirect_stdout(io.StringIO()), capture_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -71,12 +73,10 @@ def quiet() -> Iterator[None]:
 
 def files(models: dict[str, Any], samples: Any, int8: bool) -> dict[str, bytes]:
     """Every file of a format, by name."""
-    import keras_se
-
     found = {}
     for name, model in models.items():
         calibration = samples if int8 else None
-        if name != "no SE":
+        if name != layers.NONE:
             found[f"{name}, converter"] = by_converter(model, calibration)
             if not int8:
                 found[f"{name}, export"] = by_export(model)
@@ -87,10 +87,6 @@ def files(models: dict[str, Any], samples: Any, int8: bool) -> dict[str, bytes]:
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures the files of each format."""
-    import numpy as np
-
-    from benchmarks.peers import layers
-
     peers, missing = layers.available()
     side = 16 if quick else SIDE
     models = {name: network(layer, side) for name, layer in peers.items()}
@@ -112,8 +108,6 @@ def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
 
 def inference(tflite: bytes, x: Any) -> Callable[[], object]:
     """A call of the interpreter alone."""
-    from keras_se.litert.runtime import Runner
-
     runner = Runner(tflite)
     runner.run({name: array[: runner.batch] for name, array in runner.arranged(x).items()})
     return lambda: runner.interpreter.invoke()
@@ -121,8 +115,6 @@ def inference(tflite: bytes, x: Any) -> Callable[[], object]:
 
 def facts(tflite: bytes) -> dict[str, Any]:
     """Operators and partitions."""
-    from keras_se.litert.devices.delegation import delegation
-
     found = delegation(tflite)
     return {
         "operators": len(found.operators),

@@ -3,12 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+import numpy as np
+
+import keras_se
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work
 from benchmarks.harness.timing import measure as timed
+from benchmarks.topics import litert
+from benchmarks.topics.surgery import copied
+from keras_se import SEBlock
 from keras_se.display.text import Part
+from keras_se.litert.gates import GateReader
+from keras_se.litert.runtime import Runner
 
 TITLE = "Reading gates and verify"
 ABOUT = (
@@ -24,11 +33,6 @@ ALONE, LOADED, PREDICT = "file alone", "file alone, loaded", "first predict"
 
 def network(side: int) -> Any:
     """Four sites whose gates move."""
-    import keras
-
-    from benchmarks.topics import litert
-    from keras_se import SEBlock
-
     keras.utils.set_random_seed(0)
     wide = keras.initializers.RandomNormal(stddev=1.5)
     return litert.network(lambda x: SEBlock(4, kernel_initializer=wide)(x), side)
@@ -36,20 +40,13 @@ def network(side: int) -> Any:
 
 def twin(model: Any) -> Any:
     """The same model, not traced yet."""
-    import keras
-
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copied(model)
     copy.compile(jit_compile=False)
     return copy
 
 
 def of_file(name: str, tflite: bytes, x: Any, rounds: int) -> Comparison:
     """Reading a file, loaded and not."""
-    import keras_se
-    from keras_se.litert.gates import GateReader
-    from keras_se.litert.runtime import Runner
-
     runner, reader = Runner(tflite), GateReader(tflite)
     outputs = list(runner.outputs.values())
     works = {
@@ -63,8 +60,6 @@ def of_file(name: str, tflite: bytes, x: Any, rounds: int) -> Comparison:
 
 def of_verdict(name: str, model: Any, tflite: bytes, x: Any, rounds: int) -> Comparison:
     """A verdict on a file."""
-    import keras_se
-    from keras_se.litert.runtime import Runner
 
     def least(copy: Any) -> None:
         copy.predict(x, verbose=0)
@@ -82,10 +77,6 @@ def of_verdict(name: str, model: Any, tflite: bytes, x: Any, rounds: int) -> Com
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures models and files of two formats."""
-    import numpy as np
-
-    import keras_se
-
     rounds, side = (QUICK_ROUNDS, 16) if quick else (ROUNDS, 64)
     model, samples = network(side), 64 if quick else SAMPLES
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import Summary
+from benchmarks.peers import trials
 from keras_se.display.text import Part
 
 TITLE = "Search"
@@ -25,8 +26,6 @@ QUICK_UNITS, QUICK_SECONDS = (8, 9), 0.5
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures each way, two rounds of them."""
-    from benchmarks.peers import trials
-
     trials.one_thread()
     units, length = (QUICK_UNITS, QUICK_SECONDS) if quick else (UNITS, SECONDS)
     ways = (trials.KERAS_TUNER, trials.INLINE, trials.TWO) if quick else trials.WAYS
@@ -53,7 +52,7 @@ def medians(times: list[tuple[float, float]]) -> list[str | None]:
 def finding(topic: Topic) -> str:
     """What each way takes of keras-tuner's time."""
     comparison = topic.comparisons[0]
-    names = [n for n in comparison.names if n not in (comparison.baseline, "inline, again")]
+    names = [n for n in comparison.names if n not in (comparison.baseline, trials.AGAIN)]
     said = [f"{name} {tabled.words(comparison.ratio(name))}" for name in names]
     return f"Time over that of {comparison.baseline}, {comparison.name}: {tabled.listed(said)}."
 
@@ -66,6 +65,6 @@ def tables(topic: Topic) -> Iterator[Part]:
 def plots(topic: Topic) -> Iterator[drawing.Plot]:
     """The ratios of whole searches."""
     comparison = topic.comparisons[0]
-    kept = tuple(v for v in comparison.variants if v.name != "inline, again")
+    kept = tuple(v for v in comparison.variants if v.name != trials.AGAIN)
     shown = Comparison(comparison.name, "", comparison.baseline, kept)
     yield drawing.ratios("search", [shown], f"time over that of {comparison.baseline}")

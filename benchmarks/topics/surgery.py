@@ -1,13 +1,19 @@
 """Surgery on models, beside what Keras does to copy or build them."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import keras
+
+import keras_se
 from benchmarks.harness import plots as drawing
 from benchmarks.harness import tables as tabled
 from benchmarks.harness.results import Comparison, Topic
 from benchmarks.harness.timing import QUICK_ROUNDS, ROUNDS, Work
 from benchmarks.harness.timing import measure as timed
+from benchmarks.peers import layers
+from benchmarks.topics.litert import network
 from keras_se.display.text import Part
 
 TITLE = "Surgery"
@@ -21,8 +27,6 @@ COPY = "copying the model"
 
 def copied(model: Any) -> Any:
     """A copy as Keras makes it, with the weights."""
-    import keras
-
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
@@ -30,14 +34,7 @@ def copied(model: Any) -> Any:
 
 def networks(quick: bool) -> tuple[Any, Any]:
     """What builds a network without SE, and what builds one with SE."""
-    from functools import partial
-
-    import keras
-
     if quick:
-        from benchmarks.peers import layers
-        from benchmarks.topics.litert import network
-
         return partial(network, layers.nothing, 16), partial(network, layers.convolutions, 16)
     applications = keras.applications
     small = partial(applications.MobileNetV3Small, weights=None, input_shape=(96, 96, 3))
@@ -46,8 +43,6 @@ def networks(quick: bool) -> tuple[Any, Any]:
 
 def measure(quick: bool) -> tuple[tuple[Comparison, ...], tuple[str, ...]]:
     """Measures surgery on both networks."""
-    import keras_se
-
     rounds = QUICK_ROUNDS if quick else ROUNDS
     build, build_with_se = networks(quick)
     plain, given = build(), build_with_se()
