@@ -3,7 +3,7 @@
     python -m benchmarks                  all topics: 15 rounds each, about 25 minutes on two cores
     python -m benchmarks --quick          the same on small sizes, three rounds, some minutes
     python -m benchmarks block litert     some topics
-    python -m benchmarks --again          the page once more, from results.json
+    python -m benchmarks --again          the page once more, from results.json or --json FILE
 
 A full run writes into `benchmarks`; a quick one, or one of some topics, into `runs/benchmarks`.
 """
@@ -37,9 +37,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("topics", nargs="*", type=topic, metavar="TOPIC", help=", ".join(TOPICS))
     parser.add_argument("--quick", action="store_true", help="small sizes and three rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help=f"default: {JSON} in the folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help=f"beside {JSON} of the folder")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where the page is written")
-    parser.add_argument("--again", action="store_true", help="measure nothing, read the JSON")
+    parser.add_argument("--again", action="store_true", help="measure nothing, read the JSON file")
     return parser.parse_args(arguments)
 
 
@@ -55,16 +55,17 @@ def main(arguments: Sequence[str] | None = None, apart: bool = True) -> int:
     from benchmarks.harness.running import all_measured
 
     folder = given.output or (ELSEWHERE if given.quick or given.topics else FOLDER)
-    path = given.json or folder / JSON
+    paths = [folder / JSON, *([given.json] if given.json else [])]
     if not given.again:
         names = [name for name in TOPICS if name in given.topics or not given.topics]
         here = Environment.here()
         results = Results(given.quick, here, tuple(all_measured(names, given.quick, apart)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(results.to_json())
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(results.to_json())
     # Of the file, so that the page holds nothing that the file does not.
-    results = Results.from_dict(json.loads(path.read_text()))
-    print("Results:", path, *write(results, folder), sep="\n  ")
+    results = Results.from_dict(json.loads(paths[-1].read_text()))
+    print("Results:", *paths, *write(results, folder), sep="\n  ")
     return int(any(found.failure for found in results.topics))
 
 

@@ -45,8 +45,10 @@ def folder(tmp_path_factory):
         block = importlib.import_module("benchmarks.topics.block")
         patch.setattr(block, "QUICK_MAPS", ((4, 4, 32),))
         patch.setattr(block, "MODES", {"forward": (False, False), "training": (True, False)})
-        code = main(["surgery", "block", "--quick", "--output", str(folder)], apart=False)
+        words = ["--quick", "--output", str(folder), "--json", str(folder / "copy" / "x.json")]
+        code = main(["surgery", "block", *words], apart=False)
     assert code == 0
+    assert (folder / "copy" / "x.json").read_text() == (folder / "results.json").read_text()
     return folder
 
 
@@ -100,7 +102,7 @@ def test_the_variants_of_the_layer_are_all_there(content):
         names = [variant["name"] for variant in comparison["variants"]]
         missing = [sentence.partition(":")[0] for sentence in content["topics"][0]["missing"]]
         assert names[0] == "SEBlock"
-        assert names[-1] == "squeeze, product"
+        assert names[-1] == "memory floor"
         assert sorted({"keras-cv", "kimm"} - set(names)) == sorted(missing)
 
 

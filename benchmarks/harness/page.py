@@ -28,7 +28,8 @@ def page(results: Results) -> str:
         "slows both sides. Shown are the medians, the quartiles, and *95 %*: an interval that "
         "holds the true median with at least that probability, whatever the distribution (the "
         "ordered ratios, by the binomial distribution). *More* or *less* is said where that "
-        "interval leaves out 1. Times are of this machine; ratios carry over better.",
+        "interval leaves out 1; of many such intervals one in twenty may miss. Times "
+        "are of this machine; ratios carry over better.",
     ]
     for topic in results.topics:
         parts += _section(topic)

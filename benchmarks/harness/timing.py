@@ -95,7 +95,7 @@ def _rank(count: int) -> int | None:
 def measure(works: Mapping[str, Work], rounds: int) -> dict[str, tuple[float, ...]]:
     """Returns the seconds of a call of each variant, one number for each round.
 
-    Each is called once before, which traces and compiles. Rounds go through the variants forwards
+    Each is called before, which traces and compiles. Rounds go through the variants forwards
     and backwards by turns, each time from another one. A sample of a short work is the mean of as
     many calls as take 20 ms.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from keras_se import SEBlock
 
 RATIO = 16
-SE_BLOCK, FLOOR, NONE = "SEBlock", "squeeze, product", "no SE"
+SE_BLOCK, FLOOR, NONE = "SEBlock", "memory floor", "no SE"
 Layer = Callable[[Any], Any]
 _number = count()
 

@@ -20,8 +20,8 @@ ABOUT = (
     "One SE block on the maps of the four stages of SE-ResNet-50, batch 8, float32, as a "
     "`tf.function`. Forward is the output; training is the output and the gradients for the map "
     "and all weights. All variants have the same weights and are checked to compute the same. "
-    "*squeeze, product* reads the map twice and writes it once, without an excitation: less than "
-    "any SE."
+    "*memory floor* reads the map twice and writes it once, multiplied by its means: what any SE "
+    "does but for the excitation."
 )
 MAPS = ((56, 56, 256), (28, 28, 512), (14, 14, 1024), (7, 7, 2048))
 QUICK_MAPS = ((14, 14, 64), (7, 7, 128))
