@@ -112,10 +112,16 @@ def _tree_of(target: Any) -> str | None:
     if code is not None and not os.path.exists(code.co_filename):
         return None
     try:
-        return _tree(inspect.getsource(target))
+        tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
     # Defined in an interactive session; or no whole statement, as of some lambdas.
     except (OSError, TypeError, SyntaxError):
         return None
+    # From 3.13 on Python takes a class that was typed into an interpreter to be at its line of the
+    # file that runs as `__main__`, where anything may be.
+    names = [getattr(statement, "name", None) for statement in tree.body]
+    if inspect.isclass(target) and names != [target.__name__]:
+        return None
+    return _tree(tree)
 
 
 def _compiled(target: Any) -> Any:
@@ -126,9 +132,8 @@ def _compiled(target: Any) -> Any:
     return tuple(sorted(methods.items(), key=operator.itemgetter(0)))
 
 
-def _tree(source: str) -> str:
+def _tree(tree: ast.Module) -> str:
     """Returns what a source does: without comments, layout and docstrings."""
-    tree = ast.parse(textwrap.dedent(source))
     for node in ast.walk(tree):
         has_doc = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         if isinstance(node, has_doc) and ast.get_docstring(node, clean=False) is not None:
