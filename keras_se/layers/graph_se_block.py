@@ -92,15 +92,20 @@ class GraphSEBlock(Excitation):
         # The segment operations of TensorFlow take int32 and int64 only.
         if keras.backend.standardize_dtype(segment_ids.dtype) not in ("int32", "int64"):
             segment_ids = ops.cast(segment_ids, "int32")
-        count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
-        _check_static(count)
-        squeeze = _SEGMENT_SQUEEZES[self.squeeze]
-        pooled = in_float32(lambda features: squeeze(features, segment_ids, count), nodes)
-        gates, shift = self.excite(pooled)
+        gates, shift = self.excite(self._squeezed(nodes, segment_ids, num_graphs))
         outputs = nodes * ops.take(gates, segment_ids, axis=0)
         if shift is not None:
             outputs = outputs + ops.take(shift, segment_ids, axis=0)
         return (outputs, gates) if return_gates else outputs
+
+    def _squeezed(self, nodes: Any, segment_ids: Any, num_graphs: int | None) -> Any:
+        """Returns the squeeze of each graph, shape (graphs, channels)."""
+        if nodes.shape[0] == 0 and not num_graphs:
+            return nodes  # Keras under PyTorch has no reduction to 0 segments
+        count = _number_of_graphs(segment_ids) if num_graphs is None else num_graphs
+        _check_static(count)
+        squeeze = _SEGMENT_SQUEEZES[self.squeeze]
+        return in_float32(lambda features: squeeze(features, segment_ids, count), nodes)
 
     def gates(self, nodes: Any, segment_ids: Any, num_graphs: int | None = None) -> np.ndarray:
         """Returns the gates of each graph.
@@ -168,7 +173,7 @@ def _check_static(count: Any) -> None:
 
 def _number_of_graphs(segment_ids: Any) -> Any:
     """Returns the largest id plus one, or 0 without nodes."""
-    # The appended -1 keeps `max` defined for an empty union.
+    # The appended -1 keeps `max` defined for an empty union, which a traced one may be.
     return ops.max(ops.concatenate([segment_ids, -ops.ones((1,), segment_ids.dtype)])) + 1
 
 

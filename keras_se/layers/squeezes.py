@@ -62,7 +62,8 @@ def std(x: Any, axis: _Axes, mask: Any = None) -> Any:
         # NaN in the padding would reach the gradient through the square.
         x = ops.where(mask, x, ops.zeros_like(x))
     # E[x²] - E[x]² would lose all digits where the mean is large.
-    variance = avg(ops.square(x - avg(x, axis, mask)), axis, mask)
+    # NumPy's minus does not take a tensor of PyTorch.
+    variance = avg(ops.square(ops.subtract(x, avg(x, axis, mask))), axis, mask)
     deviation = ops.sqrt(ops.maximum(variance, MIN_VARIANCE))
     if mask is None:
         return deviation

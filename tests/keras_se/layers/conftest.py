@@ -26,9 +26,9 @@ def values(layer, inputs, **call):
     return keras.ops.convert_to_numpy(layer(as_inputs(inputs), **call))
 
 
-# Some functions of Keras under JAX give float32 for float64.
+# Some functions of Keras under JAX and PyTorch give float32 for float64.
 POLICIES = ["mixed_float16", "mixed_bfloat16"]
-if keras.backend.backend() != "jax":
+if keras.backend.backend() == "tensorflow":
     POLICIES.append("float64")
 
 

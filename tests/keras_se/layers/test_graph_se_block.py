@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from arrays import arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +37,7 @@ def reference_gates(block, nodes, ids, count):
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 def test_values(squeeze):
     block = GraphSEBlock(2, squeeze=squeeze, **WIDE)
-    y, gates = block((NODES, IDS), return_gates=True)
+    y, gates = arrays(block((NODES, IDS), return_gates=True))
     expected = reference_gates(block, NODES, IDS, 5)
     np.testing.assert_allclose(gates, expected, atol=3e-6)
     np.testing.assert_allclose(y, NODES * expected[IDS], atol=3e-6)
@@ -53,11 +54,11 @@ def test_a_graph_does_not_depend_on_the_others(ids, squeeze, seed):
     ids = np.array(ids)
     nodes = np.random.default_rng(seed).normal(size=(len(ids), 4)).astype("float32")
     block = GraphSEBlock(2, squeeze=squeeze, **WIDE)
-    together = block((nodes, ids))
+    together = arrays(block((nodes, ids)))
     for graph in set(ids.tolist()):
         own = ids == graph
-        alone = block((nodes[own], np.zeros(own.sum(), "int64")))
-        np.testing.assert_allclose(np.asarray(together)[own], alone, rtol=1e-5, atol=1e-5)
+        alone = arrays(block((nodes[own], np.zeros(own.sum(), "int64"))))
+        np.testing.assert_allclose(together[own], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_order_of_nodes_does_not_matter():
@@ -90,7 +91,7 @@ def test_graph_mode_and_xla_agree_with_eager(xla, jit_compile):
     block = GraphSEBlock(2, squeeze="avg_max", **WIDE)
     model = keras.Model(inputs, block(inputs, num_graphs=5))
     model.compile(jit_compile=jit_compile)
-    expected = keras.ops.convert_to_numpy(block((NODES, IDS)))
+    expected = arrays(block((NODES, IDS)))
     np.testing.assert_allclose(model.predict_on_batch([NODES, IDS]), expected, atol=1e-6)
     whole = model.predict([NODES, IDS], batch_size=len(NODES), verbose=0)
     np.testing.assert_allclose(whole, expected, atol=1e-6)

@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from arrays import arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,12 +55,12 @@ def reference(block, x):
 def test_values(shape, squeeze, gate):
     x = RNG.normal(size=shape)
     block = SEBlock(2, squeeze=squeeze, gate=gate, dtype="float64", **WIDE)
-    y, gates = block(x, return_gates=True)
+    y, gates = arrays(block(x, return_gates=True))
     expected_y, expected_gates = reference(block, x)
     np.testing.assert_allclose(y, expected_y, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(gates, expected_gates, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(block.gates(x), gates)
-    np.testing.assert_array_equal(block(x), y)
+    np.testing.assert_array_equal(arrays(block(x)), y)
 
 
 def test_worked_example():
@@ -82,11 +83,11 @@ def test_channels_first_is_the_transpose(shape):
     x = RNG.normal(size=shape).astype("float32")
     last = SEBlock(2, data_format="channels_last", **WIDE)
     first = SEBlock(2, data_format="channels_first")
-    y, gates = last(x, return_gates=True)
+    y, gates = arrays(last(x, return_gates=True))
     x_first = np.moveaxis(x, -1, 1)
     first.build(x_first.shape)
     first.set_weights(last.get_weights())
-    y_first, gates_first = first(x_first, return_gates=True)
+    y_first, gates_first = arrays(first(x_first, return_gates=True))
     np.testing.assert_allclose(np.moveaxis(y_first, 1, -1), y, atol=1e-6)
     np.testing.assert_allclose(gates_first, gates, atol=1e-6)
 
@@ -107,7 +108,7 @@ def test_gates_differ_from_example_to_example():
 def test_a_zero_kernel_gives_a_constant_gate():
     block = SEBlock(2, kernel_initializer="zeros")
     x = RNG.normal(size=(2, 4, 4, 6)).astype("float32")
-    np.testing.assert_array_equal(block(x), x * np.float32(0.5))
+    np.testing.assert_array_equal(arrays(block(x)), x * np.float32(0.5))
 
 
 IDENTITY_GATES = sorted(name for name, gate in GATES.items() if gate.one_at is not None)
@@ -123,7 +124,7 @@ def test_the_gates_that_can_start_as_the_identity():
 def test_identity_init_is_the_identity_to_the_last_bit(shape, gate, dtype):
     x = RNG.normal(size=shape).astype("float16").astype("float32")
     block = SEBlock(2, gate=gate, identity_init=True, dtype=dtype, **WIDE)
-    y = keras.ops.cast(block(x), "float32")
+    y = arrays(keras.ops.cast(block(x), "float32"))
     if keras.backend.backend() == "jax" and gate == "softmax":  # XLA divides by a reciprocal
         np.testing.assert_allclose(y, x, rtol=1e-3 if dtype == "mixed_float16" else 2e-7)
     else:
@@ -168,7 +169,7 @@ def test_symbolic_call_with_unknown_sizes(rank):
     assert y.shape == inputs.shape
     assert gates.shape == (None, 6)
     x = RNG.normal(size=(2, *[4] * (rank - 2), 6)).astype("float32")
-    outputs, values = keras.Model(inputs, [y, gates])(x)
+    outputs, values = arrays(keras.Model(inputs, [y, gates])(x))
     np.testing.assert_allclose(
         outputs, x * np.reshape(values, (2, *[1] * (rank - 2), 6)), atol=1e-6
     )
@@ -177,7 +178,7 @@ def test_symbolic_call_with_unknown_sizes(rank):
 def test_eager_graph_and_xla_agree(xla):
     x = RNG.normal(size=(4, 5, 5, 6)).astype("float32")
     model = keras.Sequential([keras.Input((5, 5, 6)), SEBlock(2, **WIDE)])
-    eager = keras.ops.convert_to_numpy(model(x))
+    eager = arrays(model(x))
     for jit_compile in (False, True):
         model.compile(jit_compile=jit_compile)
         np.testing.assert_allclose(model.predict(x, verbose=0), eager, atol=1e-6)
@@ -383,7 +384,8 @@ def test_any_setting_equals_the_reference(
         data_format="channels_first" if channels_first else "channels_last",
         **WIDE,
     )
-    y, gates = block(np.moveaxis(x, -1, 1) if channels_first else x, return_gates=True)
+    given = np.moveaxis(x, -1, 1) if channels_first else x
+    y, gates = arrays(block(given, return_gates=True))
     y = np.moveaxis(y, 1, -1) if channels_first else y
     expected_y, expected_gates = reference(block, x.astype("float64"))
     np.testing.assert_allclose(gates, expected_gates, rtol=1e-5, atol=1e-5)
@@ -401,7 +403,7 @@ class TestShift:
         w1, b1 = block.excitation()[:2]
         hidden = np.maximum(x.mean(axis=(1, 2)) @ w1 + b1, 0)
         expected = gated + (hidden @ w_shift + b_shift)[:, None, None]
-        np.testing.assert_allclose(block(x), expected, atol=1e-5)
+        np.testing.assert_allclose(arrays(block(x)), expected, atol=1e-5)
         np.testing.assert_allclose(block.gates(x), gates, atol=1e-6)
 
     def test_it_is_zero_at_the_start(self):
@@ -411,7 +413,7 @@ class TestShift:
         without = SEBlock(2)
         without.build(x.shape)
         without.set_excitation(*block.excitation()[:4])
-        np.testing.assert_array_equal(block(x), without(x))
+        np.testing.assert_array_equal(arrays(block(x)), arrays(without(x)))
 
 
 class TestMask:

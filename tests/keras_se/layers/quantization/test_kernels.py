@@ -157,7 +157,7 @@ def test_probabilities_at_the_end_are_not_rounded_and_their_logits_are():
 
 
 def test_the_values_of_a_bias_differ():
-    found = values(decollapse_bias(np.full(64, 1000.0, "float32"), 64))
+    found = values(decollapse_bias(keras.ops.full((64,), 1000.0), 64))
     assert len(np.unique(found)) > 60
     np.testing.assert_allclose(found, 1000.0, rtol=1e-4)
 
