@@ -1,5 +1,6 @@
-"""The layers on the JAX backend of Keras: tests of their own once more, in another process."""
+"""The layers on other backends of Keras: tests of their own once more, in another process."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = ROOT / "tests" / "keras_se" / "layers"
 # The harness of each kind of layer, a covering set of values, and what depends on the backend.
-FOR_JAX = (
+ONCE_MORE = (
     "harness and arguments0 or test_values and (shape0 or std or ends0)"
     " or identity_init and softmax and shape0 or channels_first and shape0 or half_precision"
     " or no_nodes or batches_of or integer_type or static_number or rounded_weights and conv"
@@ -18,15 +19,21 @@ FOR_JAX = (
 )
 
 
-def test_layers_on_jax():
-    pytest.importorskip("jax")
-    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", FOR_JAX]
+def needs(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_layers(backend):
+    needs(backend)
+    options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", ONCE_MORE]
     process = subprocess.run(
         [sys.executable, "-m", "pytest", *options, LAYERS],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_ENABLE_X64": "1"},
+        env={**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"},
         check=False,
     )
     assert process.returncode == 0, process.stdout[-4000:]
@@ -45,7 +52,7 @@ print("tensorflow" in sys.modules, [layer.gate for layer in model.layers])
 
 def test_a_committed_file_loads_in_a_fresh_process_without_tensorflow():
     """`import keras_se` registers the layers; the file was written under TensorFlow."""
-    pytest.importorskip("jax")
+    needs("jax")
     process = subprocess.run(
         [sys.executable, "-c", LOAD, LAYERS / "fixtures" / "se_block_0_1"],
         cwd=ROOT,
