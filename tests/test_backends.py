@@ -10,12 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ROOT / "tests" / "keras_se" / "layers"
+COPIES = ROOT / "tests" / "keras_se" / "graph" / "test_copying.py"
 # The harness of each kind of layer, a covering set of values, and what depends on the backend.
 ONCE_MORE = (
     "harness and arguments0 or test_values and (shape0 or std or ends0)"
     " or identity_init and softmax and shape0 or channels_first and shape0 or half_precision"
     " or no_nodes or batches_of or integer_type or static_number or rounded_weights and conv"
     " or a_block_computes and avg or trained_in_float or under_the_mask"
+    " or wrappers_recurrent"  # copies of layers inside layers, which PyTorch keeps apart
 )
 
 
@@ -29,7 +31,7 @@ def test_layers(backend):
     needs(backend)
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", ONCE_MORE]
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, LAYERS],
+        [sys.executable, "-m", "pytest", *options, LAYERS, COPIES],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -27,13 +27,22 @@ def attributes(old: Any, new: Any) -> Iterator[tuple[str, Any]]:
     """
     of_keras = _names(kind_of(old))
     facts = of_keras - _names_of_training()
-    for name, value in [*vars(old).items()]:
+    for name, value in [*vars(old).items(), *_torch_layers(old)]:
         is_new = name not in vars(new) and name not in of_keras
         if is_new or (name in vars(new) and name in facts and _is_fact(value)):
             yield name, value
     for name in ("input_spec", "activity_regularizer"):
         if isinstance(old, keras.layers.Layer):
             yield name, getattr(old, name)
+
+
+def _torch_layers(old: Any) -> Iterator[tuple[str, Any]]:
+    """The layers that a layer has as attributes, by name, which PyTorch keeps apart from others."""
+    if keras.backend.backend() != "torch" or not isinstance(old, keras.layers.Layer):
+        return
+    for name, value in old.named_modules(remove_duplicate=False):
+        if name and "." not in name and isinstance(value, keras.layers.Layer):
+            yield name, value
 
 
 def of_training(thing: Any) -> list[Any]:

@@ -193,7 +193,8 @@ class Copies:
         value = keras.ops.cast(old.value, self._precision(old.dtype))
         # JAX: without a copy, buffers are shared.
         array = np.array(keras.ops.convert_to_numpy(value))
-        new = keras.Variable(array, dtype=self._precision(old.dtype), name=old.name)
+        dtype, trainable = self._precision(old.dtype), old.trainable  # no integers in PyTorch
+        new = keras.Variable(array, dtype=dtype, trainable=trainable, name=old.name)
         # Its path and settings; the value, and the dtype, are its own.
         settings = {
             name: part
