@@ -193,7 +193,8 @@ class Copies:
         value = keras.ops.cast(old.value, self._precision(old.dtype))
         # JAX: without a copy, buffers are shared.
         array = np.array(keras.ops.convert_to_numpy(value))
-        dtype, trainable = self._precision(old.dtype), old.trainable  # no integers in PyTorch
+        # PyTorch has no trainable integers, such as the state of a seed.
+        dtype, trainable = self._precision(old.dtype), old.trainable
         new = keras.Variable(array, dtype=dtype, trainable=trainable, name=old.name)
         # Its path and settings; the value, and the dtype, are its own.
         settings = {
