@@ -1,7 +1,7 @@
 """How the loss depends on r on scikit-learn's digits, and which rule finds the best r from it.
 
-`python benchmarks/ratio_rule.py runs/ratio --channels 16 32 --seeds 16` trains a network of two
-convolutions with SE at six ratios, 96 trainings, and prints
+`python benchmarks/searches/ratio_rule.py runs/ratio --channels 16 32 --seeds 16` trains a network
+of two convolutions with SE at six ratios, 96 trainings, and prints
 
 - the mean validation loss at each ratio, the standard deviation over seeds, and that of the
   difference of neighbouring ratios on shared seeds;

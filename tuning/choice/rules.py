@@ -16,9 +16,9 @@ the worst case, where all cheaper candidates lose just above δ, it selects one 
 5 % of simulated searches on fixed seeds, and with added ones in at most 6 %: two candidates on
 three first seeds. Of accuracies on 20, 100 or 1,000 samples it is at most 5.6 %; without the step
 of their grid it was up to 90 %, since equal scores on three seeds are no equal means. (`python
-benchmarks/choice_rule.py --searches 2000`, and `--samples N`; standard error .5 %.) The rules
-assume equal noise: if the cheapest candidate is three times as noisy as the others, the share is up
-to 9 % on fixed seeds and 14 % with added ones (`--unequal`).
+benchmarks/searches/choice_rule.py --searches 2000`, and `--samples N`; standard error .5 %.)
+The rules assume equal noise: if the cheapest candidate is three times as noisy as the others, the
+share is up to 9 % on fixed seeds and 14 % with added ones (`--unequal`).
 
 A choice that is *not* shown has no such guarantee: if the noise is far above δ and `max_seeds` is
 reached, c* is often not the best candidate. The decision then says "not resolved".
