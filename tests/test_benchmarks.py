@@ -161,7 +161,7 @@ def test_short_work_is_called_often_and_its_preparation_is_off_the_clock():
     measure({"a": Work(lambda: calls.append(1))}, rounds=1)
     assert len(calls) > 1000
     slow = {"a": Work(lambda _: None, prepare=lambda: sum(range(10**6)))}
-    assert measure(slow, rounds=1)["a"][0] < 1e-3
+    assert min(measure(slow, rounds=5)["a"]) < 1e-3
 
 
 def test_the_interval_of_a_median_covers_it_as_the_binomial_distribution_says():
