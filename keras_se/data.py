@@ -50,7 +50,7 @@ def npz_arrays(what: str, path: str | os.PathLike[str]) -> dict[str, np.ndarray]
     try:
         # `np.load` also reads a single `.npy` array, which has no names.
         if not zipfile.is_zipfile(path):
-            raise ValueError("it is not a zip archive of arrays")
+            raise ValueError("it is no zip archive, as np.savez('f.npz', x=x, y=y) writes")
         check_arrays(path)
         # Unpickling runs code from the file.
         with np.load(path, allow_pickle=False) as archive:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import numpy as np
 
 from keras_se.cli.files import check_tflite
@@ -31,7 +32,14 @@ class Network:
     def held_out(self, data: str) -> tuple[Any, np.ndarray | None]:
         """Returns samples to judge on, and their labels if they are classes of the output."""
         x, labels = load_inputs(data, self.shapes)
-        return x, fitting(labels, self.output_shape)
+        fits = fitting(labels, self.output_shape)
+        if fits is None:
+            why = "it has no y_test or y"
+            if labels is not None:
+                low, high = labels.min(), labels.max()
+                why = f"its labels, {low} to {high}, are no classes of {self.output_shape[1:]}"
+            click.echo(f"{data}: accuracy is not compared, for {why}.", err=True)
+        return x, fits
 
 
 def fitting(labels: np.ndarray | None, output_shape: tuple[int | None, ...]) -> np.ndarray | None:

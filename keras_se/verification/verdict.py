@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
+from keras_se.litert.clipping import ClippedInput, clipped_inputs
 from keras_se.litert.devices.delegation import SiteDelegation, delegation
 from keras_se.litert.devices.recording import read_recording
 from keras_se.litert.gates import GateReader
@@ -143,6 +144,7 @@ def verify(
         sha256=hashlib.sha256(file.content).hexdigest(),
         runtime=found.runtime,
         held_out=held_out,
+        clipped=judge_file.clipped(samples),
         stress=_stress(judge_file, stressed, strict),
         pairs=_pairs(found),
     )
@@ -283,6 +285,12 @@ class _FileJudge:
             resolutions=resolutions,
             has_maps=recorded is None,
         )
+
+    def clipped(self, samples: Samples) -> dict[str, ClippedInput]:
+        """Returns the inputs of the file whose codes do not hold the samples."""
+        plain = self._reader.plain
+        inputs = {name: int(details["index"]) for name, details in plain.inputs.items()}
+        return clipped_inputs(self._file, inputs, plain.arranged(samples))
 
     def _read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
         gates, outputs = self._reader.gates_and_outputs(samples)

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_se.display.page import Paged
 from keras_se.display.text import Part
+from keras_se.litert.clipping import ClippedInput
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.page import verdict_page
 from keras_se.verification.reports.text import verdict_parts
@@ -128,6 +129,8 @@ class GateReport(Paged):
         sha256: Digest of the judged bytes.
         runtime: Runtime, delegate and machine that ran the file, or the origin of recorded gates.
         held_out: Whether the samples were compared with those of the calibration.
+        clipped: By name, the inputs of the file whose codes clip more than a hundredth of the
+            values of the samples.
         stress: By name, the gates on the inputs that were given for it.
         pairs: For the page, some of the float and shipped gates by site, shape (values, 2); of all
             samples and channels, at random.
@@ -145,6 +148,7 @@ class GateReport(Paged):
     sha256: str
     runtime: str
     held_out: str
+    clipped: Mapping[str, ClippedInput]
     stress: Mapping[str, Stress]
     pairs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 

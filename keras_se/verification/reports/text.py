@@ -90,10 +90,22 @@ def verdict_parts(report: "GateReport", place: Place) -> Iterator[Part]:
 
 def evidence(report: "GateReport") -> Iterator[str]:
     """Yields what the file and constant gates do to the outputs, and what was not judged."""
+    yield from _clipped(report)
     yield from _outcome(report.outcome)
     yield from _effect(report)
     for site in report.unjudged:
         yield f"Not judged: {site}, for which the reference has no site."
+
+
+def _clipped(report: "GateReport") -> Iterator[str]:
+    for name, found in report.clipped.items():
+        which = "" if len(report.clipped) == 1 else f" {name!r}"
+        yield (
+            f"The file takes inputs{which} from {found.low:.4g} to {found.high:.4g}; these samples "
+            f"reach from {found.least:.4g} to {found.greatest:.4g}, and {found.share:.1%} of their "
+            "values are clipped. Either it was calibrated on other data, or the samples are on "
+            "another scale."
+        )
 
 
 def _outcome(outcome: "Outcome") -> Iterator[str]:
@@ -147,11 +159,11 @@ def sites_table(report: "GateReport") -> Table:
         names("site", [site.name for site in sites]),
         Column("gate", [site.gate for site in sites], short=None, is_words=True),
         Column("channels", [str(site.channels) for site in sites], short="C"),
-        Column("R²", [figure(site.r2, ".3f") for site in sites]),
-        Column("slope", [figure(site.slope, ".3f") for site in sites]),
+        Column("R²", [_bounded(site.r2) for site in sites]),
+        Column("slope", [_bounded(site.slope) for site in sites]),
         # A float32 file has no step: the spread in steps says nothing there.
         Column("spread", [figure(None if _is_float32(s) else s.spread, ".1f") for s in sites]),
-        Column("worst", [figure(found and found[1], ".3f") for found in worst]),
+        Column("worst", [_bounded(found and found[1]) for found in worst]),
         Column("of channel", [str(found[0]) if found else "-" for found in worst], short=None),
         Column("worth", [figure(site.worth, ".2f") for site in sites]),
         Column("spread kept", [figure(value, ".2f") for value in kept], short="kept"),
@@ -162,6 +174,13 @@ def sites_table(report: "GateReport") -> Table:
     if all(value is None for value in kept):
         columns = [column for column in columns if column.title != "spread kept"]
     return Table("Sites", columns)
+
+
+def _bounded(value: float | None) -> str:
+    """A figure that has no lower bound, as R² of gates that hardly vary."""
+    if value is not None and abs(value) >= 100.0:
+        return ">99" if value > 0.0 else "<-99"
+    return figure(value, ".3f")
 
 
 def legend(report: "GateReport") -> Iterator[str]:
@@ -194,7 +213,7 @@ def advice(report: "GateReport", place: Place) -> Iterator[str]:
     if not sites and report.verdict == LOST:
         yield (
             "Each site survives, and together they lose too much of SE's work: calibrate on more "
-            f"data in the range of use, or {_finer(place)}."
+            f"data in the range of use, or {_finer(report, place)}."
         )
     yield from _advice_on_se(report, by_blame.get("SE", []), place)
     unknown = [site.name for site in by_blame.get("unknown", [])]
@@ -206,7 +225,7 @@ def advice(report: "GateReport", place: Place) -> Iterator[str]:
     elif trunk:
         yield (
             f"At {listed(trunk)} the layers before lost them, and keeping SE in float will not "
-            f"help: calibrate on more data in the range of use, or {_finer(place)}."
+            f"help: calibrate on more data in the range of use, or {_finer(report, place)}."
         )
     trained = [site.name for site in by_blame.get("training", [])]
     if trained:
@@ -245,16 +264,22 @@ def _is_float32(site: "SiteVerdict") -> bool:
 
 def _keep_float(report: "GateReport", names: list[str], place: Place) -> str:
     if not report.reference.startswith("model"):
-        return "exclude their operators, from the squeeze to the product, where it is quantized"
+        if place == "python":
+            return "keras_se.repair(float_file, file, x) does"
+        return "keras-se repair FLOAT.tflite FILE.tflite OUT.tflite --data X.npz does"
     if place == "python":
         return f"to_tflite(..., keep_float={names})"
     return "keras-se export " + " ".join(f"--keep-float {name}" for name in names)
 
 
-def _finer(place: Place) -> str:
-    if place == "python":
-        return "equalize the channels with keras_se.compress.equalize, or use format='int16x8'"
-    return "use --format int16x8"
+def _finer(report: "GateReport", place: Place) -> str:
+    """What finds a file that passes; of a float file alone channels cannot be equalized."""
+    if place == "command line":
+        return "let keras-se deploy find a file that passes"
+    found = "let keras_se.deploy find a file that passes"
+    if not report.reference.startswith("model"):
+        return found
+    return f"equalize the channels with keras_se.compress.equalize, or {found}"
 
 
 def _provenance(report: "GateReport") -> Iterator[str]:

@@ -112,10 +112,7 @@ def test_every_trial_is_run_once(whole):
 
 
 def test_an_interrupted_and_killed_search_ends_like_one_that_was_not(whole, tmp_path):
-    """Ctrl-C, then signal 9, in the middle of training, then without further processes.
-
-    At an equal number of threads nothing differs.
-    """
+    """Ctrl-C, then signal 9, in the middle of training; at equal thread count nothing differs."""
     process = start(tmp_path, **ARGUMENTS)
     lines = [process.stdout.readline().strip()]
     time.sleep(0.5)
@@ -133,7 +130,7 @@ def test_an_interrupted_and_killed_search_ends_like_one_that_was_not(whole, tmp_
     records = tmp_path / "run" / "records"
     before = {path: path.stat().st_mtime_ns for path in records.iterdir()}
     assert len(before) >= len(lines)
-    again = finish(start(tmp_path, **{**ARGUMENTS, "workers": 1}))  # goes on in this process
+    again = finish(start(tmp_path, **ARGUMENTS))
     assert not set(again) & set(lines)
     after = {path: path.stat().st_mtime_ns for path in records.iterdir()}
     assert len(after) == 6
@@ -156,3 +153,10 @@ def test_deaths_and_delays_are_recorded_and_end_nothing(tmp_path):
     assert causes["ratio=2"] == f"{said}, in 2 attempts"
     assert causes["ratio=8"] == "TimeoutError: not done after 12 s"
     assert causes["no SE"] == ""
+
+
+def test_a_live_model_of_a_script_gives_the_same_without_workers(whole, tmp_path):
+    finish(start(tmp_path, **{**ARGUMENTS, "workers": 1, "seeds": 1}))
+    found = [record["score"] for record in answer(tmp_path)["records"]]
+    expected = [r["score"] for r in answer(whole[0])["records"] if r["seed"] == 0]
+    assert found == pytest.approx(expected, abs=1e-6)
