@@ -52,6 +52,13 @@ def test_masked_gates_survive(model):
             assert all(site.r2 > 0.95 and site.spread > 3 for site in report.sites.values())
 
 
+def test_masked_sites_in_float(model):
+    tflite = to_tflite(model, "int8", sequences(200, 1), keep_float=["se_1", "se_2"])
+    report = verify(model, tflite, sequences(100, 0))
+    assert report.passed
+    assert [site.quantized for site in report.sites.values()] == [False, False]
+
+
 def test_no_to_a_squeeze_over_the_padding(model):
     """The same weights in a network that forgets the mask: its gates are others."""
     forgetful = network(masked=False)
