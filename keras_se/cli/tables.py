@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keras_se.display.table import without_path
 from keras_se.display.text import figure, printable
 from keras_se.litert.devices.delegation import SiteDelegation
 from keras_se.sites.site import Site
@@ -17,10 +18,10 @@ def gates_table(
 ) -> Table:
     """Build a table of the gate statistics of each SE site, optionally with its worth."""
     columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
-    table = Table(*columns, *(() if worth is None else ("worth",)), box=box.SIMPLE_HEAD)
-    for figures in statistics:
+    names, table = _table([each.name for each in statistics], columns, worth is not None)
+    for name, figures in zip(names, statistics, strict=True):
         table.add_row(
-            printable(figures.name),
+            printable(name),
             printable(figures.gate),
             str(figures.channels),
             figure(figures.mean, ".4f"),
@@ -36,9 +37,9 @@ def gates_table(
 def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> Table:
     """Build a table of SE sites, for a TFLite file with what its delegate takes."""
     columns = ("site", "gate", "C", "width", "after", *(("operations",) if delegated else ()))
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for site in sites:
-        texts = (site.name, site.gate, site.channels, site.width, site.after)
+    names, table = _table([site.name for site in sites], columns)
+    for name, site in zip(names, sites, strict=True):
+        texts = (name, site.gate, site.channels, site.width, site.after)
         row = [printable(str(text)) for text in texts]
         found = delegated.get(site.name)
         if found is not None:
@@ -46,6 +47,20 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
             row.append(f"{len(found.operators)}, partitions: {found.partitions}, left: {missing}")
         table.add_row(*row)
     return table
+
+
+def _table(
+    names: Sequence[str], columns: Sequence[str], has_worth: bool = False
+) -> tuple[Sequence[str], Table]:
+    """The names of sites in a table without the path that all share, which stands below it."""
+    path, rest = without_path(names)
+    below = f"All sites are in {printable(path)}." if path else None
+    table = Table(box=box.SIMPLE_HEAD, caption=below, caption_justify="left")
+    first, *others = columns if not has_worth else (*columns, "worth")
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column)
+    return rest, table
 
 
 def print_table(table: Table) -> None:

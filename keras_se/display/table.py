@@ -1,5 +1,6 @@
 """A table of a report, the same in text, in notebooks and on pages."""
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -80,12 +81,16 @@ class Table:
     def drawn(self) -> rich.table.Table:
         """Returns the table for text of 80 columns."""
         table = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        first, *others = shown = [column for column in self.columns if column.short is not None]
+        first, *others = [column for column in self.columns if column.short is not None]
+        where, cells = without_path(first.cells) if first.title == "site" else ("", first.cells)
+        if where:
+            table.caption, table.caption_justify = f"All sites are in {where}.", "left"
         # A name is folded, not cut: cut names may be equal.
         table.add_column(first.short or first.title, overflow="fold")
         for column in others:
             table.add_column(column.short or column.title, no_wrap=True, justify=column.side)
-        for row in list(zip(*(column.cells for column in shown), strict=True))[: self.most]:
+        rows = zip(cells, *(column.cells for column in others), strict=True)
+        for row in list(rows)[: self.most]:
             table.add_row(*row)
         if self._more:
             table.add_row(f"and {self._more} more")
@@ -115,6 +120,13 @@ class Table:
             f'aria-label="{escape(self.name)}">\n<table>\n<thead><tr>{head}</tr></thead>\n'
             f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
         )
+
+
+def without_path(names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Returns the path that all sites lie in, such as a nested backbone, and the rest of each."""
+    parents = [name.rpartition("/")[0] for name in names]
+    path = posixpath.commonpath(parents) if len(names) > 1 and all(parents) else ""
+    return path, [name.removeprefix(f"{path}/") for name in names] if path else names
 
 
 def tone(words: str) -> str:
