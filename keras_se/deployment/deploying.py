@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import keras
 import numpy as np
 
+from keras_se.deployment.attempt import Attempt
 from keras_se.deployment.deployment import Criterion, Deployment, Preference
 from keras_se.deployment.kept_files import KeptFiles
 from keras_se.deployment.sources import FileSource, KerasSource, Source
@@ -26,6 +27,7 @@ from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import recipe_path
+from keras_se.litert.runtime import Runner
 from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
@@ -82,7 +84,8 @@ def deploy(
             which an NPU without floats takes, and for which XNNPACK has no kernels.
         npu: An NPU that `keras_se.litert.npu` knows, such as `"ethos-u55-128"`. Then everything is
             tried, and of the files that pass that is taken which leaves the fewest operators to the
-            CPU, and of these the one of the fewest cycles.
+            CPU, and of these the one of the fewest cycles. A file that the NPU takes nothing of,
+            such as one in float16, does not pass.
         train: A function that compiles and fits the model that it is given. With it, int8 after
             `keras_se.compress.quantize_aware` is tried, too.
         fold: The share of SE's work that `keras_se.fold` may take from a Keras model first, on the
@@ -275,7 +278,7 @@ def _try_all(
 ) -> None:
     if "int8" in formats:
         _try_integers(tries, source, train, parts)
-        # Nothing else is smaller than a file that is all in int8.
+        # Hardly anything is smaller than a file that is all in int8, and nothing is as fast.
         if by == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
     for file_format in formats:
@@ -338,20 +341,25 @@ def _measured_best(
     with step("latency of each file"):
         found = latencies([made.content for made in tries.made], samples)
     tries.made = [
-        replace(made, attempt=replace(made.attempt, latency=time, npu=_on_npu(made, accelerator)))
+        replace(made, attempt=_on_npu(replace(made.attempt, latency=time), made, accelerator))
         for made, time in zip(tries.made, found, strict=True)
     ]
     passed = [made for made in tries.made if made.attempt.passed]
-    return min(passed, key=_cost(by)) if passed else max(tries.made, key=_nearness)
+    if passed:
+        return min(passed, key=_cost(by))
+    # What an NPU takes is nearer to it than what it does not.
+    return max(tries.made, key=lambda made: (made.attempt.npu is not None, *_nearness(made)))
 
 
-def _on_npu(made: Made, accelerator: Accelerator | None) -> tuple[int, int] | None:
+def _on_npu(attempt: Attempt, made: Made, accelerator: Accelerator | None) -> Attempt:
+    """Adds what a file costs on an NPU; one that it takes nothing of does not pass."""
     if accelerator is None:
-        return None
+        return attempt
     try:
-        return npu_of(made.content, accelerator).cost
+        return replace(attempt, npu=npu_of(made.content, accelerator).cost)
     except InputError:  # a file without 8-bit codes; the name was checked before
-        return None
+        reason = attempt.reason or f"It does not run on {accelerator}: it has no 8-bit codes."
+        return replace(attempt, passed=False, reason=reason)
 
 
 def _cost(by: Criterion) -> Callable[[Made], Any]:
@@ -385,6 +393,7 @@ def _finished(
             files[recipe_path(path)] = best.recipe.encode()
         write_files(files, overwrite)
     kept.remove()
+    runner = Runner(best.content)
     return Deployment(
         passed=passed,
         chosen=best.attempt.name,
@@ -394,6 +403,8 @@ def _finished(
         report=report,
         tolerance=tolerance,
         prefer=by,
+        input_types=runner.input_types,
+        output_types=runner.output_types,
         tflite=best.content,
         recipe=best.recipe,
     )
