@@ -29,6 +29,7 @@ class Outcome:
         constant: The metric of the reference with constant gates; `None` if not measured.
         constant_interval: The 95 % interval of what constant gates change, paired by sample.
         error: The root mean square difference of the outputs over their spread; `None` if unknown.
+        commonest: Share of the samples that are of the commonest class; `None` without labels.
     """
 
     metric: str
@@ -39,6 +40,7 @@ class Outcome:
     constant: float | None
     constant_interval: Interval | None
     error: float | None
+    commonest: float | None = None
 
     @property
     def is_worse(self) -> bool:
@@ -78,6 +80,7 @@ def outcome(
         constant=_share(steady),
         constant_interval=None if lost is None else lost[1],
         error=error,
+        commonest=None if labels is None else float(np.bincount(labels).max() / len(labels)),
     )
 
 

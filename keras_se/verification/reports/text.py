@@ -92,6 +92,7 @@ def evidence(report: "GateReport") -> Iterator[str]:
     """Yields what the file and constant gates do to the outputs, and what was not judged."""
     yield from _clipped(report)
     yield from _outcome(report.outcome)
+    yield from _chance(report)
     yield from _effect(report)
     for site in report.unjudged:
         yield f"Not judged: {site}, for which the reference has no site."
@@ -120,6 +121,18 @@ def _outcome(outcome: "Outcome") -> Iterator[str]:
         yield f"The file gives the class of the reference to {outcome.file:.1%} of the samples."
     if error:
         yield f"File against reference: {error}, root mean square."
+
+
+def _chance(report: "GateReport") -> Iterator[str]:
+    share, accuracy = report.outcome.commonest, report.outcome.reference
+    if share is None or accuracy is None:
+        return
+    if accuracy <= share + 2.0 * math.sqrt(share * (1.0 - share) / report.samples):
+        yield (
+            "The reference is not shown to be better than its commonest class for all samples "
+            f"({share:.4f}): is it trained, and are the inputs on its scale? If it is accurate in "
+            "training, its BatchNormalization may still need steps."
+        )
 
 
 def _effect(report: "GateReport") -> Iterator[str]:

@@ -615,6 +615,11 @@ def test_accuracy_of_reference_file_and_constant_gates(networks, images, convert
     assert outcome.interval[0] < outcome.difference < outcome.interval[1]
     assert outcome.constant < 0.86
     assert f"Accuracy: reference 0.9000, file {right:.4f}" in str(report)
+    assert outcome.commonest == np.bincount(labels).max() / 100
+    assert "commonest class" not in str(report)
+    wrong = judged(model, path, images, y=np.arange(100) % 10)
+    assert "not shown to be better than its commonest class" in " ".join(str(wrong).split())
+    assert "(0.1000): is it trained" in " ".join(str(wrong).split())
     for shape in ((100, 1), "one-hot"):
         given = np.eye(labels.max() + 1)[labels] if shape == "one-hot" else labels.reshape(shape)
         assert judged(model, path, images, y=given).outcome == outcome
