@@ -154,7 +154,7 @@ def test_files_that_are_no_archives_of_arrays(npz, tmp_path):
     with pytest.raises(InputError, match="without pickled objects"):
         load_images(str(tmp_path / "bare.npz"))
     np.save(tmp_path / "one.npy", X)
-    with pytest.raises(InputError, match="no zip archive, as np\.savez"):
+    with pytest.raises(InputError, match=r"no zip archive, as np\.savez"):
         load_images(str(tmp_path / "one.npy"))
     content = (tmp_path / npz(x=X, y=Y)).read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 5):
