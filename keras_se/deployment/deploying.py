@@ -27,7 +27,6 @@ from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import recipe_path
-from keras_se.litert.runtime import Runner
 from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
@@ -278,7 +277,7 @@ def _try_all(
 ) -> None:
     if "int8" in formats:
         _try_integers(tries, source, train, parts)
-        # Hardly anything is smaller than a file that is all in int8, and nothing is as fast.
+        # Nothing else is smaller than a file that is all in int8.
         if by == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
     for file_format in formats:
@@ -393,7 +392,6 @@ def _finished(
             files[recipe_path(path)] = best.recipe.encode()
         write_files(files, overwrite)
     kept.remove()
-    runner = Runner(best.content)
     return Deployment(
         passed=passed,
         chosen=best.attempt.name,
@@ -403,8 +401,6 @@ def _finished(
         report=report,
         tolerance=tolerance,
         prefer=by,
-        input_types=runner.input_types,
-        output_types=runner.output_types,
         tflite=best.content,
         recipe=best.recipe,
     )

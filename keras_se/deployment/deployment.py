@@ -30,8 +30,6 @@ class Deployment(Paged):
         report: The verdict on the file, against the network that was given.
         tolerance: By how much accuracy may fall.
         prefer: What the choice is by, among those that pass.
-        input_types: The type of each input of the file, such as `"int8"`.
-        output_types: The type of each output.
         tflite: The bytes of the file.
         recipe: Its recipe, as JSON text; empty if it has none.
     """
@@ -46,8 +44,6 @@ class Deployment(Paged):
     report: GateReport
     tolerance: float
     prefer: Criterion
-    input_types: tuple[str, ...]
-    output_types: tuple[str, ...]
     tflite: bytes = field(repr=False, compare=False)
     recipe: str = field(repr=False, compare=False)
 
@@ -148,28 +144,6 @@ def _notes(deployment: Deployment) -> Iterator[str]:
     labels = deployment.attempt.accuracy_verdict
     if labels:
         yield f"Accuracy may fall by at most {deployment.tolerance:g}."
-    yield from _interface(deployment)
-    yield _choice(deployment)
+    by = {"size": "smallest", "latency": "fastest", "npu": "cheapest on the NPU"}[deployment.prefer]
+    yield f"Of the files that pass the {by} is taken."
     yield f"On {deployment.report.samples:,} samples; {deployment.report.runtime}."
-
-
-def _interface(deployment: Deployment) -> Iterator[str]:
-    """Yields what an app has to give and gets, if it is no float."""
-    inputs, outputs = (
-        " and ".join(dict.fromkeys(types))
-        for types in (deployment.input_types, deployment.output_types)
-    )
-    if (inputs, outputs) != ("float32", "float32"):
-        yield (
-            f"Inputs are {inputs}, outputs {outputs}: a code is value / scale + zero point, by the "
-            "details that the interpreter has of them."
-        )
-
-
-def _choice(deployment: Deployment) -> str:
-    last = deployment.attempts[-1]
-    is_integer = last.name.startswith("int8") and not last.changed
-    if deployment.prefer == "size" and last.passed and is_integer:
-        return f"{last.name} passes, so that nothing further was tried."
-    by = {"size": "smallest", "latency": "fastest", "npu": "cheapest on the NPU"}
-    return f"Of the files that pass the {by[deployment.prefer]} is taken."

@@ -81,16 +81,6 @@ class Runner:
         return {name: _shape(details)[1:] for name, details in self.inputs.items()}
 
     @property
-    def input_types(self) -> tuple[str, ...]:
-        """The type of each input, such as `"int8"`."""
-        return tuple(np.dtype(details["dtype"]).name for details in self.inputs.values())
-
-    @property
-    def output_types(self) -> tuple[str, ...]:
-        """The type of each output."""
-        return tuple(np.dtype(self._tensors[i]["dtype"]).name for i in self.outputs.values())
-
-    @property
     def output_shape(self) -> tuple[int | None, ...]:
         """The shape of the first output, with the axis of the samples."""
         first = next(iter(self.outputs.values()))

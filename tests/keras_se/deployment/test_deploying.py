@@ -202,8 +202,6 @@ def test_the_cheapest_file_on_an_npu(network, images, tmp_path):
     assert not next(a for a in found.attempts if a.name == "float16").passed
     none = deploy(network, images[100:], images[:100], formats=["float16"], npu="ethos-u55-128")
     assert "It does not run on ethos-u55-128: it has no 8-bit codes." in none.conclusion
-    assert (found.input_types, none.input_types) == (("int8",), ("float32",))
-    assert "Inputs are int8, outputs int8: a code is" in " ".join(str(found).split())
     with pytest.raises(InputError, match=r"^npu must be one of .* Received: 'ethos-u1'$"):
         deploy(network, images[100:], images[:100], npu="ethos-u1")
 
