@@ -30,7 +30,7 @@ COMMANDS = {
     "record": ("keras_se.cli.devices:record_command", "Record gates on this device."),
     "deploy": (
         "keras_se.cli.deploy:deploy_command",
-        "Find the smallest file that passes.",
+        "Find a file that passes: int8, else the smallest.",
     ),
     "repair": ("keras_se.cli.deploy:repair_command", "Mend the gates of a TFLite file."),
     "search": ("tuning.commands.search:search_command", "Search for the best SE blocks."),

@@ -82,11 +82,12 @@ def deploy_command(
     html_path: str | None,
     overwrite: bool,
 ) -> bool:
-    """Find the smallest TFLite file whose gates survive, and write OUT.tflite.
+    """Find a small TFLite file whose gates survive, and write OUT.tflite.
 
-    Tries int8, int8 with equalized channels, int8 with the parts in float32 that lost the gates,
-    and the other formats. Exit code 0 if a file passes and was written, 1 if none passes. A command
-    that was killed goes on where it was.
+    Takes int8, as it is or with equalized channels, if it passes. Else tries int8 with the parts in
+    float32 that lost the gates, and the other formats, and takes the smallest that passes. The file
+    may have int8 inputs and outputs; the report says so. Exit code 0 if a file passes and was
+    written, 1 if none passes. A command that was killed goes on where it was.
     """
     _check_outputs(out, json_path, html_path, overwrite)
     loaded = load_network(network)

@@ -1,4 +1,4 @@
-"""The smallest file whose gates survive, and what is left of a file whose gates do not."""
+"""The file to ship, whose gates survive, and what is left of a file whose gates do not."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_se.deployment.attempt import Attempt
 from keras_se.deployment.deployment import Criterion, Deployment, Preference
+from keras_se.deployment.interface import ports
 from keras_se.deployment.kept_files import KeptFiles
 from keras_se.deployment.sources import FileSource, KerasSource, Source
 from keras_se.deployment.tries import Made, Tries
@@ -22,7 +23,7 @@ from keras_se.graph.compressed import check_plain
 from keras_se.litert.convert import check_outputs
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
 from keras_se.litert.devices.npu import npu as npu_of
-from keras_se.litert.formats import FormatName
+from keras_se.litert.formats import FORMATS, FormatName
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples
@@ -36,6 +37,11 @@ from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
 _TRAINED = "int8, quantize-aware"
+_ANEW = (
+    "No part in float mends this file. Make it anew of the float file: `keras_se.deploy("
+    "float_tflite, calibration, x, y)`, or `keras-se deploy FLOAT.tflite NEW.tflite --calibration "
+    "C.npz --data X.npz`."
+)
 Parts = Literal["float32", "int16x8"]
 
 
@@ -59,7 +65,7 @@ def deploy(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Deployment:
-    """Finds the smallest TFLite file whose gates survive and whose accuracy holds.
+    """Finds a small TFLite file whose gates survive and whose accuracy holds.
 
     Files are tried in turn and judged as `verify` does: int8; int8 after
     `keras_se.compress.equalize`, and after quantize-aware training; int8 with the SE sites in
@@ -76,8 +82,9 @@ def deploy(
         tolerance: By how much accuracy may fall: the 95 % interval of the difference, paired by
             sample, must not reach further. To show 0.01 takes 200 samples or more.
         formats: Which formats to try; by default int8, int16x8, weight_only and float16.
-        prefer: `"size"`: of the files that pass take the smallest, and stop at an int8 file that
-            passes as it is; `"latency"`: try all, and take the fastest on this machine.
+        prefer: `"size"`: take an int8 file that passes as a whole, and try no other format then;
+            else the smallest of those that pass; `"latency"`: try all, and take the fastest on this
+            machine.
         strict: Whether every site must survive, as for `verify`.
         parts: What computes where the gates of an int8 file are lost: `"float32"`, or `"int16x8"`,
             which an NPU without floats takes, and for which XNNPACK has no kernels.
@@ -178,7 +185,8 @@ def repair(
         progress: Whether to show on standard error what is being done, if it takes long.
 
     Returns:
-        A `Deployment`, whose first attempt is the integer file as it is.
+        A `Deployment`, whose first attempt is the integer file as it is. If nothing passes, its
+        notes say how to make the file anew.
 
     Raises:
         InputError: If the graphs of the files do not correspond, or an argument is invalid.
@@ -203,6 +211,8 @@ def repair(
     if base is not None and not base.attempt.passed:
         tries.mend(base, float32)
     best = _measured_best(tries, "size", samples)
+    if not best.attempt.passed:
+        tries.notes.append(_ANEW)
     return _finished(tries, best, best.report, tolerance, "size", path, overwrite, kept)
 
 
@@ -253,11 +263,9 @@ def _folded(
 
 def _formats(formats: Any, source: Source) -> Sequence[FormatName]:
     wanted = source.formats if formats is None else formats
-    known = source.formats if formats is None else source.possible
-    if isinstance(wanted, str) or not wanted or not set(wanted) <= set(known):
+    if isinstance(wanted, str) or not wanted or not set(wanted) <= set(FORMATS):
         raise InputError(
-            f"formats must be some of {list(source.possible)}, each by its name. "
-            f"Received: {wanted!r}"
+            f"formats must be some of {list(FORMATS)}, each by its name. Received: {wanted!r}"
         )
     return tuple(dict.fromkeys(wanted))
 
@@ -277,7 +285,7 @@ def _try_all(
 ) -> None:
     if "int8" in formats:
         _try_integers(tries, source, train, parts)
-        # Nothing else is smaller than a file that is all in int8.
+        # Another may be a little smaller, but none of them computes in 8 bits.
         if by == "size" and any(m.attempt.passed and not m.attempt.changed for m in tries.made):
             return
     for file_format in formats:
@@ -392,6 +400,7 @@ def _finished(
             files[recipe_path(path)] = best.recipe.encode()
         write_files(files, overwrite)
     kept.remove()
+    inputs, outputs = ports(best.content, tries.float32)
     return Deployment(
         passed=passed,
         chosen=best.attempt.name,
@@ -401,6 +410,8 @@ def _finished(
         report=report,
         tolerance=tolerance,
         prefer=by,
+        inputs=inputs,
+        outputs=outputs,
         tflite=best.content,
         recipe=best.recipe,
     )

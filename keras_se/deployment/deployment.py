@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from keras_se.deployment.attempt import Attempt
+from keras_se.deployment.interface import Port, interface
 from keras_se.display.page import Paged
 from keras_se.display.table import Column, Table, names
 from keras_se.display.text import Part, figure
@@ -15,6 +16,11 @@ from keras_se.verification.reports.text import interval_text, listed
 
 Preference = Literal["size", "latency"]
 Criterion = Preference | Literal["npu"]
+_RULES: dict[Criterion, str] = {
+    "size": "An int8 file that passes as a whole is taken; else the smallest of those that pass.",
+    "latency": "Of the files that pass the fastest is taken.",
+    "npu": "Of the files that pass the cheapest on the NPU is taken.",
+}
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,13 @@ class Deployment(Paged):
         report: The verdict on the file, against the network that was given.
         tolerance: By how much accuracy may fall.
         prefer: What the choice is by, among those that pass.
+        inputs: The types of the inputs of the file, and of those of the float file, by name.
+        outputs: The same of the outputs.
         tflite: The bytes of the file.
         recipe: Its recipe, as JSON text; empty if it has none.
     """
 
-    derived: ClassVar[tuple[str, ...]] = ("conclusion",)
+    derived: ClassVar[tuple[str, ...]] = ("conclusion", "interface")
 
     passed: bool
     chosen: str
@@ -44,6 +52,8 @@ class Deployment(Paged):
     report: GateReport
     tolerance: float
     prefer: Criterion
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
     tflite: bytes = field(repr=False, compare=False)
     recipe: str = field(repr=False, compare=False)
 
@@ -69,15 +79,23 @@ class Deployment(Paged):
         saved = "" if first.passed or first is attempt else f" {first.name} alone: {first.reason}"
         return f"Ship {attempt.name} ({size}): {attempt.verdict}{_accuracy(attempt)}.{saved}"
 
+    @property
+    def interface(self) -> str:
+        """One sentence on inputs and outputs; empty if their types are the float file's."""
+        return interface(self.inputs, self.outputs)
+
     def parts(self) -> Iterator[Part]:
         """Yields the conclusion, the table of what was tried, and notes on it."""
         yield self.conclusion
+        if self.interface:
+            yield self.interface
         yield _table(self)
         yield from _notes(self)
 
     def page(self) -> str:
         """Returns the verdict on the file as one page of HTML, that needs no network."""
-        return verdict_page(self.report, _table(self), [self.conclusion, *_notes(self)])
+        told = [self.conclusion, *([self.interface] if self.interface else []), *_notes(self)]
+        return verdict_page(self.report, _table(self), told)
 
 
 def _accuracy(attempt: Attempt) -> str:
@@ -144,6 +162,5 @@ def _notes(deployment: Deployment) -> Iterator[str]:
     labels = deployment.attempt.accuracy_verdict
     if labels:
         yield f"Accuracy may fall by at most {deployment.tolerance:g}."
-    by = {"size": "smallest", "latency": "fastest", "npu": "cheapest on the NPU"}[deployment.prefer]
-    yield f"Of the files that pass the {by} is taken."
+    yield _RULES[deployment.prefer]
     yield f"On {deployment.report.samples:,} samples; {deployment.report.runtime}."

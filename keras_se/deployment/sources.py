@@ -49,11 +49,9 @@ class Source(Protocol):
 
     Attributes:
         formats: What is tried by default, in order.
-        possible: What can be made of it.
     """
 
     formats: tuple[FormatName, ...]
-    possible: tuple[FormatName, ...]
 
     @property
     def float32(self) -> bytes:
@@ -74,11 +72,9 @@ class KerasSource:
 
     Attributes:
         formats: What is tried by default, in order.
-        possible: What can be made of it.
     """
 
     formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only", "float16")
-    possible: tuple[FormatName, ...] = (*formats, "dynamic", "float32")
 
     def __init__(
         self, model: keras.Model, calibration: Any, input_shape: Sequence[int] | None
@@ -144,11 +140,9 @@ class FileSource:
 
     Attributes:
         formats: What is tried by default, in order.
-        possible: What can be made of it.
     """
 
     formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only", "float16")
-    possible: tuple[FormatName, ...] = (*formats, "dynamic")
 
     def __init__(self, tflite: TFLite, calibration: Any) -> None:
         self.float32 = read_bytes(tflite)
@@ -157,8 +151,10 @@ class FileSource:
 
     def make(self, file_format: FormatName) -> tuple[bytes, str]:
         """Returns a file in a format, with its recipe as JSON text."""
-        with step(f"quantization to {file_format}"):
-            content = self._quantized(file_format)
+        content = self.float32
+        if file_format != "float32":
+            with step(f"quantization to {file_format}"):
+                content = self._quantized(file_format)
         check_loads(content)
         run_once(content)
         recipe = file_recipe(self.float32, file_format, self._samples)

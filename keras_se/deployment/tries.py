@@ -50,6 +50,7 @@ class Tries:
     """Makes and judges files against one float file.
 
     Attributes:
+        float32: The float file.
         made: What was tried, in order.
         refused: By name, why a file could not be made.
         notes: What was warned of while files were made.
@@ -65,7 +66,7 @@ class Tries:
         kept: KeptFiles,
         original: bytes | None = None,
     ) -> None:
-        self._float32, self._labels = float32, labels
+        self.float32, self._labels = float32, labels
         self._reference = Remembered(FileReference(float32))
         self._samples: Samples = self._reference.samples(x, "x")
         self._tolerance, self._strict, self._kept = tolerance, strict, kept

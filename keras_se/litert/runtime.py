@@ -61,6 +61,7 @@ class Runner:
         interpreter: The interpreter.
         inputs: The details of each input, by name.
         outputs: The tensor of each output, by name.
+        output_details: The details of each output, by name.
     """
 
     def __init__(self, tflite: TFLite) -> None:
@@ -69,6 +70,7 @@ class Runner:
         with runtime_errors(self._size):
             self.inputs = _details(self.interpreter, "input")
             found = _details(self.interpreter, "output")
+            self.output_details = found
             self.outputs = {name: int(details["index"]) for name, details in found.items()}
             self._tensors = {d["index"]: d for d in self.interpreter.get_tensor_details()}
             self.batch = _batch(self.inputs)

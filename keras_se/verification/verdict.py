@@ -196,8 +196,9 @@ def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) 
         return "by its recipe the file was not calibrated"
     if used := int(used_rows(samples, rows).sum()):
         raise InputError(
-            "verify needs samples that the file was not calibrated on. "
-            f"Received: {used} of {_count(samples)} samples that are in its recipe"
+            "Held-out samples must be ones that the file was not calibrated on. "
+            f"Received: {used} of {_count(samples)} samples that are in its recipe. Split them: "
+            "x_train and x_test in one .npz file, or two files"
         )
     return f"none of the {len(rows)} calibration samples of the recipe among them"
 

@@ -57,12 +57,17 @@ def keep_float(
 
 
 def counterparts(float32: TFLite, quantized: TFLite) -> dict[int, int]:
-    """Returns the tensors of a float file that are in a quantized one, under the same name."""
+    """Returns the tensors of a float file that are in a quantized one, under the same name.
+
+    If that holds values of codes, they are the codes.
+    """
     graphs = [TFLiteModel.of(content).graphs[0] for content in (float32, quantized)]
     known, others = ({g.name(i): i for i in range(g.tensors)} for g in graphs)
     shape, other_shape = (graph.shape for graph in graphs)
+    # A float output has the name, and its codes, which are what is replaced, have another.
+    codes = {o.outputs[0]: o.inputs[0] for o in graphs[1].operators if o.name == "DEQUANTIZE"}
     return {
-        i: others[name]
+        i: codes.get(others[name], others[name])
         for name, i in known.items()
         if name in others and shape(i) == other_shape(others[name])
     }
@@ -144,6 +149,27 @@ class _Graft:
             for operator in self._graph.operators
             for new in [makers[i] for i in sorted(_outputs(operator) & set(makers))] or [operator]
         ]
+        self._join(makers)
+
+    def _join(self, makers: Mapping[int, Any]) -> None:
+        """Gives values without codes in between to what the file read as values of codes."""
+        left, dequantize = dict(makers), self._schema.BuiltinOperator.DEQUANTIZE
+        for operator in list(self._graph.operators):
+            code = self._model.operatorCodes[operator.opcodeIndex]
+            if max(code.builtinCode, code.deprecatedBuiltinCode) != dequantize:
+                continue
+            codes, target = int(operator.inputs[0]), int(operator.outputs[0])
+            maker = left.pop(codes, None)  # a second reader keeps the codes
+            if maker is None:
+                continue
+            (wide,) = _inputs(maker)
+            if self._graph.tensors[wide].type != self._graph.tensors[target].type:
+                continue
+            for other in self._added:
+                other.inputs = [target if i == wide else i for i in other.inputs]
+                other.outputs = [target if i == wide else i for i in other.outputs]
+            self._copies = {i: target if n == wide else n for i, n in self._copies.items()}
+            self._graph.operators.remove(operator)
 
     def _has_codes(self, tensor: int) -> bool:
         return self._graph.tensors[tensor].type in self._versions

@@ -23,10 +23,22 @@ def test_deploy_writes_what_passes(float_file, files, tmp_path, keras_se_command
     assert keras_se_command(*words, "--json", report, "--html", page) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("Ship int8 (")
+    assert "Inputs int8 (scale 0." in printed
+    assert "the float network has float32." in printed
     assert f"{out}: int8, and {tmp_path / 'a.recipe.json'}" in printed
     content = json.loads(report.read_text())
     assert (content["passed"], content["attempts"][0]["bytes"]) == (True, out.stat().st_size)
-    assert "</html>" in page.read_text()
+    port = next(iter(content["inputs"].values()))
+    assert (port["type"], port["float_type"]) == ("int8", "float32")
+    assert content["interface"] in page.read_text()
+
+
+def test_each_format_that_is_offered_is_taken(float_file, tmp_path, keras_se_command, capsys):
+    """A file that is all in float is one of them; its types are those of the network."""
+    out = tmp_path / "a.tflite"
+    words = "--calibration calibrated.npz --data held_out.npz --format float32"
+    assert keras_se_command("deploy", float_file, out, words) == 0
+    assert "the float network has" not in capsys.readouterr().out
 
 
 def test_deploy_says_that_nothing_passes(float_file, tmp_path, keras_se_command, capsys):
@@ -41,7 +53,10 @@ def test_deploy_says_that_nothing_passes(float_file, tmp_path, keras_se_command,
 def test_repair(float_file, tmp_path, keras_se_command, capsys):
     out = tmp_path / "a.tflite"
     assert keras_se_command("repair", float_file, "se.tflite", out, "--data unlabelled.npz") == 2
-    assert "samples that are in its recipe" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "samples that are in its recipe" in error
+    assert "x_train and x_test in one .npz file" in error
+    assert "verify" not in error
     assert keras_se_command("repair", float_file, "se.tflite", out, "--data few.npz") == 2
     assert "at least 32 held-out samples" in capsys.readouterr().err
     data = "--data held_out.npz"

@@ -10,12 +10,14 @@ from sabotage import hold_gates
 from keras_se import SEBlock, deploy, repair, to_tflite, verify
 from keras_se.compress import quantize_aware
 from keras_se.deployment import deploying, sources
+from keras_se.deployment.drift import drifts
 from keras_se.errors import InputError
 from keras_se.litert import npu
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.graph.flatbuffer import TFLiteModel, packed, unpacked
 from keras_se.litert.graph.selective import keep_float
 from keras_se.litert.graph.sites import gate_nodes
+from keras_se.litert.runtime import predict
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,7 @@ def test_an_int8_file_that_passes_is_the_only_one_tried(network, images, tmp_pat
     assert json.loads((tmp_path / "a.recipe.json").read_text())["format"] == "int8"
     assert {p.name for p in tmp_path.iterdir()} == {"a.tflite", "a.recipe.json"}
     assert str(found).startswith("Ship int8 (")
+    assert "An int8 file that passes as a whole is taken; else" in " ".join(str(found).split())
     assert found.report.reference == f"model {network.name!r}"
 
 
@@ -284,6 +287,32 @@ def test_repair_says_that_names_do_not_correspond(outliers, images):
     assert not found.passed
     assert [a.name for a in found.attempts] == ["int8", "int8, 1 site in float"]
     assert "has the name of one in the float file" in found.notes[0]
+    assert "keras-se deploy FLOAT.tflite NEW.tflite" in found.notes[-1]
+
+
+def test_repair_puts_float_outputs_in_float(network, images):
+    """The codes of the outputs clip what the file returns as floats."""
+    float32 = to_tflite(network, "float32")
+    integer = to_tflite(network, "int8", images[100:], output_type="float32")
+    graph = TFLiteModel(float32).graphs[0]
+    (output,) = [graph.name(i) for i in graph.outputs]
+    assert output in [name for name, _ in drifts(float32, integer, {"x": images[:32]})]
+    before, after = (
+        TFLiteModel(content).graphs[0]
+        for content in (integer, keep_float(integer, float32, [], [output]))
+    )
+    assert [g.operators[-1].name for g in (before, after)] == ["DEQUANTIZE", "FULLY_CONNECTED"]
+    assert after.type(after.outputs[0]) == "FLOAT32"
+    assert after.name(after.outputs[0]) == before.name(before.outputs[0])
+    model = unpacked(integer)
+    codes = model.subgraphs[0].tensors[before.operators[-1].inputs[0]]
+    codes.quantization.scale = [0.01 * codes.quantization.scale[0]]
+    clipped = packed(model)
+    own, bad, mended = (
+        predict(content, images[:32])
+        for content in (float32, clipped, keep_float(clipped, float32, [], [output]))
+    )
+    assert np.abs(bad - own).max() > 20 * np.abs(mended - own).max()
 
 
 def test_a_killed_call_goes_on_from_the_files_it_made(network, many, labels, tmp_path, monkeypatch):
@@ -346,7 +375,7 @@ def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
             {"prefer": "beauty"},
             r"^prefer must be one of \['size', 'latency'\]\. Received: 'beauty'",
         ),
-        ({"formats": "int8"}, r"^formats must be some of \['int8', .* Received: 'int8'$"),
+        ({"formats": "int8"}, r"^formats must be some of \['float32', .* Received: 'int8'$"),
         ({"formats": ["int4"]}, r"^formats must be some of .* Received: \['int4'\]$"),
         ({"formats": []}, r"^formats must be some of .* Received: \[\]$"),
         ({"path": "a.bin"}, r"^The name of a TFLite file must end in \.tflite\."),
