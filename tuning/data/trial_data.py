@@ -121,8 +121,8 @@ def _check_part(name: str, part: Any, whole: bool) -> None:
             )
         if not Path(part).is_file():
             raise InputError(
-                "train without validation must be the name of an existing .npz file or "
-                f"package.module:name. Received: train={part!r}"
+                "Data by a name, train or --data, must be an existing .npz file or "
+                f"package.module:name. Received: {part!r}"
             )
     if part is not None or name == "train":
         _check_form(name, part)
