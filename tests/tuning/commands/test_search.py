@@ -363,7 +363,7 @@ def test_wrong_use_of_a_file(tmp_path, monkeypatch, capsys, text, words, sentenc
     [
         ({"model": "nowhere:build"}, "model given as package.module:name must be importable"),
         ({"model": "no.keras"}, "A model must be an existing .keras file. Received: 'no.keras'"),
-        ({"data": "no.npz"}, "the name of an existing .npz file"),
+        ({"data": "no.npz"}, "must be an existing .npz file"),
         ({"space": "no.json"}, "A space must be a JSON file. Received: 'no.json'"),
         ({"space": "list.json"}, "A space must be a JSON object with arguments of SESpace"),
         ({"space": "odd.json"}, "ratio is a divisor"),
