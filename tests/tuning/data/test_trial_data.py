@@ -255,7 +255,7 @@ REFUSED = [
     ((dataset(), None), "Received: train of type .*Dataset, validation=None"),
     ((None, None), "Received: train of type NoneType"),
     ((None, (X, Y)), "train must be a tuple of arrays .* Received: NoneType"),
-    (("missing.npz", None), ".npz file or package.module:name. Received: train='missing.npz'"),
+    (("missing.npz", None), ".npz file or package.module:name. Received: 'missing.npz'"),
     (("a.npz", (X, Y)), "train as a string must be package.module:name. Received: train='a.npz'"),
     (((X, Y), "a.npz"), "validation as a string must .* Received: validation='a.npz'"),
     (((X, Y), (X, Y), "a.npz"), "test as a string must .* Received: test='a.npz'"),
