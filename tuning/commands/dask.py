@@ -1,5 +1,6 @@
 """Connects the command `search` to a Dask cluster."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,11 @@ def connected(scheduler: str | None, workers: int) -> Iterator[Any]:
         yield workers
         return
     distributed: Any = import_extra("distributed", "dask")
-    where = {"scheduler_file" if scheduler.endswith(".json") else "address": scheduler}
+    is_file = scheduler.endswith(".json")
     try:
-        client = distributed.Client(**where)
+        if is_file and not os.path.isfile(scheduler):
+            raise FileNotFoundError("there is no such file")  # Dask would wait for it for ever
+        client = distributed.Client(**{"scheduler_file" if is_file else "address": scheduler})
     except (OSError, ValueError, TypeError, KeyError) as error:  # the last two: another file
         raise InputError(
             "--dask takes tcp://HOST:PORT of a running Dask scheduler, or the .json file that its "
