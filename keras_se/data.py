@@ -21,7 +21,7 @@ _PROBED = 32  # samples that tell logits from probabilities
 _RULE = "arrays x_train, y_train, x_test and y_test, or x and y"
 
 
-def spread(arrays: Any, count: int) -> Any:
+def spaced(arrays: Any, count: int) -> Any:
     """Returns as many samples of arrays of one length, evenly spaced: data may lie in classes."""
     length = len(keras.tree.flatten(arrays)[0])
     if length <= count:

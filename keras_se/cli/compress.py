@@ -27,7 +27,7 @@ from keras_se.compress import cluster, prune, quantize_aware, strip
 from keras_se.compress.quantization import ENGINES, Engine
 from keras_se.compress.tfmot.pruning import SCHEDULES, Schedule
 from keras_se.compress.tfmot.scopes import SCOPES, Scope
-from keras_se.data import cross_entropy_of, spread
+from keras_se.data import cross_entropy_of, spaced
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
 from keras_se.graph.compressed import QUANTIZED
@@ -215,7 +215,7 @@ def _reported(
             return report
         note = f"Of the held-out samples {samples.trained_on} are among the training samples, too."
         return _noted(report, note)
-    x, labels = spread((samples.x, samples.labels), _SHOWN)
+    x, labels = spaced((samples.x, samples.labels), _SHOWN)
     report = compression_report(original, compressed, x, labels, tflite=tflite, held_out=False)
     note = "Held-out samples are x_test and y_test in --data, or those of --held-out."
     return _noted(report, note)

@@ -15,7 +15,7 @@ from keras_se.cli.options import (
     strict_option,
 )
 from keras_se.cli.samples import CALIBRATION
-from keras_se.data import load_inputs, spread
+from keras_se.data import load_inputs, spaced
 from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
@@ -95,7 +95,7 @@ def deploy_command(
     x, labels = loaded.held_out(data)
     found = keras_se.deploy(
         loaded.source,
-        spread(inputs, CALIBRATION),
+        spaced(inputs, CALIBRATION),
         x,
         labels,
         tolerance=tolerance,

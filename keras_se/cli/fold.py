@@ -6,7 +6,7 @@ import keras_se
 from keras_se.cli.files import check_output, write_outputs
 from keras_se.cli.networks import fitting
 from keras_se.cli.options import DATA_HELP, input_shape_option, json_option, overwrite_option
-from keras_se.data import load_inputs, spread
+from keras_se.data import load_inputs, spaced
 from keras_se.files import load_model, model_bytes
 from keras_se.graph.inputs import input_shapes
 
@@ -58,7 +58,7 @@ def fold_command(
     # Never on the test part, which is to judge the new model.
     x, labels = load_inputs(data, input_shapes(loaded), held_out=False)
     labels = fitting(labels, tuple(loaded.outputs[0].shape))
-    x, y = spread(x, _ENOUGH), None if labels is None else spread(labels, _ENOUGH)
+    x, y = spaced(x, _ENOUGH), None if labels is None else spaced(labels, _ENOUGH)
     folding = keras_se.fold(loaded, x, sites or None, tolerance, y=y, input_shape=input_shape)
     click.echo(str(folding), nl=False)
     contents = {} if json_path is None else {json_path: folding.to_json().encode()}

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.data import load_inputs, load_training_and_test, spread
+from keras_se.data import load_inputs, load_training_and_test, spaced
 from keras_se.errors import InputError
 from keras_se.graph.inputs import input_shapes
 from keras_se.litert.recipe import row_hashes, used_rows
@@ -40,7 +40,7 @@ class Samples:
     @property
     def calibration(self) -> Any:
         """The samples that quantization ranges start from."""
-        return spread(self.x, CALIBRATION)
+        return spaced(self.x, CALIBRATION)
 
 
 def load_samples(

@@ -17,8 +17,10 @@ def gates_table(
     statistics: Sequence[GateStatistics], tau: float, worth: Mapping[str, float] | None = None
 ) -> Table:
     """Build a table of the gate statistics of each SE site, optionally with its worth."""
-    columns = ("site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated")
-    names, table = _table([each.name for each in statistics], columns, worth is not None)
+    columns = ["site", "gate", "C", "mean", "spread", "classes", f"< {tau:g}", "saturated"]
+    if worth is not None:
+        columns.append("worth")
+    names, table = _table([each.name for each in statistics], columns)
     for name, figures in zip(names, statistics, strict=True):
         table.add_row(
             printable(name),
@@ -49,16 +51,13 @@ def sites_table(sites: Sequence[Site], delegated: dict[str, SiteDelegation]) -> 
     return table
 
 
-def _table(
-    names: Sequence[str], columns: Sequence[str], has_worth: bool = False
-) -> tuple[Sequence[str], Table]:
+def _table(names: Sequence[str], columns: Sequence[str]) -> tuple[Sequence[str], Table]:
     """The names of sites in a table without the path that all share, which stands below it."""
     path, rest = without_path(names)
     below = f"All sites are in {printable(path)}." if path else None
     table = Table(box=box.SIMPLE_HEAD, caption=below, caption_justify="left")
-    first, *others = columns if not has_worth else (*columns, "worth")
-    table.add_column(first, overflow="fold")
-    for column in others:
+    table.add_column(columns[0], overflow="fold")
+    for column in columns[1:]:
         table.add_column(column)
     return rest, table
 

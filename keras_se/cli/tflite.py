@@ -15,7 +15,7 @@ from keras_se.cli.options import (
     tau_option,
 )
 from keras_se.cli.samples import CALIBRATION
-from keras_se.data import load_inputs, spread
+from keras_se.data import load_inputs, spaced
 from keras_se.display.progress import showing
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
@@ -75,7 +75,7 @@ def export_command(
     if calibration is not None:
         # Never calibrate on the test part: `verify` refuses calibration samples.
         inputs, _ = load_inputs(calibration, input_shapes(loaded), held_out=False)
-        samples = spread(inputs, CALIBRATION)
+        samples = spaced(inputs, CALIBRATION)
     options = Options(
         format=file_format,
         input_type=input_type,

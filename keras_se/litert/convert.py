@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_se.data import spread
+from keras_se.data import spaced
 from keras_se.display.progress import with_progress
 from keras_se.errors import InputError, warn
 from keras_se.files import check_file_name, refuse_existing, write_files
@@ -277,7 +277,7 @@ def _run(model: keras.Model, spec: Format, tflite: bytes, samples: Samples | Non
         if samples is None:
             run_once(tflite)
             return None
-        few = spread(dict(samples), _COMPARED)
+        few = spaced(dict(samples), _COMPARED)
         outputs = predict(tflite, few)
     except InputError as error:
         raise InputError(

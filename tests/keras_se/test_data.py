@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_se.data import load_images, load_inputs, spread
+from keras_se.data import load_images, load_inputs, spaced
 from keras_se.errors import InputError
 
 X = np.arange(6 * 4 * 4, dtype="uint8").reshape(6, 4, 4)
@@ -229,11 +229,11 @@ def test_samples_may_be_scalars(npz):
     assert load_inputs(npz(t=np.ones(4)), {"t": ()})[0].shape == (4,)
 
 
-def test_spread_samples_are_of_all_classes():
+def test_spaced_samples_are_of_all_classes():
     """The arrays of users may lie in classes, of which the first samples are one."""
     x, y = np.arange(1000.0)[:, None], np.repeat(np.arange(10), 100)
-    inputs, labels = spread(({"a": x, "b": 2 * x}, y), 25)
+    inputs, labels = spaced(({"a": x, "b": 2 * x}, y), 25)
     assert np.bincount(labels).tolist() == [3, 2] * 5
     np.testing.assert_array_equal(inputs["b"], 2 * inputs["a"])
     np.testing.assert_array_equal(labels, y[inputs["a"].astype(int)[:, 0]])
-    assert spread(y, 1000) is y
+    assert spaced(y, 1000) is y
