@@ -348,7 +348,7 @@ def _measured_best(
     with step("latency of each file"):
         found = latencies([made.content for made in tries.made], samples)
     tries.made = [
-        replace(made, attempt=_on_npu(replace(made.attempt, latency=time), made, accelerator))
+        replace(made, attempt=replace(_on_npu(made, accelerator), latency=time))
         for made, time in zip(tries.made, found, strict=True)
     ]
     passed = [made for made in tries.made if made.attempt.passed]
@@ -358,8 +358,9 @@ def _measured_best(
     return max(tries.made, key=lambda made: (made.attempt.npu is not None, *_nearness(made)))
 
 
-def _on_npu(attempt: Attempt, made: Made, accelerator: Accelerator | None) -> Attempt:
+def _on_npu(made: Made, accelerator: Accelerator | None) -> Attempt:
     """Adds what a file costs on an NPU; one that it takes nothing of does not pass."""
+    attempt = made.attempt
     if accelerator is None:
         return attempt
     try:

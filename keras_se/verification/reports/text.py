@@ -275,8 +275,13 @@ def _is_float32(site: "SiteVerdict") -> bool:
     return not site.quantized and site.step < 1e-4
 
 
+def _is_of_model(report: "GateReport") -> bool:
+    """Whether the reference is a Keras model, and no float file."""
+    return report.reference.startswith("model")
+
+
 def _keep_float(report: "GateReport", names: list[str], place: Place) -> str:
-    if not report.reference.startswith("model"):
+    if not _is_of_model(report):
         if place == "python":
             return "keras_se.repair(float_file, file, x) does"
         return "keras-se repair FLOAT.tflite FILE.tflite OUT.tflite --data X.npz does"
@@ -290,7 +295,7 @@ def _finer(report: "GateReport", place: Place) -> str:
     if place == "command line":
         return "let keras-se deploy find a file that passes"
     found = "let keras_se.deploy find a file that passes"
-    if not report.reference.startswith("model"):
+    if not _is_of_model(report):
         return found
     return f"equalize the channels with keras_se.compress.equalize, or {found}"
 
