@@ -10,7 +10,9 @@ from keras_se.cli.options import (
     choice_option,
     html_option,
     input_shape_option,
+    input_type_option,
     json_option,
+    output_type_option,
     overwrite_option,
     strict_option,
 )
@@ -19,7 +21,7 @@ from keras_se.data import load_inputs, spaced
 from keras_se.deployment.deploying import Parts
 from keras_se.deployment.deployment import Deployment, Preference
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
-from keras_se.litert.formats import FORMATS, FormatName
+from keras_se.litert.formats import FORMATS, FormatName, IOType
 from keras_se.litert.recipe import recipe_path
 
 _tolerance_option = click.option(
@@ -61,6 +63,8 @@ _tolerance_option = click.option(
     default=0.0,
     help="Share of SE's work that may be folded into constants first, as `fold` does.",
 )
+@input_type_option
+@output_type_option
 @input_shape_option
 @json_option
 @html_option
@@ -77,6 +81,8 @@ def deploy_command(
     npu: Accelerator | None,
     parts: Parts,
     fold: float,
+    input_type: IOType | None,
+    output_type: IOType | None,
     input_shape: tuple[int, ...] | None,
     json_path: str | None,
     html_path: str | None,
@@ -86,8 +92,9 @@ def deploy_command(
 
     Takes int8, as it is or with equalized channels, if it passes. Else tries int8 with the parts in
     float32 that lost the gates, and the other formats, and takes the smallest that passes. The file
-    may have int8 inputs and outputs; the report says so. Exit code 0 if a file passes and was
-    written, 1 if none passes. A command that was killed goes on where it was.
+    may have int8 inputs and outputs, and the report says so; `--input-type float32` and
+    `--output-type float32` make one that is fed as the float file is. Exit code 0 if a file passes
+    and was written, 1 if none passes. A command that was killed goes on where it was.
     """
     _check_outputs(out, json_path, html_path, overwrite)
     loaded = load_network(network)
@@ -105,6 +112,8 @@ def deploy_command(
         npu=npu,
         parts=parts,
         fold=fold,
+        input_type=input_type,
+        output_type=output_type,
         input_shape=input_shape,
         path=out,
         overwrite=overwrite,

@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from keras_se.errors import InputError, user_code
+from keras_se.litert.formats import IOType
 
 DATA_HELP = (
     "FILE.npz with x_test and x_train, or x, and labels y_test and y_train, or y; a model with "
@@ -45,6 +46,16 @@ input_shape_option = click.option(
     callback=_sizes,
     metavar="SIZES",
     help="Shape of one sample, such as 224,224,3, if the model leaves sizes open.",
+)
+
+
+input_type_option, output_type_option = (
+    click.option(
+        f"--{which}-type",
+        type=click.Choice(get_args(IOType)),
+        help=f"Type of the {which}s of an integer file. Default: that of its codes.",
+    )
+    for which in ("input", "output")
 )
 
 

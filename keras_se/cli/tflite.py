@@ -9,7 +9,9 @@ from keras_se.cli.options import (
     DATA_HELP,
     html_option,
     input_shape_option,
+    input_type_option,
     json_option,
+    output_type_option,
     overwrite_option,
     strict_option,
     tau_option,
@@ -25,8 +27,6 @@ from keras_se.litert.formats import FORMATS, FormatName, IOType, Options
 from keras_se.litert.recipe import recipe_path
 from keras_se.verification.reports.text import described
 
-_IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types})
-
 
 @click.command("export")
 @click.argument("model")
@@ -37,12 +37,8 @@ _IO_TYPES = sorted({name for spec in FORMATS.values() for name in spec.io_types}
     help="Representative inputs, which int8 and int16x8 need, never the test part, of which "
     f"{CALIBRATION}, evenly spaced, are taken. {DATA_HELP}",
 )
-@click.option(
-    "--input-type", type=click.Choice(_IO_TYPES), help="Type of the inputs of an integer file."
-)
-@click.option(
-    "--output-type", type=click.Choice(_IO_TYPES), help="Type of the outputs of an integer file."
-)
+@input_type_option
+@output_type_option
 @input_shape_option
 @click.option(
     "--keep-float",

@@ -14,7 +14,7 @@ from keras_se.deployment.attempt import Attempt
 from keras_se.deployment.deployment import Criterion, Deployment, Preference
 from keras_se.deployment.interface import ports
 from keras_se.deployment.kept_files import KeptFiles
-from keras_se.deployment.sources import FileSource, KerasSource, Source
+from keras_se.deployment.sources import FileSource, IOTypes, KerasSource, Source
 from keras_se.deployment.tries import Made, Tries
 from keras_se.display.progress import step, with_progress
 from keras_se.errors import InputError
@@ -23,7 +23,7 @@ from keras_se.graph.compressed import check_plain
 from keras_se.litert.convert import check_outputs
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
 from keras_se.litert.devices.npu import npu as npu_of
-from keras_se.litert.formats import FORMATS, FormatName
+from keras_se.litert.formats import FORMATS, FormatName, IOType
 from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
 from keras_se.litert.graph.sites import precision
 from keras_se.litert.inputs import Samples
@@ -60,6 +60,8 @@ def deploy(
     npu: Accelerator | None = None,
     train: Callable[[Any], Any] | None = None,
     fold: bool | float = False,
+    input_type: IOType | None = None,
+    output_type: IOType | None = None,
     input_shape: Sequence[int] | None = None,
     path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -97,6 +99,9 @@ def deploy(
         fold: The share of SE's work that `keras_se.fold` may take from a Keras model first, on the
             calibration samples: 0.1 for `True`. Gates are judged against what is left, accuracy
             against the model as it was.
+        input_type: Type of the float inputs in the file, as for `to_tflite`; `"float32"` for a file
+            that is fed as the float file is. A format that cannot have it is not taken.
+        output_type: The same for the outputs.
         input_shape: Shape of one sample, for a model that leaves sizes open.
         path: Where to write the file, its recipe `NAME.recipe.json` beside it; nowhere by default.
             A call that was killed goes on from the files that it made, which lie beside it till
@@ -128,15 +133,16 @@ def deploy(
         raise InputError(f"npu must be one of {list(ACCELERATORS)}. Received: {npu!r}")
     if parts not in get_args(Parts):
         raise InputError(f"parts must be one of {list(get_args(Parts))}. Received: {parts!r}")
-    given = model_or_float_tflite
+    given, io_types = model_or_float_tflite, _io_types(input_type, output_type)
     samples, labels = _judged_on("deploy", given, x, y, input_shape)
     network, notes = given, list[str]()
     if fold:
         network, notes = _folded(given, calibration, 0.1 if fold is True else fold, input_shape)
-    source = _source(network, calibration, input_shape)
+    source = _source(network, calibration, input_shape, io_types)
     wanted = _formats(formats, source)
     original = None if network is given else _source(given, calibration, input_shape).float32
-    kept = KeptFiles(None if path is None else Path(path), [source.float32, *_bytes(calibration)])
+    key = [source.float32, *_bytes(calibration), repr(io_types).encode()]
+    kept = KeptFiles(None if path is None else Path(path), key)
     tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original)
     tries.notes += notes
     by: Criterion = prefer if npu is None else "npu"
@@ -241,10 +247,24 @@ def _judged_on(
     return samples, None if y is None else class_labels(purpose, shape, y, count)
 
 
-def _source(network: Any, calibration: Any, input_shape: Sequence[int] | None) -> Source:
+def _io_types(input_type: Any, output_type: Any) -> IOTypes:
+    for name, given in (("input_type", input_type), ("output_type", output_type)):
+        if given is not None and given not in get_args(IOType):
+            raise InputError(
+                f"{name} must be one of {list(get_args(IOType))}. Received: {name}={given!r}"
+            )
+    return input_type, output_type
+
+
+def _source(
+    network: Any,
+    calibration: Any,
+    input_shape: Sequence[int] | None,
+    io_types: IOTypes = (None, None),
+) -> Source:
     if isinstance(network, keras.Model):
-        return KerasSource(network, calibration, input_shape)
-    return FileSource(network, calibration)
+        return KerasSource(network, calibration, input_shape, io_types)
+    return FileSource(network, calibration, io_types)
 
 
 def _folded(

@@ -17,7 +17,7 @@ from keras_se.display.progress import counted, step
 from keras_se.errors import InputError, import_extra, reason
 from keras_se.graph.fitting import fitted
 from keras_se.litert.convert import check_backend, convert
-from keras_se.litert.formats import FormatName, Options
+from keras_se.litert.formats import FormatName, IOType, Options
 from keras_se.litert.graph.flatbuffer import TFLite, packed, read_bytes, unpacked
 from keras_se.litert.recipe import file_recipe, signed
 from keras_se.litert.runtime import Runner, check_loads, run_once
@@ -35,6 +35,7 @@ _FLOAT16 = [  # of `litert_quantizer.recipe_manager`
         },
     }
 ]
+_IN_FLOAT = {"regex": ".*", "algorithm_key": "no_quantize", "op_config": {}}
 _RECIPES = {  # of `litert_quantizer.recipe`
     "int8": "static_wi8_ai8",
     "int16x8": "static_wi8_ai16",
@@ -42,6 +43,8 @@ _RECIPES = {  # of `litert_quantizer.recipe`
     "weight_only": "weight_only_wi8_afp32",
 }
 _SIGNATURE = b"serving_default"
+IOTypes = tuple[IOType | None, IOType | None]
+_DEFAULT: IOTypes = (None, None)  # of inputs and outputs: what is usual in the format
 
 
 class Source(Protocol):
@@ -77,22 +80,27 @@ class KerasSource:
     formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only", "float16")
 
     def __init__(
-        self, model: keras.Model, calibration: Any, input_shape: Sequence[int] | None
+        self,
+        model: keras.Model,
+        calibration: Any,
+        input_shape: Sequence[int] | None,
+        io_types: IOTypes = _DEFAULT,
     ) -> None:
         check_backend("deploy")
         self._model, self._calibration, self._shape = model, calibration, input_shape
+        self._io_types = io_types
 
     @cached_property
     def float32(self) -> bytes:
         """The float file."""
-        return self._converted("float32")[0]
+        return self._converted("float32", _DEFAULT)[0]
 
     def make(self, file_format: FormatName) -> tuple[bytes, str]:
         """Returns a file in a format, with its recipe as JSON text."""
-        return self._converted(file_format)
+        return self._converted(file_format, self._io_types)
 
-    def _converted(self, file_format: FormatName) -> tuple[bytes, str]:
-        options = Options(format=file_format, input_shape=self._shape)
+    def _converted(self, file_format: FormatName, io_types: IOTypes) -> tuple[bytes, str]:
+        options = _options(file_format, io_types, input_shape=self._shape)
         # Every recipe names the calibration samples: `verify` must refuse them for each file.
         made = convert(self._model, self._calibration, options, "deploy")
         return made.tflite, made.recipe
@@ -104,18 +112,26 @@ class KerasSource:
         pairs = zip(self._model.get_weights(), model.get_weights(), strict=True)
         if all(np.array_equal(own, other) for own, other in pairs):
             return None
-        return KerasSource(model, self._calibration, self._shape)
+        return KerasSource(model, self._calibration, self._shape, self._io_types)
 
     def trained(self, train: Callable[[Any], Any]) -> "TrainedSource":
         """Returns the network as it is after quantize-aware training."""
-        return TrainedSource(fitted(self._model, "deploy", self._shape), self._calibration, train)
+        model = fitted(self._model, "deploy", self._shape)
+        return TrainedSource(model, self._calibration, train, self._io_types)
 
 
 class TrainedSource:
     """A Keras model after quantize-aware training, which happens when a file is asked for."""
 
-    def __init__(self, model: keras.Model, calibration: Any, train: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        calibration: Any,
+        train: Callable[[Any], Any],
+        io_types: IOTypes,
+    ) -> None:
         self._model, self._calibration, self._train = model, calibration, train
+        self._io_types = io_types
 
     @cached_property
     def _trained(self) -> keras.Model:
@@ -126,7 +142,8 @@ class TrainedSource:
 
     def int8(self) -> tuple[bytes, str]:
         """Returns the int8 file, with its recipe as JSON text."""
-        made = convert(self._trained, self._calibration, Options(format="int8"), "deploy")
+        options = _options("int8", self._io_types)
+        made = convert(self._trained, self._calibration, options, "deploy")
         return made.tflite, made.recipe
 
     def float32(self) -> tuple[bytes, str]:
@@ -144,28 +161,25 @@ class FileSource:
 
     formats: tuple[FormatName, ...] = ("int8", "int16x8", "weight_only", "float16")
 
-    def __init__(self, tflite: TFLite, calibration: Any) -> None:
-        self.float32 = read_bytes(tflite)
+    def __init__(self, tflite: TFLite, calibration: Any, io_types: IOTypes = _DEFAULT) -> None:
+        self.float32, self._io_types = read_bytes(tflite), io_types
         self._runner = Runner(self.float32)
         self._samples = self._runner.arranged(calibration, "calibration")
 
     def make(self, file_format: FormatName) -> tuple[bytes, str]:
         """Returns a file in a format, with its recipe as JSON text."""
-        content = self.float32
+        content, options = self.float32, _options(file_format, self._io_types)
         if file_format != "float32":
             with step(f"quantization to {file_format}"):
-                content = self._quantized(file_format)
+                content = self._quantized(options)
         check_loads(content)
         run_once(content)
-        recipe = file_recipe(self.float32, file_format, self._samples)
+        recipe = file_recipe(self.float32, options, self._samples)
         return signed(recipe, content)
 
-    def _quantized(self, file_format: str) -> bytes:
+    def _quantized(self, options: Options) -> bytes:
         quantizers: Any = import_extra("litert_quantizer.quantizer", "litert")
-        recipes: Any = import_extra("litert_quantizer.recipe", "litert")
-        recipe: Any = _FLOAT16
-        if file_format != "float16":
-            recipe = getattr(recipes, _RECIPES[file_format])()
+        recipe = _quantizer_recipe(options)
         try:
             with (
                 capture_stderr(),
@@ -181,7 +195,7 @@ class FileSource:
                 )
         except Exception as error:  # the quantizer raises all kinds for what it does not know
             raise InputError(
-                f"A float file must be one that litert-quantizer takes to {file_format}. "
+                f"A float file must be one that litert-quantizer takes to {options.format}. "
                 f"Received: {len(self.float32)} bytes, of which it says: "
                 f"{type(error).__name__}: {reason(error)}"
             ) from error
@@ -241,3 +255,26 @@ class FileSource:
     def trained(self, train: Callable[[Any], Any]) -> "TrainedSource":
         """Raises: it takes a Keras model."""
         raise InputError("Only a Keras model can be trained. Received: train for a TFLite file")
+
+
+def _options(file_format: FormatName, io_types: IOTypes, **others: Any) -> Options:
+    input_type, output_type = io_types
+    return Options(format=file_format, input_type=input_type, output_type=output_type, **others)
+
+
+def _quantizer_recipe(options: Options) -> Any:
+    """Returns what litert-quantizer is told."""
+    if options.format == "float16":
+        return _FLOAT16
+    recipes: Any = import_extra("litert_quantizer.recipe", "litert")
+    recipe = getattr(recipes, _RECIPES[options.format])()
+    for operation, io_type in zip(("INPUT", "OUTPUT"), options.io_types, strict=True):
+        if io_type == "uint8":
+            raise InputError(
+                "Inputs and outputs of an integer file that is made of a float file must be int8, "
+                "int16 or float32. Received: uint8. Give the Keras model, or shift the codes by "
+                "128 in the app."
+            )
+        if io_type == "float32" != options.spec.io_types[0]:
+            recipe.append(_IN_FLOAT | {"operation": operation})
+    return recipe

@@ -70,8 +70,7 @@ def make_recipe(
     return {
         "format": options.format,
         "options": {
-            "input_type": options.io_types[0],
-            "output_type": options.io_types[1],
+            **_io_types(options),
             "input_shape": None if options.input_shape is None else list(options.input_shape),
             "keep_float": list(options.keep_float),
             "check_range": options.check_range,
@@ -85,13 +84,17 @@ def make_recipe(
     }
 
 
+def _io_types(options: Options) -> dict[str, str]:
+    return dict(zip(("input_type", "output_type"), options.io_types, strict=True))
+
+
 def file_recipe(
-    source: bytes, file_format: str, samples: Mapping[str, np.ndarray]
+    source: bytes, options: Options, samples: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Returns how a float file was quantized, all but what is known of the bytes."""
     return {
-        "format": file_format,
-        "options": {},
+        "format": options.format,
+        "options": _io_types(options),
         "source": _digest(source),
         "versions": {"python": platform.python_version(), **_versions()},
         "calibration": _calibration(samples, None),

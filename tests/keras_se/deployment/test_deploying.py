@@ -255,6 +255,43 @@ def test_a_float_file_is_quantized_and_judged_file_against_file(network, images,
     assert nameless.attempts[0].lowest_r2 == found.attempts[0].lowest_r2
 
 
+@pytest.mark.parametrize("kind", ["model", "file"])
+def test_types_of_inputs_and_outputs(network, images, kind):
+    """Fed as the float network is; the same codes compute in between."""
+    given = network if kind == "model" else to_tflite(network, "float32")
+    formats = ["int8", "int16x8", "float16"]
+    words = {"formats": formats, "prefer": "latency", "input_type": "float32"}
+    found = deploy(given, images[100:], images[:100], **words)
+    assert [attempt.name for attempt in found.attempts] == formats
+    assert {port.type for port in found.inputs.values()} == {"float32"}
+    plain = deploy(given, images[100:], images[:100], formats=["int8"])
+    words = {"formats": ["int8"], "input_type": "float32", "output_type": "float32"}
+    both = deploy(given, images[100:], images[:100], **words)
+    assert both.passed
+    assert both.interface == ""
+    np.testing.assert_array_equal(
+        predict(both.tflite, images[:9]), predict(plain.tflite, images[:9])
+    )
+    assert json.loads(both.recipe)["options"]["output_type"] == "float32"
+    # What a format cannot have is said of that format.
+    words = {"formats": formats[::2], "prefer": "latency", "input_type": "int8"}
+    refused = deploy(given, images[100:], images[:100], **words).refused["float16"]
+    assert "['float32'] for format='float16'. Received: input_type='int8'" in refused
+
+
+def test_a_float_file_gives_no_uint8(network, images):
+    float32 = to_tflite(network, "float32")
+    with pytest.raises(InputError, match=r"must be int8, int16 or float32\. Received: uint8"):
+        deploy(float32, images[100:], images[:100], formats=["int8"], output_type="uint8")
+
+
+def test_parts_in_float_between_float_inputs_and_outputs(outliers, images, monkeypatch):
+    monkeypatch.setattr(sources.KerasSource, "equalized", lambda self: None)
+    words = {"formats": ["int8"], "input_type": "float32", "output_type": "float32"}
+    found = deploy(outliers, images[100:], images[:100], **words)
+    assert (found.passed, bool(found.attempt.changed), found.interface) == (True, True, "")
+
+
 def test_repair_puts_a_site_in_float(network, images):
     """The gates of one site are constant in the integer file."""
     float32 = to_tflite(network, "float32")
@@ -377,6 +414,8 @@ def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
         ),
         ({"formats": "int8"}, r"^formats must be some of \['float32', .* Received: 'int8'$"),
         ({"formats": ["int4"]}, r"^formats must be some of .* Received: \['int4'\]$"),
+        ({"input_type": "int4"}, r"^input_type must be .* Received: input_type='int4'$"),
+        ({"output_type": 8}, r"^output_type must be .* Received: output_type=8$"),
         ({"formats": []}, r"^formats must be some of .* Received: \[\]$"),
         ({"path": "a.bin"}, r"^The name of a TFLite file must end in \.tflite\."),
         ({"y": np.zeros(3)}, r"^y must hold .* from 'deploy'$"),
