@@ -76,17 +76,13 @@ class GraphSEBlock(Excitation):
     def build(self, input_shape: Any) -> None:
         """Creates the weights for the number of channels of the node features."""
         nodes_shape, ids_shape = input_shape
-        if len(nodes_shape) != 2 or len(ids_shape) != 1 or nodes_shape[-1] is None:
-            raise InputError(
-                "GraphSEBlock needs (nodes, segment_ids) of shapes (nodes, channels) and (nodes,), "
-                "with a known number of channels. "
-                f"Received: {tuple(nodes_shape)} and {tuple(ids_shape)}"
-            )
+        _check_shapes(nodes_shape, ids_shape)
         self.build_excitation(nodes_shape[-1])
 
     def call(self, inputs: Any, num_graphs: int | None = None, return_gates: bool = False) -> Any:
         """Recalibrates the nodes; see the class."""
         nodes, segment_ids = inputs
+        _check_shapes(nodes.shape, segment_ids.shape)
         if "int" not in keras.backend.standardize_dtype(segment_ids.dtype):
             raise InputError(f"segment_ids must be integers. Received: dtype {segment_ids.dtype}")
         # The segment operations of TensorFlow take int32 and int64 only.
@@ -150,12 +146,22 @@ class GraphSEBlock(Excitation):
         self, inputs: Any, num_graphs: int | None = None, return_gates: bool = False
     ) -> Any:
         """Returns symbolic outputs, and symbolic gates if `return_gates`."""
-        nodes, _ = inputs
+        nodes, segment_ids = inputs
+        _check_shapes(nodes.shape, segment_ids.shape)
         outputs = keras.KerasTensor(nodes.shape, dtype=self.compute_dtype)
         if not return_gates:
             return outputs
         shape = (num_graphs, nodes.shape[-1])
         return outputs, keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+
+def _check_shapes(nodes: Any, ids: Any) -> None:
+    fits = len(nodes) == 2 and len(ids) == 1 and nodes[-1] is not None
+    if not fits or (None not in (nodes[0], ids[0]) and nodes[0] != ids[0]):
+        raise InputError(
+            "GraphSEBlock needs (nodes, segment_ids) of shapes (nodes, channels) and (nodes,), "
+            f"with a known number of channels. Received: {tuple(nodes)} and {tuple(ids)}"
+        )
 
 
 def _check_static(count: Any) -> None:

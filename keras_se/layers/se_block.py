@@ -220,7 +220,19 @@ class SEBlock(Excitation):
             return ops.sum(inputs, axis=spatial, keepdims=True)
         if mask is None:
             return squeeze(inputs, spatial)
+        self._check_mask(mask, inputs)
         return squeeze(inputs, spatial, mask=self._broadcast_mask(mask, rank))
+
+    def _check_mask(self, mask: Any, inputs: Any) -> None:
+        given, sizes = tuple(np.shape(mask)), list(inputs.shape)
+        sizes.pop(self._channel_axis)
+        fits = all(a in (1, None, b) or b is None for a, b in zip(given, sizes, strict=False))
+        if not 2 <= len(given) <= len(sizes) or not fits:
+            raise InputError(
+                "A mask must have the shape (batch, *leading spatial axes) of the input; after a "
+                "layer with strides of 2, that of mask[:, ::2]. "
+                f"Received: mask of shape {given} for an input of shape {tuple(inputs.shape)}"
+            )
 
     def _broadcast_mask(self, mask: Any, rank: int) -> Any:
         """Adds axes of size 1 to a mask, so that it broadcasts to the input."""
@@ -230,11 +242,6 @@ class SEBlock(Excitation):
                 f"Received: squeeze={self.squeeze!r}"
             )
         mask = ops.cast(mask, "bool")
-        if not 2 <= len(mask.shape) < rank:
-            raise InputError(
-                "A mask must have the shape (batch, *leading spatial axes), with fewer axes than "
-                f"the input of rank {rank}. Received: mask of shape {tuple(mask.shape)}"
-            )
         if self._channel_axis == 1:
             mask = ops.expand_dims(mask, 1)
         return ops.expand_dims(mask, tuple(range(len(mask.shape), rank)))
@@ -246,6 +253,8 @@ class SEBlock(Excitation):
 
     def compute_output_spec(self, inputs: Any, mask: Any = None, return_gates: bool = False) -> Any:
         """Returns symbolic outputs, and symbolic gates if `return_gates`."""
+        if mask is not None:
+            self._check_mask(mask, inputs)
         outputs = keras.KerasTensor(
             self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
         )

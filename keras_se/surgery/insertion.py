@@ -10,6 +10,7 @@ import numpy as np
 from keras_se.errors import InputError, SiteWarning, keras_errors, warn
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
+from keras_se.graph.replay import takes_mask
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit
 from keras_se.layers import SEBlock, gates
@@ -59,7 +60,8 @@ def insert(
         SiteWarning: If the model has SE at some of the places, or a part that may hide SE. If a
             place is in a frozen model, such as a nested backbone with `trainable = False`: a new
             block in it does not train, until the model is set to `trainable = True` and its other
-            layers to `False`.
+            layers to `False`. If a block gets no mask where the model gives one to other layers by
+        hand; masks of Keras's own, as of `Masking`, reach the blocks.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
@@ -102,6 +104,13 @@ def insert(
     insertion = _Insertion(sites)
     rebuilding = Rebuilding(graph, {id(site.place.graph.model): insertion for site in sites})
     new_model = rebuilding.model()
+    if unmasked := _unmasked(graph, sites):
+        warn(
+            f"insert puts blocks at {unmasked} that average over the padding, too: other layers of "
+            f"model {model.name!r} are given a mask there by hand, and the blocks none. Call "
+            "SEBlock()(x, mask=mask) in the code of the model instead.",
+            SiteWarning,
+        )
     for site in sites:
         if site.doubled is not None:
             # A zero last kernel and bias hold the gate at ½ for every input; doubling cancels it.
@@ -227,6 +236,24 @@ def _frozen(graph: Graph, sites: Iterable[_PlacedBlock]) -> list[str]:
     around = [(graph, site.place.graph) for site in sites if site.block.trainable]
     models = [part.model for pair in around for part in pair]
     return sorted({model.name for model in models if not model.trainable})
+
+
+def _unmasked(graph: Graph, sites: Iterable[_PlacedBlock]) -> list[str]:
+    """The blocks without a mask, though the model masks maps of their positions elsewhere."""
+    masks = [
+        tuple(mask.shape)
+        for part in graph.family()
+        for call in part.calls
+        if takes_mask(call.layer)
+        for mask in keras.tree.flatten(call_arguments(call.layer, call).get("mask"))
+        if mask is not None
+    ]
+    found = []
+    for site in sites:
+        tensor, *mask = keras.tree.flatten(site.block.input)
+        if not mask and any(shape == tensor.shape[: len(shape)] for shape in masks):
+            found.append(site.place.candidate.name)
+    return found
 
 
 def _check_data_format(place: Place, arguments: dict[str, Any]) -> None:

@@ -143,6 +143,10 @@ def test_symbolic_shapes():
             lambda: GraphSEBlock()((np.ones((2, 3, 6)), np.zeros(2, int))),
             r"\(nodes, segment_ids\) of shapes .* Received: \(2, 3, 6\) and \(2,\)",
         ),
+        (
+            lambda: GraphSEBlock(2)((np.ones((4, 6)), np.zeros(3, "int64"))),
+            r"\(nodes, segment_ids\) of shapes .* Received: \(4, 6\) and \(3,\)",
+        ),
         (lambda: GraphSEBlock()((NODES, np.zeros((9, 1), int))), r"and \(9, 1\)"),
         (lambda: GraphSEBlock()((NODES, np.zeros(9))), "segment_ids must be integers. Received"),
         (lambda: GraphSEBlock().gates(NODES, IDS - 1), "at least 0 .* Received: -1 to 3"),

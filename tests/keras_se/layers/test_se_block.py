@@ -479,10 +479,22 @@ class TestMask:
         _, expected = reference(block, x[1:2, :4].astype("float64"))
         np.testing.assert_allclose(gates[1:2], expected, atol=3e-6)
 
-    @pytest.mark.parametrize("shape", [(4,), (4, 7, 6)])
+    @pytest.mark.parametrize("shape", [(4,), (4, 7, 6), (4, 6), (3, 7)])
     def test_wrong_masks(self, shape):
-        with pytest.raises(InputError, match="A mask must have the shape"):
+        sentence = rf"A mask must have .*Received: mask of shape \({shape[0]},.* shape \(4, 7, 6\)"
+        with pytest.raises(InputError, match=sentence):
             SEBlock(2)(np.ones((4, 7, 6)), mask=np.ones(shape, bool))
+        with pytest.raises(InputError, match=sentence):
+            symbolic = keras.Input(shape[1:], batch_size=shape[0], dtype="bool")
+            SEBlock(2)(keras.Input((7, 6), batch_size=4), mask=symbolic)
+
+    def test_a_mask_of_the_wrong_axis_channels_first(self):
+        block = SEBlock(2, data_format="channels_first")
+        x = keras.Input((6, 7))
+        assert block(x, mask=keras.Input((7,), dtype="bool")).shape == (None, 6, 7)
+        assert block(x, mask=keras.Input((None,), dtype="bool")).shape == (None, 6, 7)
+        with pytest.raises(InputError, match="A mask must have the shape"):
+            block(x, mask=keras.Input((6,), dtype="bool"))
 
     def test_a_squeeze_without_mask(self):
         with pytest.raises(InputError, match=r"need a squeeze with an argument `mask`\. Received"):

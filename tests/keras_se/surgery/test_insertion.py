@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_se import SEBlock, candidates, find_sites, insert
+from keras_se import SEBlock, candidates, find_sites, insert, read_gates
 from keras_se.errors import InputError, SiteWarning
 from keras_se.graph.trace import trace
 from keras_se.sites.gated import gated_sites
@@ -284,6 +284,40 @@ def test_trainable_flags_are_kept_layer_by_layer():
         new = insert(model)
     flags = {layer.name: layer.trainable for layer in new.layers}
     assert all(flags[layer.name] == layer.trainable for layer in model.layers)
+
+
+def masked(by_hand, mask_size=12):
+    """Keras hands the mask on to an activation; a convolution is given one by hand beside it."""
+    inputs = keras.Input((12, 6))
+    x = inputs if by_hand else keras.layers.Masking()(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Activation("relu", name="after")(x)
+    if not by_hand:
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
+    mask = keras.Input((mask_size,), dtype="bool")
+    other = keras.Input((mask_size, 2))
+    pooled = keras.layers.GlobalAveragePooling1D()(x if mask_size == 12 else other, mask=mask)
+    return keras.Model([inputs, mask, other], [pooled, keras.layers.Flatten()(x)])
+
+
+def test_masks_of_keras_reach_the_blocks():
+    new = insert(masked(by_hand=False), 2, where=["after"])
+    block = next(layer for layer in new.layers if isinstance(layer, SEBlock))
+    rng = np.random.default_rng(0)
+    block.w2.assign(rng.normal(size=block.w2.shape))
+    x = rng.normal(size=(4, 12, 6)).astype("float32")
+    x *= (np.arange(12) < [[3], [6], [9], [12]])[..., None]
+    maps = np.maximum(x / np.sqrt(1.001), 0)
+    expected = block.gates(maps, x.any(axis=-1))
+    np.testing.assert_allclose(read_gates(new, x)["se_1"], expected, atol=1e-6)
+    assert np.abs(expected - block.gates(maps)).max() > 0.01
+
+
+def test_masks_by_hand_do_not_reach_the_blocks_and_that_is_said():
+    message = r"blocks at \['se_1'\] that average over the padding, too: other layers of model '"
+    with pytest.warns(SiteWarning, match=message):
+        insert(masked(by_hand=True), 2, where=["after"])
+    insert(masked(by_hand=True, mask_size=5), 2, where=["after"])  # that of other positions
 
 
 class Subclassed(keras.Model):
