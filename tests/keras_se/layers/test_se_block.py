@@ -484,8 +484,8 @@ class TestMask:
         sentence = rf"A mask must have .*Received: mask of shape \({shape[0]},.* shape \(4, 7, 6\)"
         with pytest.raises(InputError, match=sentence):
             SEBlock(2)(np.ones((4, 7, 6)), mask=np.ones(shape, bool))
+        symbolic = keras.Input(shape[1:], batch_size=shape[0], dtype="bool")
         with pytest.raises(InputError, match=sentence):
-            symbolic = keras.Input(shape[1:], batch_size=shape[0], dtype="bool")
             SEBlock(2)(keras.Input((7, 6), batch_size=4), mask=symbolic)
 
     def test_a_mask_of_the_wrong_axis_channels_first(self):
