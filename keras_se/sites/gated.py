@@ -17,7 +17,7 @@ from keras_se.errors import SiteWarning, warn
 from keras_se.graph.composites import may_reduce
 from keras_se.graph.models import sublayers
 from keras_se.graph.replay import Computation, shared, takes_mask
-from keras_se.graph.trace import Graph
+from keras_se.graph.trace import Call, Graph
 from keras_se.graph.visits import Place, Visit, nested_arguments, site_names
 from keras_se.layers import GraphSEBlock, SEBlock, gates
 from keras_se.layers.se_block import DataFormat
@@ -241,7 +241,7 @@ def _title(step: Step) -> str:
     return f"The layer {step.path + step.name!r} ({step.kind})"
 
 
-def call_arguments(layer: Any, call: Visit | Step) -> dict[str, Any]:
+def call_arguments(layer: Any, call: Visit | Step | Call) -> dict[str, Any]:
     """Returns the arguments of a call of a layer by name."""
     bound = inspect.signature(layer.call).bind(*call.args, **call.kwargs)
     return dict(bound.arguments)
