@@ -100,14 +100,17 @@ def _arrays_of(source: str, dataset: Any) -> Pair:
         return join([x for x, _ in elements]), join([y for _, y in elements])
 
 
-def finite_float32(name: str, x: Any) -> np.ndarray:
-    """Returns numbers as float32; raises for anything else, NaN and infinity."""
+def finite_float32(name: str, x: Any, booleans: bool = False) -> np.ndarray:
+    """Returns numbers as float32; raises for anything else, NaN and infinity.
+
+    Booleans are numbers only where they are asked for, as those of a mask.
+    """
     try:
         values = np.asarray(x)
     except ValueError as error:  # rows of different lengths
         raise InputError(f"{name} must be an array of numbers. Received: {error}") from error
-    # `astype` alone would also convert booleans and strings of digits.
-    if values.dtype.kind not in "fiu":
+    # `astype` alone would also convert strings of digits.
+    if values.dtype.kind not in ("bfiu" if booleans else "fiu"):
         raise InputError(f"{name} must be an array of numbers. Received: dtype {values.dtype}")
     values = values.astype("float32")
     # Check after the cast: large float64 values become infinite in float32.
@@ -221,7 +224,10 @@ def _images(source: str, arrays: Mapping[str, Any], part: str) -> Pair | None:
 
 
 def load_inputs(source: str, shapes: Mapping[str, Shape], held_out: bool = True) -> tuple[Any, Any]:
-    """Returns float32 inputs of a model, several of them by name, and int64 labels or `None`."""
+    """Returns inputs of a model, several of them by name, and int64 labels or `None`.
+
+    Inputs are float32, but for booleans, which only the model knows a use for.
+    """
     parts = _HELD_OUT if held_out else _TRAINING
     return _inputs(source, read_arrays(source), shapes, parts)
 
@@ -271,7 +277,9 @@ def _inputs(
 
 
 def _fitted(source: str, name: str, array: Any, shape: Shape) -> np.ndarray:
-    x = finite_float32(name, array)
+    x = finite_float32(name, array, booleans=True)
+    if np.asarray(array).dtype == np.bool_:
+        x = x.astype("bool")
     # Only a channel axis may be missing: for shape (1,) it could as well be the batch axis.
     if x.ndim == len(shape) > 1 and shape[-1] == 1:
         x = x[..., None]

@@ -16,7 +16,7 @@ from keras_se.display.progress import counted
 from keras_se.errors import InputError
 from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
-from keras_se.graph.visits import Visit, holds, walk
+from keras_se.graph.visits import Visit, holds, replaying, walk
 from keras_se.layers import SEBlock
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.finding import InlineSE
@@ -66,7 +66,8 @@ def observe(model: keras.Model, samples: list[np.ndarray]) -> Observations:
     reader = keras.Model(keras.tree.flatten(inputs), observer.outputs)
     reader.compile(run_eagerly=True)  # tracing does not pay for one pass
     few = counted(batches(samples), -(-len(samples[0]) // 32), "check of the calibration")
-    read = [reader.predict_on_batch(batch) for batch in few]
+    with replaying():
+        read = [reader.predict_on_batch(batch) for batch in few]
     values = {key: np.concatenate([batch[key] for batch in read]) for key in observer.outputs}
     ratios = [_ratios(values[key], layer) for key, layer in observer.normalizations.items()]
     return Observations(

@@ -17,6 +17,7 @@ from keras_se.graph.compressed import QUANTIZED, compression_of, is_compressed, 
 from keras_se.graph.fitting import fitted
 from keras_se.graph.inputs import packed_inputs
 from keras_se.graph.models import check_weights
+from keras_se.graph.visits import replaying
 from keras_se.layers import GraphSEBlock
 from keras_se.litert import calibration as checks
 from keras_se.litert.converter import converted_bytes
@@ -297,7 +298,8 @@ def _run(model: keras.Model, spec: Format, tflite: bytes, samples: Samples | Non
 def _output_error(model: keras.Model, samples: Samples, outputs: Any) -> float:
     """Returns the largest RMS error of an output over its spread."""
     x = packed_inputs(keras_model(model), samples.values())
-    wanted = [values.numpy() for values in keras.tree.flatten(model(x, training=False))]
+    with replaying():
+        wanted = [values.numpy() for values in keras.tree.flatten(model(x, training=False))]
     found = list(outputs.values()) if isinstance(outputs, dict) else [outputs]
     pairs = [(w, f) for w, f in zip(wanted, found, strict=False) if w.shape == f.shape]
     errors = [_relative(w.astype("float64"), f) for w, f in pairs if w.dtype.kind == "f"]

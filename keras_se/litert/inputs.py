@@ -150,10 +150,7 @@ def _called(spec: InputSpec) -> str:
 
 def _fitted(spec: InputSpec, x: Any, what: str, inputs: int) -> np.ndarray:
     name = what if inputs == 1 else f"{what}[{spec.name!r}]"
-    # `finite_float32` rejects booleans.
-    if spec.dtype == "bool" and getattr(x, "dtype", None) == np.bool_:
-        x = np.asarray(x, "uint8")
-    array = finite_float32(name, x)
+    array = finite_float32(name, x, booleans=spec.dtype == "bool")
     if array.ndim and len(array) == 0:
         raise InputError(f"{name} must hold a sample or more. Received: shape {array.shape}")
     if not fits(array.shape[1:], spec.shape):

@@ -239,9 +239,7 @@ def _renamed(inputs: Mapping[str, Any], x: Any) -> Any:
 
 
 def _checked(details: Any, x: Any, what: str) -> np.ndarray:
-    # `finite_float32` rejects booleans.
-    x = np.asarray(x, "uint8") if getattr(x, "dtype", None) == np.bool_ else x
-    expected, samples = _shape(details), finite_float32(what, x)
+    expected, samples = _shape(details), finite_float32(what, x, booleans=True)
     if samples.ndim == 0 or samples.shape[1:] != expected[1:] or len(samples) == 0:
         shape = ", ".join(map(str, expected[1:]))
         raise InputError(

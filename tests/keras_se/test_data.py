@@ -225,6 +225,15 @@ def test_an_input_called_y_is_no_label(npz):
     assert x["y"].shape == (6, 3)
 
 
+def test_a_mask_stays_boolean(npz):
+    """What takes it may refuse it: only the model knows where booleans are numbers."""
+    inputs, _ = load_inputs(npz(image=X, gain=np.ones((6, 2), "bool")), TWO)
+    assert {name: x.dtype.name for name, x in inputs.items()} == {
+        "image": "float32",
+        "gain": "bool",
+    }
+
+
 def test_samples_may_be_scalars(npz):
     assert load_inputs(npz(t=np.ones(4)), {"t": ()})[0].shape == (4,)
 

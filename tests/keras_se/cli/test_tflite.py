@@ -88,6 +88,33 @@ def test_labels_that_are_no_classes_of_the_network_are_left_out(
         assert "The file gives the class of the reference to " in capsys.readouterr().out
 
 
+def test_a_mask_among_the_inputs(tmp_path, keras_se_command, capsys):
+    """Booleans of a file are taken where the model takes them, and not in place of numbers."""
+    steps, mask = keras.Input((6, 4), name="steps"), keras.Input((6,), dtype="bool", name="mask")
+    wide = keras.initializers.RandomNormal(stddev=2.0)
+    gated = keras_se.SEBlock(2, kernel_initializer=wide)(steps, mask=mask)
+    model, out, data, wrong = (
+        tmp_path / name for name in ("a.keras", "a.tflite", "a.npz", "b.npz")
+    )
+    keras.Model([steps, mask], keras.ops.sum(gated, axis=1)).save(model)
+    rng = np.random.default_rng(0)
+    x, lengths = rng.normal(size=(200, 6, 4)), rng.integers(1, 7, (200, 1))
+    masks = np.arange(6) < lengths
+    halves = {"mask_train": masks[:100], "mask_test": masks[100:]}
+    np.savez(data, steps_train=x[:100], steps_test=x[100:], **halves)
+    np.savez(wrong, steps_train=x[:100] > 0, steps_test=x[100:] > 0, **halves)
+    assert keras_se_command("export", model, out, "--calibration", data) == 0
+    assert keras_se_command("gates", out, "--data", data) == 0
+    assert keras_se_command("verify", model, out, "--data", data) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Ship: the gates survive at every site" in printed
+    assert "On 100 samples, none of the 100 calibration samples" in printed
+    found = keras_se.verify(keras.saving.load_model(model), out, [x[100:], masks[100:]])
+    assert f"outputs off by {found.outcome.error:.1%} of their spread" in printed
+    assert keras_se_command("verify", model, out, "--data", wrong) == 2
+    assert "x['steps'] must be an array of numbers. Received: dtype bool" in capsys.readouterr().err
+
+
 def test_verify_fails_with_exit_code_1(tmp_path, keras_se_command, networks, images, capsys):
     """A file whose gates are frozen at their mean."""
     model = networks["sigmoid"]

@@ -1,12 +1,13 @@
 """Padded sequences end to end: SE that averages the steps of each sequence only."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
 from keras_se import SEBlock, find_sites, to_tflite, verify
 
-pytestmark = pytest.mark.filterwarnings("ignore:Layer '.*' .* was passed an input with a mask")
 CLASSES, STEPS, CHANNELS = 9, 25, 12  # as of JapaneseVowels
 
 
@@ -22,6 +23,13 @@ def sequences(count, seed):
 
 
 def network(masked=True):
+    """Keras says that the mask ends at its convolution; this library does not say it again."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Layer '.*' .* was passed an input with a mask")
+        return built(masked)
+
+
+def built(masked):
     keras.utils.set_random_seed(0)
     wide = keras.initializers.RandomNormal(stddev=1.0)
     inputs = keras.Input((STEPS, CHANNELS))
