@@ -285,8 +285,9 @@ def _observe(model: keras.Model, samples: dict[str, np.ndarray]) -> None:
     empty = [r for r in ranges if r.fixed is None and float(r.high) <= float(r.low)]
     for layer in empty:
         layer.restart()
-    # A shift is zero where its training begins.
-    dead = [layer.path for layer in empty if layer.name != "shift"]
+    # A shift is zero where its training begins, and a block without a mask has no use for the range
+    # of masked sums.
+    dead = [layer.path for layer in empty if layer.name not in ("shift", "masked")]
     if dead:
         raise InputError(
             "Calibration data must make every activation nonzero somewhere. "

@@ -16,6 +16,7 @@ from keras_se.layers import (
     QuantizeAwareActivation,
     QuantizeAwareAffine,
     QuantizeAwareMerge,
+    QuantizeAwarePooling,
     QuantizeAwareSEBlock,
     SEBlock,
 )
@@ -55,7 +56,8 @@ class Rounding:
 
     def is_rounded(self, n: int) -> bool:
         """Return whether a `FakeQuantize` follows call `n`."""
-        layer = self._graph.calls[n].layer
+        call = self._graph.calls[n]
+        layer = call.layer
         if self._keeps_range[n] or is_nested_graph(layer) or type(layer) is SEBlock:
             return False
         after = self._graph.sole_consumer(n)
@@ -70,33 +72,29 @@ class Rounding:
             return not self._is_relu(after) and not self._is_folded(after)
         # These round by themselves.
         is_kernel = QuantizeAware.takes(layer) and not self._makes_sums(n)
-        return not is_kernel and _activation(layer) in (None, "linear")
+        return not is_kernel and _activation(call) in (None, "linear")
 
     def is_integer(self, n: int) -> bool:
         """Return whether a file computes call `n` in int8."""
-        layer = self._graph.calls[n].layer
-        kind = type(layer).__name__
+        call = self._graph.calls[n]
+        layer, kind = call.layer, type(call.layer).__name__
         if type(layer) is SEBlock:
             return QuantizeAwareSEBlock(**arguments_of(layer)).is_integer
         if QuantizeAware.takes(layer):
             return int8_form(layer.activation).is_integer
-        if self._keeps_range[n] or is_nested_graph(layer) or _is_affine(self._graph.calls[n]):
+        if self._keeps_range[n] or is_nested_graph(layer) or _is_affine(call):
             return True
         is_known = kind in _RANGED and _is_of_keras(layer)
         return (
-            is_known
-            or _is_sum(layer)
-            or QuantizeAwareMerge.takes(layer)
-            or bool(_activation(layer))
+            is_known or _is_sum(layer) or QuantizeAwareMerge.takes(layer) or bool(_activation(call))
         )
 
     def replacement(self, n: int, shared: dict[int, Any]) -> Any:
         """Return the layer that replaces that of call `n`, if any; `shared` has those by id."""
-        layer = self._graph.calls[n].layer
-        is_last = self._is_outermost and any(
-            map(self._graph.is_output, self._graph.calls[n].outputs)
-        )
-        name = _activation(layer)
+        call = self._graph.calls[n]
+        layer = call.layer
+        is_last = self._is_outermost and any(map(self._graph.is_output, call.outputs))
+        name = _activation(call)
         # Activations have no weights: each call gets its own layer, so ranges differ by call.
         if name is not None and name != "linear" and not self._is_fused_relu(n):
             return QuantizeAwareActivation(
@@ -108,6 +106,8 @@ class Rounding:
             )
         if QuantizeAwareMerge.takes(layer) and self._is_merged_in_steps(n):
             return QuantizeAwareMerge(unbuilt_copy(layer), name=self._unique_name(n))
+        if QuantizeAwarePooling.takes(layer):
+            return QuantizeAwarePooling(unbuilt_copy(layer), name=self._unique_name(n))
         if id(layer) not in shared:
             shared[id(layer)] = self._with_weights(n, is_last)
         return shared[id(layer)]
@@ -163,7 +163,7 @@ class Rounding:
         return self._is_relu(n) and before is not None and self._makes_sums(before)
 
     def _is_relu(self, n: int) -> bool:
-        return _activation(self._graph.calls[n].layer) in ("relu", "relu6")
+        return _activation(self._graph.calls[n]) in ("relu", "relu6")
 
     def _sole_producer(self, n: int) -> int | None:
         """Return the call whose output only call `n` consumes."""
@@ -227,12 +227,14 @@ def _is_of_keras(layer: Any) -> bool:
     return type(layer).__module__.startswith("keras.")
 
 
-def _activation(layer: Any) -> str | None:
-    """Return the name in `ACTIVATIONS` of an activation layer, or `None`."""
+def _activation(call: Call) -> str | None:
+    """Return the name in `ACTIVATIONS` of what a call of an activation computes, or `None`."""
+    layer = call.layer
     if type(layer) is keras.layers.Activation:
         return activation_name(layer.activation)
     if type(layer) is keras.layers.Softmax:
-        return "softmax" if layer.axis == -1 else None
+        is_masked = len(call.args) > 1 or call.kwargs.get("mask") is not None
+        return "softmax" if layer.axis == -1 and not is_masked else None
     if type(layer) is keras.layers.ReLU and not layer.negative_slope and not layer.threshold:
         return {None: "relu", 6: "relu6"}.get(layer.max_value)
     name = raw_activation(layer)

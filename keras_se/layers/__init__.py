@@ -7,6 +7,7 @@ from keras_se.layers.quantization.affine import QuantizeAwareAffine
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 from keras_se.layers.quantization.kernels import QuantizeAware
 from keras_se.layers.quantization.merging import QuantizeAwareMerge
+from keras_se.layers.quantization.pooling import QuantizeAwarePooling
 from keras_se.layers.quantization.se_block import QuantizeAwareSEBlock
 from keras_se.layers.se_block import SEBlock
 
@@ -18,6 +19,7 @@ __all__ = [
     "QuantizeAwareActivation",
     "QuantizeAwareAffine",
     "QuantizeAwareMerge",
+    "QuantizeAwarePooling",
     "QuantizeAwareSEBlock",
     "SEBlock",
 ]

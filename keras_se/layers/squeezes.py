@@ -31,10 +31,21 @@ def avg(x: Any, axis: _Axes, mask: Any = None) -> Any:
     """Mean over the spatial axes, the squeeze of the paper: shape (batch, 1, ..., channels)."""
     if mask is None:
         return ops.mean(x, axis=axis, keepdims=True)
+    return masked_avg(x, axis, mask)
+
+
+def masked_avg(
+    x: Any,
+    axis: _Axes,
+    mask: Any,
+    of_mask: Callable[[Any], Any] = lambda share: share,
+    of_map: Callable[[Any], Any] = lambda mean: mean,
+) -> Any:
+    """Mean over the positions of a mask, with what rounds its steps as an int8 file does."""
     # The mask need not be broadcast first: its mean over size-1 axes is the same.
-    share = ops.mean(ops.cast(mask, x.dtype), axis=axis, keepdims=True)
-    mean = ops.mean(ops.where(mask, x, ops.zeros_like(x)), axis=axis, keepdims=True)
-    return mean / ops.where(share == 0, ops.ones_like(share), share)
+    share = of_mask(ops.mean(of_mask(ops.cast(mask, x.dtype)), axis=axis, keepdims=True))
+    mean = of_map(ops.mean(ops.where(mask, x, ops.zeros_like(x)), axis=axis, keepdims=True))
+    return mean / of_mask(ops.where(share == 0, ops.ones_like(share), share))
 
 
 @_registered

@@ -106,7 +106,9 @@ class _Observer:
         if isinstance(layer, keras.layers.BatchNormalization) and _is_trained(layer):
             self.normalizations[self.add(args[0], _moments(layer.axis))] = layer
         elif isinstance(layer, SEBlock):
-            self.bottlenecks[layer.name] = self.add(args[0], _bottleneck(layer))
+            # A mask that the model gives by hand is not that of the feature map.
+            mask = [*args[1:], visit.kwargs.get("mask")][0]
+            self.bottlenecks[layer.name] = self.add(args[0], _bottleneck(layer), mask)
             # A maximum sums nothing up, so it cannot overflow.
             if layer.squeeze != "max":
                 self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
@@ -117,12 +119,12 @@ class _Observer:
             self.bottlenecks[first.layer.name] = self.add(args[0], _largest)
         return visit.outputs()
 
-    def add(self, tensors: Any, function: Callable[..., Any]) -> str:
+    def add(self, tensors: Any, function: Callable[..., Any], mask: Any = None) -> str:
         key = f"output_{len(self.outputs)}"
         layer = keras.layers.Lambda(function, name=key)
         # Without this Keras warns that the layer drops the mask.
         layer.supports_masking = True
-        self.outputs[key] = layer(tensors)
+        self.outputs[key] = layer(tensors, mask=mask)
         return key
 
 

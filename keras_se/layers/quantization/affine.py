@@ -61,11 +61,11 @@ class QuantizeAwareAffine(QuantizeAwareWrapper):
             )
         super().build(input_shape)
 
-    def call(self, inputs: Any, training: bool = False) -> Any:
+    def call(self, inputs: Any, training: bool = False, mask: Any = None) -> Any:
         """Computes the outputs of the layer, without rounding them."""
         # In training BatchNormalization normalizes by the batch and updates its statistics.
         if training and isinstance(self.layer, keras.layers.BatchNormalization):
-            return self.layer(inputs, training=True)
+            return self.layer(inputs, training=True, mask=mask)
         if not keras.backend.is_float_dtype(inputs.dtype):
             inputs = _PIXELS(ops.cast(inputs, self.compute_dtype))
         scale, offset = AFFINE[type(self.layer)](self.layer)

@@ -11,6 +11,7 @@ from keras_se.layers.quantization.activation import (
 )
 from keras_se.layers.quantization.fake_quantize import FakeQuantize
 from keras_se.layers.quantization.kernels import quantized_kernel
+from keras_se.layers.quantization.pooling import UNIT
 from keras_se.layers.quantization.wrapper import arguments_of
 from keras_se.layers.se_block import SEBlock
 
@@ -26,8 +27,11 @@ class QuantizeAwareSEBlock(SEBlock):
     def __init__(self, *args: Any, preserves_zeros: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.preserves_zeros = preserves_zeros
-        self.ranges: dict[str, FakeQuantize] = {}
+        policy = {"dtype": self.dtype_policy}
+        self.ranges = {"share": FakeQuantize(UNIT, name="share", **policy)}
         names = ["product"]
+        if self.squeeze in ("avg", "avg_max"):
+            names.append("masked")
         if self.squeeze == "avg_max":
             names += ["mean", "sum"]
         # A maximum is one of the rounded inputs, so it needs no range of its own.
@@ -36,12 +40,10 @@ class QuantizeAwareSEBlock(SEBlock):
         if self.shift:
             names += ["shift", "shifted"]
         for name in names:
-            self.ranges[name] = FakeQuantize(name=name, dtype=self.dtype_policy)
+            self.ranges[name] = FakeQuantize(name=name, **policy)
         gate = _GATE_FORMS.get(self.gate, self.gate) if isinstance(self.gate, str) else self.gate
-        self.hidden = QuantizeAwareActivation(
-            self.activation, name="hidden", dtype=self.dtype_policy
-        )
-        self.gating = QuantizeAwareActivation(gate, name="gating", dtype=self.dtype_policy)
+        self.hidden = QuantizeAwareActivation(self.activation, name="hidden", **policy)
+        self.gating = QuantizeAwareActivation(gate, name="gating", **policy)
 
     @property
     def is_integer(self) -> bool:
@@ -58,15 +60,19 @@ class QuantizeAwareSEBlock(SEBlock):
             activation.build(input_shape)
 
     def squeeze_function(self) -> squeezes.Squeeze:
-        """Returns the function that squeezes, which rounds where there are two squeezes."""
-        if self.squeeze != "avg_max":
-            return super().squeeze_function()
+        """Returns the function that squeezes, which rounds between its operations."""
+        rounded = {"avg": self._mean, "avg_max": self._mean_and_maximum}
+        name = self.squeeze if isinstance(self.squeeze, str) else None
+        return rounded[name] if name in rounded else super().squeeze_function()
 
-        def rounded(x: Any, axis: tuple[int, ...], mask: Any = None) -> Any:
-            mean = self.ranges["mean"](squeezes.avg(x, axis, mask))
-            return 0.5 * self.ranges["sum"](mean + squeezes.max(x, axis, mask))
+    def _mean(self, x: Any, axis: tuple[int, ...], mask: Any = None) -> Any:
+        if mask is None:
+            return squeezes.avg(x, axis)
+        return squeezes.masked_avg(x, axis, mask, self.ranges["share"], self.ranges["masked"])
 
-        return rounded
+    def _mean_and_maximum(self, x: Any, axis: tuple[int, ...], mask: Any = None) -> Any:
+        mean = self.ranges["mean"](self._mean(x, axis, mask))
+        return 0.5 * self.ranges["sum"](mean + squeezes.max(x, axis, mask))
 
     def squeezed(self, inputs: Any, mask: Any = None) -> Any:
         """Squeezes as `SEBlock` does, and rounds what is no maximum."""

@@ -39,11 +39,16 @@ class QuantizeAwareWrapper(keras.layers.Wrapper):
                 f"Received: {type(layer).__name__} {layer.name!r}"
             )
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+        self.supports_masking = layer.supports_masking
 
     @classmethod
     def takes(cls, layer: Any) -> bool:
         """Returns whether it wraps this layer."""
         return type(layer) in cls.kinds
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the mask that the wrapped layer hands on."""
+        return self.layer.compute_mask(*args, **kwargs)
 
     def plain(self) -> keras.layers.Layer:
         """Returns an unbuilt copy of the wrapped layer."""

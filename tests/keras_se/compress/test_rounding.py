@@ -7,7 +7,8 @@ import pytest
 from keras_se import SEBlock, find_sites, read_gates, to_tflite, verify
 from keras_se.compress import prune, quantize_aware, strip
 from keras_se.errors import InputError
-from keras_se.layers import QuantizeAware, QuantizeAwareSEBlock
+from keras_se.graph.models import sublayers
+from keras_se.layers import QuantizeAware, QuantizeAwareAffine, QuantizeAwareSEBlock
 from keras_se.litert.convert import ConversionWarning
 from keras_se.litert.graph.sites import float_operators, operator_names
 from keras_se.litert.runtime import predict
@@ -46,6 +47,57 @@ def test_fused_layers_are_rounded_once(aware):
 def functional(function, shape=(8, 8, 3)):
     inputs = keras.Input(shape)
     return keras.Model(inputs, function(inputs))
+
+
+# Sequences under a mask.
+LENGTHS = np.random.default_rng(1).integers(3, 17, size=(128, 1))
+PADDED = np.tile(SEQUENCES, (2, 1, 1)) * (np.arange(16) < LENGTHS)[..., None]
+
+
+def masked_parts(x):
+    """All that hands a mask on or heeds it, in order."""
+    x = layers.BatchNormalization(name="norm")(x)
+    x = SEBlock(2, **wide())(layers.Dense(8, activation="relu")(x))
+    x = layers.Add()([x, layers.Dense(8)(x), layers.Dense(8)(x)])
+    return layers.GlobalAveragePooling1D()(SEBlock(2, squeeze="avg_max", **wide())(x))
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'functional.* was passed an input with a mask")
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_under_a_mask_the_file_rounds_as_after_training(is_nested):
+    keras.utils.set_random_seed(0)
+    parts = functional(masked_parts, (16, 6)) if is_nested else masked_parts
+    model = functional(lambda x: layers.Dense(3)(parts(layers.Masking()(x))), (16, 6))
+    norm = (parts if is_nested else model).get_layer("norm")
+    norm.moving_mean.assign(np.full(6, 0.2))  # so that padding is no zero after it
+    aware = quantize_aware(model, PADDED)
+    tflite, plain = to_tflite(aware), to_tflite(model, "int8", PADDED)
+    assert float_operators(tflite) == float_operators(plain)
+    assert set(float_operators(tflite)) == {"CAST"}  # of the mask
+    sources = (read_gates(source, PADDED).values() for source in (model, aware, tflite))
+    for gates, own, shipped in zip(*sources, strict=True):
+        assert np.abs(own - gates).max() < 0.02
+        assert np.quantile(np.abs(shipped - own) * 256, 0.99) <= 2
+    expected, given = aware.predict(PADDED, verbose=0), predict(tflite, PADDED)
+    off = np.abs(given - expected) / (np.ptp(expected) / 255)
+    assert off.max() < 2.5  # an int8 division is off by a step here and there
+    assert off.mean() < 0.2
+    np.testing.assert_allclose(strip(aware)(PADDED), model(PADDED), atol=1e-5)
+    # Training counts the steps that the mask keeps.
+    for network in (model, aware):
+        network(PADDED, training=True)
+    inner = next(p for p in sublayers(aware) if isinstance(p, QuantizeAwareAffine)).layer
+    np.testing.assert_allclose(inner.moving_mean, norm.moving_mean, atol=2e-4)
+
+
+def test_a_softmax_under_a_mask_is_none_of_the_file():
+    mask = np.tri(16, dtype="bool")
+    model = functional(lambda x: layers.Softmax()(layers.Dense(16)(x), mask=mask[None]), (16, 6))
+    aware = quantize_aware(model, PADDED)
+    assert "Softmax" in kinds(aware)
+    np.testing.assert_allclose(
+        aware.predict(PADDED, verbose=0), model.predict(PADDED, verbose=0), atol=0.02
+    )
 
 
 # What other people write.

@@ -61,6 +61,21 @@ def test_bottlenecks_and_sums_are_those_of_the_blocks(trained):
     assert set(observed.sums) == {"se", "pool"}
 
 
+def test_bottlenecks_under_a_mask_by_hand():
+    """Not under that of the map, which a softmax under a mask of its own has here."""
+    x = np.random.default_rng(0).normal(size=(32, 6, 4)).astype("float32")
+    mask = np.arange(6) < 2
+    inputs = keras.Input((6, 4))
+    shares = keras.layers.Softmax()(inputs, mask=np.ones((1, 1, 4), "bool"))
+    block = SEBlock(1, bias_initializer="ones", name="se")
+    kept = keras.ops.logical_and(keras.ops.isfinite(inputs[..., 0]), mask)
+    model = keras.Model(inputs, block(shares, mask=kept))
+    w1, b1, _, _ = block.excitation()
+    shares = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+    hidden = np.maximum(shares[:, mask].mean(axis=1) @ w1 + b1, 0)
+    assert observe(model, [x]).bottlenecks["se"] == pytest.approx(hidden.max(), rel=1e-4)
+
+
 RANGE = r"must have the range of the training data.* Received: a median ratio of \d"
 
 

@@ -10,6 +10,7 @@ from keras_se.layers import (
     QuantizeAwareActivation,
     QuantizeAwareAffine,
     QuantizeAwareMerge,
+    QuantizeAwarePooling,
     QuantizeAwareSEBlock,
     SEBlock,
 )
@@ -195,16 +196,21 @@ RANGES = {
 
 @pytest.mark.parametrize("gate", RANGES)
 @pytest.mark.parametrize("squeeze", ["avg", "max", "avg_max"])
-def test_a_block_computes_what_numpy_does(gate, squeeze, rounded):
+@pytest.mark.parametrize("rows", [6, 4])  # that a mask keeps, of six
+def test_a_block_computes_what_numpy_does(gate, squeeze, rows, rounded):
     wide = keras.initializers.RandomNormal(stddev=0.5, seed=0)
     block = QuantizeAwareSEBlock(
         2, gate=gate, squeeze=squeeze, kernel_initializer=wide, bias_initializer=wide
     )
     x = np.random.default_rng(0).uniform(0, 1.5, (9, 6, 6, 8)).astype("float32")
-    outputs, gates = map(values, block(x, return_gates=True))
+    mask = None if rows == 6 else np.tile(np.arange(6) < rows, (9, 1))
+    outputs, gates = map(values, block(x, mask=mask, return_gates=True))
 
     w1, b1, w2, b2 = block.excitation()
-    mean, largest = rounded(x.mean(axis=(1, 2)), -6, 6), x.max(axis=(1, 2))
+    mean, largest = x.mean(axis=(1, 2)), x[:, :rows].max(axis=(1, 2))
+    if mask is not None:
+        mean = rounded(x[:, :rows].sum(axis=(1, 2)) / 36, -6, 6) / rounded(rows / 6, 0, 1)
+    mean = rounded(mean, -6, 6)
     half = rounded(0.5 * rounded(mean + largest, -6, 6), -6, 6)
     pooled = {"avg": mean, "max": largest, "avg_max": half}[squeeze]
     hidden = rounded(np.maximum(pooled @ rounded_kernel(w1, 0) + b1, 0), -6, 6)
@@ -216,7 +222,24 @@ def test_a_block_computes_what_numpy_does(gate, squeeze, rounded):
     assert np.abs(gates - expected).max() < 1.01 * (high - low) / 255  # a tie may fall either way
     assert (np.abs(gates - expected) < 1e-5).mean() > 0.95
     np.testing.assert_allclose(outputs, rounded(x * gates[:, None, None], -6, 6), atol=0.05)
-    np.testing.assert_array_equal(gates, block.gates(x))
+    np.testing.assert_array_equal(gates, block.gates(x, mask))
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_pooling_under_a_mask_computes_what_numpy_does(keepdims, rounded, tmp_path):
+    x = np.random.default_rng(0).uniform(0, 1.5, (3, 8, 4)).astype("float32")
+    lengths = np.array([[8], [5], [0]])
+    mask = np.arange(8) < lengths
+    inputs, given = keras.Input((8, 4)), keras.Input((8,), dtype="bool")
+    pool = QuantizeAwarePooling(layers.GlobalAveragePooling1D(keepdims=keepdims))
+    keras.Model([inputs, given], pool(inputs, mask=given)).save(tmp_path / "pool.keras")
+    again = keras.saving.load_model(tmp_path / "pool.keras")
+    share = rounded(lengths / 8, 0, 1)
+    mean = rounded((x * mask[..., None]).sum(axis=1) / 8, -6, 6) / np.where(share, share, 1)
+    np.testing.assert_allclose(
+        again([x, mask]), mean[:, None] if keepdims else mean, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(pool(x), pool.layer(x))
 
 
 def test_all_loads_without_custom_objects(tmp_path):
