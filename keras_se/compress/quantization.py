@@ -223,7 +223,7 @@ class GraphEdit:
             for own, value in zip(visit.recorded.inputs, visit.arguments, strict=True)
         ]
         args, kwargs = keras.tree.pack_sequence_as((visit.args, visit.kwargs), flat)
-        # Replacements do not take a mask, and `mask=None` is part of the traced call.
+        # Not all replacements take a mask, and `mask=None` is part of the traced call.
         given = {name: value for name, value in kwargs.items() if value is not None}
         outputs = self.replacements.get(visit.index, visit.stand_in)(*args, **given)
         if visit.index not in self.rounded:
