@@ -11,6 +11,9 @@ import pytest
 
 from keras_se import SEBlock, compression_report, cost, deploy, fold, to_tflite, verify
 from keras_se.litert import npu
+from keras_se.sites.site import Site
+from keras_se.sites.statistics import gate_statistics
+from keras_se.sites.statistics import to_json as statistics_json
 from tuning import Cheapest, DeployedRecord, ScoreTable, SearchResult, TrialRecord
 from tuning.choice.ratio_fit import RatioFit
 from tuning.result import Confirmation
@@ -130,6 +133,11 @@ def test_reports_have_the_documented_keys_and_types(reports):
         content = json.loads(report.to_json())
         assert content["schema"] == report.schema
         reader.read_object(name, content, "")
+    labels, gates = np.arange(4) % 2, np.linspace(0.1, 0.9, 12).reshape(4, 3)
+    site = gate_statistics(Site("se_1", 3, 1, "sigmoid", "conv", "se"), gates, labels)
+    for worth in (None, {"se_1": 1.0}):
+        (content,) = json.loads(statistics_json([site], worth))
+        reader.read_object("GateStatistics", content, "gates")
     assert reader.wrong == []
     assert reader.met == set(reader.types)  # all that is documented was seen
     assert None not in vars(reports["GateReport"].outcome).values()

@@ -9,8 +9,9 @@ import keras
 import keras_se
 from keras_se.cli.files import check_output, check_tflite, write_outputs
 from keras_se.cli.options import DATA_HELP, json_option, overwrite_option, tau_option
-from keras_se.cli.tables import gates_table, print_table, sites_table
+from keras_se.cli.tables import delegation_table, gates_table, sites_table
 from keras_se.data import load_inputs
+from keras_se.display.text import rendered
 from keras_se.errors import InputError
 from keras_se.files import load_model
 from keras_se.graph.inputs import input_shapes
@@ -70,7 +71,10 @@ def gates_command(
     if data is None:
         if with_worth or json_path is not None or plot is not None:
             raise InputError("--worth, --json and --plot need --data. Received: no --data")
-        print_table(sites_table(sites, {} if is_model else delegation(source).sites))
+        tables = [sites_table(sites, with_places=is_model)]
+        if not is_model:
+            tables.append(delegation_table(sites, delegation(source).sites))
+        click.echo(rendered(tables), nl=False)
         return
     x, labels = load_inputs(data, input_shapes(source) if is_model else file_input_shapes(source))
     values = keras_se.read_gates(source, x)
@@ -84,7 +88,8 @@ def gates_command(
     if plot is not None:
         # Draw before any output: matplotlib may be missing, or the suffix unknown.
         contents[plot] = draw_gate_curves(statistics, plot.rpartition(".")[-1])
-    print_table(gates_table(statistics, tau, worth))
+    tables = [sites_table(sites), gates_table(statistics, tau, worth)]
+    click.echo(rendered(tables), nl=False)
     samples = len(keras.tree.flatten(x)[0])
     click.echo(f"On {samples} samples. spread: standard deviation over samples;")
     click.echo("classes: that of the class means; both are root mean squares over channels.")

@@ -28,12 +28,14 @@ class Column:
         cells: One text for each row.
         short: Its title in text of 80 columns; empty if it is the same, `None` if it is left out.
         is_words: Whether its cells are words, which stand at the left, and no figures.
+        folds: Whether cells go on in a further line of text where there is no room.
     """
 
     title: str
     cells: Sequence[str]
     short: str | None = ""
     is_words: bool = False
+    folds: bool = False
 
     @property
     def side(self) -> Literal["left", "right"]:
@@ -85,10 +87,14 @@ class Table:
         where, cells = without_path(first.cells) if first.title == "site" else ("", first.cells)
         if where:
             table.caption, table.caption_justify = f"All sites are in {where}.", "left"
-        # A name is folded, not cut: cut names may be equal.
-        table.add_column(first.short or first.title, overflow="fold")
-        for column in others:
-            table.add_column(column.short or column.title, no_wrap=True, justify=column.side)
+        for column in (first, *others):
+            # A name is folded, not cut: cut names may be equal.
+            table.add_column(
+                column.short or column.title,
+                overflow="fold",
+                no_wrap=not column.folds,
+                justify=column.side,
+            )
         rows = zip(cells, *(column.cells for column in others), strict=True)
         for row in list(rows)[: self.most]:
             table.add_row(*row)
@@ -137,4 +143,4 @@ def tone(words: str) -> str:
 
 def names(title: str, cells: Sequence[str]) -> Column:
     """Returns the first column of a table, which names its rows."""
-    return Column(title, cells, is_words=True)
+    return Column(title, cells, is_words=True, folds=True)

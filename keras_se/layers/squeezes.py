@@ -95,6 +95,14 @@ def get(identifier: Any) -> Squeeze:
     return SQUEEZES[identifier] if isinstance(identifier, str) else identifier
 
 
+def name(identifier: Any) -> str:
+    """Returns the name of a squeeze; of a custom one that under which it is registered."""
+    identifier = standardize(identifier)
+    if isinstance(identifier, str):
+        return identifier
+    return registration.registered_name("squeeze", identifier)
+
+
 def takes_mask(squeeze: Squeeze) -> bool:
     """Returns whether a squeeze has an argument `mask`."""
     return "mask" in inspect.signature(squeeze).parameters

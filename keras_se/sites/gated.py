@@ -19,7 +19,7 @@ from keras_se.graph.models import sublayers
 from keras_se.graph.replay import Computation, shared, takes_mask
 from keras_se.graph.trace import Call, Graph
 from keras_se.graph.visits import Place, Visit, nested_arguments, site_names
-from keras_se.layers import GraphSEBlock, SEBlock, gates
+from keras_se.layers import GraphSEBlock, SEBlock, gates, squeezes
 from keras_se.layers.se_block import DataFormat
 from keras_se.sites.finding import InlineSE, NearMiss, find_inline
 from keras_se.sites.flow import Flow, Step, compute
@@ -221,6 +221,7 @@ def _gated(
         source="inline" if isinstance(source, InlineSE) else type(source).__name__,
         kind=_kind(source),
         form=source.form if isinstance(source, InlineSE) else "two_matrices",
+        squeeze=block.squeeze if isinstance(source, InlineSE) else squeezes.name(block.squeeze),
     )
     return GatedSite(site, source, step.place, features, is_masked)
 

@@ -25,6 +25,7 @@ class Site:
             `"tflite"`.
         kind: `"self"`, or `"cross"` if another map is squeezed, as in LR-ASPP and in decoders.
         form: `"two_matrices"`, or `"one_matrix"` for an excitation without a bottleneck (eSE).
+        squeeze: Name of the squeeze, or `"unknown"`.
     """
 
     name: str
@@ -36,3 +37,4 @@ class Site:
     source: str = "SEBlock"
     kind: str = "self"
     form: Form = "two_matrices"
+    squeeze: str = "avg"

@@ -20,9 +20,13 @@ class GateStatistics:
     """The gates of one site over samples.
 
     Attributes:
-        name: Name of the site.
+        name: Name of the site; it and what follows to the width as of `Site`.
+        kind: `"self"` or `"cross"`.
+        squeeze: Name of the squeeze.
+        form: `"two_matrices"` or `"one_matrix"`.
         gate: Name of the gate.
         channels: C.
+        width: Number of units of the bottleneck.
         mean: Mean over samples and channels.
         spread: Standard deviation over samples, root mean square over channels.
         suppressed: Number of channels whose mean gate is below tau.
@@ -34,8 +38,12 @@ class GateStatistics:
     """
 
     name: str
+    kind: str
+    squeeze: str
+    form: str
     gate: str
     channels: int
+    width: int
     mean: float
     spread: float
     suppressed: int
@@ -58,8 +66,12 @@ def gate_statistics(
     by_class = {int(n): gates[labels == n].mean(axis=0) for n in names}
     return GateStatistics(
         name=site.name,
+        kind=site.kind,
+        squeeze=site.squeeze,
+        form=site.form,
         gate=site.gate,
         channels=gates.shape[1],
+        width=site.width,
         mean=float(gates.mean()),
         spread=spread(gates),
         suppressed=int((gates.mean(axis=0) < tau).sum()),
@@ -72,10 +84,9 @@ def gate_statistics(
 
 
 def to_json(statistics: list[GateStatistics], worth: Mapping[str, float] | None = None) -> str:
-    """Returns the statistics of several sites as JSON text, optionally with their worth."""
-    sites = [dataclasses.asdict(site) for site in statistics]
-    if worth is not None:
-        sites = [{**site, "worth": worth.get(site["name"])} for site in sites]
+    """Returns the statistics of several sites as JSON text, with their worth where it is known."""
+    known = {} if worth is None else worth
+    sites = [{**dataclasses.asdict(each), "worth": known.get(each.name)} for each in statistics]
     return json.dumps(sites, indent=2) + "\n"
 
 

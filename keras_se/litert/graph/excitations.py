@@ -12,6 +12,7 @@ from keras_se.litert.graph.squeezes import (
     is_weight,
     origin,
     squeeze,
+    squeeze_name,
     squeeze_of_any,
 )
 from keras_se.sites.site import FORMS, Form
@@ -34,6 +35,7 @@ class GatePath:
         channels: Number of gates per sample.
         width: Units after the first matrix.
         form: `"two_matrices"` or `"one_matrix"`.
+        squeeze: Name of the squeeze, or `"unknown"`.
         operators: By position, the operators from the pooling to the gates.
     """
 
@@ -44,6 +46,7 @@ class GatePath:
     channels: int
     width: int
     form: Form
+    squeeze: str
     operators: Operators
 
 
@@ -89,6 +92,7 @@ def _gate_path(graph: SubGraph, product: Operator, gate: int, feature: int) -> G
         channels=_length(graph.shape(gate), shape[0]),
         width=_length(graph.shape(matrices[0].outputs[0]), shape[0]),
         form=FORMS[depth],
+        squeeze=squeeze_name(squeezing, excitation),
         operators={**operators, **repeats},
     )
 

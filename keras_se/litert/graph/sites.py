@@ -173,6 +173,7 @@ def _node(graph: SubGraph, product: int, path: GatePath, name: str) -> GateNode:
         source="tflite",
         kind=path.kind,
         form=path.form,
+        squeeze=path.squeeze,
     )
     return GateNode(
         site=site,

@@ -56,6 +56,34 @@ def squeeze_of_any(graph: SubGraph, squeezed: int, gated: int) -> Operators | No
     return next((found for found in tried if found is not None), None)
 
 
+def squeeze_name(squeezing: Operators, excitation: Operators) -> str:
+    """Returns the name of what the operators of a squeeze compute; `"unknown"` for anything else.
+
+    A root that is taken of the pooled values is among those of the excitation. Without operators it
+    is the squeeze of a map of one position, of which all are the same.
+    """
+    names = {_squared(operator) for operator in squeezing.values()}
+    pooled = {_POOLINGS[name] for name in names & set(_POOLINGS)}
+    if names & _NOT_LINEAR:
+        has_root = any(o.name == "SQRT" for o in (*squeezing.values(), *excitation.values()))
+        is_deviation = has_root and bool(names & {"SQUARED_DIFFERENCE", "SUB"})
+        is_linear = pooled == {"sum"} and not names & (_NOT_LINEAR - _OF_DEVIATION)
+        return "std" if is_deviation and is_linear else "unknown"
+    # Under a mask a maximum takes the minimum for what is masked.
+    if names & _SELECTIONS:
+        pooled -= {"minimum"}
+    # Of a sum it is not known over how many positions; under a mask a quotient makes it a mean.
+    if pooled == {"sum"} and not names & {"MEAN", "AVERAGE_POOL_2D", "DIV"}:
+        return "unknown"
+    return _NAMES.get(frozenset(pooled), "unknown")
+
+
+def _squared(operator: Operator) -> str:
+    """Returns the name of an operator; a product of a tensor with itself is a square."""
+    is_square = operator.name == "MUL" and len(set(operator.inputs)) == 1
+    return "SQUARE" if is_square else operator.name
+
+
 def _before(graph: SubGraph, squeezed: int, gated: int) -> list[int]:
     """Returns a tensor and those that it is a pooling, another layout or a weighing of."""
     found = [squeezed]
@@ -297,6 +325,14 @@ _POOLINGS = {  # with what they take of the positions
     **dict.fromkeys(("MAX_POOL_2D", "REDUCE_MAX"), "maximum"),
     "REDUCE_MIN": "minimum",
 }
+_NAMES = {
+    frozenset[str](): "avg",
+    frozenset({"sum"}): "avg",
+    frozenset({"maximum"}): "max",
+    frozenset({"sum", "maximum"}): "avg_max",
+}
+_OF_DEVIATION = {"SQRT", "SQUARE", "SQUARED_DIFFERENCE"}
+_NOT_LINEAR = {"ABS", "EXP", "LOG", "POW", *_OF_DEVIATION}
 _ELEMENTWISE = {
     *("ABS", "ADD", "DIV", "EXP", "LOG", "MUL", "POW", "SQRT", "SQUARE", "SQUARED_DIFFERENCE"),
     "SUB",

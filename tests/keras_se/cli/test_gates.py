@@ -16,6 +16,11 @@ def test_gates(tmp_path, keras_se_command, capsys, name):
     source = keras.saving.load_model(name) if name == "se.keras" else name
     data = np.load("data.npz")
     figures = {site["name"]: site for site in json.loads(report.read_text())}
+    facts = ("kind", "squeeze", "form", "gate", "channels", "width")
+    for found in keras_se.find_sites(source):
+        known = {fact: getattr(found, fact) for fact in facts}
+        assert {fact: figures[found.name][fact] for fact in facts} == known
+        assert " ".join([found.name, *map(str, known.values())]) in " ".join(printed.split())
     for site, values in keras_se.read_gates(source, data["x_test"]).items():
         assert site in printed
         assert f"{values.mean():.4f}" in printed
@@ -28,9 +33,10 @@ def test_without_data_it_lists_the_sites(keras_se_command, capsys):
     for name in ("se.keras", "se.tflite"):
         assert keras_se_command("gates", name) == 0
         printed = capsys.readouterr().out
-        assert "se_1" in printed
-        assert "sigmoid" in printed
-        assert ("5, partitions: 1, left: none" in printed) == (name == "se.tflite")
+        assert max(map(len, printed.splitlines())) <= 80
+        rows = [line.split() for line in printed.splitlines() if line.startswith(" se_1")]
+        assert rows[0][:7] == ["se_1", "self", "avg", "two_matrices", "sigmoid", "8", "2"]
+        assert [row[:4] for row in rows[1:]] == [["se_1", "5", "1", "none"]] * (name == "se.tflite")
 
 
 def test_npu(tmp_path, keras_se_command, capsys):

@@ -288,6 +288,40 @@ def test_squeezes():
     assert [nodes[n + 2].operators[0] for n in range(len(SQUEEZED))] == list(SQUEEZED)
 
 
+@pytest.mark.parametrize("squeeze", SQUEEZES)
+def test_the_name_of_a_squeeze_is_that_in_the_model(squeeze):
+    """With and without a mask, which is written with selections and quotients."""
+    inputs, mask = keras.Input((6, 4)), keras.Input((6,), dtype="bool")
+    x = SEBlock(2, squeeze=squeeze)(inputs)
+    x = SEBlock(2, squeeze=squeeze)(x, mask=mask)
+    model = keras.Model([inputs, mask], x)
+    for sites in (find_sites(model), find_sites(to_tflite(model, "float32"))):
+        assert [site.squeeze for site in sites] == [squeeze, squeeze]
+
+
+@pytest.mark.parametrize(
+    ("squeeze", "expected"),
+    [
+        (lambda x: ops.mean(x, (1, 2)), "avg"),
+        (lambda x: ops.max(x, (1, 2)), "max"),
+        (lambda x: ops.std(x, (1, 2)), "std"),
+        (lambda x: ops.var(x, (1, 2)), "unknown"),
+        (lambda x: ops.sum(x, (1, 2)), "unknown"),
+        (lambda x: ops.min(x, (1, 2)), "unknown"),
+        (lambda x: ops.max(x, (1, 2)) - ops.min(x, (1, 2)), "unknown"),
+        (lambda x: ops.sqrt(ops.mean(x * x, (1, 2))), "unknown"),
+        (lambda x: ops.logsumexp(x, (1, 2)), "unknown"),
+    ],
+)
+def test_the_name_of_a_squeeze_by_hand(squeeze, expected):
+    inputs = keras.Input((5, 5, 4))
+    hidden = layers.Dense(2, activation="relu")(squeeze(inputs))
+    gates = layers.Reshape((1, 1, 4))(layers.Dense(4, activation="sigmoid")(hidden))
+    model = keras.Model(inputs, inputs * gates)
+    for sites in (find_sites(model), find_sites(to_tflite(model, "float32"))):
+        assert [site.squeeze for site in sites] == [expected]
+
+
 def test_a_squeeze_of_the_map_in_another_layout():
     """Channels first by transpositions, positions on one axis, gates repeated over the map."""
     rng = np.random.default_rng(0)
