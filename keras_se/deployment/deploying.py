@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,14 @@ from keras_se.litert.convert import check_outputs
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
 from keras_se.litert.devices.npu import npu as npu_of
 from keras_se.litert.formats import FORMATS, FormatName, IOType
-from keras_se.litert.graph.flatbuffer import TFLite, read_bytes
-from keras_se.litert.graph.sites import precision
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, read_bytes
+from keras_se.litert.graph.sites import file_sites, precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import recipe_path
 from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
+from keras_se.verification.reference import Reference
 from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.verdict import held_out_samples, verify
 from keras_se.verification.worth import reference_of
@@ -134,16 +136,20 @@ def deploy(
     if parts not in get_args(Parts):
         raise InputError(f"parts must be one of {list(get_args(Parts))}. Received: {parts!r}")
     given, io_types = model_or_float_tflite, _io_types(input_type, output_type)
-    samples, labels = _judged_on("deploy", given, x, y, input_shape)
+    reference, samples, labels = _judged_on("deploy", given, x, y, input_shape)
     network, notes = given, list[str]()
     if fold:
         network, notes = _folded(given, calibration, 0.1 if fold is True else fold, input_shape)
     source = _source(network, calibration, input_shape, io_types)
     wanted = _formats(formats, source)
-    original = None if network is given else _source(given, calibration, input_shape).float32
+    original = None
+    if network is not given:
+        original = _source(given, calibration, input_shape).float32
+        reference = reference_of(network, "deploy", input_shape)
+    names = _names_by_file(reference, source.float32, samples)
     key = [source.float32, *_bytes(calibration), repr(io_types).encode()]
     kept = KeptFiles(None if path is None else Path(path), key)
-    tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original)
+    tries = Tries(source.float32, samples, labels, tolerance, strict, kept, original, names)
     tries.notes += notes
     by: Criterion = prefer if npu is None else "npu"
     _try_all(tries, source, wanted, by, train, parts)
@@ -209,7 +215,7 @@ def repair(
         'int8'
     """
     _check(tolerance, "size", path, overwrite)
-    samples, labels = _judged_on("repair", float_tflite, x, y, None)
+    _, samples, labels = _judged_on("repair", float_tflite, x, y, None)
     float32, integer = read_bytes(float_tflite), read_bytes(int8_tflite)
     kept = KeptFiles(None, ())
     tries = Tries(float32, samples, labels, tolerance, strict, kept)
@@ -238,13 +244,23 @@ def _check(tolerance: Any, prefer: Any, path: Any, overwrite: bool) -> None:
 
 def _judged_on(
     purpose: str, network: Any, x: Any, y: Any, input_shape: Sequence[int] | None
-) -> tuple[Samples, np.ndarray | None]:
+) -> tuple[Reference, Samples, np.ndarray | None]:
     if isinstance(network, keras.Model):
         check_plain(network, purpose)
     reference = reference_of(network, purpose, input_shape)
     samples = held_out_samples(purpose, reference, x, "x")
     count, shape = len(next(iter(samples.values()))), reference.output_shape
-    return samples, None if y is None else class_labels(purpose, shape, y, count)
+    labels = None if y is None else class_labels(purpose, shape, y, count)
+    return reference, samples, labels
+
+
+def _names_by_file(reference: Reference, float32: bytes, samples: Samples) -> dict[str, str]:
+    """Returns the names of the sites of a network by those in its float file, where they differ."""
+    file, found = TFLiteModel.of(float32), dict[str, str]()
+    with suppress(InputError):  # sites that cannot be told apart keep their names in the file
+        found = {at: name for name, at in reference.matched(file, samples).items()}
+    others = {site.name for site in file_sites(file)} - set(found)
+    return {} if others & set(found.values()) else found
 
 
 def _io_types(input_type: Any, output_type: Any) -> IOTypes:

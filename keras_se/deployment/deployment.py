@@ -153,8 +153,9 @@ def _notes(deployment: Deployment) -> Iterator[str]:
     )
     if any(attempt.npu for attempt in deployment.attempts):
         yield "NPU: cycles as its compiler estimates them + operators that stay on the CPU."
-    for name, why in deployment.refused.items():
-        yield f"{name} could not be made: {why}"
+    for why in dict.fromkeys(deployment.refused.values()):
+        found = [name for name, other in deployment.refused.items() if other == why]
+        yield f"{listed(found)} could not be made: {why}"
     yield from deployment.notes
     changed = deployment.attempt.changed
     if changed:

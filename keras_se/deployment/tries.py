@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,9 +65,12 @@ class Tries:
         strict: bool,
         kept: KeptFiles,
         original: bytes | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
+        """`names` are those of the sites in a Keras model, by those in its float file."""
         self.float32, self._labels = float32, labels
-        self._reference = Remembered(FileReference(float32))
+        self._in_file = {name: at for at, name in (names or {}).items()}
+        self._reference = Remembered(FileReference(float32, names))
         self._samples: Samples = self._reference.samples(x, "x")
         self._tolerance, self._strict, self._kept = tolerance, strict, kept
         # What accuracy is compared with, if the gates are those of a changed network.
@@ -146,7 +149,7 @@ class Tries:
         donor = _Donor(float32, "float") if wider is None else _Donor(wider, "16 bit")
         if sites and self._fewest(base, donor, sites, lambda some: (some, [])):
             return
-        failed = [site.name for site in base.report.sites.values() if site.failed]
+        failed = self._names_in_file(s.name for s in base.report.sites.values() if s.failed)
         tensors = [name for name, _ in drifts(float32, base.content, self._samples, failed)]
         if not tensors:
             self.notes.append(
@@ -184,10 +187,13 @@ class Tries:
             failing, count = (failing, middle) if passes(middle) else (middle, count)
         return True
 
+    def _names_in_file(self, sites: Iterable[str]) -> list[str]:
+        return [self._in_file.get(name, name) for name in sites]
+
     def _grafted(
         self, base: Made, donor: "_Donor", sites: Sequence[str], tensors: Sequence[str]
     ) -> tuple[bytes, str]:
-        content = keep_float(base.content, donor.content, sites, tensors)
+        content = keep_float(base.content, donor.content, self._names_in_file(sites), tensors)
         if not base.recipe:
             return content, ""
         recipe = json.loads(base.recipe)

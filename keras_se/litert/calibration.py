@@ -18,6 +18,7 @@ from keras_se.graph.inputs import fresh_inputs
 from keras_se.graph.trace import Graph
 from keras_se.graph.visits import Visit, holds, replaying, walk
 from keras_se.layers import SEBlock
+from keras_se.litert.graph.dead import check_bottlenecks
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import GatedSite, gated_sites
@@ -40,8 +41,9 @@ class Observations:
     Attributes:
         variance_ratios: For each channel of each trained BatchNormalization, the variance over the
             samples divided by the moving variance; empty without such layers.
-        bottlenecks: For each SE layer by name, the largest magnitude in its bottleneck.
-        sums: For each pooling layer by name, the largest Σ|x| over the map of a sample and channel.
+        bottlenecks: For each SE site by name, the largest magnitude in its bottleneck.
+        sums: For each SE site with a block and each pooling layer, by name with the path, the
+            largest Σ|x| over the map of a sample and channel.
         finite: Whether all outputs of the model are finite.
     """
 
@@ -90,12 +92,15 @@ class _Observer:
     """Replays a model and its nested models, and adds outputs to observe."""
 
     def __init__(self, sites: list[GatedSite]) -> None:
-        inline = [part.source for part in sites if isinstance(part.source, InlineSE)]
-        # By place, the matrices that read a bottleneck.
+        self._blocks = {part.place: part.site.name for part in sites}
+        inline = [(p.site, p.source) for p in sites if isinstance(p.source, InlineSE)]
+        # By the place of the matrix that reads a bottleneck.
         self._second = {
-            s.matrices[-1].place: s.matrices[0] for s in inline if s.form == "two_matrices"
+            source.matrices[-1].place: site.name
+            for site, source in inline
+            if site.form == "two_matrices"
         }
-        self.opens = holds([*self._second, *(part.place for part in sites)])
+        self.opens = holds([*self._second, *self._blocks])
         self.outputs: dict[str, Any] = {}
         self.normalizations: dict[str, Any] = {}  # the layers, by key of the output
         self.bottlenecks: dict[str, str] = {}  # keys of the outputs, by name
@@ -106,17 +111,18 @@ class _Observer:
         if isinstance(layer, keras.layers.BatchNormalization) and _is_trained(layer):
             self.normalizations[self.add(args[0], _moments(layer.axis))] = layer
         elif isinstance(layer, SEBlock):
+            name = self._blocks[visit.place]
             # A mask that the model gives by hand is not that of the feature map.
             mask = [*args[1:], visit.kwargs.get("mask")][0]
-            self.bottlenecks[layer.name] = self.add(args[0], _bottleneck(layer), mask)
+            self.bottlenecks[name] = self.add(args[0], _bottleneck(layer), mask)
             # A maximum sums nothing up, so it cannot overflow.
             if layer.squeeze != "max":
-                self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
+                self.sums[name] = self.add(args[0], _sums(layer.data_format))
         elif isinstance(layer, _SQUEEZES):
-            self.sums[layer.name] = self.add(args[0], _sums(layer.data_format))
-        first = self._second.get(visit.place)
-        if first is not None:
-            self.bottlenecks[first.layer.name] = self.add(args[0], _largest)
+            name = f"{visit.path}{layer.name}"
+            self.sums[name] = self.add(args[0], _sums(layer.data_format))
+        if visit.place in self._second:
+            self.bottlenecks[self._second[visit.place]] = self.add(args[0], _largest)
         return visit.outputs()
 
     def add(self, tensors: Any, function: Callable[..., Any], mask: Any = None) -> str:
@@ -176,14 +182,7 @@ def check_activations(observed: Observations) -> None:
             "Calibration data must give finite outputs. Received: an output of NaN or infinity"
         )
     # The converter gives such a tensor a scale so small that the file does not load.
-    dead = [name for name, largest in observed.bottlenecks.items() if largest == 0.0]
-    if dead:
-        raise InputError(
-            "Calibration data must activate the bottleneck of each SE site: a file with a dead one "
-            "does not load; train the model further, or make the site a constant with "
-            "keras_se.fold. "
-            f"Received: only zeros in {dead}"
-        )
+    check_bottlenecks([n for n, largest in observed.bottlenecks.items() if largest == 0.0])
 
 
 def check_range(observed: Observations) -> None:

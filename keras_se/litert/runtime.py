@@ -11,8 +11,8 @@ from keras_se.data import finite_float32
 from keras_se.display.progress import counted
 from keras_se.errors import InputError, MissingExtraError, import_extra
 from keras_se.isolation import check_runs
+from keras_se.litert.graph.dead import check_alive
 from keras_se.litert.graph.flatbuffer import TFLite, dequantized, read_bytes
-from keras_se.litert.graph.sites import dead_tensors
 from keras_se.litert.inputs import filled
 from keras_se.litert.recorder import processor
 from keras_se.stderr import capture_stderr
@@ -137,12 +137,7 @@ class Runner:
 def check_loads(content: bytes) -> None:
     """Raises `InputError` for a file that the default delegate cannot prepare."""
     # Loading several such files ends the process.
-    dead = dead_tensors(content)
-    if dead:
-        raise InputError(
-            "Every activation must be somewhere not zero on the data of calibration or training: "
-            f"a file with a dead one does not load. Received: only zeros in {dead}"
-        )
+    check_alive(content)
     # XNNPACK kills the process on some other scales that calibration on constant data gives.
     if _has_extreme_scales(content):
         check_runs([content])

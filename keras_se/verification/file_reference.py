@@ -1,6 +1,7 @@
 """A float TFLite file as the reference of a verdict, whoever converted it; no Keras is needed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +29,8 @@ class FileReference:
 
     map_name: MapName = "squeezed_tensor"
 
-    def __init__(self, tflite: TFLite) -> None:
+    def __init__(self, tflite: TFLite, names: Mapping[str, str] | None = None) -> None:
+        """`names` are those of sites in the model that the file was made of, by those in it."""
         self._file = TFLiteModel.of(tflite)
         if precision(self._file) == "int8":
             raise InputError(
@@ -36,9 +38,13 @@ class FileReference:
                 "Received: a file with integer weights or activations"
             )
         self._reader = GateReader(self._file)
-        self._nodes = {node.site.name: node for node in self._reader.nodes}
+        in_file = [node.site.name for node in self._reader.nodes]
+        self._in_file = {(names or {}).get(name, name): name for name in in_file}
+        self._nodes = dict(zip(self._in_file, self._reader.nodes, strict=True))
         self._excitations: dict[str, Runner | None] = {}
-        self.sites: dict[str, Site] = {name: node.site for name, node in self._nodes.items()}
+        self.sites: dict[str, Site] = {
+            name: replace(node.site, name=name) for name, node in self._nodes.items()
+        }
 
     @property
     def name(self) -> str:
@@ -56,14 +62,16 @@ class FileReference:
 
     def read(self, samples: Samples) -> tuple[Gates, list[np.ndarray]]:
         """Returns the gates, and the outputs that they make."""
-        return self._reader.gates_and_outputs(samples)
+        gates, outputs = self._reader.gates_and_outputs(samples)
+        return {name: gates[at] for name, at in self._in_file.items()}, outputs
 
     def outputs(self, samples: Samples, gates: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns the outputs with given gates, one array for each site."""
+        sites = {f"{GATES}_{at}": name for name, at in self._in_file.items()}
         given = {
-            name: np.asarray(gates[name.removeprefix(f"{GATES}_")]).reshape(-1, *shape)
+            name: np.asarray(gates[sites[name]]).reshape(-1, *shape)
             for name, shape in self._injected.shapes.items()
-            if name.startswith(GATES)
+            if name in sites
         }
         tensors = self._reader.plain.outputs.values()
         rows = [map(thinned, row) for row in self._injected.read({**samples, **given}, tensors)]
@@ -93,4 +101,5 @@ class FileReference:
 
     def matched(self, file: TFLiteModel, samples: Samples) -> dict[str, str]:
         """Returns the names of the sites in another file by those in this one."""
-        return matched_files(self._file, file, samples)
+        found = matched_files(self._file, file, samples)
+        return {name: found[at] for name, at in self._in_file.items() if at in found}

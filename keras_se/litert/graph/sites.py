@@ -19,8 +19,6 @@ from keras_se.litert.graph.excitations import REPEATS, GatePath, gated_by
 from keras_se.litert.graph.flatbuffer import LAYOUTS, SubGraph, TFLite, TFLiteModel
 from keras_se.sites.site import PREFIXES, Site
 
-_SCALED_PRODUCTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"}
-_MAX_RESCALING = 256.0  # XNNPACK needs input scale * filter scale / output scale below this
 _LARGEST_CODES = {"INT8": 127, "UINT8": 255, "INT16": 32767}
 
 
@@ -69,12 +67,6 @@ def gate_nodes(tflite: TFLite, kinds: Collection[str] = ("self",)) -> list[GateN
     return [node for node in TFLiteModel.of(tflite).read(_nodes) if node.site.kind in kinds]
 
 
-def dead_tensors(tflite: TFLite) -> list[str]:
-    """Returns the tensors of a quantized file that calibration saw as almost zero."""
-    # Their scale is so small that XNNPACK fails to prepare the file, or crashes the process.
-    return TFLiteModel.of(tflite).read(_dead)
-
-
 def float_operators(tflite: TFLite) -> list[str]:
     """Returns the operators of a file that compute in floating point."""
     return TFLiteModel.of(tflite).read(_in_float)
@@ -106,16 +98,6 @@ def _types(graph: SubGraph) -> Iterator[str]:
 def gate_codes(tflite: TFLite) -> dict[str, tuple[float, float] | None]:
     """Returns, by site name, the step and ceiling of gates whose scale the format fixes."""
     return dict(TFLiteModel.of(tflite).read(_codes))
-
-
-def _dead(graph: SubGraph) -> Iterator[str]:
-    for operator in graph.operators:
-        if operator.name in _SCALED_PRODUCTS:
-            left, right = (graph.scale(i) for i in operator.inputs[:2])
-            output = operator.outputs[0]
-            # The scale of a float tensor is 0.
-            if left * right >= _MAX_RESCALING * graph.scale(output) > 0.0:
-                yield graph.name(output)
 
 
 def _in_float(graph: SubGraph) -> Iterator[str]:

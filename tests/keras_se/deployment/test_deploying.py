@@ -93,8 +93,15 @@ def test_equalizing_rescues_gates_that_outliers_cost(outliers, images):
 
 def test_where_nothing_can_be_equalized_tensors_in_float_do_it(outliers, images, monkeypatch):
     monkeypatch.setattr(sources.KerasSource, "equalized", lambda self: None)
-    found = deploy(outliers, images[100:], images[:100], formats=["int8"])
+    inputs = keras.Input((8, 8, 3))
+    nested = keras.Model(inputs, outliers(inputs))
+    found = deploy(nested, images[100:], images[:100], formats=["int8"])
     assert found.passed
+    # Sites have the names that they have in the model, and not those in the file.
+    (site,) = found.report.sites
+    assert site == f"{outliers.name}/se_1"
+    assert f" at {site}" in found.attempts[0].reason
+    assert found.attempt.changed[0] == site
     assert found.attempt.changed
     # As few as do: with one part fewer it does not pass.
     parts = len(found.attempt.changed)
@@ -107,6 +114,19 @@ def test_where_nothing_can_be_equalized_tensors_in_float_do_it(outliers, images,
     changed = [*options["sites in float"], *options["tensors in float"]]
     assert changed == [*found.attempt.changed]
     assert found.report.held_out.startswith("none of the 200 calibration samples")
+
+
+def test_a_dead_bottleneck_is_named_as_the_site_that_it_is(images):
+    """In a nested model by its path; in a file by its name there, with the same remedy."""
+    off = keras.initializers.Constant(-50.0)
+    dead = keras.Sequential([keras.Input((8, 8, 3)), SEBlock(1, bias_initializer=off)])
+    inputs = keras.Input((8, 8, 3))
+    nested = keras.Model(inputs, dead(inputs))
+    for network, name in ((nested, f"{dead.name}/se_1"), (to_tflite(nested, "float32"), "se_1")):
+        found = deploy(network, images[100:], images[:100], formats=["int8", "int16x8", "float16"])
+        assert found.refused["int8"] == found.refused["int16x8"]
+        assert f"only zeros at {name}, whose gates are constant in the float" in str(found.refused)
+        assert "int8 and int16x8 could not be made: The bottleneck" in " ".join(str(found).split())
 
 
 def test_parts_of_16_bits(network, images):

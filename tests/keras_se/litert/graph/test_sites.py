@@ -11,9 +11,9 @@ from keras_se.layers import DivisiveNormalization
 from keras_se.layers.gates import GATES
 from keras_se.layers.squeezes import SQUEEZES
 from keras_se.litert.formats import FORMATS
+from keras_se.litert.graph.dead import check_alive
 from keras_se.litert.graph.flatbuffer import read_bytes
 from keras_se.litert.graph.sites import (
-    dead_tensors,
     file_sites,
     gate_codes,
     gate_nodes,
@@ -699,7 +699,7 @@ def test_cycles_of_all_lengths_end(body):
 
             tied = rewritten(tflite, tie)
             assert len(file_sites(tied)) <= 1
-            dead_tensors(tied)
+            check_alive(tied)
 
 
 def test_tables_that_are_listed_over_and_over_are_refused():
