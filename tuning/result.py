@@ -21,7 +21,7 @@ from tuning.data.trial_data import TrialData
 from tuning.deployed.record import DeployedRecord
 from tuning.oracles.hyperband import EPOCHS
 from tuning.report.page import search_page
-from tuning.report.partial import so_far
+from tuning.report.partial import UNFINISHED, so_far
 from tuning.report.tensorboard import write_tensorboard
 from tuning.report.text import csv_text, result_parts, rows
 from tuning.seeding import trial_seed
@@ -101,6 +101,11 @@ class SearchResult(Paged):
         if self.decision is not None:
             return self.decision.tied
         return tuple(dict.fromkeys(r.label for r in self.records if r.completed))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended; if not, `chosen` is the best so far."""
+        return not self.sentence.startswith(UNFINISHED)
 
     @property
     def passed(self) -> bool:

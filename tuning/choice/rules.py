@@ -172,7 +172,9 @@ class Cheapest:
             )
         if self.max_seeds < MIN_SEEDS:
             raise input_error(
-                f"max_seeds must be at least {MIN_SEEDS}. Received: max_seeds={self.max_seeds!r}"
+                f"max_seeds must be at least {MIN_SEEDS}, which it takes to tell candidates apart; "
+                "a screening has fewer seeds, and no max_seeds. "
+                f"Received: max_seeds={self.max_seeds!r}"
             )
 
     def choose(self, table: ScoreTable) -> Decision:

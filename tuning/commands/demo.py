@@ -185,7 +185,7 @@ def _search(console: Console, folder: Path, split: _Split, epochs: int, seed: in
         on_trial=lambda record: console.print(f"  {_outcome(record)}"),
         progress=False,
     )
-    console.print(f"Chosen: {result.chosen}")
+    console.print(f"Best of the screening, which may be chance: {result.chosen}")
     return result
 
 

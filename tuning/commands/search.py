@@ -68,7 +68,7 @@ _OF_A_RUN = (
 )
 @click.option(
     "--max-seeds",
-    type=click.IntRange(3),
+    type=click.IntRange(1),
     help="Seeds per candidate at most, further ones that the rule asks for included. Default: 10.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Samples per training step.")

@@ -43,6 +43,7 @@ def search_page(result: "SearchResult") -> str:
 def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str, Any]]:
     """Yields the plots with their headings and captions."""
     finished = [each for each in found if each.scores]
+    marked = f"The one that is {text.role(result)} is marked."
     sizes = [
         size
         for size in ("parameters", "flops")
@@ -53,14 +54,13 @@ def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str,
             "title": f"{result.metric} against {' and '.join(_NAMES[size] for size in sizes)}",
             "plots": [_front(result, found, n, _HALF if sizes[1:] else _WIDE) for n in sizes],
             "caption": "Small dots: single seeds. The line is the Pareto front: candidates that no "
-            "other beats in both. The chosen one is marked.",
+            "other beats in both. " + marked,
         }
     if timed := [r for r in result.deployed if r.metric is not None and r.latency is not None]:
         yield {
             "title": f"{result.metric} as a file against latency and size",
             "plots": [_files(result, timed, "latency"), _files(result, timed, "bytes")],
-            "caption": "Bars: quartiles of the latency. Crosses: files that are out. The chosen "
-            "one is marked.",
+            "caption": f"Bars: quartiles of the latency. Crosses: files that are out. {marked}",
         }
     if by_name := levels(found):
         form = _HALF if len(by_name) > 1 else _WIDE
@@ -74,8 +74,8 @@ def _plots(result: "SearchResult", found: list[Candidate]) -> Iterator[dict[str,
         yield {
             "title": "Learning curves",
             "plots": [curves],
-            "caption": f"{result.metric} by epoch, mean over seeds, of the chosen candidate and "
-            "the best others.",
+            "caption": f"{result.metric} by epoch, mean over seeds, of the candidate that is "
+            f"{text.role(result)} and of the best others.",
         }
 
 

@@ -14,6 +14,7 @@ from tuning.objectives import get_objective, metric_direction
 from tuning.trials.job import MAX_JOB
 from tuning.trials.records import Record, TrialRecord, read_record
 
+UNFINISHED = "The search has not finished."  # how the sentence of its result begins
 _Kept = TypeVar("_Kept", bound=Record)
 
 
@@ -30,10 +31,13 @@ def so_far(folder: Path) -> dict[str, Any]:
     decision = _decision(rule, records, job["seeds"], direction)
     best = min(
         (record for record in records if record.completed),
-        key=lambda record: as_loss(float(record.score or 0.0), direction),
+        key=lambda record: (_objective(rule, record, direction), record.parameters),
     )
     label = best.label if decision is None else decision.chosen
-    sentence = f"{label} has the best single score."
+    sentence = (
+        f"{label} has the best score of a single training, which may be chance: it takes "
+        f"{MIN_SEEDS} seeds or more to tell candidates apart."
+    )
     if decision is not None:
         sentence = f"So far: {decision.sentence}"
     return {
@@ -48,13 +52,19 @@ def so_far(folder: Path) -> dict[str, Any]:
         "plan": None,
         "placement": None,
         "decision": decision,
-        "sentence": f"The search has not finished. {sentence}",
+        "sentence": f"{UNFINISHED} {sentence}",
         "deployed": tuple(
             record
             for record in _records(folder / "deployed", DeployedRecord)
             if record.format == job.get("deployed")
         ),
     }
+
+
+def _objective(rule: Rule, record: TrialRecord, direction: Any) -> float:
+    """Returns what a finished search orders single trainings by, as a loss."""
+    value = rule.value(float(record.score or 0.0), record.complexity, direction)
+    return as_loss(value, rule.objective(direction)[1])
 
 
 def _job(path: Path) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def result_parts(result: "SearchResult") -> Iterator[Part]:
 
 def conclusion(result: "SearchResult") -> Iterator[str]:
     """Yields what was chosen, and how it did on fresh seeds."""
-    yield f"Chosen: {result.chosen}. {result.sentence}"
+    head = "Chosen" if result.finished else "Provisional"
+    yield f"{head}: {result.chosen}. {result.sentence}"
     found = result.confirmation
     if found is None:
         return
@@ -47,6 +48,11 @@ def conclusion(result: "SearchResult") -> Iterator[str]:
     tested = f"; on test data {test}" if test else ""
     chosen = f"(chosen by {found.chosen_mean:.4g})"
     yield f"On {seeds}: {result.metric} {found.mean:.4g}{spread} {chosen}{tested}."
+
+
+def role(result: "SearchResult") -> str:
+    """Returns what the first candidate is: the choice, or what may still change."""
+    return "chosen" if result.finished else "best so far"
 
 
 def remarks(result: "SearchResult") -> Iterator[str]:
@@ -70,7 +76,7 @@ def candidates_table(result: "SearchResult", found: list[Candidate]) -> Table:
     """Returns the table of the candidates, the chosen one first."""
     shown = ordered(result, found)
     remarks = {
-        "chosen": [result.chosen],
+        role(result): [result.chosen],
         "on the front": [each.label for each in pareto_front(found, result.direction)],
         "failed": [each.label for each in found if not each.scores],
     }
@@ -83,13 +89,20 @@ def candidates_table(result: "SearchResult", found: list[Candidate]) -> Table:
             Column("ΣC²/r", [f"{each.complexity:g}" for each in shown]),
             Column("seeds", [str(len(each.scores)) for each in shown]),
             Column(result.metric, [figure(c.mean if c.scores else None, ".4g") for c in shown]),
-            Column("sd", [figure(each.deviation, ".2g") for each in shown]),
-            Column("loses ≤", [figure(each.upper, ".3g") for each in shown]),
+            *_compared(result, shown),
             Column("seconds", [f"{each.seconds:.1f}" for each in shown], short=None),
             _remarks([each.label for each in shown], remarks),
         ),
         most=_SHOWN,
     )
+
+
+def _compared(result: "SearchResult", shown: Sequence[Candidate]) -> Iterator[Column]:
+    """Yields what takes several seeds; a search on one has no such columns."""
+    if any(each.deviation is not None for each in shown):
+        yield Column("sd", [figure(each.deviation, ".2g") for each in shown])
+    if result.decision is not None:
+        yield Column("loses ≤", [figure(each.upper, ".3g") for each in shown])
 
 
 def _remarks(labels: Sequence[str], remarks: Mapping[str, Sequence[str]]) -> Column:
@@ -102,7 +115,7 @@ def files_table(result: "SearchResult") -> Table:
     """Returns the table of the files, with median latencies."""
     files, first = result.deployed, result.deployed[0]
     remarks = {
-        "chosen": [result.chosen],
+        role(result): [result.chosen],
         "on the front": [record.label for record in files_front(result)],
         "out": [record.label for record in files if not record.passed],
     }

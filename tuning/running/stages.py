@@ -209,9 +209,10 @@ class Stages:
 
     def _screen(self) -> tuple[Combination, None, str]:
         chosen = min(filter(self._finished, self.candidates), key=self._mean_objective)
-        number = f"{len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
+        count = len(self.seeds)
+        best = "score on 1 seed" if count == 1 else f"mean on {count} seeds"
         sentence = (
-            f"{chosen.label} has the best mean on {number}, a screening: it takes "
+            f"{chosen.label} has the best {best}, a screening, which may be chance: it takes "
             f"{MIN_SEEDS} or more to tell candidates apart."
         )
         return chosen, None, sentence

@@ -371,6 +371,7 @@ def test_wrong_use_of_a_file(tmp_path, monkeypatch, capsys, text, words, sentenc
         ({"objective": "cheapest"}, "cheapest:TOLERANCE"),
         ({"out": "best.h5"}, "must end in .keras. Received: 'best.h5'"),
         ({"epochs": 0}, "is not in the range"),
+        ({"max-seeds": 1}, "it takes to tell candidates apart; a screening has fewer seeds, and"),
         ({"model": "search_models:never"}, "a keras.Model. Received: *raises ValueError: no netw"),
         ({"model": "search_models:nothing"}, "must return a keras.Model. Received: NoneType from"),
         ({"model": "search_models:hp_plain"}, "or a HyperModel, defines its own space"),

@@ -193,12 +193,24 @@ def test_a_search_that_has_not_finished_shows_what_it_has(folder, result):
     assert [standing.parameters for standing in so_far.decision.standings] == [900, 700]
     assert len(so_far.records) == 11
     assert (folder / "records" / "r8-s0.json").read_text() == "{"
-    assert str(so_far).startswith("Chosen: ratio=4 <b>. The search has not finished.")
+    assert str(so_far).startswith("Provisional: ratio=4 <b>. The search has not finished.")
+    assert not so_far.finished
+    assert result.finished
+    page = so_far.page()
+    assert "best so far, on the front" in page
+    assert "hosen" not in page
     for path in (folder / "records").glob("r*-s[12].json"):
         path.unlink()
     few = SearchResult.from_folder(folder)
     assert few.decision is None
-    assert few.sentence.endswith("ratio=4 <b> has the best single score.")
+    assert few.sentence.endswith(
+        "ratio=4 <b> has the best score of a single training, which may be chance: it takes 3 "
+        "seeds or more to tell candidates apart."
+    )
+    # One seed has no spread, and nothing is compared.
+    shown = few.page()
+    assert not re.search("sd:|loses ≤|95 %", str(few) + shown)
+    assert not {"sd", "loses ≤"} & set(tables(shown)[0][0])
 
 
 @pytest.mark.parametrize(
