@@ -25,7 +25,7 @@ from keras_se.litert.convert import check_outputs
 from keras_se.litert.devices.npu import ACCELERATORS, Accelerator
 from keras_se.litert.devices.npu import npu as npu_of
 from keras_se.litert.formats import FORMATS, FormatName, IOType
-from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, read_bytes
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, file_name, read_bytes
 from keras_se.litert.graph.sites import file_sites, precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import recipe_path
@@ -451,4 +451,5 @@ def _finished(
         outputs=outputs,
         tflite=best.content,
         recipe=best.recipe,
+        file="" if path is None else file_name(path),
     )

@@ -40,6 +40,7 @@ class Deployment(Paged):
         outputs: The same of the outputs.
         tflite: The bytes of the file.
         recipe: Its recipe, as JSON text; empty if it has none.
+        file: Name of the file that it was to be written to, if any.
     """
 
     derived: ClassVar[tuple[str, ...]] = ("conclusion", "interface")
@@ -56,6 +57,7 @@ class Deployment(Paged):
     outputs: Mapping[str, Port]
     tflite: bytes = field(repr=False, compare=False)
     recipe: str = field(repr=False, compare=False)
+    file: str = field(default="", compare=False)
 
     @property
     def attempt(self) -> Attempt:
@@ -95,7 +97,8 @@ class Deployment(Paged):
     def page(self) -> str:
         """Returns the verdict on the file as one page of HTML, that needs no network."""
         told = [self.conclusion, *([self.interface] if self.interface else []), *_notes(self)]
-        return verdict_page(self.report, _table(self), told)
+        file = self.file and (self.file if self.passed else f"{self.file}, not written")
+        return verdict_page(self.report, file, _table(self), told)
 
 
 def _accuracy(attempt: Attempt) -> str:

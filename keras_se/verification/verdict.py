@@ -19,7 +19,7 @@ from keras_se.litert.clipping import ClippedInput, clipped_inputs
 from keras_se.litert.devices.delegation import SiteDelegation, delegation
 from keras_se.litert.devices.recording import read_recording
 from keras_se.litert.gates import GateReader
-from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel
+from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, file_name
 from keras_se.litert.graph.sites import gate_codes, gate_nodes, precision
 from keras_se.litert.inputs import Samples
 from keras_se.litert.recipe import calibration_rows, used_rows
@@ -147,6 +147,7 @@ def verify(
         clipped=judge_file.clipped(samples),
         stress=_stress(judge_file, stressed, strict),
         pairs=_pairs(found),
+        file=file_name(tflite),
     )
 
 

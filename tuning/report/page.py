@@ -26,9 +26,11 @@ _STYLES = ("-", "--", ":", "-.")
 def search_page(result: "SearchResult") -> str:
     """Returns the page of a search."""
     found = candidates(result)
+    name = "" if result.folder is None else f" {result.folder.resolve().name}"
     return page(
         "search/page.html",
-        title=f"Search: {result.chosen}",
+        title=f"Search{name}: {result.chosen}",
+        name=name,
         result=result,
         conclusion=list(text.conclusion(result)),
         remarks=list(text.remarks(result)),

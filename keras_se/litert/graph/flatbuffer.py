@@ -99,6 +99,11 @@ def read_bytes(tflite: TFLite) -> bytes:
     return TFLiteModel.of(tflite).content
 
 
+def file_name(tflite: TFLite) -> str:
+    """Returns the name of a file that is given by its path; empty for one in memory."""
+    return Path(tflite).name if isinstance(tflite, str | os.PathLike) else ""
+
+
 def _read_bytes(tflite: Any) -> bytes:
     if isinstance(tflite, bytes | bytearray):
         content, source = bytes(tflite), f"{len(tflite)} bytes"

@@ -134,6 +134,7 @@ class GateReport(Paged):
         stress: By name, the gates on the inputs that were given for it.
         pairs: For the page, some of the float and shipped gates by site, shape (values, 2); of all
             samples and channels, at random.
+        file: Name of the file, if it was given by its path.
     """
 
     reference: str
@@ -151,6 +152,7 @@ class GateReport(Paged):
     clipped: Mapping[str, ClippedInput]
     stress: Mapping[str, Stress]
     pairs: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+    file: str = field(default="", compare=False)
 
     derived: ClassVar[tuple[str, ...]] = ("passed", "verdict", "conclusion")
 
@@ -175,4 +177,4 @@ class GateReport(Paged):
 
     def page(self) -> str:
         """Returns the report as one page of HTML, with plots, that needs no network."""
-        return verdict_page(self)
+        return verdict_page(self, self.file)

@@ -27,12 +27,15 @@ _STORIES = {
 
 
 def verdict_page(
-    report: "GateReport", tried: Table | None = None, notes: Sequence[str] = ()
+    report: "GateReport", file: str = "", tried: Table | None = None, notes: Sequence[str] = ()
 ) -> str:
-    """Returns the page of a verdict, with the files among which its file was found, and notes."""
+    """Returns the page of a verdict, with the files among which its file was found, and notes.
+
+    `file` is the name of the file, for one page in many tabs.
+    """
     return page(
         "verification/page.html",
-        title=f"Gates of {report.reference}",
+        title=f"{file}: gates of {report.reference}" if file else f"Gates of {report.reference}",
         report=report,
         tried=tried,
         notes=notes,

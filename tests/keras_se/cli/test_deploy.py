@@ -31,6 +31,7 @@ def test_deploy_writes_what_passes(float_file, files, tmp_path, keras_se_command
     port = next(iter(content["inputs"].values()))
     assert (port["type"], port["float_type"]) == ("int8", "float32")
     assert content["interface"] in page.read_text()
+    assert "<title>a.tflite: gates of a file of " in page.read_text()
 
 
 def test_each_format_that_is_offered_is_taken(float_file, tmp_path, keras_se_command, capsys):
@@ -44,10 +45,12 @@ def test_each_format_that_is_offered_is_taken(float_file, tmp_path, keras_se_com
 def test_deploy_says_that_nothing_passes(float_file, tmp_path, keras_se_command, capsys):
     """The labels are not what the network was trained for, so that few samples show nothing."""
     out = tmp_path / "a.tflite"
-    words = "--calibration calibrated.npz --data data.npz --tolerance 0 --format int8"
-    assert keras_se_command("deploy", float_file, out, words) == 1
+    words = "--calibration calibrated.npz --data data.npz --tolerance 0 --format int8 --html"
+    page = tmp_path / "a.html"
+    assert keras_se_command("deploy", float_file, out, words, page) == 1
     assert capsys.readouterr().out.startswith("Do not ship: none of ")
-    assert [*tmp_path.iterdir()] == []
+    assert [*tmp_path.iterdir()] == [page]
+    assert "<title>a.tflite, not written: gates of a file of " in page.read_text()
 
 
 def test_repair(float_file, tmp_path, keras_se_command, capsys):

@@ -142,6 +142,9 @@ def test_verify_of_two_files(tmp_path, keras_se_command, networks, images, capsy
     page = tmp_path / "verdict.html"
     assert keras_se_command("verify", float32, frozen, "--data data.npz --html", page) == 1
     assert "Do not ship: gates are lost at se_2; " in page.read_text()
+    title = f"frozen.tflite: gates of a file of {float32.stat().st_size} bytes"
+    assert f"<title>{title}</title>" in page.read_text()
+    assert f"<h1>{title} in a TFLite file</h1>" in page.read_text()
     printed = " ".join(capsys.readouterr().out.split())
     assert "At se_2 SE itself lost them" in printed
     assert "check that the file is of this network, with these weights." in printed

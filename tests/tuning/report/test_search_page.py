@@ -171,7 +171,9 @@ def test_the_page(result, tmp_path):
     assert failures[1] == ["ValueError: no <luck>", "1"]
     text = " ".join(re.sub(r"<[^>]+>", " ", page.dom.partition("<main>")[2]).split())
     assert text.index("Chosen: ratio=4") < text.index("Candidates") < text.index("Learning curves")
-    assert page.headings[0] == "h1 Search for val_accuracy, cheapest:0.02:val_accuracy"
+    name = result.folder.name
+    assert page.headings[0] == f"h1 Search {name} for val_accuracy, cheapest:0.02:val_accuracy"
+    assert f"<title>Search {name}: ratio=4 &lt;b&gt;</title>" in page.dom
     labels = [picture["aria-label"] for picture in page.pictures]
     assert labels[0].endswith("from 550 to 900; 3 are on the Pareto front.")
     assert labels[1].endswith("from 5,500,000 to 9,000,000; 2 are on the Pareto front.")
