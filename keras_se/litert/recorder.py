@@ -32,6 +32,7 @@ KERNELS = {
     "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "reference": "BUILTIN_REF",
 }
+PROBE = b"keras_se_probe"  # the name of the metadata that a probe holds
 NOTES = "recorder"  # the name of the array that tells where a recording was made, as JSON
 _RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 _WARM_UP, _RUNS = 10, 50  # of the latency
@@ -62,7 +63,8 @@ def record(
         and the latency of one inference in milliseconds, as percentiles.
 
     Raises:
-        RecordingError: If there is no runtime, or it does not take the probe or the samples.
+        RecordingError: If there is no runtime, it does not take the probe or the samples, or the
+            file is no probe.
 
     Example:
         >>> import keras
@@ -75,6 +77,12 @@ def record(
     package, module = _runtime()
     if kernels not in KERNELS:
         raise RecordingError(f"kernels must be one of {list(KERNELS)}. Received: {kernels!r}")
+    if PROBE not in probe:
+        raise RecordingError(
+            "Recording needs a probe, the twin of a file that also outputs its gates. "
+            f"Received: {len(probe)} bytes that are none. "
+            "Make it first with: keras-se probe FILE.tflite PROBE.tflite"
+        )
     try:
         interpreter = module.Interpreter(
             model_content=probe,

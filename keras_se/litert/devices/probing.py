@@ -9,6 +9,7 @@ from typing import Any
 from keras_se.errors import InputError, import_extra
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, add_outputs, packed, unpacked
 from keras_se.litert.graph.sites import GateNode, gate_nodes
+from keras_se.litert.recorder import PROBE
 from keras_se.sites.site import PREFIXES
 
 
@@ -57,6 +58,7 @@ def probe(tflite: TFLite) -> bytes:
         for signature in signatures:
             _add_to_signature(signature, gates)
         add_outputs(model.subgraphs[index], gates.values())
+    _mark(model)
     return packed(model)
 
 
@@ -74,6 +76,14 @@ def probed_nodes(file: TFLiteModel) -> list[GateNode]:
             f"Received: {len(file.content)} bytes without one"
         )
     return nodes
+
+
+def _mark(model: Any) -> None:
+    """Marks a twin, for its outputs have no names that tell without a signature."""
+    schema: Any = import_extra("ai_edge_litert.schema_py_generated", "litert")
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = PROBE, 0  # buffer 0 is empty in each file
+    model.metadata = [*(model.metadata or ()), entry]
 
 
 def _add_to_signature(signature: Any, gates: Mapping[str, int]) -> None:

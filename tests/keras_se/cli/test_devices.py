@@ -32,6 +32,7 @@ def test_probe_record_and_verify(files, tmp_path, keras_se_command, capsys):
         ("probe se.tflite se.tflite", "must not exist yet"),
         ("record se.tflite out --data data.npz", "recording file must end in .npz"),
         ("record se.tflite out.npz --data narrow.npz", "Received: shape (300, 4, 8, 3)"),
+        ("record se.tflite out.npz --data data.npz", "that are none. Make it first with: keras-se"),
         ("record se.tflite out.npz --data data.npz --kernels gpu", "'gpu' is not one of"),
         ("record se.tflite out.npz --data data.npz --threads 0", "0 is not in the range"),
     ],

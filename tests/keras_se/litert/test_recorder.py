@@ -22,6 +22,7 @@ def device(tmp_path_factory, files, images):
     folder = tmp_path_factory.mktemp("device")
     shutil.copy(recorder.__file__, folder / "recorder.py")
     (folder / "probe.tflite").write_bytes(probe(files["sigmoid", "int8"]))
+    (folder / "int8.tflite").write_bytes(files["sigmoid", "int8"])
     np.savez(folder / "samples.npz", x_test=images[:40], y_test=np.zeros(40), x_train=images)
     return folder
 
@@ -83,12 +84,15 @@ def test_other_kernels_are_other_code(device, recording, images):
 
 
 def test_a_file_without_signatures(files, images):
+    """Then the outputs have the names of their tensors, which do not tell that it is a probe."""
     tflite = files["sigmoid", "float32"]
     model = unpacked(tflite)
     model.signatureDefs = None
     (name,) = (d["name"] for d in Runner(packed(model)).interpreter.get_output_details())
-    found = recorder.record(packed(model), {"any": images[:3]})
+    found = recorder.record(probe(packed(model)), {"any": images[:3]})
     np.testing.assert_allclose(found[name], predict(tflite, images[:3]), atol=1e-6)
+    with pytest.raises(recorder.RecordingError, match=r"needs a probe, .* Make it first with: ker"):
+        recorder.record(packed(model), {"any": images[:3]})
 
 
 @pytest.mark.parametrize(
@@ -96,6 +100,7 @@ def test_a_file_without_signatures(files, images):
     [
         (("no.tflite", "o.npz", "--data", "samples.npz"), "No such file or directory"),
         (("recorder.py", "o.npz", "--data", "samples.npz"), "Error: "),
+        (("int8.tflite", "o.npz", "--data", "samples.npz"), "Error: Recording needs a probe, the "),
         (("probe.tflite", "o.npz", "--data", "labels.npz"), "must hold x_test or x. Received: ['y"),
         (("probe.tflite", "o.npz", "--data", "small.npz"), "shape (samples, 8, 8, 3). Received: f"),
     ],
