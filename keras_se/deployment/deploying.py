@@ -28,13 +28,13 @@ from keras_se.litert.formats import FORMATS, FormatName, IOType
 from keras_se.litert.graph.flatbuffer import TFLite, TFLiteModel, file_name, read_bytes
 from keras_se.litert.graph.sites import file_sites, precision
 from keras_se.litert.inputs import Samples
-from keras_se.litert.recipe import recipe_path
+from keras_se.litert.recipe import recipe_path, row_hashes
 from keras_se.verification.folding import fold as fold_sites
 from keras_se.verification.latency import latencies
 from keras_se.verification.outcome import class_labels
 from keras_se.verification.reference import Reference
 from keras_se.verification.reports.gate_report import GateReport
-from keras_se.verification.verdict import held_out_samples, verify
+from keras_se.verification.verdict import check_not_calibrated, held_out_samples, verify
 from keras_se.verification.worth import reference_of
 
 _EQUALIZED = "int8, equalized"
@@ -116,7 +116,8 @@ def deploy(
         file is the nearest, and is written nowhere.
 
     Raises:
-        InputError: If an argument is invalid, the network has no SE site, or no file can be made.
+        InputError: If an argument is invalid, samples are among those of the calibration, the
+            network has no SE site, or no file can be made.
         MissingExtraError: If TensorFlow, LiteRT or its quantizer is not installed.
 
     Source: the verdict is that of `verify`; equalization: arXiv 1906.04721.
@@ -137,6 +138,9 @@ def deploy(
         raise InputError(f"parts must be one of {list(get_args(Parts))}. Received: {parts!r}")
     given, io_types = model_or_float_tflite, _io_types(input_type, output_type)
     reference, samples, labels = _judged_on("deploy", given, x, y, input_shape)
+    if calibration is not None:
+        rows = row_hashes(reference.samples(calibration, "calibration"))
+        check_not_calibrated(samples, set(rows), "in calibration, too")
     network, notes = given, list[str]()
     if fold:
         network, notes = _folded(given, calibration, 0.1 if fold is True else fold, input_shape)

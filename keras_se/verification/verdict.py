@@ -195,13 +195,18 @@ def _held_out(tflite: TFLite, recipe: Any, samples: Samples, was_trained: bool) 
         return "not checked: a recipe does not list the samples that a model was trained on"
     if not rows:
         return "by its recipe the file was not calibrated"
+    check_not_calibrated(samples, rows, "in its recipe")
+    return f"none of the {len(rows)} calibration samples of the recipe among them"
+
+
+def check_not_calibrated(samples: Samples, rows: set[str], where: str) -> None:
+    """Raises `InputError` if samples are among the hashed ones of a calibration."""
     if used := int(used_rows(samples, rows).sum()):
         raise InputError(
             "Held-out samples must be ones that the file was not calibrated on. "
-            f"Received: {used} of {_count(samples)} samples that are in its recipe. Split them: "
+            f"Received: {used} of {_count(samples)} samples that are {where}. Split them: "
             "x_train and x_test in one .npz file, or two files"
         )
-    return f"none of the {len(rows)} calibration samples of the recipe among them"
 
 
 def _check_gates(gates: Gates, whose: str) -> None:

@@ -82,6 +82,23 @@ def test_an_int8_file_that_passes_is_the_only_one_tried(network, images, tmp_pat
     assert found.report.reference == f"model {network.name!r}"
 
 
+def test_samples_of_the_calibration_are_refused_before_anything_is_made(
+    network, images, monkeypatch
+):
+    """Also where none of the formats takes ranges from them, and before sites are folded."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("something was converted or folded")
+
+    float32 = to_tflite(network, "float32")
+    monkeypatch.setattr(sources, "convert", never)
+    monkeypatch.setattr(sources.FileSource, "make", never)
+    monkeypatch.setattr(deploying, "fold_sites", never)
+    for given, fold in ((network, False), (network, True), (float32, False)):
+        with pytest.raises(InputError, match=r"7 of 100 samples that are in calibration, too\. Sp"):
+            deploy(given, images[93:], images[:100], formats=["float16"], fold=fold)
+
+
 def test_equalizing_rescues_gates_that_outliers_cost(outliers, images):
     found = deploy(outliers, images[100:], images[:100])
     plain, equalized = found.attempts
