@@ -453,6 +453,7 @@ def _finished(
         prefer=by,
         inputs=inputs,
         outputs=outputs,
+        float_bytes=len(tries.float32),
         tflite=best.content,
         recipe=best.recipe,
         file="" if path is None else file_name(path),

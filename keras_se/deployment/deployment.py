@@ -38,6 +38,7 @@ class Deployment(Paged):
         prefer: What the choice is by, among those that pass.
         inputs: The types of the inputs of the file, and of those of the float file, by name.
         outputs: The same of the outputs.
+        float_bytes: Size of the float file.
         tflite: The bytes of the file.
         recipe: Its recipe, as JSON text; empty if it has none.
         file: Name of the file that it was to be written to, if any.
@@ -55,6 +56,7 @@ class Deployment(Paged):
     prefer: Criterion
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
+    float_bytes: int
     tflite: bytes = field(repr=False, compare=False)
     recipe: str = field(repr=False, compare=False)
     file: str = field(default="", compare=False)
@@ -66,7 +68,7 @@ class Deployment(Paged):
 
     @property
     def conclusion(self) -> str:
-        """One sentence: ship this file and why, or none and what the nearest lacks."""
+        """What comes first: ship this file and why, or none and what the nearest lacks."""
         attempt = self.attempt
         size = f"{attempt.bytes:,} bytes"
         if not self.passed:
@@ -79,7 +81,23 @@ class Deployment(Paged):
             )
         first = self.attempts[0]
         saved = "" if first.passed or first is attempt else f" {first.name} alone: {first.reason}"
-        return f"Ship {attempt.name} ({size}): {attempt.verdict}{_accuracy(attempt)}.{saved}"
+        reason = f"{attempt.verdict}{_accuracy(attempt)}.{saved}{self._larger}"
+        return f"Ship {attempt.name} ({size}): {reason}"
+
+    @property
+    def _larger(self) -> str:
+        """A sentence on a file that is larger than the float one; empty for others."""
+        if self.attempt.bytes <= self.float_bytes:
+            return ""
+        tried = {attempt.name for attempt in self.attempts} | set(self.refused)
+        passing = [a.name for a in self.attempts if a.passed and a.bytes < self.float_bytes]
+        untried = [name for name in ("float16", "weight_only") if name not in tried]
+        advice = "For size alone ship that one."
+        if untried:
+            advice = f"For size alone let deploy try {listed(untried)}, or ship that one."
+        if passing:
+            advice = f"Smaller, and passing, is {listed(passing)}."
+        return f" It is larger than the float file ({self.float_bytes:,} bytes). {advice}"
 
     @property
     def interface(self) -> str:

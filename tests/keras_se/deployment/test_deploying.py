@@ -1,5 +1,6 @@
 """Files that pass, files that are mended, and those that no change mends."""
 
+import dataclasses
 import json
 
 import keras
@@ -229,6 +230,20 @@ def test_all_formats_are_tried_for_the_fastest(network, many, labels):
     assert all(a.latency.low <= a.latency.median <= a.latency.high for a in found.attempts)
 
 
+def test_a_file_that_is_larger_than_the_float_one(network, images):
+    found = deploy(network, images[100:], images[:100], formats=["float32"])
+    assert "larger" not in found.conclusion  # it is that one
+    smaller = dataclasses.replace(found, float_bytes=len(found.tflite) - 1)
+    told = f"It is larger than the float file ({len(found.tflite) - 1:,} bytes). For size alone "
+    assert told + "let deploy try float16 and weight_only, or ship that one." in smaller.conclusion
+    names = ("float16", "weight_only")
+    none = dataclasses.replace(smaller, refused=dict.fromkeys(names, "no"))
+    assert none.conclusion.endswith(told + "ship that one.")
+    other = dataclasses.replace(found.attempt, name="float16", bytes=1)
+    both = dataclasses.replace(smaller, attempts=(found.attempt, other))
+    assert both.conclusion.endswith("bytes). Smaller, and passing, is float16.")
+
+
 def test_the_cheapest_file_on_an_npu(network, images, tmp_path):
     """In floats nothing is for the NPU."""
     words = {"formats": ["int8", "float16"], "npu": "ethos-u55-128"}
@@ -342,6 +357,7 @@ def test_repair_puts_a_site_in_float(network, images):
     assert "int8, 1 site in float" in [a.name for a in found.attempts if a.passed]
     assert float_sites(found.tflite) == [*sorted(found.attempt.changed)]
     assert verify(network, found.tflite, images[:100]).passed
+    assert found.float_bytes == len(float32)
     sound = repair(float32, to_tflite(network, "int8", images[100:]), images[:100])
     assert (sound.passed, len(sound.attempts)) == (True, 1)
 
