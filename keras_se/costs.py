@@ -8,7 +8,7 @@ Source: Hu et al., arXiv 1709.01507v4, section 4, whose "GFLOPs" are multiply-ac
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ import keras
 
 from keras_se.display.shown import Shown
 from keras_se.display.table import Column, Table, names
-from keras_se.display.text import Part
+from keras_se.display.text import Part, listed
 from keras_se.errors import InputError
 from keras_se.graph.inputs import checked_shape, computable
 from keras_se.graph.models import check_graph
@@ -25,6 +25,7 @@ from keras_se.graph.trace import trace
 from keras_se.graph.visits import Place, Visit, walk
 from keras_se.sites.finding import InlineSE
 from keras_se.sites.gated import GatedSite, search
+from keras_se.sites.site import Site
 
 _Shape = tuple[int, ...]
 
@@ -121,8 +122,21 @@ def _parts(report: CostReport) -> Iterator[Part]:
     if report.sites:
         yield _table(report)
         yield "of all: share of the model's. FLOPs: for one example; a multiply-accumulate is two."
+    yield from narrow(report.sites)
     if report.uncounted:
         yield f"Not counted: {', '.join(report.uncounted)}."
+
+
+def narrow(sites: Iterable[SiteCost | Site]) -> Iterator[str]:
+    """Yields a sentence on sites with a bottleneck of one unit, such as 16 channels at ratio 16."""
+    # No warning of `insert`: a search tries such widths, and a plan may have them on purpose.
+    found = [site.name for site in sites if site.width == 1 < site.channels]
+    if found:
+        yield (
+            f"At {listed(found)} the bottleneck has one unit: all gates there follow one number, "
+            "and none varies once its activation is off. Take a smaller ratio, or divisor= or "
+            "width=."
+        )
 
 
 def _table(report: CostReport) -> Table:

@@ -10,6 +10,8 @@ from keras_se.cli.options import (
     json_option,
     overwrite_option,
 )
+from keras_se.costs import narrow
+from keras_se.display.text import rendered
 from keras_se.errors import InputError
 from keras_se.files import load_model, model_bytes
 from keras_se.layers.gates import GATES, GateName
@@ -46,8 +48,10 @@ def insert_command(
         load_model(model), ratio, placement=placement, where=where, plan=settings, gate=gate
     )
     write_outputs({out: model_bytes(new)}, overwrite)
-    blocks = len(keras_se.find_sites(new))
-    click.echo(f"{out}: SE blocks: {blocks}, parameters: {new.count_params():,}")
+    sites = keras_se.find_sites(new)
+    click.echo(f"{out}: SE blocks: {len(sites)}, parameters: {new.count_params():,}")
+    for sentence in narrow(sites):
+        click.echo(rendered([sentence]), nl=False)
     click.echo("The model is not compiled. Train it: new gates do not vary yet.")
 
 

@@ -8,11 +8,11 @@ from keras_se.deployment.attempt import Attempt
 from keras_se.deployment.interface import Port, interface
 from keras_se.display.page import Paged
 from keras_se.display.table import Column, Table, names
-from keras_se.display.text import Part, figure
+from keras_se.display.text import Part, figure, listed
 from keras_se.verification.latency import Latency
 from keras_se.verification.reports.gate_report import GateReport
 from keras_se.verification.reports.page import verdict_page
-from keras_se.verification.reports.text import interval_text, listed
+from keras_se.verification.reports.text import interval_text
 
 Preference = Literal["size", "latency"]
 Criterion = Preference | Literal["npu"]

@@ -1,6 +1,6 @@
 """Reports as text of 80 columns and as HTML for notebooks: sentences, tables and commands."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
 
@@ -48,6 +48,13 @@ def html_of(parts: Iterable[Part]) -> str:
 def printable(text: str) -> str:
     """Returns text without control characters, all but ends of lines."""
     return text.translate(_CONTROLS)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a part of a sentence, the first ones of many."""
+    if len(names) <= 4:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def figure(value: float | None, form: str) -> str:

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from keras_se.display.shown import Shown
 from keras_se.display.table import Column, Table, names
-from keras_se.display.text import Command, Part, figure, rendered
+from keras_se.display.text import Command, Part, figure, listed, rendered
 from keras_se.graph.compressed import CLUSTERED, PRUNED, QUANTIZED
 from keras_se.verification.outcome import Outcome
 from keras_se.verification.reports.gate_report import GateReport
-from keras_se.verification.reports.text import Place, advice, listed, reasons
+from keras_se.verification.reports.text import Place, advice, reasons
 from keras_se.verification.rule import MIN_SPREAD_KEPT, NOTHING_TO_SURVIVE
 
 _SHOWN = 0.01  # share of zeros that a network that was not pruned must have to be shown

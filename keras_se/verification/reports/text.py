@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from keras_se.display.table import Column, Table, names
-from keras_se.display.text import Part, figure, rendered
+from keras_se.display.text import Part, figure, listed, rendered
 from keras_se.verification.rule import (
     IN_PART,
     KEPT,
@@ -63,13 +63,6 @@ def _kept(work: float | None) -> str:
         return ""
     percent = math.floor(100.0 * work + 1e-3)  # rounded up, a loss could look like a pass
     return f"{percent}% of SE's work is kept" if percent > 0 else "none of SE's work is kept"
-
-
-def listed(names: "list[str] | tuple[str, ...]") -> str:
-    """Returns names as a part of a sentence, the first ones of many."""
-    if len(names) <= 4:
-        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def described(report: "GateReport", place: Place) -> str:

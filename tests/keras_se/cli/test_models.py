@@ -18,6 +18,18 @@ def test_insert(tmp_path, keras_se_command, capsys):
     assert (site.after, site.gate) == ("conv", "one_plus_tanh")
 
 
+def test_a_bottleneck_of_one_unit_is_told_of(tmp_path, keras_se_command, capsys):
+    """By the commands, and in Python by the cost: a search tries such widths, too."""
+    out = tmp_path / "a.keras"
+    told = "At se_1 the bottleneck has one unit: all gates there follow one number, and none"
+    assert keras_se_command("insert plain.keras", out, "--ratio 8") == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert keras_se_command("cost", out) == 0
+    assert told in " ".join(capsys.readouterr().out.split())
+    assert keras_se_command("insert plain.keras", tmp_path / "b.keras", "--ratio 4") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_insert_takes_the_plan_of_a_search(tmp_path, keras_se_command):
     plan, out = tmp_path / "plan.json", tmp_path / "a.keras"
     plan.write_text(json.dumps({"se_1": {"ratio": 2, "gate": "sigmoid"}}))
