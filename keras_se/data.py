@@ -180,8 +180,9 @@ def input_target_pair(
             f"{x_name} and {y_name} must be given together. "
             f"Received: {given[0]} alone, from {source!r}"
         )
-    x = finite_float32(x_name, arrays[x_name])
-    finite_float32(y_name, arrays[y_name])  # only a check: class labels must stay integers
+    x = finite_float32(f"{x_name} of {source!r}", arrays[x_name])
+    # Only a check: class labels must stay integers.
+    finite_float32(f"{y_name} of {source!r}", arrays[y_name])
     y = np.asarray(arrays[y_name])
     if x.shape[:1] != y.shape[:1] or not x.ndim or len(x) < at_least:
         raise InputError(
@@ -277,7 +278,7 @@ def _inputs(
 
 
 def _fitted(source: str, name: str, array: Any, shape: Shape) -> np.ndarray:
-    x = finite_float32(name, array, booleans=True)
+    x = finite_float32(f"{name} of {source!r}", array, booleans=True)
     if np.asarray(array).dtype == np.bool_:
         x = x.astype("bool")
     # Only a channel axis may be missing: for shape (1,) it could as well be the batch axis.

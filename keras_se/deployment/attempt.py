@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keras_se.verification.latency import Latency
-from keras_se.verification.outcome import Interval
+from keras_se.verification.outcome import Interval, fewest_samples
 from keras_se.verification.reports.gate_report import GateReport
 
 Accuracy = Literal["within", "worse", "not shown", ""]
@@ -109,4 +109,7 @@ def _reason(report: GateReport, accuracy: Accuracy, tolerance: float) -> str:
     reach = f"the 95 % interval reaches {interval[0]:+.4f}, and {-tolerance:+.4f} is allowed"
     if accuracy == "worse":
         return f"It is less accurate by {-(report.outcome.difference or 0.0):.4f}: {reach}."
-    return f"That it is accurate enough is not shown by so few samples: {reach}."
+    needed = fewest_samples(tolerance)
+    even = f" Of a file that changes nothing it takes {needed:,} samples." if needed else ""
+    more = even if needed > report.samples else ""
+    return f"That it is accurate enough is not shown by so few samples: {reach}.{more}"

@@ -1,5 +1,6 @@
 """What a file makes of samples beside its reference: accuracy, or agreement of the outputs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from keras_se.sites.statistics import spread
 
 Interval = tuple[float, float]
 _FAR = 1e6  # between outputs of different shapes
+_NORMAL = 1.96  # standard deviations of 95 %
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,17 @@ def _change(before: np.ndarray, after: np.ndarray) -> tuple[float, Interval]:
     won, lost = float((after & ~before).sum()), float((before & ~after).sum())
     n, b, c = count + 2.0, won + 0.5, lost + 0.5
     middle = (b - c) / n
-    half = 1.96 * np.sqrt(b + c - (b - c) ** 2 / n) / n
+    half = _NORMAL * np.sqrt(b + c - (b - c) ** 2 / n) / n
     return (won - lost) / count, (float(middle - half), float(middle + half))
+
+
+def fewest_samples(tolerance: float) -> int:
+    """How many samples show that accuracy fell by no more than a tolerance, where none changes.
+
+    That is where the interval of `_change` is as wide, with no sample won or lost; 0 for a
+    tolerance of 0, which no number of samples shows.
+    """
+    return max(1, math.ceil(_NORMAL / tolerance - 2.0)) if tolerance else 0
 
 
 def _threshold(outputs: Sequence[np.ndarray]) -> float:

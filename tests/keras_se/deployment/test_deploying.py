@@ -267,6 +267,7 @@ def test_accuracy_decides_by_the_interval(network, many, labels):
     assert not few.passed
     assert few.attempt.accuracy_verdict == "not shown"
     assert "not shown by so few samples: the 95 % interval reaches -0.03" in few.conclusion
+    assert few.conclusion.endswith("Of a file that changes nothing it takes 194 samples.")
     wide = {"formats": ["float16"], "tolerance": 0.05}
     assert deploy(network, many[:100], many[100:150], labels[100:150], **wide).passed
     wrong = np.where(np.arange(300) % 2, labels[100:], (labels[100:] + 1) % 10)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_se.verification.outcome import outcome, takes_labels
+from keras_se.verification.outcome import fewest_samples, outcome, takes_labels
 
 RNG = np.random.default_rng(0)
 
@@ -35,6 +35,18 @@ def test_the_interval_covers():
         low, high = outcome([arrays[0]], [arrays[1]], None, labels).interval
         hits += low <= true <= high
     assert 0.92 < hits / 400 <= 1.0
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 0.05, 0.002])
+def test_the_fewest_samples_that_show_a_tolerance(tolerance):
+    """The interval of outputs that are all the same is as wide with one sample less."""
+    needed = fewest_samples(tolerance)
+    reach = []
+    for count in (needed - 1, needed):
+        outputs = np.eye(3)[np.arange(count) % 3]
+        reach.append(outcome([outputs], [outputs], None, np.arange(count) % 3).interval[0])
+    assert reach[0] < -tolerance <= reach[1]
+    assert fewest_samples(0.0) == 0
 
 
 def test_agreement_and_outputs_that_are_no_classes():

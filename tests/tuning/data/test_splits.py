@@ -135,13 +135,22 @@ BROKEN = [
     ({"x": X, "y": 3}, r"targets of shape \(\), from 'a.npz'"),
     ({"x": 3, "y": Y}, r"inputs of shape \(\)"),
     ({"x": 3, "y": 3}, r"inputs of shape \(\)"),
-    ({"x": np.where(X == 3, np.nan, X), "y": Y}, "x must be finite. Received: 1 values"),
-    ({"x_train": X, "y_train": np.where(Y == 3, np.inf, Y)}, "y_train must be finite. Received: 2"),
-    ({"x": X, "y": Y.astype(str)}, "y must be an array of numbers. Received: dtype <U"),
-    ({"x": X.astype(str), "y": Y}, "x must be an array of numbers. Received: dtype <U"),
-    ({"x": X, "y": Y == 1}, "y must be an array of numbers. Received: dtype bool"),
-    ({"x": X, "y": [[1], [1, 2]]}, "y must be an array of numbers. Received: setting an array"),
-    ({"x": [[1], [1, 2]], "y": Y}, "x must be an array of numbers. Received: setting an array"),
+    ({"x": np.where(X == 3, np.nan, X), "y": Y}, "x of .* must be finite. Received: 1 values"),
+    (
+        {"x_train": X, "y_train": np.where(Y == 3, np.inf, Y)},
+        "y_train of .* finite. Received: 2",
+    ),
+    ({"x": X, "y": Y.astype(str)}, "y of .* must be an array of numbers. Received: dtype <U"),
+    ({"x": X.astype(str), "y": Y}, "x of .* must be an array of numbers. Received: dtype <U"),
+    ({"x": X, "y": Y == 1}, "y of .* must be an array of numbers. Received: dtype bool"),
+    (
+        {"x": X, "y": [[1], [1, 2]]},
+        "y of .* must be an array of numbers. Received: setting",
+    ),
+    (
+        {"x": [[1], [1, 2]], "y": Y},
+        "x of .* must be an array of numbers. Received: setting",
+    ),
 ]
 
 
