@@ -138,7 +138,7 @@ def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndar
         lowest = f", lowest {y.min()}" if is_integer and y.size else ""
         raise InputError(
             f"{name} must hold one integer label of at least 0 per sample. Received: shape "
-            f"{y.shape}, dtype {y.dtype}{lowest} from {source!r}"
+            f"{y.shape}, dtype {y.dtype}{lowest} from {source!r}{_of_names(y)}"
         )
     if samples != len(y) or samples == 0:
         raise InputError(
@@ -148,14 +148,21 @@ def checked_labels(source: str, name: str, labels: Any, samples: int) -> np.ndar
     return y.astype("int64")
 
 
+def _of_names(y: np.ndarray) -> str:
+    """Returns how names become labels; empty for anything else."""
+    how = ". Names of classes become labels by [names.index(name) for name in y], with the names "
+    return f"{how}in the order of the outputs" if y.dtype.kind in "US" else ""
+
+
 def _as_integers(y: np.ndarray) -> np.ndarray:
-    """Returns the labels of a column or of one-hot rows, and anything else as it is."""
-    if y.ndim != 2 or y.dtype.kind not in "bfiu" or not len(y):
+    """Returns labels, also floats, a column or one-hot rows, and anything else as it is."""
+    if y.ndim not in (1, 2) or y.dtype.kind not in "bfiu" or not len(y):
         return y
-    if y.shape[1] == 1:
-        column = y[:, 0]
-        is_whole = column.dtype.kind == "f" and (column == np.round(column)).all()
-        return column.astype("int64") if is_whole else column
+    if y.ndim == 1 or y.shape[1] == 1:
+        labels = y.reshape(len(y))
+        is_whole = labels.dtype.kind == "f" and np.isfinite(labels).all()
+        is_whole = is_whole and (labels == np.round(labels)).all()
+        return labels.astype("int64") if is_whole else labels
     is_one_hot = np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all()
     return y.argmax(axis=1) if is_one_hot else y
 

@@ -82,8 +82,10 @@ def test_a_function_of_a_module(tmp_path, monkeypatch):
             load_images(source)
 
 
-@pytest.mark.parametrize("y", [Y[:, None], Y[:, None].astype("uint8"), np.eye(3)[Y]])
-def test_labels_in_a_column_and_one_hot(npz, y):
+@pytest.mark.parametrize(
+    "y", [Y[:, None], Y[:, None].astype("uint8"), np.eye(3)[Y], Y.astype("f4"), Y[:, None] * 1.0]
+)
+def test_labels_in_a_column_one_hot_and_floats(npz, y):
     (_, labels), _ = load_images(npz(x=X, y=y))
     np.testing.assert_array_equal(labels, Y)
     assert labels.dtype == np.int64
@@ -215,6 +217,8 @@ def test_several_inputs_go_by_name(npz):
         ({"x": np.where(X == 5, np.nan, X)}, ONE, r"x of .* must be finite\. Received: 1 values"),
         ({"x": X, "y": Y[:5]}, ONE, r"x and y must have the same length.* 6 samples and 5 labels"),
         ({"x": X, "y": Y / 2}, ONE, r"y must hold one integer label .* dtype float64"),
+        ({"x": X, "y": np.full(6, np.inf)}, ONE, r"y must hold one integer label .* dtype float64"),
+        ({"x": X, "y": Y.astype("U1")}, ONE, r"Names of classes become labels by \[names\.index\("),
     ],
 )
 def test_wrong_inputs(npz, arrays, shapes, message):

@@ -213,6 +213,10 @@ def test_a_search_that_has_not_finished_shows_what_it_has(folder, result):
     shown = few.page()
     assert not re.search("sd:|loses ≤|95 %", str(few) + shown)
     assert not {"sd", "loses ≤"} & set(tables(shown)[0][0])
+    # Of equal scores a finished search takes the fewest parameters.
+    path = folder / "records" / "r16-s0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"score": 0.909}))
+    assert SearchResult.from_folder(folder).chosen == "ratio=16 <b>"
 
 
 @pytest.mark.parametrize(
