@@ -73,7 +73,7 @@ def test_bottlenecks_under_a_mask_by_hand():
     w1, b1, _, _ = block.excitation()
     shares = np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
     hidden = np.maximum(shares[:, mask].mean(axis=1) @ w1 + b1, 0)
-    assert observe(model, [x]).bottlenecks["se"] == pytest.approx(hidden.max(), rel=1e-4)
+    assert observe(model, [x]).bottlenecks["se_1"] == pytest.approx(hidden.max(), rel=1e-4)
 
 
 RANGE = r"must have the range of the training data.* Received: a median ratio of \d"
