@@ -472,7 +472,8 @@ def test_a_deployment_as_text_json_and_page(network, images, tmp_path):
         ({"output_type": 8}, r"^output_type must be .* Received: output_type=8$"),
         ({"formats": []}, r"^formats must be some of .* Received: \[\]$"),
         ({"path": "a.bin"}, r"^The name of a TFLite file must end in \.tflite\."),
-        ({"y": np.zeros(3)}, r"^y must hold .* from 'deploy'$"),
+        ({"y": np.full(100, 0.5)}, r"^y must hold .* from 'deploy'$"),
+        ({"y": np.zeros(3)}, r"^x and y must have the same length, .* 3 labels from 'deploy'$"),
     ],
 )
 def test_refused_arguments(network, images, words, sentence):
