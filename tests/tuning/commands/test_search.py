@@ -168,14 +168,7 @@ def test_a_search_by_flags(finished):
     row = next(line for line in printed.splitlines() if line.startswith(" no SE "))
     mean, deviation = f"{np.mean(scores):.4g}", f"{np.std(scores, ddof=1):.2g}"
     (flops,) = {r.flops for r in result.records if r.label == "no SE"}
-    expected = [
-        "50",
-        f"{flops / 1e6:.4g}",
-        "0",
-        str(len(scores)),
-        mean,
-        deviation,
-    ]  # no rule has compared them
+    expected = ["50", f"{flops / 1e6:.4g}", "0", str(len(scores)), mean, deviation]
     assert row.split()[2:] == expected
     assert json.loads((path / "plan.json").read_text()) == result.plan
     best = keras.saving.load_model("best.keras")
