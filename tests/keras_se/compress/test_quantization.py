@@ -79,7 +79,7 @@ def test_training_learns_and_moves_ranges(residual, images):
     weights, config = residual.get_weights(), residual.get_config()
     aware = quantize_aware(residual, images)
     target = images.mean(axis=(1, 2)) @ np.random.default_rng(0).normal(size=(3, 10))
-    aware.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
+    aware.compile(keras.optimizers.Adam(0.003), "mse", jit_compile=False)
     before = aware.layers[-1].high.numpy()
     losses = aware.fit(images, target, epochs=6, verbose=0).history["loss"]
     assert losses[-1] < losses[0] / 2
