@@ -61,7 +61,7 @@ def insert(
             place is in a frozen model, such as a nested backbone with `trainable = False`: a new
             block in it does not train, until the model is set to `trainable = True` and its other
             layers to `False`. If a block gets no mask where the model gives one to other layers by
-        hand; masks of Keras's own, as of `Masking`, reach the blocks.
+            hand; masks of Keras's own, as of `Masking`, reach the blocks.
 
     Source: Hu et al., arXiv 1709.01507v4, sections 3.3 and 6.5.
 
