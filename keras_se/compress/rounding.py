@@ -23,6 +23,7 @@ from keras_se.layers import (
 from keras_se.layers.quantization.activation import ACTIVATIONS, activation_name, int8_form
 from keras_se.layers.quantization.fake_quantize import SAME_RANGE
 from keras_se.layers.quantization.wrapper import arguments_of, unbuilt_copy
+from keras_se.sites.gated import given_mask
 
 _SUMS = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")  # layers and raw operations
 # Layers and raw operations that have an int8 form, and a range of their own.
@@ -233,8 +234,7 @@ def _activation(call: Call) -> str | None:
     if type(layer) is keras.layers.Activation:
         return activation_name(layer.activation)
     if type(layer) is keras.layers.Softmax:
-        is_masked = len(call.args) > 1 or call.kwargs.get("mask") is not None
-        return "softmax" if layer.axis == -1 and not is_masked else None
+        return "softmax" if layer.axis == -1 and given_mask(call) is None else None
     if type(layer) is keras.layers.ReLU and not layer.negative_slope and not layer.threshold:
         return {None: "relu", 6: "relu6"}.get(layer.max_value)
     name = raw_activation(layer)

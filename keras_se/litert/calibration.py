@@ -21,7 +21,7 @@ from keras_se.layers import SEBlock
 from keras_se.litert.graph.dead import check_bottlenecks
 from keras_se.litert.inputs import batches, input_arrays, input_specs
 from keras_se.sites.finding import InlineSE
-from keras_se.sites.gated import GatedSite, gated_sites
+from keras_se.sites.gated import GatedSite, gated_sites, given_mask
 
 _MIN_SAMPLES = 100
 # The median ratio is near 1 on sound data, and between .01 and .18 on data ten times too dark.
@@ -113,8 +113,7 @@ class _Observer:
         elif isinstance(layer, SEBlock):
             name = self._blocks[visit.place]
             # A mask that the model gives by hand is not that of the feature map.
-            mask = [*args[1:], visit.kwargs.get("mask")][0]
-            self.bottlenecks[name] = self.add(args[0], _bottleneck(layer), mask)
+            self.bottlenecks[name] = self.add(args[0], _bottleneck(layer), given_mask(visit))
             # A maximum sums nothing up, so it cannot overflow.
             if layer.squeeze != "max":
                 self.sums[name] = self.add(args[0], _sums(layer.data_format))

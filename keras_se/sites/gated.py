@@ -176,7 +176,7 @@ def _masked_tensors(flow: Flow) -> set[int]:
 def _takes_masked(step: Step, masked: set[int]) -> bool:
     if any(id(tensor) in masked for tensor in step.inputs):
         return True
-    return takes_mask(step.layer) and call_arguments(step.layer, step).get("mask") is not None
+    return given_mask(step) is not None
 
 
 def _makes_mask(layer: Any) -> bool:
@@ -246,3 +246,8 @@ def call_arguments(layer: Any, call: Visit | Step | Call) -> dict[str, Any]:
     """Returns the arguments of a call of a layer by name."""
     bound = inspect.signature(layer.call).bind(*call.args, **call.kwargs)
     return dict(bound.arguments)
+
+
+def given_mask(call: Visit | Step | Call) -> Any:
+    """Returns the mask that a call is given, by Keras or by hand; `None` without one."""
+    return call_arguments(call.layer, call).get("mask") if takes_mask(call.layer) else None

@@ -10,12 +10,11 @@ import numpy as np
 from keras_se.errors import InputError, SiteWarning, keras_errors, warn
 from keras_se.graph.models import free_name
 from keras_se.graph.rebuilding import Rebuilding
-from keras_se.graph.replay import takes_mask
 from keras_se.graph.trace import Graph, trace
 from keras_se.graph.visits import Visit
 from keras_se.layers import SEBlock, gates
 from keras_se.layers.se_block import BlockArguments
-from keras_se.sites.gated import call_arguments, search
+from keras_se.sites.gated import call_arguments, given_mask, search
 from keras_se.surgery.doubling import scalable_layer, scale
 from keras_se.surgery.placements import Place, Placement, Where, find_places_and_se
 
@@ -244,8 +243,7 @@ def _unmasked(graph: Graph, sites: Iterable[_PlacedBlock]) -> list[str]:
         tuple(mask.shape)
         for part in graph.family()
         for call in part.calls
-        if takes_mask(call.layer)
-        for mask in keras.tree.flatten(call_arguments(call.layer, call).get("mask"))
+        for mask in keras.tree.flatten(given_mask(call))
         if mask is not None
     ]
     found = []
