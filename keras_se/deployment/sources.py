@@ -275,6 +275,6 @@ def _quantizer_recipe(options: Options) -> Any:
                 "int16 or float32. Received: uint8. Give the Keras model, or shift the codes by "
                 "128 in the app."
             )
-        if io_type == "float32" != options.spec.io_types[0]:
+        if io_type == "float32" and options.spec.needs_calibration:
             recipe.append(_IN_FLOAT | {"operation": operation})
     return recipe

@@ -115,8 +115,7 @@ class Tries:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConversionWarning)
             yield
-        told = [w.message for w in caught if issubclass(w.category, ConversionWarning)]
-        self.notes += [f"{name}: {message}" for message in told]
+        self.notes += [f"{name}: {warning.message}" for warning in caught]
 
     def _judged(self, content: bytes, recipe: str, trained: bytes | None) -> GateReport:
         report = verify(
